@@ -1,0 +1,44 @@
+"""The errors that fxgrad raises: each says what was given, what is allowed and what to try next."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FxgradError(Exception):
+    """Something fxgrad was asked for that it cannot do.
+
+    >>> print(FxgradError("depth -1", "a depth of 0 or more", "leave depth out to draw everything"))
+    depth -1
+      allowed: a depth of 0 or more
+      try: leave depth out to draw everything
+    """
+
+    exit_status: ClassVar[int] = 3
+
+    def __init__(self, given: str, allowed: str, suggestion: str) -> None:
+        super().__init__(given, allowed, suggestion)
+        self.given = given
+        self.allowed = allowed
+        self.suggestion = suggestion
+
+    def __str__(self) -> str:
+        return f"{self.given}\n  allowed: {self.allowed}\n  try: {self.suggestion}"
+
+
+class UsageError(FxgradError, ValueError):
+    """The request itself is wrong: an unknown module path, option, file, format or saved version."""
+
+    exit_status = 2
+
+
+class TargetError(FxgradError, RuntimeError):
+    """The user's own code could not be imported, built or run, or has nothing to differentiate."""
+
+    exit_status = 3
+
+
+class OutputError(FxgradError, OSError):
+    """The result could not be drawn or written."""
+
+    exit_status = 4

@@ -1,0 +1,62 @@
+"""The backward graph as one immutable object, with the look-ups that every layer above needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from fxgrad.graph.records import (
+    FxNode,
+    GraphInfo,
+    Hook,
+    HookSite,
+    Module,
+    ModuleCall,
+    Node,
+    Root,
+    Variable,
+)
+
+
+@dataclass(frozen=True)
+class BackwardGraph:
+    """Everything that is known of one backward graph.
+
+    ``nodes[i].id == i``, in a topological order from the roots (a node comes before the nodes that its gradients go
+    to), and ``hooks[i].id == i``, in the order of registration. ``sites`` are in predicted firing order.
+    """
+
+    roots: tuple[Root, ...]
+    nodes: tuple[Node, ...]
+    modules: tuple[Module, ...]
+    calls: tuple[ModuleCall, ...]
+    variables: tuple[Variable, ...]
+    hooks: tuple[Hook, ...]
+    sites: tuple[HookSite, ...]
+    forward: tuple[FxNode, ...]
+    info: GraphInfo
+
+    @cached_property
+    def calls_by_id(self) -> dict[str, ModuleCall]:
+        """Every module call by its id."""
+        return {call.id: call for call in self.calls}
+
+    @cached_property
+    def modules_by_path(self) -> dict[str, Module]:
+        """Every module by its path and by each of its aliases."""
+        return {path: module for module in self.modules for path in (module.path, *module.aliases)}
+
+    @cached_property
+    def variables_by_name(self) -> dict[str, Variable]:
+        """Every variable by its name and by each of its aliases."""
+        return {name: variable for variable in self.variables for name in (variable.name, *variable.aliases)}
+
+    @cached_property
+    def fx_nodes_by_name(self) -> dict[str, FxNode]:
+        """Every recorded fx node by its name."""
+        return {fx_node.name: fx_node for fx_node in self.forward}
+
+    @cached_property
+    def nodes_by_label(self) -> dict[str, Node]:
+        """Every node by its label."""
+        return {node.label: node for node in self.nodes}

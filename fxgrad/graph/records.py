@@ -1,0 +1,450 @@
+"""The records of a backward graph: what was observed, and what was worked out from it.
+
+Small, immutable, ordered; no torch. Everything that the layers above need in order to decide is in them, so that
+a saved trace answers as well as a fresh one. The words are PyTorch's own: a *node* is an autograd Node, a torch.fx
+node is always written *fx node*.
+
+`Node` and `Edge` are NamedTuples because a trace makes millions of them (a frozen dataclass costs three times as
+much to build); everything else is a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Path = tuple[str | int, ...]
+"""Where something sits inside a value: ``("args", 1, 0)``, ``("kwargs", "mask")``, ``("result", 0)``."""
+
+Shape = tuple[int | str, ...]
+"""Sizes; a str is a symbolic size."""
+
+
+class NodeKind(enum.Enum):
+    """What sort of autograd Node this is.
+
+    ``FUNCTION``          generated from derivatives.yaml (``AddmmBackward0``), or hand-written C++ beside it
+    ``CUSTOM_FUNCTION``   a Python ``torch.autograd.Function`` (or an operator registered from Python)
+    ``ACCUMULATE_GRAD``   adds into the ``.grad`` of one leaf
+    ``BACKWARD_HOOK``     ``BackwardHookFunctionBackward``, which a full module hook puts on inputs and outputs
+    ``COPY_SLICES``       an in-place operation on a view, seen from its base
+    ``COMPILED``          a region that torch.compile made (``CompiledFunctionBackward``)
+    ``CHECKPOINT``        a reentrant ``torch.utils.checkpoint`` (``CheckpointFunctionBackward``)
+    ``SCRIPTED``          a differentiable graph of TorchScript
+    ``ERROR``             raises when backward reaches it (``NotImplemented``, ``DelayedError``, ``Error``)
+    ``OPAQUE``            any other node: a C++ extension's, or one that only some build of torch has
+    """
+
+    FUNCTION = "function"
+    CUSTOM_FUNCTION = "custom function"
+    ACCUMULATE_GRAD = "accumulate grad"
+    BACKWARD_HOOK = "backward hook"
+    COPY_SLICES = "copy slices"
+    COMPILED = "compiled"
+    CHECKPOINT = "checkpoint"
+    SCRIPTED = "scripted"
+    ERROR = "error"
+    OPAQUE = "opaque"
+
+    @property
+    def is_python(self) -> bool:
+        """Whether backward of this node is Python code, whose gradients the graph does not decide."""
+        return self in _PYTHON_KINDS
+
+
+_PYTHON_KINDS = frozenset({NodeKind.CUSTOM_FUNCTION, NodeKind.BACKWARD_HOOK, NodeKind.COMPILED, NodeKind.CHECKPOINT})
+
+
+class HookKind(enum.Enum):
+    """One member per function that registers a hook; the value is that function's dotted name.
+
+    ``MODULE_BACKWARD`` is the legacy, non-full module hook.
+    """
+
+    MODULE_BACKWARD = "Module.register_backward_hook"
+    MODULE_FULL_BACKWARD = "Module.register_full_backward_hook"
+    MODULE_FULL_BACKWARD_PRE = "Module.register_full_backward_pre_hook"
+    GLOBAL_BACKWARD = "register_module_backward_hook"
+    GLOBAL_FULL_BACKWARD = "register_module_full_backward_hook"
+    GLOBAL_FULL_BACKWARD_PRE = "register_module_full_backward_pre_hook"
+    TENSOR = "Tensor.register_hook"
+    RETAIN_GRAD = "Tensor.retain_grad"
+    POST_ACCUMULATE_GRAD = "Tensor.register_post_accumulate_grad_hook"
+    NODE = "Node.register_hook"
+    NODE_PRE = "Node.register_prehook"
+    MULTI_GRAD = "register_multi_grad_hook"
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the hook is registered on a module, or on all of them."""
+        return self in _MODULE_KINDS
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it is a non-full module hook, which sits on one autograd node."""
+        return self in (HookKind.MODULE_BACKWARD, HookKind.GLOBAL_BACKWARD)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is a full module hook, which gets grad_input and grad_output of the module."""
+        return self in (HookKind.MODULE_FULL_BACKWARD, HookKind.GLOBAL_FULL_BACKWARD)
+
+    @property
+    def is_full_pre(self) -> bool:
+        """Whether it is a full module pre-hook, which gets grad_output of the module."""
+        return self in (HookKind.MODULE_FULL_BACKWARD_PRE, HookKind.GLOBAL_FULL_BACKWARD_PRE)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether it is registered for every module at once."""
+        return self in (HookKind.GLOBAL_BACKWARD, HookKind.GLOBAL_FULL_BACKWARD, HookKind.GLOBAL_FULL_BACKWARD_PRE)
+
+
+_MODULE_KINDS = frozenset(
+    {
+        HookKind.MODULE_BACKWARD,
+        HookKind.MODULE_FULL_BACKWARD,
+        HookKind.MODULE_FULL_BACKWARD_PRE,
+        HookKind.GLOBAL_BACKWARD,
+        HookKind.GLOBAL_FULL_BACKWARD,
+        HookKind.GLOBAL_FULL_BACKWARD_PRE,
+    }
+)
+
+
+class Source(NamedTuple):
+    """A line of the user's code. ``code`` is the stripped text of the line, "" where it cannot be read."""
+
+    file: str
+    line: int
+    code: str = ""
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMeta:
+    """What a tensor, or a gradient, looks like. ``shape`` is None where it cannot be read (strided nested)."""
+
+    shape: Shape | None
+    dtype: str
+    device: str
+    layout: str = "strided"
+
+
+class Value(NamedTuple):
+    """A tensor of the recorded forward: result number ``index`` of an fx node (None: the fx node itself)."""
+
+    fx_node: str
+    index: int | None = None
+
+
+class Edge(NamedTuple):
+    """One entry of ``node.next_functions``; a hook on the node gets one ``grad_input`` entry for it.
+
+    ``argument``     the schema's (or ``forward``'s) name for the tensor argument; for a list ``tensors[2]``
+    ``group``        the name of the list argument that it belongs to, None for a plain argument
+    ``next_node``    id of the node that the gradient goes to; None where there is none
+    ``input_nr``     which of that node's gradients it adds to
+    ``null_reason``  why ``next_node`` is None
+    ``operand``      what stands behind a null edge, where that is known
+    ``value``        the forward value behind the edge, where the forward was recorded
+    """
+
+    argument: str | None
+    group: str | None
+    next_node: int | None
+    input_nr: int
+    null_reason: str | None = None
+    operand: TensorMeta | None = None
+    value: Value | None = None
+
+
+class Node(NamedTuple):
+    """One autograd Node, numbered by ``id`` in a topological order from the roots.
+
+    ``label``            unique and readable: ``AddmmBackward0_3`` (``_3`` counts the nodes of that name from 0)
+    ``name``             ``node.name()``
+    ``schema``           the aten schema its arguments are named by; None where the node has none
+    ``sequence_nr``      when it was made, per thread; None for nodes that take none (AccumulateGrad)
+    ``grad_outputs``     one TensorMeta per gradient that it receives
+    ``output_names``     what each of them belongs to: "result", "result 0", or the schema's name for the result
+    ``edges``            one per entry of ``next_functions``
+    ``variable``         the name of the leaf (``Variable.name``) that an AccumulateGrad adds into
+    ``call``             id of the ModuleCall that made it, with ``call_reason`` where that is None
+    ``fx_node``          name of the fx node that made it, with ``fx_reason`` where that is None
+    ``values``           the forward value that each of grad_outputs belongs to, where the forward was recorded
+    ``source``           the user's line that made it
+    ``needs_input_grad`` of a custom Function, one bool per argument of forward
+    ``materialize_grads`` whether undefined gradients become zeros inside backward: custom Functions; None: not known
+    ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
+    ``saved``            names and metas of saved tensors, when asked for
+    """
+
+    id: int
+    label: str
+    name: str
+    kind: NodeKind
+    schema: str | None
+    sequence_nr: int | None
+    grad_outputs: tuple[TensorMeta, ...]
+    output_names: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    variable: str | None = None
+    call: str | None = None
+    call_reason: str | None = None
+    fx_node: str | None = None
+    fx_reason: str | None = None
+    values: tuple[Value | None, ...] = ()
+    source: Source | None = None
+    needs_input_grad: tuple[bool, ...] | None = None
+    materialize_grads: bool | None = None
+    hooks: tuple[int, ...] = ()
+    prehooks: tuple[int, ...] = ()
+    saved: tuple[tuple[str, TensorMeta], ...] | None = None
+
+    @property
+    def short_name(self) -> str:
+        """The name without its C++ namespace: ``AccumulateGrad``."""
+        return self.name.rpartition("::")[2]
+
+
+class Root(NamedTuple):
+    """A tensor that backward starts from: its node and slot, and where it was found in the output."""
+
+    node: int
+    slot: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor at some place of a module call.
+
+    ``node``       id of the node that its gradient goes to (for a leaf: its AccumulateGrad); None where the tensor
+                   requires no grad or that node is not in the graph
+    ``node_name``  the name of that node, also where it is not in the graph; None where there is none
+    ``slot``       which of that node's gradients
+    ``name``       the parameter's or buffer's qualified name
+    """
+
+    path: Path
+    meta: TensorMeta
+    requires_grad: bool
+    is_leaf: bool
+    node: int | None = None
+    slot: int = 0
+    node_name: str | None = None
+    name: str | None = None
+    fx_node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A leaf or a named tensor: ``kind`` is "parameter", "buffer", "input" or "other leaf".
+
+    ``name`` is unique in the graph; ``aliases`` are its further qualified names (tied weights).
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    kind: str
+    meta: TensorMeta
+    requires_grad: bool
+    is_leaf: bool
+    retains_grad: bool = False
+    node: int | None = None
+    slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Every module of the model, called or not. ``hooks`` are ids of the hooks registered on it."""
+
+    path: str
+    aliases: tuple[str, ...]
+    type_name: str
+    training: bool
+    full_backward_sticky: bool | None
+    hooks: tuple[int, ...]
+    parameters: tuple[str, ...]
+    description: str = ""
+    """What repr() shows on its first line, like ``LSTMCell(1000, 1000)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullHookSetup:
+    """What ``torch.utils.hooks.BackwardHook`` did at one call (a BackwardHookFunction on inputs and on outputs).
+
+    ``input_positions`` are the positions of the tensors among the ``n_inputs`` positional arguments, None where no
+    input node was made because no top-level positional tensor requires grad; outputs likewise.
+    """
+
+    n_inputs: int
+    input_positions: tuple[int, ...] | None
+    n_outputs: int
+    output_positions: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of one module.
+
+    ``id``               ``encoder.layer.0#2``: the module's path and ``index``, which call of it this is, from 1
+    ``parent``           id of the call around it
+    ``sequence_window``  nodes made during the call have a sequence number s with window[0] <= s < window[1]
+    ``inputs``           tensors among the arguments as ``forward`` got them: after the forward pre-hooks
+    ``outputs``          tensors in the final result: after forward hooks
+    ``n_args``           number of positional arguments; ``n_results`` len of the result, 1 if it is no tuple
+    ``hooks``            ids of the backward hooks as snapshotted by this call, in run order, globals included
+    ``legacy_tensor``    the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
+    ``input_hook_node``  id of the BackwardHookFunction node on the inputs, ``output_hook_node`` of that on outputs;
+                         None where it was not made or is not in the graph (``full_hook`` tells which)
+    ``checkpointed``     made inside torch.utils.checkpoint: "reentrant", "non-reentrant" or None
+    ``argument_names``   forward's parameter name of each positional argument
+    """
+
+    id: str
+    path: str
+    type_name: str
+    index: int
+    parent: str | None
+    sequence_window: tuple[int, int]
+    thread: int
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    n_args: int
+    n_results: int
+    result_type: str
+    grad_enabled: bool
+    completed: bool
+    training: bool
+    hooks: tuple[int, ...] = ()
+    legacy_tensor: TensorRef | None = None
+    legacy_reason: str | None = None
+    input_hook_node: int | None = None
+    output_hook_node: int | None = None
+    full_hook: FullHookSetup | None = None
+    checkpointed: str | None = None
+    argument_names: tuple[str, ...] = ()
+    source: Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FxNode:
+    """One node of the recorded ``torch.fx.Graph``.
+
+    ``modules`` are the ids of the module calls around it, outermost first; ``meta`` the metas of its tensor results.
+    """
+
+    name: str
+    op: str
+    target: str
+    args_text: str
+    modules: tuple[str, ...]
+    source: Source | None
+    meta: tuple[TensorMeta, ...]
+    sequence_window: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A registered hook.
+
+    ``id``          rank in the order of registration
+    ``owner``       module path, tensor name or node label; "" for a global hook
+    ``function``    qualified name of the user's function
+    ``source``      where that function is defined; ``registered`` where it was registered, when that was seen
+    ``targets``     names of a multi-grad hook's tensors, ``mode`` "all" or "any"
+    ``observed``    (node, slot) that it was seen on; slot None for hooks on a node
+    ``active``      False: its handle was removed, but calls made before still carry it
+    ``unplaced``    why it is on no node of the graph, where it is on none
+    ``may_return``  whether its code can return something else than None; None: not known
+    ``target_slots`` (node, slot) of each of ``targets``, (None, 0) where that is not in the graph
+    """
+
+    id: int
+    kind: HookKind
+    owner: str
+    function: str
+    source: Source | None = None
+    registered: Source | None = None
+    prepend: bool = False
+    targets: tuple[str, ...] = ()
+    mode: str | None = None
+    observed: tuple[int, int | None] | None = None
+    active: bool = True
+    unplaced: str | None = None
+    may_return: bool | None = None
+    target_slots: tuple[tuple[int | None, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """One entry of a ``grad_input`` or ``grad_output`` tuple.
+
+    ``status`` is "tensor", "none" or "unknown"; ``reason`` says why it is None or unknown. ``shape`` and ``dtype``
+    are those of the gradient; for "none", those that it would have, where known.
+    """
+
+    index: int
+    argument: str | None
+    status: str
+    shape: Shape | None
+    dtype: str | None
+    expression: str | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HookSite:
+    """A hook at one place of the graph, with what it will receive there.
+
+    ``call`` and ``node`` are ids, None where there is none; ``slot`` which gradient of the node a tensor hook sees.
+    ``fires`` is None where only backward decides, ``times`` likewise. ``order`` is its rank in the firing order.
+    ``reason`` says why it sits here, or why it has no place or does not fire.
+    """
+
+    hook: Hook
+    call: str | None
+    node: int | None
+    slot: int | None
+    grad_input: tuple[Gradient, ...]
+    grad_output: tuple[Gradient, ...]
+    fires: bool | None
+    times: int | None
+    order: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a rule has to say: ``severity`` is "info", "warning" or "error"."""
+
+    code: str
+    severity: str
+    headline: str
+    because: str
+    fix: str
+    site: HookSite | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """How the graph was made.
+
+    ``calls_reason``  why there are no module calls and no fx nodes (a capture); None where there are
+    ``skipped``       outputs that are no roots, each with why
+    ``notes``         what else a reader must know (compiled modules run eagerly, warnings of PyTorch, ...)
+    """
+
+    schema_version: int
+    fxgrad: str
+    torch: str
+    python: str
+    device: str
+    emulated: bool
+    root_rule: str
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    calls_reason: str | None = None
