@@ -136,7 +136,7 @@ class Value(NamedTuple):
     """A tensor of the recorded forward: result number ``index`` of an fx node (None: the fx node itself)."""
 
     fx_node: str
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # shadows tuple.index, on purpose
 
 
 class Edge(NamedTuple):
