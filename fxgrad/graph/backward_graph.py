@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from fxgrad.graph import lint, paths, printing
 from fxgrad.graph.records import (
     FxNode,
     GraphInfo,
@@ -35,6 +36,18 @@ class BackwardGraph:
     sites: tuple[HookSite, ...]
     forward: tuple[FxNode, ...]
     info: GraphInfo
+
+    def __str__(self) -> str:
+        """The whole graph as text, one node a line: see `printing.graph_text`."""
+        return printing.graph_text(self)
+
+    def lint(self) -> None:
+        """Check that the records keep their own rules; raises `GraphLintError` where they do not: see `lint.lint`."""
+        lint.lint(self)
+
+    def path(self, a: int | str, b: int | str) -> tuple[int, ...] | None:
+        """Which way a gradient takes from node `a` to node `b`, each an id or a label: see `paths.path`."""
+        return paths.path(self, a, b)
 
     @cached_property
     def calls_by_id(self) -> dict[str, ModuleCall]:

@@ -14,6 +14,9 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
+SCHEMA_VERSION = 1
+"""Of these records as they are saved; `GraphInfo.schema_version` holds it. Another number is another meaning."""
+
 Path = tuple[str | int, ...]
 """Where something sits inside a value: ``("args", 1, 0)``, ``("kwargs", "mask")``, ``("result", 0)``."""
 

@@ -1,0 +1,77 @@
+"""How the smallest things are written on one line: names, shapes, paths, source lines."""
+
+from __future__ import annotations
+
+from fxgrad.graph.records import Path, Shape, Source, Value
+
+
+def escaped(text: str) -> str:
+    r"""Write `text` on one line: what cannot be printed, and the backslash, as in a Python literal.
+
+    Line breaks, control characters, text-direction marks and lone surrogates are what cannot be printed
+    (`str.isprintable`), so the result can be encoded, cannot break a line and cannot reorder one. Different texts
+    stay different.
+
+    >>> escaped("layers.3")
+    'layers.3'
+    >>> print(escaped("two\nlines \x1b[31m \ud800 back\\slash é 🔥"))
+    two\nlines \x1b[31m \ud800 back\\slash é 🔥
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_escaped_character(character) for character in text)
+
+
+def _escaped_character(character: str) -> str:
+    if character.isprintable() and character != "\\":
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def shape_text(shape: Shape | None) -> str:
+    """Write a shape as Python writes a tuple, symbolic sizes by their names.
+
+    >>> shape_text((9, 20)), shape_text((20,)), shape_text(()), shape_text(("s0", 20)), shape_text(None)
+    ('(9, 20)', '(20,)', '()', '(s0, 20)', '(shape unknown)')
+    """
+    if shape is None:
+        return "(shape unknown)"
+    sizes = ", ".join(escaped(str(size)) for size in shape)
+    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+
+
+def path_text(path: Path) -> str:
+    r"""Write where something sits inside a value, as Python would reach it.
+
+    >>> path_text(("args", 1, 0)), path_text(("kwargs", "mask")), path_text(("result",))
+    ('args[1][0]', "kwargs['mask']", 'result')
+    >>> print(path_text(("kwargs", "it's")))
+    kwargs['it\'s']
+    """
+    start = "".join(escaped(str(step)) for step in path[:1])
+    return start + "".join(f"[{_key_text(step)}]" for step in path[1:])
+
+
+def _key_text(key: int | str) -> str:
+    if isinstance(key, int):
+        return str(key)
+    quoted = escaped(key).replace("'", "\\'")
+    return f"'{quoted}'"
+
+
+def value_text(value: Value) -> str:
+    """Write a value of the recorded forward: an fx node, or one result of it.
+
+    >>> value_text(Value("linear")), value_text(Value("split", 1))
+    ('linear', 'split[1]')
+    """
+    return escaped(value.fx_node) if value.index is None else f"{escaped(value.fx_node)}[{value.index}]"
+
+
+def source_text(source: Source) -> str:
+    r"""Write a source line by the last name of its file, whichever system it was traced on.
+
+    >>> source_text(Source("/home/me/model.py", 12)), source_text(Source("C:\\work\\model.py", 12))
+    ('model.py:12', 'model.py:12')
+    """
+    return f"{escaped(source.file.replace(chr(92), '/').rpartition('/')[2])}:{source.line}"

@@ -1,0 +1,70 @@
+"""Which kind of node an autograd Node is, and the schema that names its arguments."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.autograd.graph import Node as AutogradNode
+from torch.nn.modules._functions import BackwardHookFunction
+from torch.utils.checkpoint import CheckpointFunction
+
+from fxgrad.graph import NodeKind
+from fxgrad.observe.signatures import Signature, signature_of
+
+_BY_NAME = {
+    "torch::autograd::AccumulateGrad": NodeKind.ACCUMULATE_GRAD,
+    "torch::autograd::CopySlices": NodeKind.COPY_SLICES,
+    "torch::autograd::CopyBackwards": NodeKind.FUNCTION,
+    "torch::autograd::UndefinedGrad": NodeKind.FUNCTION,
+    "torch::autograd::UndefinedGradBackward": NodeKind.FUNCTION,
+    # torch/csrc/autograd/functions/basic_ops.h and torch/csrc/autograd/FunctionsManual.h: they raise when run
+    "torch::autograd::Error": NodeKind.ERROR,
+    "torch::autograd::DelayedError": NodeKind.ERROR,
+    "torch::autograd::NotImplemented": NodeKind.ERROR,
+}
+_BY_FORWARD_CLASS = {
+    BackwardHookFunction: NodeKind.BACKWARD_HOOK,
+    CheckpointFunction: NodeKind.CHECKPOINT,
+}
+
+
+class NodeType(NamedTuple):
+    """What all nodes of one name have in common."""
+
+    kind: NodeKind
+    short_name: str
+    signature: Signature | None
+
+    @property
+    def schema(self) -> str | None:
+        """The aten schema, None where the node has none."""
+        return None if self.signature is None else self.signature.schema
+
+
+def node_type(node: AutogradNode, name: str) -> NodeType:
+    """Classify a node by the class of its Function (Python nodes) or by its name (C++ nodes)."""
+    short_name = name.rpartition("::")[2]
+    if isinstance(node, torch._C._FunctionBase):
+        return NodeType(_python_kind(node), short_name, None)
+    signature = signature_of(name)
+    return NodeType(_cpp_kind(name, known=signature is not None), short_name, signature)
+
+
+def _python_kind(node: torch._C._FunctionBase) -> NodeKind:
+    forward_class = getattr(node, "_forward_cls", None)
+    if forward_class in _BY_FORWARD_CLASS:
+        return _BY_FORWARD_CLASS[forward_class]
+    # torch/_functorch/_aot_autograd/runtime_wrappers.py defines CompiledFunction inside a function
+    if forward_class is not None and forward_class.__module__.startswith("torch._functorch._aot_autograd"):
+        return NodeKind.COMPILED
+    return NodeKind.CUSTOM_FUNCTION
+
+
+def _cpp_kind(name: str, *, known: bool) -> NodeKind:
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    # torch/csrc/jit/runtime/graph_executor.cpp, in an anonymous namespace
+    if name.endswith("DifferentiableGraphBackward"):
+        return NodeKind.SCRIPTED
+    return NodeKind.FUNCTION if known else NodeKind.OPAQUE

@@ -1,0 +1,54 @@
+"""Describes tensors and gradients: shape, dtype, device, layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fxgrad.graph import TensorMeta
+
+
+class MetaTable:
+    """Makes each TensorMeta once: a graph has few different ones."""
+
+    def __init__(self) -> None:
+        self._metas: dict[tuple[object, ...], TensorMeta] = {}
+
+    def of_tensor(self, tensor: torch.Tensor) -> TensorMeta:
+        """Describe a tensor. The shape of a strided nested tensor cannot be read: None."""
+        layout = tensor.layout
+        shape = None if tensor.is_nested and layout is torch.strided else tensor.shape
+        return self._intern(shape, tensor.dtype, tensor.device, layout)
+
+    def of_gradient(self, metadata: object) -> TensorMeta:
+        """Describe one entry of ``node._input_metadata``: the gradient that the node gets in that slot."""
+        try:
+            shape = metadata.shape  # type: ignore[attr-defined]
+        except RuntimeError:  # is_cpp_nested_tensor: torch/csrc/autograd/input_metadata.cpp
+            shape = None
+        return self._intern(shape, metadata.dtype, metadata.device, torch.strided)  # type: ignore[attr-defined]
+
+    def _intern(
+        self, shape: Sequence[object] | None, dtype: torch.dtype, device: torch.device, layout: torch.layout
+    ) -> TensorMeta:
+        key = (None if shape is None else tuple(shape), dtype, device, layout)
+        try:
+            return self._metas[key]
+        except KeyError:
+            pass
+        except TypeError:  # a symbolic size that cannot be hashed
+            return _tensor_meta(*key)  # type: ignore[arg-type]
+        meta = self._metas[key] = _tensor_meta(*key)  # type: ignore[arg-type]
+        return meta
+
+
+def _tensor_meta(
+    shape: tuple[object, ...] | None, dtype: torch.dtype, device: torch.device, layout: torch.layout
+) -> TensorMeta:
+    sizes = None if shape is None else tuple(size if type(size) is int else str(size) for size in shape)
+    return TensorMeta(sizes, _last(dtype), str(device), _last(layout))
+
+
+def _last(name: object) -> str:
+    return str(name).rpartition(".")[2]

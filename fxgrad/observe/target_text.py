@@ -1,0 +1,100 @@
+"""What a TARGET string names: a file or a module of Python, and something in it. Nothing is imported here."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from fxgrad.errors import UsageError
+from fxgrad.graph.notation import escaped
+
+FORMS = "file.py[:factory], package.module[:factory], or a module class such as torch.nn:LSTMCell"
+DEFAULT_FACTORY = "build"
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+class TargetText(NamedTuple):
+    """A parsed TARGET: ``origin`` is a path where ``is_file``, else a dotted module name; ``name`` is None if left out."""
+
+    origin: str
+    name: str | None
+    is_file: bool
+
+    def __str__(self) -> str:
+        return self.origin if self.name is None else f"{self.origin}:{self.name}"
+
+
+def parse_target(text: str) -> TargetText:
+    r"""What a TARGET string names.
+
+    Raises UsageError where the string has none of the forms, or names a file that is not there.
+
+    >>> parse_target("torch.nn:LSTMCell")
+    TargetText(origin='torch.nn', name='LSTMCell', is_file=False)
+    >>> split_name(r"C:\models\lstm.py:build")
+    ('C:\\models\\lstm.py', 'build')
+    """
+    origin, name = split_name(text)
+    if name is not None and not _is_dotted_name(name):
+        raise UsageError(f"{text!r}: {name!r} after the colon is not a Python name", FORMS, _without_name(origin))
+    if _looks_like_file(origin):
+        return TargetText(_existing_file(origin), name, is_file=True)
+    if not _is_dotted_name(origin):
+        raise UsageError(
+            f"{text!r} is neither a file nor a dotted module name", FORMS, "fxgrad report path/to/file.py:factory"
+        )
+    return TargetText(origin, name, is_file=False)
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    r"""A TARGET as its origin and the name after the last colon; the colon of a Windows drive is part of the path.
+
+    >>> split_name("model.py:make"), split_name(r"C:\model.py"), split_name("model.py")
+    (('model.py', 'make'), ('C:\\model.py', None), ('model.py', None))
+    """
+    if ":" not in text or os.path.isfile(text):
+        return text, None
+    origin, _, name = text.rpartition(":")
+    if _DRIVE.match(text) and len(origin) == 1:
+        return text, None
+    return origin, name
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _without_name(origin: str) -> str:
+    return f"{origin}:{DEFAULT_FACTORY}, or leave the colon out" if origin else "fxgrad report path/to/file.py:factory"
+
+
+def _looks_like_file(origin: str) -> bool:
+    return origin.endswith(".py") or any(mark in origin for mark in "/\\") or os.path.isfile(origin)
+
+
+def _existing_file(origin: str) -> str:
+    if os.path.isdir(origin):
+        raise UsageError(f"{escaped(origin)} is a folder", FORMS, _files_in(Path(origin)) or "a file.py in it")
+    if not os.path.isfile(origin):
+        raise UsageError(f"no such file: {escaped(origin)}", FORMS, _nearest_file(Path(origin)))
+    if not origin.endswith(".py"):
+        raise UsageError(f"{escaped(origin)} is not a Python file", FORMS, "give the .py file that builds the model")
+    return origin
+
+
+def _nearest_file(path: Path) -> str:
+    files = [file.name for file in _python_files(path.parent)]
+    near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, files)]
+    return ", ".join(map(escaped, near)) or f"a path from here, {escaped(os.getcwd())}"
+
+
+def _files_in(folder: Path) -> str:
+    return ", ".join(escaped(str(file)) for file in _python_files(folder)[:3])
+
+
+def _python_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.py")) if os.path.isdir(folder) else []
