@@ -16,11 +16,13 @@ class FxgradError(Exception):
 
     exit_status: ClassVar[int] = 3
 
-    def __init__(self, given: str, allowed: str, suggestion: str) -> None:
-        super().__init__(given, allowed, suggestion)
+    def __init__(self, given: str, allowed: str, suggestion: str, details: str = "") -> None:
+        """``details`` is what the command line prints above the message: the traceback of the user's own frames."""
+        super().__init__(given, allowed, suggestion, details)
         self.given = given
         self.allowed = allowed
         self.suggestion = suggestion
+        self.details = details
 
     def __str__(self) -> str:
         return f"{self.given}\n  allowed: {self.allowed}\n  try: {self.suggestion}"

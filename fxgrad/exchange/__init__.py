@@ -1,0 +1,1 @@
+"""Backward graphs in other forms, out and in: JSON text and networkx."""

@@ -244,16 +244,15 @@ def _fires_text(site: HookSite) -> str:
 
 def _gradient_text(name: str, gradient: Gradient) -> str:
     argument = f" {escaped(gradient.argument)}" if gradient.argument is not None else ""
-    meaning = f" = {escaped(gradient.expression)}" if gradient.expression is not None else ""
-    return f"{name}[{gradient.index}]{argument} {_status_text(gradient)}{meaning}"
+    tensor = f" for {escaped(gradient.expression)}" if gradient.expression is not None else ""
+    return f"{name}[{gradient.index}]{argument}{tensor}: {_status_text(gradient)}"
 
 
 def _status_text(gradient: Gradient) -> str:
-    what = f"{shape_text(gradient.shape)} {escaped(gradient.dtype or 'dtype unknown')}"
     if gradient.status == "tensor":
-        return what
+        return f"{shape_text(gradient.shape)} {escaped(gradient.dtype or 'dtype unknown')}"
     status = "None" if gradient.status == "none" else escaped(gradient.status)
-    return f"{status} ({escaped(gradient.reason or 'no reason given')})"
+    return f"{status}, {escaped(gradient.reason or 'no reason given')}"
 
 
 def _place_text(graph: BackwardGraph, node: int, slot: int | None) -> str:

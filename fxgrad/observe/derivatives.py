@@ -24,6 +24,12 @@ _TENSOR_RESULT = re.compile(r"Tensor(?P<alias>\([^)]*\))?(?P<rest>[?\[\]\d]*)(?:
 _USES_SINGLE_GRAD = re.compile(r"\bgrad\b")
 
 
+EdgeName = tuple[str | None, str | None]
+"""The argument that an edge stands for, and the list argument it is a member of: ``("tensors[2]", "tensors")``."""
+
+UNNAMED: EdgeName = (None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """A tensor argument of a function (or a result of it); ``is_list`` for a list of tensors."""
@@ -88,7 +94,9 @@ def parse_schema(text: str) -> Schema:
     return Schema(
         schema["function"],
         schema["overload"] or "",
-        tuple(Argument(match["name"], "[" in match["rest"]) for match in _TENSOR_ARGUMENT.finditer(schema["arguments"])),
+        tuple(
+            Argument(match["name"], "[" in match["rest"]) for match in _TENSOR_ARGUMENT.finditer(schema["arguments"])
+        ),
         tuple(
             match and Argument(match["name"] or name, "[" in match["rest"])
             for match, name in zip(results, result_names(len(results)), strict=True)

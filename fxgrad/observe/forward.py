@@ -65,6 +65,7 @@ class ForwardRecorder:
         self.failed: SeenModuleCall | None = None
         self.base_frame: FrameType | None = None
         self._current: SeenModuleCall | None = None
+        self._finished = 0
         self._inside_function = 0
         self._inside_checkpoint = 0
         self._known_tensors = list(known)
@@ -198,6 +199,8 @@ class ForwardRecorder:
             raise
         finally:
             call.end = next_sequence_nr()
+            self._finished += 1
+            call.finished = self._finished
             self._current = call.parent
         self._note_outputs(call, result)
         return result

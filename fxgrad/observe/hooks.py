@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import _register_hook
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook, RemovableHandle
@@ -29,6 +30,7 @@ from fxgrad.observe.seen import Origin, backward_kind, global_backward_kind, ori
 _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
 _MULTI_GRAD_ALL = "register_multi_grad_hook.<locals>.get_inner_hook.<locals>.inner_hook"
+_OWN_REGISTRATIONS = ("torch.utils.hooks", "torch.nn.modules.module")
 _MULTI_GRAD_ANY = ("fn", "lock", "ran_hook")
 
 
@@ -59,6 +61,8 @@ class Registration:
     frames: tuple[Frame, ...]
     tensor: torch.Tensor | None
     origin: Origin | None
+    by_user: bool
+    """False for the hooks that torch/utils/hooks.py and torch/nn/modules/module.py put on nodes by themselves."""
 
 
 class RegistrationWatch:
@@ -74,12 +78,17 @@ class RegistrationWatch:
 
         def watched(handle: RemovableHandle, hooks_dict: Any, *, extra_dict: Any = None) -> None:
             init(handle, hooks_dict, extra_dict=extra_dict)
-            tensor = sys._getframe(1).f_locals.get("self")
+            caller = sys._getframe(1)
+            tensor = caller.f_locals.get("self")
+            if caller.f_code is _register_hook.__code__ and caller.f_back is not None:
+                caller = caller.f_back  # Node.register_hook is C++, and calls this to make the handle
+            by_user = caller.f_globals.get("__name__") not in _OWN_REGISTRATIONS
             with torch._C.DisableTorchFunction():
                 tensor = tensor if isinstance(tensor, torch.Tensor) else None
                 origin = None if tensor is None else origin_of(tensor)
-            registration = Registration(handle.id, hooks_dict, user_frames(None), tensor, origin)
-            self.registrations[handle.id] = registration
+            self.registrations[handle.id] = Registration(
+                handle.id, hooks_dict, user_frames(None), tensor, origin, by_user
+            )
 
         RemovableHandle.__init__ = watched  # type: ignore[assignment]
         try:

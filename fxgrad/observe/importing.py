@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,7 +27,7 @@ _running: ContextVar[TargetText | None] = ContextVar("_running", default=None)
 
 @contextmanager
 def as_program(target: TargetText) -> Iterator[None]:
-    """Give the user's code what ``python file.py`` gives it: its folder first on sys.path, and sys.argv without options.
+    """Give the user's code what ``python file.py`` gives it: its folder first on sys.path, its name in sys.argv.
 
     No ``__pycache__`` is written meanwhile. Afterwards sys.path, sys.argv and the flag are as before, and what was
     imported from a file's own folder leaves sys.modules: the next target may have another ``helper.py``. A dotted
@@ -184,15 +184,20 @@ def _unknown_name(module: ModuleType, name: str, shown: str) -> UsageError:
     names = public_callables(module)
     near = difflib.get_close_matches(name, names)
     suggestion = " or ".join(f"{shown}:{other}" for other in near) or f"define {name} in it, or name a factory it has"
-    return UsageError(f"no {name} in {escaped(shown)}", _those_there_are(names, near), suggestion)
+    return UsageError(f"no {name} in {escaped(shown)}", listed(names, first=near), suggestion)
 
 
-def _those_there_are(names: list[str], near: list[str]) -> str:
+def listed(names: Sequence[str], *, first: Sequence[str] = ()) -> str:
+    """The names that can be chosen from, as a phrase: those in ``first`` before the others, and not all of many.
+
+    >>> listed(["Net", "build"], first=["build"]), listed([])
+    ('one of build, Net', 'a function or class of it; it defines none')
+    """
     if not names:
         return "a function or class of it; it defines none"
-    listed = near + [name for name in names if name not in near]
-    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
-    return f"one of {', '.join(listed[:_MOST_NAMES])}{more}"
+    ordered = [*first, *(name for name in names if name not in first)]
+    more = f" and {len(ordered) - _MOST_NAMES} more" if len(ordered) > _MOST_NAMES else ""
+    return f"one of {', '.join(ordered[:_MOST_NAMES])}{more}"
 
 
 def public_callables(module: ModuleType) -> list[str]:

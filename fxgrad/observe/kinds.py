@@ -33,7 +33,6 @@ class NodeType(NamedTuple):
     """What all nodes of one name have in common."""
 
     kind: NodeKind
-    short_name: str
     signature: Signature | None
 
     @property
@@ -44,11 +43,10 @@ class NodeType(NamedTuple):
 
 def node_type(node: AutogradNode, name: str) -> NodeType:
     """Classify a node by the class of its Function (Python nodes) or by its name (C++ nodes)."""
-    short_name = name.rpartition("::")[2]
     if isinstance(node, torch._C._FunctionBase):
-        return NodeType(_python_kind(node), short_name, None)
+        return NodeType(_python_kind(node), None)
     signature = signature_of(name)
-    return NodeType(_cpp_kind(name, known=signature is not None), short_name, signature)
+    return NodeType(_cpp_kind(name, known=signature is not None), signature)
 
 
 def _python_kind(node: torch._C._FunctionBase) -> NodeKind:

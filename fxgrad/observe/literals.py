@@ -41,7 +41,7 @@ def _parse_call(text: str) -> ast.Call:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            body = ast.parse(f"{_CALL}{text}\n)", mode="eval").body
+            body = ast.parse(f"{_CALL}{text}\n)".replace("\r", " "), mode="eval").body
     except SyntaxError as error:
         _fail(text, (error.offset or 1) - 1 - len(_CALL) if error.lineno == 1 else len(text), error.msg)
     except (ValueError, MemoryError, RecursionError) as error:

@@ -33,6 +33,17 @@ def origin_of(tensor: torch.Tensor) -> Origin | None:
     return None if node is None else (node, tensor.output_nr)
 
 
+def autocast_now() -> tuple[str, torch.dtype, bool, bool] | None:
+    """Device type, dtype, enabled and cache flag of the autocast region that is entered; None outside of any."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    device = next(kind for kind in _AUTOCAST_DEVICES if torch.is_autocast_enabled(kind))
+    return device, torch.get_autocast_dtype(device), True, torch.is_autocast_cache_enabled()
+
+
+_AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone")
+
+
 class SeenTensor:
     """A tensor at one moment of the run. It is held, so that its id stays its own.
 
@@ -56,6 +67,7 @@ class SeenFunctionCall:
 
     __slots__ = (
         "args",
+        "autocast",
         "frames",
         "in_loss",
         "kwargs",
@@ -80,6 +92,7 @@ class SeenFunctionCall:
         self.frames: tuple[Frame, ...] = ()
         self.module_call: SeenModuleCall | None = None
         self.in_loss = False
+        self.autocast = autocast_now()
 
 
 class SeenModuleCall:
@@ -91,6 +104,7 @@ class SeenModuleCall:
         "checkpointed",
         "completed",
         "end",
+        "finished",
         "frames",
         "grad_enabled",
         "hooks",
@@ -121,6 +135,7 @@ class SeenModuleCall:
         self.grad_enabled = torch.is_grad_enabled()
         self.hooks = snapshot_of_hooks(module)
         self.completed = False
+        self.finished = 0
         self.in_loss = False
         self.checkpointed: str | None = None
         self.args: tuple[Any, ...] = ()

@@ -18,7 +18,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class TargetText(NamedTuple):
-    """A parsed TARGET: ``origin`` is a path where ``is_file``, else a dotted module name; ``name`` is None if left out."""
+    """A parsed TARGET: ``origin`` is a path if ``is_file``, else a dotted module name; ``name`` is None if left out."""
 
     origin: str
     name: str | None

@@ -11,7 +11,6 @@ import torch
 
 import fxgrad
 from fxgrad.errors import TargetError
-from fxgrad.graph.notation import escaped
 
 _FXGRAD = os.path.dirname(os.path.abspath(fxgrad.__file__)) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep

@@ -15,9 +15,10 @@ import torch
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, Source, Value
+from fxgrad.observe.custom_functions import custom_signature
 from fxgrad.observe.kinds import NodeType, node_type
 from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.signatures import custom_signature, edge_arguments, output_names
+from fxgrad.observe.signatures import edge_arguments, output_names
 
 ACCUMULATE_GRAD = "torch::autograd::AccumulateGrad"
 NO_SEQUENCE_NR = 2**64 - 1
@@ -26,8 +27,8 @@ DEEP = 10_000
 """Graphs of more nodes than this get the cure of `free_without_recursion`."""
 SEGMENT = 1_000
 
-NULL_CPP = "this argument requires no grad"
-NULL_PYTHON = "this argument of forward requires no grad"
+NULL_CPP = "it requires no grad, or is no tensor"
+NULL_PYTHON = "it requires no grad"
 
 NextFunctions = tuple[tuple[AutogradNode | None, int], ...]
 
@@ -114,6 +115,22 @@ def free_without_recursion(order: Sequence[AutogradNode]) -> None:
         order[start].metadata["fxgrad.keepalive"] = segment
 
 
+def labels(names: Iterable[str]) -> list[str]:
+    """A unique label for each node name: the short name, and how many nodes of that name came before.
+
+    >>> labels(["AddBackward0", "MulBackward0", "AddBackward0", "torch::autograd::AccumulateGrad"])
+    ['AddBackward0_0', 'MulBackward0_0', 'AddBackward0_1', 'AccumulateGrad_0']
+    """
+    counts: dict[str, int] = {}
+    made = []
+    for name in names:
+        short_name = name.rpartition("::")[2]
+        count = counts.get(short_name, 0)
+        counts[short_name] = count + 1
+        made.append(f"{short_name}_{count}")
+    return made
+
+
 class NodeRecorder:
     """Makes the record of each node of one walk. The counters behind the labels live here."""
 
@@ -121,7 +138,6 @@ class NodeRecorder:
         self._walked = walked
         self._metas = metas
         self._variables = variables
-        self._counts: dict[str, int] = {}
         self._types: dict[str, NodeType] = {}
         self._null_edges: dict[tuple[str | None, str | None, str], Edge] = {}
 
@@ -129,18 +145,19 @@ class NodeRecorder:
         """One record per node, in id order."""
         record = self._record
         plain = Provenance()
+        order = self._walked.order
+        names = [node.name() for node in order]
+        numbered = enumerate(zip(order, names, labels(names), strict=True))
         if provenance is None:
-            return tuple([record(rank, node, node.name(), plain) for rank, node in enumerate(self._walked.order)])
-        names = [(node, node.name()) for node in self._walked.order]
-        return tuple([record(rank, node, name, provenance(node, name)) for rank, (node, name) in enumerate(names)])
+            return tuple([record(rank, node, name, label, plain) for rank, (node, name, label) in numbered])
+        return tuple([record(rank, node, name, label, provenance(node, name)) for rank, (node, name, label) in numbered])
 
-    def _record(self, rank: int, node: AutogradNode, name: str, provenance: Provenance) -> Node:
-        count = self._counts.get(name, 0)
-        self._counts[name] = count + 1
+    def _record(self, rank: int, node: AutogradNode, name: str, label: str, provenance: Provenance) -> Node:
         known = self._types.get(name)
         if known is None:
             known = self._types[name] = node_type(node, name)
         kind = known.kind
+        schema = known.schema
         meta = self._metas.of_gradient
         grad_outputs = tuple([meta(entry) for entry in node._input_metadata])  # type: ignore[attr-defined]
         next_functions = self._walked.edges[node]
@@ -148,8 +165,9 @@ class NodeRecorder:
         if isinstance(node, torch._C._FunctionBase):
             kind = node_type(node, name).kind  # two classes may share a name
             custom = custom_signature(node)
-            arguments: Sequence[tuple[str | None, str | None]] = [(name, None) for name in custom.arguments]
+            arguments: Sequence[tuple[str | None, str | None]] = tuple(zip(custom.arguments, custom.groups, strict=True))
             outputs: tuple[str, ...] = custom.outputs
+            schema = custom.schema
             needs_input_grad = custom.needs_input_grad
             null_reason = NULL_PYTHON
         else:
@@ -161,10 +179,10 @@ class NodeRecorder:
             sequence_nr = None
         return Node(
             rank,
-            f"{known.short_name}_{count}",
+            label,
             name,
             kind,
-            known.schema,
+            schema,
             sequence_nr,
             grad_outputs,
             outputs,

@@ -1,0 +1,173 @@
+"""The commands. Each parses, calls the api and shows what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from fxgrad import __version__
+from fxgrad.cli.hook_kinds import hook_kind
+from fxgrad.cli.options import Request, debug_option, target_argument, with_target
+from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
+
+if TYPE_CHECKING:
+    from fxgrad.graph import Explanation
+
+_FOUND = 1
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class OrderedGroup(click.Group):
+    """A group whose help lists the commands in the order in which they are defined."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """Names in the order of their definition."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=OrderedGroup,
+    no_args_is_help=False,
+    context_settings=_HELP,
+    epilog="""\b
+Examples:
+  fxgrad report model.py
+  fxgrad explain torch.nn:LSTMCell --init "1000, 1000" --input "f32[9,1000]"
+  fxgrad draw model.py -o graph.svg
+
+\b
+Exit status: 0 fine; 1 found something (verify, --strict); 2 usage;
+3 the target failed; 4 cannot draw or write.
+""",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@debug_option
+def fxgrad() -> None:
+    """Show what PyTorch's backward hooks sit on, what they will receive and why, before backward runs.
+
+    \b
+    TARGET says what is traced; its code runs, once through forward:
+      model.py             its function build returns (model, args),
+                           (model, args, kwargs) or fxgrad.Target(...)
+      model.py:make        another function in it
+      package.module:make  the same in a module
+      torch.nn:LSTMCell    a module class, with --init and --input
+      trace.json           a trace that was saved with --json
+    """
+
+
+@fxgrad.command(
+    epilog="""\b
+Examples:
+  fxgrad report model.py
+  fxgrad report model.py --svg graph.svg --json trace.json
+  fxgrad report trace.json --markdown report.md
+"""
+)
+@target_argument
+@click.option("--svg", metavar="FILE", help="Draw the graph, too.")
+@click.option("--json", metavar="FILE", help="Save the trace, too: a TARGET for later, without torch or the model.")
+@click.option("--markdown", metavar="FILE", help="Write the report as Markdown, too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
+@with_target
+def report(request: Request, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
+    """Report everything: the graph, each hook, the findings."""
+    check_distinct([path for path in (svg, json, markdown) if path])
+    trace = request.trace()
+    shown = trace.report()
+    show(shown)
+    wanted = ((svg, trace.draw), (json, trace.to_json), (markdown, trace.to_markdown))
+    write_files([File(path, make) for path, make in wanted if path])
+    return _status(shown.findings, strict=strict)
+
+
+@fxgrad.command(
+    epilog="""\b
+Examples:
+  fxgrad explain model.py
+  fxgrad explain model.py layers.3
+  fxgrad explain model.py layers.3 --hook register_full_backward_hook
+  fxgrad explain trace.json --json
+"""
+)
+@target_argument
+@click.argument("module", required=False)
+@click.option("--hook", metavar="KIND", help="What if a hook of this kind were there? As register_backward_hook.")
+@click.option("--json", is_flag=True, help="Write JSON instead of text.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
+@with_target
+def explain(request: Request, *, module: str | None, hook: str | None, json: bool, strict: bool) -> int:
+    """Explain hooks: the node, what each gets, why, the fix.
+
+    MODULE is a path such as layers.3; without it every hook is explained.
+    """
+    kind = None if hook is None else hook_kind(hook)
+    explanations = request.trace().explain(module, hook=kind)
+    show(explanations.to_json() if json else explanations)
+    return _status(explanations.findings, strict=strict)
+
+
+@fxgrad.command(
+    epilog="""\b
+Examples:
+  fxgrad draw model.py -o graph.svg
+  fxgrad draw model.py -o layer.png --module layers.3
+  fxgrad draw trace.json -o hooks.pdf --hooks-only --depth 1
+"""
+)
+@target_argument
+@click.option("-o", "--output", metavar="FILE", required=True, help="Where to; .svg, .png, .pdf or .dot.")
+@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Show modules to this depth; close the others.")
+@click.option("--module", metavar="PATH", help="Draw this module's part only.")
+@click.option("--hooks-only", is_flag=True, help="Draw the nodes that carry hooks, and what joins them.")
+@with_target
+def draw(request: Request, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
+    """Draw the graph, the nodes that carry hooks in colour."""
+    from fxgrad.cli.progress import progress
+    from fxgrad.render.layout import format_of
+
+    format_of(output)
+    trace = request.trace()
+    with progress(f"drawing {output}"):
+        trace.draw(output, depth=depth, hooks_only=hooks_only, module=module)
+    told_written(output)
+    return 0
+
+
+@fxgrad.command(
+    epilog="""\b
+Examples:
+  fxgrad verify model.py
+  fxgrad verify torch.nn:Linear --init "10, 20" --input "f32[8,10]"
+"""
+)
+@target_argument
+@with_target
+def verify(request: Request) -> int:
+    """Run backward and compare what hooks get with what was said."""
+    verification = request.verify()
+    show(verification)
+    return 0 if verification.ok else _FOUND
+
+
+@fxgrad.command(
+    epilog="""\b
+Example:
+  fxgrad rule FXG101
+"""
+)
+@click.argument("code")
+@debug_option
+def rule(code: str) -> int:
+    """Describe the rule with this code."""
+    from fxgrad.rules import describe
+
+    show(describe(code))
+    return 0
+
+
+def _status(findings: Iterable[Explanation], *, strict: bool) -> int:
+    grave = any(finding.severity in ("warning", "error") for finding in findings)
+    return _FOUND if strict and grave else 0

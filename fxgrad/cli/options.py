@@ -1,0 +1,135 @@
+"""TARGET and the options that go with it everywhere."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from fxgrad.cli.progress import progress
+
+if TYPE_CHECKING:
+    from fxgrad.result import Trace, Verification
+
+_LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(slots=True)
+class Session:
+    """What one run of the command line keeps: whether errors show their whole traceback."""
+
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A target and what is to be done with it before it is traced."""
+
+    target: str
+    init: str | None
+    inputs: tuple[str, ...]
+    loss: str | None
+    seed: int | None
+    mode: Literal["train", "eval"] | None
+    device: str | None
+    autocast: str | None
+
+    def trace(self) -> Trace:
+        """Run forward once. What the user's code prints goes to stderr: stdout is for results."""
+        from fxgrad import api
+
+        with redirect_stdout(sys.stderr), progress(f"tracing {self.target}"):
+            return api.trace_target(
+                self.target,
+                init=self.init,
+                inputs=self.inputs,
+                loss=self.loss,
+                seed=self.seed,
+                mode=self.mode,
+                device=self.device,
+                autocast=self.autocast,
+            )
+
+    def verify(self) -> Verification:
+        """Run forward and backward, and compare. What the user's code prints goes to stderr."""
+        from fxgrad import api
+
+        with redirect_stdout(sys.stderr), progress(f"verifying {self.target}"):
+            return api.verify_target(
+                self.target,
+                init=self.init,
+                inputs=self.inputs,
+                loss=self.loss,
+                seed=self.seed,
+                mode=self.mode,
+                device=self.device,
+                autocast=self.autocast,
+            )
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Session).debug = True
+
+
+target_argument = click.argument("target")
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Show the whole traceback of an error.",
+)
+
+_TARGET_OPTIONS = (
+    click.option("--init", metavar="ARGS", help='Arguments of a module class: literals, as in "1000, bias=False".'),
+    click.option(
+        "--input",
+        "inputs",
+        metavar="INPUT",
+        multiple=True,
+        help="An argument of a module class's forward; repeat it for more: f32[9,1000], i64[2,16]:30522 "
+        "(values below), name=f32[] (a keyword, a scalar), (f32[9,4],f32[9,4]) (a tuple).",
+    ),
+    click.option("--loss", metavar="MODULE:FUNCTION", help="Backward starts from FUNCTION(output)."),
+    click.option("--device", metavar="DEVICE", help="Build and run there. cuda without CUDA here: fake, without data."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, _LARGEST_SEED),
+        metavar="N",
+        help="Seed the random numbers of torch and random.",
+    ),
+    click.option("--train", "mode", flag_value="train", help="Call model.train() first."),
+    click.option("--eval", "mode", flag_value="eval", help="Call model.eval() first."),
+    click.option("--autocast", type=click.Choice(["bf16", "f16"]), help="Run forward under torch.autocast."),
+    debug_option,
+)
+
+
+def with_target(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options of TARGET, which it gets collected in one Request as its first argument."""
+
+    @functools.wraps(command)
+    def collected(
+        *,
+        target: str,
+        init: str | None,
+        inputs: tuple[str, ...],
+        loss: str | None,
+        seed: int | None,
+        mode: Literal["train", "eval"] | None,
+        device: str | None,
+        autocast: str | None,
+        **own: Any,
+    ) -> int:
+        return command(Request(target, init, inputs, loss, seed, mode, device, autocast), **own)
+
+    for option in reversed(_TARGET_OPTIONS):
+        collected = option(collected)
+    return collected

@@ -1,0 +1,99 @@
+"""Results on stdout and in files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import click
+
+from fxgrad.errors import OutputError, UsageError
+from fxgrad.graph.notation import escaped
+
+
+class File(NamedTuple):
+    """A file to write: its path, and what makes its text."""
+
+    path: str
+    make: Callable[[], str]
+
+
+def show(result: object) -> None:
+    """Write a result to stdout: as ``__rich__`` shows it on a terminal, else its plain text.
+
+    A reader that has gone (``| head -1``) is no error. Raises OutputError where stdout cannot be written.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        _print(result)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+    except OSError as error:
+        _forget_stdout()
+        raise OutputError(
+            f"cannot write to stdout: {error.strerror}", "a terminal, pipe or file with room", "another file or disk"
+        ) from error
+
+
+def _print(result: object) -> None:
+    if sys.stdout.isatty() and hasattr(result, "__rich__"):
+        from rich.console import Console
+
+        Console().print(result)
+    else:
+        print(str(result).rstrip("\n"))
+
+
+def _forget_stdout() -> None:
+    """Let what is still buffered go nowhere, or Python would fail on it once more when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_distinct(paths: Sequence[str]) -> None:
+    """Raise UsageError where two outputs are one file."""
+    places = [os.path.realpath(path) for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{escaped(path)} is given for two outputs", "a file for each output", "another name")
+
+
+def write_files(files: Sequence[File]) -> None:
+    """Write every file that can be written and name it on stderr.
+
+    Raises OutputError for the first that cannot be, which says what became of the others.
+    """
+    written: list[str] = []
+    errors: list[OutputError] = []
+    for file in files:
+        try:
+            _write(file)
+            written.append(file.path)
+        except OutputError as error:
+            errors.append(error)
+    if errors:
+        raise _with_the_others(errors, written)
+
+
+def _write(file: File) -> None:
+    from fxgrad.render.layout import write
+
+    write(file.make().encode(errors="backslashreplace"), file.path)
+    told_written(file.path)
+
+
+def told_written(path: str) -> None:
+    """Say on stderr that a file was written."""
+    click.echo(f"wrote {escaped(path)}", err=True)
+
+
+def _with_the_others(errors: Sequence[OutputError], written: Sequence[str]) -> OutputError:
+    first = errors[0]
+    also = "".join(f"\n{error.given}" for error in errors[1:])
+    others = f"\nwritten: {', '.join(map(escaped, written))}" if written else ""
+    return OutputError(f"{first.given}{also}{others}", first.allowed, first.suggestion)

@@ -1,0 +1,59 @@
+"""A backward graph as a networkx graph, for its algorithms and its file formats."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from fxgrad.graph import BackwardGraph, HookSite
+
+if TYPE_CHECKING:
+    import networkx
+
+
+def to_networkx(graph: BackwardGraph) -> networkx.MultiDiGraph[int]:
+    """Answer with a ``networkx.MultiDiGraph`` of the autograd nodes; edges point the way that gradients flow.
+
+    ================  ==============================================================================================
+    nodes             keyed by id; the fields of `Node` by name, and ``sites`` where hooks sit on the node
+    edges             keyed by their index in ``next_functions``; the fields of `Edge` by name. An edge that carries
+                      no gradient leads to no node, so it is only in its node's ``edges``
+    ``graph.graph``   the fields of `GraphInfo`, and the graph's other records: ``roots``, ``modules``, ``calls``,
+                      ``variables``, ``hooks``, ``sites``, ``forward``
+    ================  ==============================================================================================
+
+    Attributes hold fxgrad's immutable records, not copies.
+    """
+    import networkx
+
+    exchanged: networkx.MultiDiGraph[int] = networkx.MultiDiGraph()
+    exchanged.graph.update(_graph_attributes(graph))
+    sites = _sites_by_node(graph.sites)
+    exchanged.add_nodes_from((node.id, node._asdict()) for node in graph.nodes)
+    for node, its_sites in sites.items():
+        exchanged.nodes[node]["sites"] = its_sites
+    exchanged.add_edges_from(  # the stubs know no edges with a key and attributes
+        (node.id, edge.next_node, key, edge._asdict())  # type: ignore[misc]
+        for node in graph.nodes
+        for key, edge in enumerate(node.edges)
+        if edge.next_node is not None
+    )
+    return exchanged
+
+
+def _graph_attributes(graph: BackwardGraph) -> dict[str, Any]:
+    return _fields(graph.info) | {
+        name: value for name, value in _fields(graph).items() if name not in ("nodes", "info")
+    }
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def _sites_by_node(sites: tuple[HookSite, ...]) -> dict[int, tuple[HookSite, ...]]:
+    by_node: dict[int, list[HookSite]] = {}
+    for site in sites:
+        if site.node is not None:
+            by_node.setdefault(site.node, []).append(site)
+    return {node: tuple(its_sites) for node, its_sites in by_node.items()}

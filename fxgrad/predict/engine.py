@@ -1,0 +1,164 @@
+"""What the engine does with one graph: which nodes it reaches, which it runs, and in which order.
+
+Simulates torch/csrc/autograd/engine.cpp (``Engine::execute``, ``compute_dependencies``, ``init_to_execute``,
+``evaluate_function``) for one backward on one device thread, on the records alone. No recursion; time is proportional
+to the size of the graph, but for the heap's logarithm.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fxgrad.graph import BackwardGraph, Node, NodeKind
+
+_LAST_SEQUENCE_NR = 2**64 - 1
+"""The sequence number of nodes that take none: they run as soon as they are ready (function.h: UINT64_MAX)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardCall:
+    """How backward will be called.
+
+    ``inputs``  (node, slot) of each tensor in ``inputs=``, for a leaf that of its AccumulateGrad; None: no ``inputs=``.
+                Tensors that are not in the graph are left out, so ``()`` means that none of them is.
+    ``api``     "backward" or "grad" (``torch.autograd.grad``, which always has inputs)
+    """
+
+    inputs: tuple[tuple[int, int], ...] | None = None
+    api: str = "backward"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What the engine does with each node, by node id.
+
+    ``order``      the nodes that it reaches, in that order
+    ``runs``       whether the node is executed; one that is reached but not executed runs its tensor hooks only
+    ``needed``     whether gradients are computed for the node: always, or because an input lies there or behind it
+    ``will_run``   what ``torch._C._will_engine_execute_node`` answers for the node
+    ``raises_at``  the node that raises when it is executed, which is where ``order`` ends; None: there is none
+    """
+
+    order: tuple[int, ...]
+    runs: bytearray
+    needed: bytearray
+    will_run: bytearray
+    raises_at: int | None
+
+
+class _Ready:
+    """A node in the ready queue. No one is less than another: ties stay as the heap leaves them, as in the engine."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: int) -> None:
+        self.node = node
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+
+def schedule(graph: BackwardGraph, call: BackwardCall) -> Schedule:
+    """Work out which nodes one backward from the roots reaches and executes, and in which order."""
+    dependencies, reached = _dependencies(graph)
+    needed, executed = _execution(graph.nodes, call)
+    waiting = _start(graph, dependencies, needed)
+    order, raises_at = _drain(graph.nodes, waiting, dependencies, needed, executed)
+    runs = bytearray(len(graph.nodes))
+    for node in order:
+        runs[node] = executed[node]
+    will_run = bytearray(a and b for a, b in zip(reached, needed, strict=True))
+    return Schedule(tuple(order), runs, needed, will_run, raises_at)
+
+
+def _dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray]:
+    """How many edges lead to each node from what the roots reach, and which nodes those edges reach.
+
+    A single root is started without an edge, so PyTorch does not count it among the nodes of the graph.
+    """
+    dependencies = [0] * len(graph.nodes)
+    reached = bytearray(len(graph.nodes))
+    alive = bytearray(len(graph.nodes))
+    for root in graph.roots:
+        alive[root.node] = True
+    for node in graph.nodes:
+        if alive[node.id]:
+            for edge in node.edges:
+                if edge.next_node is not None:
+                    dependencies[edge.next_node] += 1
+                    reached[edge.next_node] = alive[edge.next_node] = True
+    if len(graph.roots) > 1:
+        for root in graph.roots:
+            dependencies[root.node] += 1
+            reached[root.node] = True
+    return dependencies, reached
+
+
+def _execution(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearray, bytearray]:
+    """For each node: whether its gradients are needed, and whether it is executed.
+
+    ``autograd.grad`` only captures at an input that has no other input behind it; ``backward`` executes it.
+    """
+    if call.inputs is None:
+        every = bytearray(b"\x01") * len(nodes)
+        return every, every
+    needed = bytearray(len(nodes))
+    leads_on = bytearray(len(nodes))
+    for node, _ in call.inputs:
+        needed[node] = True
+    for record in reversed(nodes):
+        if any(needed[edge.next_node] for edge in record.edges if edge.next_node is not None):
+            leads_on[record.id] = needed[record.id] = True
+    return needed, leads_on if call.api == "grad" else needed
+
+
+def _start(graph: BackwardGraph, dependencies: list[int], needed: bytearray) -> list[tuple[int, _Ready]]:
+    """The queue as backward finds it: one root itself, or what a GraphRoot over several roots makes ready."""
+    if len(graph.roots) == 1:
+        node = graph.roots[0].node
+        return [(_priority(graph.nodes[node]), _Ready(node))]
+    waiting: list[tuple[int, _Ready]] = []
+    if any(needed[root.node] for root in graph.roots):
+        _pass_on(graph.nodes, (root.node for root in graph.roots), waiting, dependencies, needed)
+    return waiting
+
+
+def _drain(
+    nodes: tuple[Node, ...],
+    waiting: list[tuple[int, _Ready]],
+    dependencies: list[int],
+    needed: bytearray,
+    executed: bytearray,
+) -> tuple[list[int], int | None]:
+    order = []
+    while waiting:
+        node = nodes[heapq.heappop(waiting)[1].node]
+        order.append(node.id)
+        if not executed[node.id]:
+            continue
+        if node.kind is NodeKind.ERROR:
+            return order, node.id
+        following = [edge.next_node for edge in node.edges if edge.next_node is not None]
+        _pass_on(nodes, following, waiting, dependencies, needed)
+    return order, None
+
+
+def _pass_on(
+    nodes: tuple[Node, ...],
+    following: Iterable[int],
+    waiting: list[tuple[int, _Ready]],
+    dependencies: list[int],
+    needed: bytearray,
+) -> None:
+    """Count one gradient, None or not, as arrived at each of these nodes; queue those that wait for no more."""
+    for node in following:
+        dependencies[node] -= 1
+        if dependencies[node] == 0 and needed[node]:
+            heapq.heappush(waiting, (_priority(nodes[node]), _Ready(node)))
+
+
+def _priority(node: Node) -> int:
+    """The engine takes the largest sequence number first; heapq takes the smallest key."""
+    return -(_LAST_SEQUENCE_NR if node.sequence_nr is None else node.sequence_nr)

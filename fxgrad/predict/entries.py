@@ -1,0 +1,94 @@
+"""The entries of the grad_input and grad_output tuples that a hook on a node gets.
+
+Shapes and dtypes are those that the next node expects of the gradient (``validate_outputs`` in
+torch/csrc/autograd/engine.cpp reduces and casts to them), so they are known before backward.
+"""
+
+from __future__ import annotations
+
+from fxgrad.graph import Edge, Gradient, Node, NodeKind, TensorMeta
+from fxgrad.predict import naming
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN
+from fxgrad.predict.outlook import Outlook
+from fxgrad.predict.reasons import edge_reason, slot_reason
+
+_UNREADABLE = TensorMeta(None, "", "")
+_SETS_GRAD_DTYPE = (2, 14)
+"""The first torch whose custom Functions can choose the dtype of a gradient (``Function.set_output_grad_dtype``)."""
+
+
+def grad_output_entries(outlook: Outlook, node: Node) -> tuple[Gradient, ...]:
+    """What the node receives, one entry per slot."""
+    return tuple(grad_output_entry(outlook, node, slot, index=slot) for slot in range(len(node.grad_outputs)))
+
+
+def grad_output_entry(
+    outlook: Outlook, node: Node, slot: int, *, index: int = 0, argument: str | None = None
+) -> Gradient:
+    """What the node receives in one slot, as entry `index` of a hook's tuple."""
+    status = outlook.flow.grad_outputs[node.id][slot]
+    meta = _slot_meta(outlook, node, slot, status)
+    return Gradient(
+        index,
+        node.output_names[slot] if argument is None else argument,
+        status,
+        meta.shape,
+        meta.dtype or None,
+        naming.slot_expression(outlook.graph, node.id, slot),
+        slot_reason(outlook, node, slot),
+    )
+
+
+def grad_input_entries(outlook: Outlook, node: Node) -> tuple[Gradient, ...]:
+    """What the node returns, one entry per edge."""
+    return tuple(_grad_input_entry(outlook, node, index) for index in range(len(node.edges)))
+
+
+def _grad_input_entry(outlook: Outlook, node: Node, index: int) -> Gradient:
+    edge = node.edges[index]
+    status = outlook.flow.grad_inputs[node.id][index]
+    meta = _edge_meta(outlook, node, edge, status)
+    return Gradient(
+        index,
+        edge.argument,
+        status,
+        meta.shape,
+        meta.dtype or None,
+        naming.edge_expression(outlook.graph, edge),
+        edge_reason(outlook, node, index),
+    )
+
+
+def _slot_meta(outlook: Outlook, node: Node, slot: int, status: str) -> TensorMeta:
+    """Python nodes have slots for results that are no differentiable tensors, of which metadata says ``()``."""
+    meta = node.grad_outputs[slot]
+    if status == NONE and node.kind.is_python and meta.shape == ():
+        return _UNREADABLE
+    return _with_own_dtype(outlook, node, meta)
+
+
+def _edge_meta(outlook: Outlook, node: Node, edge: Edge, status: str) -> TensorMeta:
+    if edge.next_node is not None:
+        following = outlook.graph.nodes[edge.next_node]
+        return _with_own_dtype(outlook, following, following.grad_outputs[edge.input_nr])
+    if status == UNKNOWN or edge.operand is None:  # what is returned for an edge that leads nowhere is not validated
+        return _UNREADABLE
+    if status == TENSOR and edge.operand.dtype != node.grad_outputs[0].dtype:
+        return TensorMeta(edge.operand.shape, "", "")
+    return edge.operand
+
+
+def _with_own_dtype(outlook: Outlook, node: Node, meta: TensorMeta) -> TensorMeta:
+    if node.kind is NodeKind.CUSTOM_FUNCTION and _torch_version(outlook.graph.info.torch) >= _SETS_GRAD_DTYPE:
+        return TensorMeta(meta.shape, "", meta.device)
+    return meta
+
+
+def _torch_version(text: str) -> tuple[int, int]:
+    """The first two numbers of a version.
+
+    >>> _torch_version("2.13.0+cpu"), _torch_version("2.14.0a0+git1234")
+    ((2, 13), (2, 14))
+    """
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)

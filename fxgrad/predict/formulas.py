@@ -1,0 +1,127 @@
+"""The nodes whose gradients are not all defined as soon as one of their grad_outputs is.
+
+Everything else that derivatives.yaml describes computes each gradient that is needed from any defined grad_output
+(torchgen/packaged/autograd/gen_autograd_functions.py: ``any_grad_defined``). The exceptions sit in the formulas'
+own C++ (torch/csrc/autograd/FunctionsManual.cpp) and are listed here, in one place. tests/oracle holds this list
+against every operator that torch can differentiate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fxgrad.graph import BackwardGraph, Node, TensorMeta
+
+TENSOR, NONE, UNKNOWN = "tensor", "none", "unknown"
+"""What an entry of grad_input or grad_output is: `Gradient.status`."""
+
+
+class Verdict(NamedTuple):
+    """What a formula makes of its arguments. ``statuses`` has one per edge, as if each of them were needed."""
+
+    statuses: tuple[str, ...]
+    reason: str
+
+
+Formula = Callable[[BackwardGraph, Node, Sequence[str]], Verdict | None]
+"""Takes the statuses of the node's grad_outputs, at least one not None; returns None where nothing is special."""
+
+
+def verdict(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:
+    """Ask the node's exception, if it has one."""
+    formula = _FORMULAS.get(_family(node.short_name))
+    if formula is None and len(node.grad_outputs) > 1 and _is_double_backward(node.short_name):
+        formula = _double_backward
+    return None if formula is None else formula(graph, node, grad_outputs)
+
+
+def is_elementwise_over_lists(node: Node) -> bool:
+    """Whether entry i of each list gets a gradient iff grad_output i is one, as in ``_foreach_*`` functions."""
+    return node.short_name.startswith("Foreach")
+
+
+def _family(name: str) -> str:
+    """The name without the counter of overloads: ``NormBackward0`` and ``NormBackward3`` are one family."""
+    return re.sub(r"Backward\d+(Scalar|List|Tensor|ScalarList)?$", "", name)
+
+
+def _is_double_backward(name: str) -> bool:
+    return re.search(r"BackwardBackward\d+$", name) is not None
+
+
+def _everywhere(node: Node, status: str) -> tuple[str, ...]:
+    return (status,) * len(node.edges)
+
+
+def _norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``norm_backward`` returns an undefined gradient for the 0-norm, a zero-dimensional order included."""
+    return Verdict(_everywhere(node, UNKNOWN), "the 0-norm has no gradient (None), every other order has one")
+
+
+def _double_backward(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    return Verdict(
+        _everywhere(node, UNKNOWN), "which gradients a second derivative has depends on which of its terms are zero"
+    )
+
+
+def _slogdet(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``slogdet_backward``: the sign of a real determinant is constant, so only the logarithm counts."""
+    if node.grad_outputs[0].dtype.startswith("complex"):
+        return None
+    return Verdict(_everywhere(node, grad_outputs[1]), "the sign of a real determinant is constant")
+
+
+def _lstsq(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``linalg_lstsq_backward``: the residuals are empty where the system has no full column rank."""
+    if grad_outputs[0] == TENSOR:
+        return None
+    return Verdict(_everywhere(node, UNKNOWN), "whether there are residuals depends on the values")
+
+
+def _first_output_feeds_affine(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``infinitely_differentiable_native_group_norm_backward``: mean and rstd do not depend on weight and bias."""
+    if grad_outputs[0] == TENSOR:
+        return None
+    anything = TENSOR if TENSOR in grad_outputs else UNKNOWN
+    affine = (grad_outputs[0],) * (len(node.edges) - 1)
+    return Verdict((anything, *affine), "weight and bias have no part in the mean and the standard deviation")
+
+
+def _householder(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``householder_product_backward`` returns undefined gradients for empty arguments."""
+    reflectors = [_meta_behind(graph, node, edge) for edge in range(len(node.edges))][:2]
+    empty = [_is_empty(meta) for meta in reflectors]
+    if all(known is False for known in empty):
+        return None
+    status = NONE if True in empty else UNKNOWN
+    statuses = tuple(status if edge < len(reflectors) else TENSOR for edge in range(len(node.edges)))
+    return Verdict(statuses, "without elements there is no gradient (None)")
+
+
+def _meta_behind(graph: BackwardGraph, node: Node, edge: int) -> TensorMeta | None:
+    record = node.edges[edge]
+    if record.next_node is None:
+        return record.operand
+    return graph.nodes[record.next_node].grad_outputs[record.input_nr]
+
+
+def _is_empty(meta: TensorMeta | None) -> bool | None:
+    if meta is None or meta.shape is None or any(isinstance(size, str) for size in meta.shape):
+        return None
+    return 0 in meta.shape
+
+
+_FORMULAS: dict[str, Formula] = {
+    "Norm": _norm,
+    "LinalgVectorNorm": _norm,
+    "ForeachNorm": _norm,
+    "Dist": _norm,
+    "LinalgSlogdet": _slogdet,
+    "LinalgLstsq": _lstsq,
+    "NativeGroupNorm": _first_output_feeds_affine,
+    "FusedRmsNorm": _first_output_feeds_affine,
+    "LinalgHouseholderProduct": _householder,
+    "Ormqr": _householder,
+}

@@ -1,0 +1,56 @@
+"""All that was worked out of one backward, with the look-ups that every site needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from fxgrad.graph import BackwardGraph, Node, NodeKind
+from fxgrad.predict.engine import BackwardCall, Schedule, schedule
+from fxgrad.predict.flow import Flow, flow, hook_sides
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One graph, how backward will be called, and what follows from both."""
+
+    graph: BackwardGraph
+    call: BackwardCall
+    schedule: Schedule
+    flow: Flow
+
+    @classmethod
+    def of(cls, graph: BackwardGraph, call: BackwardCall) -> Outlook:
+        """Simulate one backward."""
+        plan = schedule(graph, call)
+        return cls(graph, call, plan, flow(graph, plan))
+
+    @cached_property
+    def ranks(self) -> dict[int, int]:
+        """Each node that the engine reaches, and its place in the engine's order."""
+        return {node: rank for rank, node in enumerate(self.schedule.order)}
+
+    @cached_property
+    def sides(self) -> dict[int, str]:
+        """Which side of its module each BackwardHookFunction node is on."""
+        return hook_sides(self.graph)
+
+    @cached_property
+    def users(self) -> dict[tuple[int, int], tuple[int, ...]]:
+        """The nodes whose edges lead to each (node, slot)."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for node in self.graph.nodes:
+            for edge in node.edges:
+                if edge.next_node is not None:
+                    found.setdefault((edge.next_node, edge.input_nr), []).append(node.id)
+        return {place: tuple(dict.fromkeys(nodes)) for place, nodes in found.items()}
+
+    @cached_property
+    def checkpoint(self) -> Node | None:
+        """The first reentrant checkpoint that backward executes; it runs a backward of its own."""
+        kinds = (self.graph.nodes[node] for node in self.schedule.order if self.schedule.runs[node])
+        return next((node for node in kinds if node.kind is NodeKind.CHECKPOINT), None)
+
+    def runs(self, node: int) -> bool:
+        """Whether backward executes the node to its end, so that hooks after it are called."""
+        return bool(self.schedule.runs[node]) and node != self.schedule.raises_at

@@ -1,0 +1,100 @@
+"""Why an entry is None or unknown: sentences that are computed from the records, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fxgrad.graph import BackwardGraph, Node, NodeKind
+from fxgrad.graph.notation import escaped
+from fxgrad.predict.flow import DECIDES_ALONE, OUTPUT_SIDE, special_verdict, wanted_edges
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, is_elementwise_over_lists
+from fxgrad.predict.outlook import Outlook
+
+UNUSED = "no root depends on it"
+NOT_EXECUTED = "backward does not execute this node"
+NOTHING_ARRIVES = "no gradient arrives at this node"
+NOT_NEEDED = "none of the tensors in inputs= is behind it"
+ELEMENT_UNUSED = "the same element of the result gets no gradient"
+
+
+def slot_reason(outlook: Outlook, node: Node, slot: int) -> str | None:
+    """Why a grad_output entry is None or unknown; None where it is a Tensor."""
+    status = outlook.flow.grad_outputs[node.id][slot]
+    if status == UNKNOWN:
+        return _arrival_reason(outlook, node, slot)
+    return _no_arrival_reason(outlook, node, slot) if status == NONE else None
+
+
+def _arrival_reason(outlook: Outlook, node: Node, slot: int) -> str:
+    origin = outlook.flow.origins[node.id, slot]
+    return f"{_decider(outlook.graph.nodes[origin])} whether a gradient arrives here"
+
+
+def _no_arrival_reason(outlook: Outlook, node: Node, slot: int) -> str:
+    users = outlook.users.get((node.id, slot), ())
+    if not users:
+        return UNUSED
+    executed = [user for user in users if outlook.runs(user)]
+    if not executed:
+        return "nothing that backward executes uses it"
+    return f"{labels_text(outlook.graph, executed)} {'returns' if len(executed) == 1 else 'return'} None for it"
+
+
+def edge_reason(outlook: Outlook, node: Node, index: int) -> str | None:
+    """Why a grad_input entry is None or unknown; None where it is a Tensor."""
+    status = outlook.flow.grad_inputs[node.id][index]
+    if status == TENSOR:
+        return None
+    if node.kind in DECIDES_ALONE and status == UNKNOWN:
+        return f"{_decider(node)} whether this is a Tensor or None"
+    return _formula_reason(outlook, node, index) or _absence_reason(outlook, node, index)
+
+
+def _formula_reason(outlook: Outlook, node: Node, index: int) -> str | None:
+    """What is special about the node's own formula, where that is what makes the entry None or unknown."""
+    received = outlook.flow.grad_outputs[node.id]
+    special = special_verdict(outlook.graph, node, received)
+    if special is None or special.statuses[index] == TENSOR or not wanted_edges(node, outlook.schedule.needed)[index]:
+        return None
+    return special.reason
+
+
+def _absence_reason(outlook: Outlook, node: Node, index: int) -> str:
+    edge = node.edges[index]
+    received = outlook.flow.grad_outputs[node.id]
+    if not outlook.runs(node.id):
+        return NOT_EXECUTED
+    if outlook.flow.grad_inputs[node.id][index] == UNKNOWN:
+        return _unknown_arrival_reason(outlook, node)
+    if edge.next_node is None and outlook.sides.get(node.id) != OUTPUT_SIDE:
+        return edge.null_reason or "no gradient goes there"
+    if edge.next_node is not None and not outlook.schedule.needed[edge.next_node]:
+        return NOT_NEEDED
+    if is_elementwise_over_lists(node) and TENSOR in received:
+        return ELEMENT_UNUSED
+    if outlook.sides.get(node.id) == OUTPUT_SIDE:
+        return "the hook on the module's outputs hands on None where no gradient arrives"
+    return NOTHING_ARRIVES
+
+
+def _unknown_arrival_reason(outlook: Outlook, node: Node) -> str:
+    slots = [slot for slot in range(len(node.grad_outputs)) if (node.id, slot) in outlook.flow.origins]
+    if slots:
+        return _arrival_reason(outlook, node, slots[0])
+    return "only backward decides whether this is zeros or None"
+
+
+def _decider(node: Node) -> str:
+    if node.kind is NodeKind.CHECKPOINT:
+        return f"the recomputation of {escaped(node.label)} decides"
+    if node.kind.is_python:
+        return f"the backward of {escaped(node.label)}, a Python function, decides"
+    return f"{escaped(node.label)} decides"
+
+
+def labels_text(graph: BackwardGraph, nodes: Sequence[int], *, most: int = 3) -> str:
+    """The labels of some nodes as one phrase."""
+    labels = [escaped(graph.nodes[node].label) for node in nodes[:most]]
+    if len(nodes) > most:
+        return f"{', '.join(labels)} and {len(nodes) - most} more"
+    return " and ".join([", ".join(labels[:-1]), labels[-1]]) if len(labels) > 1 else labels[0]

@@ -1,0 +1,72 @@
+"""The arrows of a picture: one per edge of the graph, or one per pair of boxes where one stands for many nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.render import labels
+from fxgrad.render.boxes import dead_end_key, dead_ends, root_key
+from fxgrad.render.drawing import Arrow
+from fxgrad.render.flow import strongest
+from fxgrad.render.scope import Link
+from fxgrad.render.theme import Flow
+from fxgrad.render.view import View
+
+
+def arrows(view: View) -> tuple[Arrow, ...]:
+    """Every arrow: from the roots, between the nodes, and to where no gradient goes on."""
+    return (*_root_arrows(view), *_links(view), *_dead_end_arrows(view))
+
+
+def _root_arrows(view: View) -> Iterator[Arrow]:
+    drawn = set(view.scope.nodes)
+    for rank, root in enumerate(view.graph.roots):
+        if root.node in drawn:
+            lines = tuple(labels.root_lines(view.graph, root))
+            yield Arrow(root_key(rank), view.key(root.node), lines, ("backward starts here",), Flow.GRADIENT)
+
+
+def _links(view: View) -> Iterator[Arrow]:
+    bundles: dict[tuple[str, str], list[Link]] = {}
+    for link in view.scope.links:
+        bundles.setdefault((view.key(link.tail), view.key(link.head)), []).append(link)
+    for (tail, head), links in bundles.items():
+        if tail == head:
+            continue
+        if len(links) > 1 and (links[0].tail in view.groups or links[0].head in view.groups):
+            yield _bundle(view, tail, head, links)
+        else:
+            yield from (_link(view, tail, head, link) for link in links)
+
+
+def _bundle(view: View, tail: str, head: str, links: list[Link]) -> Arrow:
+    tooltip = tuple(line for link in links for line in _tooltip(view, link))
+    flow = strongest(*(link.flow for link in links))
+    return Arrow(tail, head, (labels.counted(len(links), "edge"),), tooltip, flow)
+
+
+def _link(view: View, tail: str, head: str, link: Link) -> Arrow:
+    return Arrow(tail, head, tuple(_lines(view, link)), tuple(_tooltip(view, link)), link.flow)
+
+
+def _lines(view: View, link: Link) -> Iterator[str]:
+    if link.edge is None:
+        yield f"{labels.counted(link.between, 'node')} between"
+    else:
+        yield from labels.edge_lines(view.graph, view.graph.nodes[link.tail].edges[link.edge])
+
+
+def _tooltip(view: View, link: Link) -> Iterator[str]:
+    if link.edge is None:
+        yield from _lines(view, link)
+    else:
+        yield from labels.edge_tooltip(view.graph.nodes[link.tail], link.edge)
+
+
+def _dead_end_arrows(view: View) -> Iterator[Arrow]:
+    for node_id in view.scope.nodes:
+        node = view.graph.nodes[node_id]
+        for index in () if node_id in view.groups else dead_ends(view, node):
+            lines = tuple(labels.edge_lines(view.graph, node.edges[index]))
+            tooltip = tuple(labels.edge_tooltip(node, index))
+            yield Arrow(view.key(node_id), dead_end_key(node_id), lines, tooltip, Flow.NONE)

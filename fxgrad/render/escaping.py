@@ -1,0 +1,54 @@
+"""Text in DOT: quoted for its two notations, HTML-like labels and escStrings, and measured.
+
+What is the user's has passed through `fxgrad.graph.notation.escaped` before: it is one line and prints.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from unicodedata import east_asian_width
+
+WIDE_EM = 1.05
+USUAL_EM = 0.65
+
+
+def html_text(text: str) -> str:
+    """Write the text as character data of an HTML-like label.
+
+    >>> html_text("<lambda> & 'x'")
+    '&lt;lambda&gt; &amp; &#x27;x&#x27;'
+    """
+    return html.escape(text)
+
+
+def escaped_lines(lines: Iterable[str]) -> str:
+    r"""Write the lines as one Graphviz escString, where a backslash starts an escape and ``&`` a character entity.
+
+    >>> print(escaped_lines(["a name of \\N", "b &lt; c"]))
+    a name of \\N\nb &amp;lt; c
+    """
+    return r"\n".join(line.replace("\\", r"\\").replace("&", "&amp;") for line in lines)
+
+
+def shortened(text: str, width: int) -> str:
+    """Cut the text to at most that many characters; what goes is in the middle, because both ends of a name tell.
+
+    >>> shortened("encoder.layers.0.self_attn.out_proj.weight", 20)
+    'encoder.la…oj.weight'
+    """
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def ems(text: str) -> float:
+    """Estimate how wide the text is in a wide sans-serif font, in units of the font's size.
+
+    A picture made with one font is looked at with another: boxes are at least this wide, whatever the font here is.
+
+    >>> round(ems("AddmmBackward0"), 2)
+    9.1
+    """
+    return sum(WIDE_EM if east_asian_width(character) in "WF" else USUAL_EM for character in text)

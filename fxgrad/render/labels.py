@@ -1,0 +1,209 @@
+"""What stands in the boxes, on the arrows and in the tooltips: one small function per line of text.
+
+Every text returned is one printable line (`fxgrad.graph.notation`); lines in boxes are cut to a width, tooltips are not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
+from fxgrad.graph.notation import escaped, path_text, shape_text
+from fxgrad.render.drawing import Line
+from fxgrad.render.escaping import shortened
+
+NAME_WIDTH = 44
+PART_WIDTH = 32
+MOST_HOOKS = 8
+MOST_UNPLACED = 3
+
+
+def node_lines(graph: BackwardGraph, node: Node) -> Iterator[Line]:
+    """What a node is: its label, or for a leaf the variable's name and shape."""
+    yield Line(shortened(_title(node), NAME_WIDTH), bold=True)
+    if node.kind is NodeKind.ACCUMULATE_GRAD:
+        yield Line(_leaf_text(graph, node))
+
+
+def _title(node: Node) -> str:
+    if node.kind is NodeKind.ACCUMULATE_GRAD and node.variable is not None:
+        return escaped(node.variable)
+    return escaped(node.label)
+
+
+def _leaf_text(graph: BackwardGraph, node: Node) -> str:
+    shape = shape_text(node.grad_outputs[0].shape) if node.grad_outputs else "shape unknown"
+    variable = graph.variables_by_name.get(node.variable or "")
+    return f"{shape} · {escaped(variable.kind)}" if variable and variable.kind != "parameter" else shape
+
+
+def hook_lines(sites: Iterable[HookSite]) -> Iterator[Line]:
+    """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
+    places = list(sites)
+    fire = {_identity(site) for site in places if site.fires is not False}
+    hooks = list(Counter(map(_identity, places)).items())
+    for hook, times in hooks[:MOST_HOOKS]:
+        yield Line(_hook_text(hook, times, fires=hook in fire), hook=hook.kind)
+    if len(hooks) > MOST_HOOKS:
+        yield Line(f"and {len(hooks) - MOST_HOOKS} more hooks")
+
+
+class _HookName(NamedTuple):
+    function: str
+    kind: HookKind
+    owner: str
+
+
+def _identity(site: HookSite) -> _HookName:
+    return _HookName(site.hook.function, site.hook.kind, site.hook.owner)
+
+
+def _hook_text(hook: _HookName, times: int, *, fires: bool) -> str:
+    owner = "every module" if hook.kind.is_global else escaped(hook.owner) or "the model"
+    parts = [escaped(hook.function) or "hook", registering(hook.kind), owner]
+    count = [f"{times} times"] if times > 1 else []
+    return " · ".join([shortened(part, PART_WIDTH) for part in parts] + count + ([] if fires else ["never fires"]))
+
+
+@cache
+def registering(kind: HookKind) -> str:
+    """The name of the function that registers such a hook, as short as it stays unambiguous.
+
+    >>> registering(HookKind.MODULE_BACKWARD), registering(HookKind.TENSOR)
+    ('register_backward_hook', 'Tensor.register_hook')
+    """
+    name = kind.value.rpartition(".")[2]
+    return name if [other.value.rpartition(".")[2] for other in HookKind].count(name) == 1 else kind.value
+
+
+def node_tooltip(graph: BackwardGraph, node: Node, sites: Iterable[HookSite]) -> Iterator[str]:
+    """Everything known of a node that its box has no room for."""
+    yield escaped(node.label)
+    if node.variable is not None:
+        yield from _variable_texts(graph, node.variable)
+    yield f"schema: {escaped(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
+    yield f"sequence number: {'none' if node.sequence_nr is None else node.sequence_nr}"
+    yield f"receives: {_received(node)}"
+    if node.call is not None:
+        yield f"made in the module call {escaped(node.call)}"
+    if node.source is not None:
+        yield escaped(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
+    yield from (f"hook: {_full_hook_text(site)}" for site in sites)
+
+
+def _variable_texts(graph: BackwardGraph, name: str) -> Iterator[str]:
+    variable = graph.variables_by_name.get(name)
+    yield f"leaf: {escaped(name)}" if variable is None else f"{escaped(variable.kind)}: {escaped(name)}"
+    if variable is not None and variable.aliases:
+        yield f"also called: {', '.join(map(escaped, variable.aliases))}"
+
+
+def _received(node: Node) -> str:
+    shapes = [shape_text(meta.shape) for meta in node.grad_outputs]
+    names = [*map(escaped, node.output_names), *[""] * len(shapes)]
+    return ", ".join(f"{name} {shape}".strip() for name, shape in zip(names, shapes, strict=False)) or "nothing"
+
+
+def _full_hook_text(site: HookSite) -> str:
+    hook = site.hook
+    return escaped(f"{hook.function} · {hook.kind.value} · {hook.owner}".removesuffix(" · "))
+
+
+def edge_lines(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
+    """The argument's name and the shape of its gradient, and which gradient of the next node it adds to, of several."""
+    if edge.argument is not None:
+        yield shortened(escaped(edge.argument), PART_WIDTH)
+    if edge.next_node is None:
+        return
+    yield from _slot_lines(graph.nodes[edge.next_node], edge.input_nr)
+
+
+def _slot_lines(node: Node, slot: int) -> Iterator[str]:
+    yield shape_text(node.grad_outputs[slot].shape)
+    if len(node.grad_outputs) > 1:
+        yield f"to {_slot_name(node, slot)}"
+
+
+def _slot_name(node: Node, slot: int) -> str:
+    return escaped(node.output_names[slot]) if slot < len(node.output_names) else f"result {slot}"
+
+
+def edge_tooltip(node: Node, index: int) -> Iterator[str]:
+    """Which entry of grad_input goes along the edge, and why none does where none does."""
+    edge = node.edges[index]
+    name = f": {escaped(edge.argument)}" if edge.argument else ""
+    yield f"grad_input[{index}] of {escaped(node.label)}{name}"
+    if edge.next_node is None:
+        yield escaped(edge.null_reason or "no gradient goes there")
+
+
+def root_lines(graph: BackwardGraph, root: Root) -> Iterator[str]:
+    """The shape of the gradient that backward starts with, and which gradient of the node it is, of several."""
+    return _slot_lines(graph.nodes[root.node], root.slot)
+
+
+def root_title(root: Root) -> str:
+    """Where the root was found: ``result[0]``."""
+    return shortened(path_text(root.path) or "the output", NAME_WIDTH)
+
+
+def call_title(call: ModuleCall) -> str:
+    """The path of the called module; the model itself has none and goes by its type."""
+    return shortened(escaped(call.path or call.type_name), NAME_WIDTH)
+
+
+def call_notes(call: ModuleCall, *, times: int) -> Iterator[str]:
+    """The module's type, and which of its calls this is where there are several."""
+    if call.path:
+        yield shortened(escaped(call.type_name), PART_WIDTH)
+    if times > 1:
+        yield f"call {call.index} of {times}"
+
+
+def call_tooltip(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
+    """Everything known of a module call that its frame has no room for."""
+    yield f"module call {escaped(call.id)}"
+    module = graph.modules_by_path.get(call.path)
+    yield escaped(module.description if module is not None and module.description else call.type_name)
+    if call.source is not None:
+        yield escaped(f"{call.source.file}:{call.source.line}  {call.source.code}".rstrip())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "node"), counted(1200, "node")
+    ('1 node', '1,200 nodes')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
+    """What the picture is of, and how it is read."""
+    yield " · ".join(_headline_parts(graph, shown))
+    yield "Backward runs from the roots at the top down to the leaves."
+    unplaced = list(_unplaced_hooks(graph))
+    if unplaced:
+        named = ", ".join(unplaced[:MOST_UNPLACED]) + (", ..." if len(unplaced) > MOST_UNPLACED else "")
+        yield f"{counted(len(unplaced), 'hook')} on no node of this graph: {named}"
+
+
+def _headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
+    outermost = next((call for call in graph.calls if call.parent is None), None)
+    yield f"Backward graph of {shortened(escaped(outermost.type_name), PART_WIDTH)}" if outermost else "Backward graph"
+    nodes = counted(len(graph.nodes), "node")
+    yield nodes if shown == len(graph.nodes) else f"{shown:,} of {nodes}"
+    if graph.hooks:
+        yield counted(len(graph.hooks), "hook")
+    yield f"emulated {escaped(graph.info.device)}" if graph.info.emulated else escaped(graph.info.device)
+
+
+def _unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
+    """The hooks that sit on no node: a picture that left them out would keep silent about them."""
+    placed = {site.hook.id for site in graph.sites if site.node is not None}
+    for hook in graph.hooks:
+        if hook.id not in placed:
+            yield f"{shortened(escaped(hook.function), PART_WIDTH)} · {registering(hook.kind)}"

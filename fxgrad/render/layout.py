@@ -1,0 +1,123 @@
+"""The only place that runs a layout engine, and the only one that writes a picture to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from fxgrad.errors import OutputError, UsageError
+from fxgrad.graph.notation import escaped
+
+FORMATS = ("svg", "png", "pdf", "dot")
+SHOWN_LINES = 3
+DRAFT_NAME = 100
+
+_BUNDLED_ENGINE = """
+import sys
+sys.path[:] = sys.argv[2:]
+import pygraphviz
+source = sys.stdin.buffer.read().decode()
+sys.stdout.buffer.write(pygraphviz.AGraph(string=source).draw(format=sys.argv[1], prog="dot"))
+"""
+"""Run with the caller's import path: the working directory may hold a file that hides a module."""
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Tell a picture's format from the end of its file's name.
+
+    Raises `UsageError` for an unknown one.
+
+    >>> format_of("graph.SVG")
+    'svg'
+    """
+    suffix = Path(path).suffix
+    if suffix[1:].lower() in FORMATS:
+        return suffix[1:].lower()
+    problem = f'unknown format "{escaped(suffix[1:])}"' if suffix else "its name does not end in a format"
+    raise UsageError(
+        f'picture "{escaped(os.fspath(path))}": {problem}',
+        f"a file name that ends in {_named_formats('.')}",
+        f'"{escaped(Path(path).stem or "graph")}.svg"',
+    )
+
+
+def render(source: str, format: str) -> bytes:
+    """Lay DOT source out and draw it; ``"dot"`` is the source itself, in UTF-8, without a layout.
+
+    ``dot`` does it where it is on the PATH, otherwise the engine in pygraphviz's wheel; either in a process of its
+    own, so that a crash or a warning of the C library stays away from the caller.
+
+    Raises `UsageError` for a format that is none of `FORMATS`, `OutputError` where the engine fails.
+    """
+    if format not in FORMATS:
+        raise UsageError(f'format "{escaped(format)}"', _named_formats(""), '"svg"')
+    if format == "dot":
+        return source.encode()
+    try:
+        run = subprocess.run(_engine(format), input=source.encode(), capture_output=True, check=False)
+    except OSError as error:
+        raise _failed(str(error)) from error
+    if run.returncode or not run.stdout:
+        raise _failed(run.stderr.decode(errors="replace"))
+    return run.stdout
+
+
+def write(content: bytes, path: str | os.PathLike[str]) -> None:
+    """Write a file whole or not at all: beside its place first, then moved there.
+
+    Raises `OutputError` where that is not possible; a file that was there before is then as it was.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        if place.exists() and not place.is_file() and not place.is_dir():
+            place.write_bytes(content)  # a device or a pipe is written to, never replaced
+        else:
+            _replace(place, content)
+    except OSError as error:
+        raise OutputError(
+            f'cannot write "{escaped(os.fspath(path))}": {error.strerror}',
+            "a file in a folder that exists and that you may write to",
+            _instead(place),
+        ) from error
+
+
+def _engine(format: str) -> list[str]:
+    dot = shutil.which("dot")
+    return [dot, f"-T{format}"] if dot else [sys.executable, "-c", _BUNDLED_ENGINE, format, *sys.path]
+
+
+def _failed(errors: str) -> OutputError:
+    last = "; ".join(escaped(line) for line in errors.strip().splitlines()[-SHOWN_LINES:])
+    return OutputError(
+        f"the layout engine failed: {last or 'it said nothing'}",
+        "a working `dot` on the PATH, or pygraphviz",
+        "pip install pygraphviz; or write a .dot file, which needs no layout",
+    )
+
+
+def _replace(place: Path, content: bytes) -> None:
+    draft = place.with_name(f".{place.name[:DRAFT_NAME]}.{os.getpid()}.part")
+    try:
+        with draft.open("xb") as file:
+            file.write(content)
+        draft.replace(place)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _instead(place: Path) -> str:
+    if place.is_dir():
+        return f'"{escaped(str(place / "graph.svg"))}": it is a folder'
+    if not place.parent.is_dir():
+        return f'make the folder "{escaped(str(place.parent))}" first'
+    return "another file name or folder"
+
+
+def _named_formats(before: str) -> str:
+    names = [f"{before}{format}" for format in FORMATS]
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -1,0 +1,126 @@
+"""Every colour, shape and legend sentence of the picture.
+
+The strong colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell
+apart; a global hook has a shade of its module hook's colour. All text stands on a fill from here, never on the page,
+and every line holds on a white page as on a dark one: tests/unit/render/test_theme.py computes both.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from fxgrad.graph.records import HookKind, NodeKind
+
+FONT = "sans-serif"
+BLACK = "#000000"
+WHITE = "#FFFFFF"
+GREY = "#767676"
+
+
+class Look(NamedTuple):
+    """How a box looks, and what the legend says of it.
+
+    ``shape`` and ``style`` are Graphviz's words; ``line`` colours the outline, ``fill`` the inside.
+    """
+
+    shape: str
+    style: str
+    line: str
+    fill: str
+    meaning: str
+
+
+NODE_LOOKS: dict[NodeKind, Look] = {
+    NodeKind.FUNCTION: Look("box", "rounded,filled", GREY, WHITE, "autograd node"),
+    NodeKind.CUSTOM_FUNCTION: Look("component", "filled", "#0072B2", "#E3F0F8", "custom autograd.Function"),
+    NodeKind.ACCUMULATE_GRAD: Look("tab", "filled", "#009E73", "#E2F3ED", "leaf: AccumulateGrad adds to its .grad"),
+    NodeKind.BACKWARD_HOOK: Look("cds", "filled", "#D55E00", "#FCEBDD", "BackwardHookFunction of a full hook"),
+    NodeKind.COPY_SLICES: Look("note", "filled", "#B8739A", "#F8EBF3", "CopySlices: in-place change of a view"),
+    NodeKind.COMPILED: Look("box3d", "filled", "#7B6BB5", "#EDEAF6", "region compiled by torch.compile"),
+    NodeKind.CHECKPOINT: Look("folder", "filled", "#9A7D0A", "#FBF6D9", "checkpoint: recomputed in backward"),
+    NodeKind.SCRIPTED: Look("hexagon", "filled", "#2E86A8", "#E4F1F5", "TorchScript graph"),
+    NodeKind.ERROR: Look("octagon", "filled", "#CC3D3D", "#FBE4E4", "raises when backward reaches it"),
+    NodeKind.OPAQUE: Look("box", "dashed,filled", "#8A6D5A", "#F3EEEA", "node of an unknown kind"),
+}
+
+ROOT = Look("invhouse", "filled", "#0B7A75", "#DDF1EF", "backward starts here")
+COLLAPSED = Look("box", "bold,filled", GREY, "#ECEFF3", "module call, its nodes not drawn")
+STUB = Look("box", "dotted,filled", GREY, "#F7F7F7", "outside of the module drawn")
+NO_GRADIENT = Look("box", "dashed,filled", GREY, WHITE, "no gradient goes on from here")
+HOOKED = Look("box", "rounded,filled", GREY, WHITE, "")
+"""The box of a hook kind's legend entry; its fill is the kind's."""
+
+PLAIN = Look("plain", "", GREY, WHITE, "")
+"""The box of a line's legend entry: none."""
+
+HOOK_FILLS: dict[HookKind, str] = {
+    HookKind.MODULE_BACKWARD: "#D55E00",
+    HookKind.MODULE_FULL_BACKWARD: "#0072B2",
+    HookKind.MODULE_FULL_BACKWARD_PRE: "#56B4E9",
+    HookKind.GLOBAL_BACKWARD: "#552600",
+    HookKind.GLOBAL_FULL_BACKWARD: "#002E47",
+    HookKind.GLOBAL_FULL_BACKWARD_PRE: "#AADAF4",
+    HookKind.TENSOR: "#E69F00",
+    HookKind.RETAIN_GRAD: "#F0E442",
+    HookKind.POST_ACCUMULATE_GRAD: "#009E73",
+    HookKind.NODE: "#CC79A7",
+    HookKind.NODE_PRE: "#854F6D",
+    HookKind.MULTI_GRAD: "#000000",
+}
+
+MODULE_FILLS = ("#F4F6F9", "#E9EDF3")
+"""Fills of module clusters, by turns from the outside in."""
+MODULE_LINE = "#9AA5B4"
+LEGEND_FILL = WHITE
+LABEL_FILL = WHITE
+EDGE_LINE = GREY
+
+
+class Flow(enum.Enum):
+    """Whether a gradient goes along an edge; the value is Graphviz's line style."""
+
+    GRADIENT = "solid"
+    NONE = "dashed"
+    UNKNOWN = "dotted"
+
+
+FLOW_MEANINGS: dict[Flow, str] = {
+    Flow.GRADIENT: "a gradient: argument name, shape",
+    Flow.NONE: "no gradient",
+    Flow.UNKNOWN: "gradient or none: only backward decides",
+}
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of ``#RRGGBB``, from 0 for black to 1 for white, as WCAG 2 defines it.
+
+    >>> luminance("#FFFFFF")
+    1.0
+    """
+    red, green, blue = (_linear(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(channel: float) -> float:
+    """One sRGB channel with its gamma taken out: the constants are WCAG's."""
+    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
+
+
+def contrast(one: str, other: str) -> float:
+    """The WCAG 2 contrast ratio of two colours, from 1 to 21.
+
+    >>> round(contrast("#000000", "#FFFFFF"), 6)
+    21.0
+    """
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def text_on(fill: str) -> str:
+    """Black or white: whichever reads better on that fill.
+
+    >>> text_on("#F0E442"), text_on("#0072B2")
+    ('#000000', '#FFFFFF')
+    """
+    return max((BLACK, WHITE), key=lambda text: contrast(text, fill))

@@ -1,0 +1,163 @@
+"""Which node a hook sits on: FXG101, FXG102 and FXG103."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.graph import Explanation, Node, TensorRef
+from fxgrad.graph.notation import escaped
+from fxgrad.rules.backends import backend_of
+from fxgrad.rules.downstream import ParameterWay, parameter_ways
+from fxgrad.rules.full_view import full_hook_advice, given_tensors
+from fxgrad.rules.functions import argument_of, function_of, result_of
+from fxgrad.rules.phrases import code, counted, forward_name, function_name, input_name, listed, meta_text, module_name
+from fxgrad.rules.subject import Placed, Spot, Subject
+
+MODULE_PY = "(torch/nn/modules/module.py, Module._call_impl)"
+_GENERAL_ADVICE = "register_full_backward_hook, which sees the module's own arguments and results"
+
+
+def legacy_hook_sits_on_a_node(subject: Subject) -> Iterator[Explanation]:
+    """FXG101: a non-full hook is a hook on one autograd node."""
+    if not subject.hook.kind.is_legacy or not subject.placed:
+        return
+    placed = subject.placed[0]
+    whole = _is_whole_module(placed)
+    yield Explanation(
+        code="FXG101",
+        severity="info" if whole else "warning",
+        headline="a non-full hook sits on one autograd node"
+        + (", which here is the whole module" if whole else ", not on the module"),
+        because=" ".join(_legacy_because(subject, placed)),
+        fix=full_hook_advice(placed.call, placed.site) if placed.call else _GENERAL_ADVICE,
+        site=placed.site,
+    )
+
+
+def _is_whole_module(placed: Placed) -> bool:
+    """Whether the node's entries are the module's own, one for one."""
+    _, node, call = placed
+    if call is None or call.n_args != len(node.edges) or call.n_results != len(node.grad_outputs):
+        return False
+    inputs = [(ref.path, ref.node, ref.slot) for ref in call.inputs]
+    edges = [(("args", at), edge.next_node, edge.input_nr) for at, edge in enumerate(node.edges)]
+    outputs = [(ref.node, ref.slot) for ref in call.outputs]
+    return inputs == edges and outputs == [(node.id, slot) for slot in range(call.n_results)]
+
+
+def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
+    yield _attached(subject, placed)
+    yield _grad_input(placed)
+    yield f"grad_output has {_entries(len(placed.site.grad_output))}, one per {result_of(placed.node)}."
+    yield from (_parameter(subject, way) for way in parameter_ways(subject, placed.site))
+    yield MODULE_PY
+
+
+def _attached(subject: Subject, placed: Placed) -> str:
+    _, node, call = placed
+    returned = f"the first tensor that {forward_name(call)} returned" if call else "the first tensor of the result"
+    which = f" (call {call.index})" if call and len(subject.placed) > 1 else ""
+    return f"PyTorch put {function_name(subject.hook)} on the grad_fn of {returned}: {escaped(node.label)}{which}."
+
+
+def _grad_input(placed: Placed) -> str:
+    site, node, call = placed
+    names = [escaped(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input]
+    shown = f" ({listed(names)})" if names else ""
+    given = f"; {forward_name(call)} was given {given_tensors(call)}" if call else ""
+    return f"grad_input has {_entries(len(names))}, one per {argument_of(node)}{shown}{given}."
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", plural="entries")
+
+
+def _parameter(subject: Subject, way: ParameterWay) -> str:
+    variable = subject.graph.variables_by_name.get(way.name)
+    shape = f" {meta_text(variable.meta)}" if variable else ""
+    if not way.through:
+        return f"{code(way.name)}{shape} is entry {way.entry}."
+    steps = listed(escaped(node.label) for node in way.through)
+    return f"{code(way.name)}{shape} is no entry: its gradient comes out at {way.leaf.label}, through {steps}."
+
+
+def kernel_decides_the_node(subject: Subject) -> Iterator[Explanation]:
+    """FXG102: another device, or another kernel, gives another node."""
+    found = next((placed for placed in subject.placed if _depends_on_the_kernel(subject, placed.node)), None)
+    if subject.hook.kind.is_legacy and found:
+        yield Explanation(
+            code="FXG102",
+            severity="info",
+            headline="on another device this hook may sit on another node",
+            because=" ".join(_kernel_because(subject, found.node)),
+            fix="register_full_backward_hook, whose entries are the module's own on every device",
+            site=found.site,
+        )
+
+
+def _depends_on_the_kernel(subject: Subject, node: Node) -> bool:
+    return backend_of(node) is not None or (subject.graph.info.emulated and node.schema is not None)
+
+
+def _kernel_because(subject: Subject, node: Node) -> Iterator[str]:
+    info, backend = subject.graph.info, backend_of(node)
+    emulated = ", which was emulated here" if info.emulated else ""
+    yield f"On {escaped(info.device)}{emulated}, {module_name(subject.path)} ran through {function_of(node)},"
+    yield f"and the hook sits on that function's node, {escaped(node.label)}."
+    if backend:
+        yield f"That function belongs to {backend}; elsewhere other functions do its work, with other nodes."
+    else:
+        yield "PyTorch may take another function, and so another node, for another device."
+
+
+def node_belongs_to_another_module(subject: Subject) -> Iterator[Explanation]:
+    """FXG103: the first tensor of the result was made by another module's call."""
+    strangers = [spot for spot in subject.spots if _is_made_elsewhere(subject, spot)]
+    if subject.hook.kind.is_legacy and strangers:
+        yield _elsewhere(subject, strangers[0])
+
+
+def _is_made_elsewhere(subject: Subject, spot: Spot) -> bool:
+    maker = subject.index.maker(spot.node)
+    if maker is not None and subject.index.is_within(maker.id, spot.call.id):
+        return maker.id != spot.call.id
+    return _is_earlier(spot) and (maker is not None or _returned_argument(spot) is not None)
+
+
+def _is_earlier(spot: Spot) -> bool:
+    """Whether the node was made before the call: one that a view's grad_fn is made anew for may be later."""
+    return spot.node.sequence_nr is not None and spot.node.sequence_nr < spot.call.sequence_window[0]
+
+
+def _returned_argument(spot: Spot) -> TensorRef | None:
+    """The argument that forward returned as it was, if it did."""
+    first = spot.call.legacy_tensor
+    if first is None or first.node is None:
+        return None
+    return next((ref for ref in spot.call.inputs if (ref.node, ref.slot) == (first.node, first.slot)), None)
+
+
+def _elsewhere(subject: Subject, spot: Spot) -> Explanation:
+    maker = subject.index.maker(spot.node)
+    inside = maker is not None and subject.index.is_within(maker.id, spot.call.id)
+    owner = f"{module_name(maker.path)} ({escaped(maker.type_name)})" if maker else "code before the module"
+    return Explanation(
+        code="FXG103",
+        severity="info" if inside else "warning",
+        headline=f"the node belongs to {owner}, {'inside' if inside else 'not to'} {module_name(subject.path)}",
+        because=f"{_came_from(spot, owner, inside=inside)} {MODULE_PY}",
+        fix="register_full_backward_hook, which puts nodes of its own around the module's arguments and results",
+        site=spot.site,
+    )
+
+
+def _came_from(spot: Spot, owner: str, *, inside: bool) -> str:
+    label, forward = escaped(spot.node.label), forward_name(spot.call)
+    if inside:
+        return (
+            f"The first tensor that {forward} returned was made in {owner}: the hook sits on {label}, where a "
+            "non-full hook on that module would sit, and sees that function's gradients only."
+        )
+    argument = _returned_argument(spot)
+    how = f"returned its argument {code(input_name(spot.call, argument))} as it is" if argument else "made no node"
+    return f"{forward} {how}: the first tensor of the result still has the grad_fn from {owner}, {label}."

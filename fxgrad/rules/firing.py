@@ -1,0 +1,185 @@
+"""Whether and when a hook fires: FXG104 and FXG105."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall, Node, TensorRef
+from fxgrad.graph.notation import escaped, path_text
+from fxgrad.rules.downstream import nodes_behind
+from fxgrad.rules.full_view import takes_full_hook
+from fxgrad.rules.phrases import (
+    code,
+    counted,
+    forward_name,
+    function_name,
+    input_name,
+    listed,
+    module_name,
+    ranges,
+    sentence,
+)
+from fxgrad.rules.subject import Spot, Subject
+
+_MOST_REASONS = 3
+
+
+def hook_never_fires(subject: Subject) -> Iterator[Explanation]:
+    """FXG104: backward passes the hook by, and nobody says so."""
+    silent = [site for site in subject.sites if site.fires is False]
+    if not silent or not subject.hook.active:
+        return
+    yield Explanation(
+        code="FXG104",
+        severity="warning",
+        headline=f"{function_name(subject.hook)} {_silence(subject, silent)}",
+        because=_reasons(subject, silent),
+        fix=_remedy(subject, silent[0]),
+        site=silent[0],
+    )
+
+
+def _silence(subject: Subject, silent: Sequence[HookSite]) -> str:
+    calls = [call.index for call in map(subject.call, silent) if call is not None]
+    if len(silent) == len(subject.sites) or not calls:
+        return "never fires"
+    return f"does not fire for call{'s' if len(calls) > 1 else ''} {ranges(calls)} of {len(subject.calls)}"
+
+
+def _reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
+    found: dict[str, HookSite] = {}
+    for site in silent:
+        found.setdefault(site.reason, site)
+    if len(found) == 1:
+        return sentence(silent[0].reason)
+    shown = list(found.items())[:_MOST_REASONS]
+    told = " ".join(f"{_where(subject, site)}: {sentence(reason, capital=False)}" for reason, site in shown)
+    return told if len(found) == len(shown) else f"{told} And {len(found) - len(shown)} more such calls."
+
+
+def _where(subject: Subject, site: HookSite) -> str:
+    call = subject.call(site)
+    return f"Call {call.index}" if call else "Elsewhere"
+
+
+def _remedy(subject: Subject, site: HookSite) -> str:
+    if not subject.hook.kind.is_module:
+        return _tensor_remedy(subject.hook.kind)
+    call = subject.call(site)
+    return _call_remedy(subject, call) if call else _no_call_remedy(subject)
+
+
+def _tensor_remedy(kind: HookKind) -> str:
+    match kind:
+        case HookKind.MULTI_GRAD:
+            return "register it on tensors that the roots depend on"
+        case HookKind.NODE | HookKind.NODE_PRE:
+            return "register it on a node that backward reaches: one between the roots and the leaves that require grad"
+        case _:
+            return "register it on the tensor that the rest of forward uses, after any in-place change of it"
+
+
+def _no_call_remedy(subject: Subject) -> str:
+    if subject.graph.info.calls_reason is not None:
+        return "trace the run itself (fxgrad.trace, fxgrad.record): from finished outputs no module call can be seen"
+    if subject.calls:
+        return "register the hook before forward runs: each call takes along the hooks of that moment"
+    return (
+        "call the module itself: hooks run in Module.__call__, not when its forward or its parameters are used "
+        "directly. If another module uses its parameters, hook that one, or the parameters"
+    )
+
+
+def _call_remedy(subject: Subject, call: ModuleCall) -> str:
+    if not call.grad_enabled:
+        return f"call {module_name(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
+    carrying = [ref for ref in call.outputs if ref.requires_grad]
+    if not carrying:
+        return "let one of its parameters or inputs require grad, and keep detach, integers and no_grad out of forward"
+    if subject.hook.kind.is_legacy:
+        return _legacy_remedy(call, carrying)
+    if not takes_full_hook(call):
+        return f"return a Tensor or a tuple of Tensors from {forward_name(call)}, or {_tensor_hook(carrying[0])}"
+    return f"{_use_result(carrying)}, or {_tensor_hook(carrying[0])}"
+
+
+def _legacy_remedy(call: ModuleCall, carrying: Sequence[TensorRef]) -> str:
+    first = call.legacy_tensor
+    if first is None or not first.requires_grad:
+        return f"return a tensor that requires grad first, or {_tensor_hook(carrying[0])}"
+    return f"{_use_result(carrying[:1])}, or use register_full_backward_hook"
+
+
+def _use_result(carrying: Sequence[TensorRef]) -> str:
+    return f"let what you call backward on depend on {listed(path_text(ref.path) for ref in carrying)} of the call"
+
+
+def _tensor_hook(ref: TensorRef) -> str:
+    return f"put Tensor.register_hook on {path_text(ref.path)}"
+
+
+def hook_fires_before_the_module_is_done(subject: Subject) -> Iterator[Explanation]:
+    """FXG105: the hook sees a part of the module's gradients, or runs before they are there."""
+    if subject.hook.kind.is_legacy:
+        yield from _first(_legacy_part(subject, spot) for spot in subject.spots)
+    if subject.hook.kind.is_full:
+        yield from _first(_full_without_input(subject, spot) for spot in subject.spots)
+
+
+def _first(found: Iterator[Explanation | None]) -> Iterator[Explanation]:
+    yield from list(filter(None, found))[:1]
+
+
+def _legacy_part(subject: Subject, spot: Spot) -> Explanation | None:
+    waiting = nodes_behind(subject, spot.site)
+    entries = {(edge.next_node, edge.input_nr) for edge in spot.node.edges}
+    missing = [ref for ref in spot.call.inputs if ref.node is not None and (ref.node, ref.slot) not in entries]
+    if spot.site.fires is False or not waiting or not missing:
+        return None
+    return Explanation(
+        code="FXG105",
+        severity="info",
+        headline=f"the hook fires before backward of {module_name(subject.path)} is done",
+        because=_part_because(spot, waiting, [input_name(spot.call, ref) for ref in missing]),
+        fix="register_full_backward_hook fires when the gradients of all positional arguments are there",
+        site=spot.site,
+    )
+
+
+def _part_because(spot: Spot, waiting: Sequence[Node], missing: Sequence[str]) -> str:
+    more = counted(len(waiting), "more node")
+    verb = "runs" if len(waiting) == 1 else "run"
+    return (
+        f"It runs right after {escaped(spot.node.label)}. {more} of the module {verb} later "
+        f"({listed(escaped(node.label) for node in waiting)}), so grad_input has no entry for {listed(missing)}."
+    )
+
+
+def _full_without_input(subject: Subject, spot: Spot) -> Explanation | None:
+    setup = spot.call.full_hook
+    if spot.site.fires is False or setup is None or setup.input_positions is not None:
+        return None
+    return Explanation(
+        code="FXG105",
+        severity="warning",
+        headline=f"the hook fires when backward of {module_name(subject.path)} begins, and its grad_input is all None",
+        because=(
+            f"None of the {counted(setup.n_inputs, 'positional argument')} of {forward_name(spot.call)} is a tensor "
+            "that requires grad, so PyTorch put no node on the inputs and calls the hook from the node on the "
+            f"outputs, {escaped(spot.node.label)}, with a UserWarning. (torch/utils/hooks.py, BackwardHook)"
+        ),
+        fix=_full_remedy(spot),
+        site=spot.site,
+    )
+
+
+def _full_remedy(spot: Spot) -> str:
+    hidden = [input_name(spot.call, ref) for ref in spot.call.inputs if ref.requires_grad]
+    if hidden:
+        verb = "requires" if len(hidden) == 1 else "require"
+        return f"{listed(hidden)} {verb} grad: hand it over as a positional argument of its own"
+    shown = next((code(input_name(spot.call, ref)) for ref in spot.call.inputs), "an input")
+    return (
+        f"if the input's gradient is what you want, {shown} must require grad; for the parameters' gradients use "
+        "Tensor.register_post_accumulate_grad_hook"
+    )

@@ -1,0 +1,80 @@
+"""What a full hook would see of a call: torch/utils/hooks.py, BackwardHook, packs it so."""
+
+from __future__ import annotations
+
+from fxgrad.graph import HookSite, ModuleCall, TensorRef
+from fxgrad.graph.notation import path_text
+from fxgrad.rules.phrases import argument_name, counted, input_name, listed, tuple_text
+
+_TOP_LEVEL = 2
+_TENSOR = ("result",)
+
+
+def takes_full_hook(call: ModuleCall) -> bool:
+    """Whether forward returned a Tensor or a plain tuple, on which full hooks are sure to work."""
+    return call.result_type == "tuple" or any(ref.path == _TENSOR for ref in call.outputs)
+
+
+def is_visible(ref: TensorRef) -> bool:
+    """Whether a full hook has an entry for the tensor: a positional argument, or a result, itself."""
+    return ref.path == _TENSOR or (len(ref.path) == _TOP_LEVEL and ref.path[0] in ("args", "result"))
+
+
+def invisible(refs: tuple[TensorRef, ...]) -> tuple[TensorRef, ...]:
+    """The tensors that carry a gradient and that a full hook has no entry for."""
+    return tuple(ref for ref in refs if ref.requires_grad and not is_visible(ref))
+
+
+def grad_input_names(call: ModuleCall) -> tuple[str, ...]:
+    """One entry per positional argument, None where it is no tensor; all None where none of them requires grad."""
+    tops = {ref.path[1] for ref in call.inputs if is_visible(ref)}
+    if not any(ref.requires_grad for ref in call.inputs if is_visible(ref)):
+        return ("None",) * call.n_args
+    return tuple(argument_name(call, at) if at in tops else "None" for at in range(call.n_args))
+
+
+def grad_output_names(call: ModuleCall, site: HookSite) -> tuple[str, ...]:
+    """One entry per result, None where it is known that no gradient comes back."""
+    tops = {ref.path: ref for ref in call.outputs if is_visible(ref)}
+    if _TENSOR in tops:
+        return (_result(tops[_TENSOR], site),)
+    refs = (tops.get(("result", at)) for at in range(call.n_results))
+    return tuple(_result(ref, site) if ref else "None" for ref in refs)
+
+
+def _result(ref: TensorRef, site: HookSite) -> str:
+    if not ref.requires_grad or ref.node is None:
+        return "None"
+    shares = ref.node == site.node and ref.slot < len(site.grad_output)
+    return "None" if shares and site.grad_output[ref.slot].status == "none" else path_text(ref.path)
+
+
+def full_hook_advice(call: ModuleCall, site: HookSite) -> str:
+    """What to expect from a full hook at this call."""
+    if not takes_full_hook(call):
+        return (
+            f"a full hook needs a Tensor or a tuple as result, and this is {call.result_type}: "
+            "put Tensor.register_hook on the tensors themselves"
+        )
+    entries = f"grad_input would be {tuple_text(grad_input_names(call))}, one entry per positional argument"
+    results = f"grad_output {tuple_text(grad_output_names(call, site))}, one per result"
+    return f"register_full_backward_hook: {entries}{_all_none(call)}, and {results}{_unseen(call)}"
+
+
+def _all_none(call: ModuleCall) -> str:
+    nothing = call.n_args and set(grad_input_names(call)) == {"None"}
+    return " (all None, as no positional tensor requires grad)" if nothing else ""
+
+
+def _unseen(call: ModuleCall) -> str:
+    hidden = [input_name(call, ref) for ref in invisible(call.inputs)]
+    if not hidden:
+        return ""
+    noun = "is no positional argument itself" if len(hidden) == 1 else "are no positional arguments themselves"
+    return f"; it has no entry for {listed(hidden)}, which {noun}"
+
+
+def given_tensors(call: ModuleCall) -> str:
+    """The tensors that forward was given, counted and named."""
+    names = [input_name(call, ref) for ref in call.inputs]
+    return counted(len(names), "tensor") + (f" ({listed(names)})" if names else "")

@@ -1,0 +1,17 @@
+"""The rules' pages, one for each code, in the order of the codes."""
+
+from __future__ import annotations
+
+from fxgrad.rules.page import Page
+from fxgrad.rules.pages.attachment import ATTACHMENT_PAGES
+from fxgrad.rules.pages.calls import CALLS_PAGES
+from fxgrad.rules.pages.firing import FIRING_PAGES
+from fxgrad.rules.pages.full_hooks import FULL_HOOKS_PAGES
+
+PAGES: dict[str, Page] = {
+    page.code: page
+    for page in sorted(
+        (*ATTACHMENT_PAGES, *FIRING_PAGES, *FULL_HOOKS_PAGES, *CALLS_PAGES),
+        key=lambda page: page.code,
+    )
+}

@@ -1,0 +1,92 @@
+"""What a hook may return: FXG109."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from fxgrad.graph import Explanation, Gradient, HookKind, HookSite
+from fxgrad.graph.notation import escaped
+from fxgrad.rules.phrases import counted, entry_value, function_name, tuple_text
+from fxgrad.rules.subject import Subject
+
+_MOST_ENTRIES = 12
+_REPLACE_NOTHING = (HookKind.RETAIN_GRAD, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD)
+_COUNT = re.compile(
+    r"returned an (?:incorrect number of values|invalid number of grad_(?:in|out)put)[ ,(]*"
+    r"got (\d+), but expected (\d+)"
+)
+
+
+def hook_may_return_a_value(subject: Subject) -> Iterator[Explanation]:
+    """FXG109: the hook's code can return something, and PyTorch takes it for new gradients."""
+    hook, placed = subject.hook, [placed for placed in subject.placed if placed.site.fires is not False]
+    if not hook.may_return or not placed or hook.kind in _REPLACE_NOTHING:
+        return
+    site, node, _ = placed[0]
+    yield Explanation(
+        code="FXG109",
+        severity="info",
+        headline=f"{function_name(hook)} may return something else than None",
+        because=(
+            f"What it returns takes the place of the gradients at {escaped(node.label)}, for all that lies behind. "
+            "What fxgrad says of this graph assumes that it returns None."
+        ),
+        fix=f"return {must_return(site)}",
+        site=site,
+    )
+
+
+def must_return(site: HookSite) -> str:
+    """What a hook may return at this site, as a phrase.
+
+    PyTorch checks number, shape, dtype and None in torch/csrc/autograd/python_hook.cpp, for full hooks the number also
+    in torch/utils/hooks.py. A full pre-hook may return a tensor where its grad_output is None.
+    """
+    match site.hook.kind:
+        case HookKind.TENSOR:
+            return _tensor(site)
+        case HookKind.POST_ACCUMULATE_GRAD:
+            return "None: anything else raises"
+        case HookKind.RETAIN_GRAD | HookKind.MULTI_GRAD:
+            return "anything: it is not used"
+        case HookKind.MODULE_FULL_BACKWARD_PRE | HookKind.GLOBAL_FULL_BACKWARD_PRE:
+            return _tuple("grad_output", site.grad_output)
+        case HookKind.NODE_PRE:
+            return _tuple("grad_output", site.grad_output) + _none_stays(site.grad_output)
+        case _:
+            return _tuple("grad_input", site.grad_input) + _none_stays(site.grad_input)
+
+
+def _tensor(site: HookSite) -> str:
+    (gradient,) = site.grad_output
+    return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {entry_value(gradient)}")
+
+
+def _tuple(name: str, gradients: Sequence[Gradient]) -> str:
+    shapes = tuple_text(map(entry_value, gradients), most=_MOST_ENTRIES)
+    entries = counted(len(gradients), "entry", plural="entries")
+    return f"None, or a tuple of {entries} in place of {name}: {shapes}"
+
+
+def _none_stays(gradients: Sequence[Gradient]) -> str:
+    return " (never a tensor where an entry is None)" if any(entry.status != "tensor" for entry in gradients) else ""
+
+
+def number_of_values_help(message: str) -> Explanation | None:
+    """Explain the RuntimeError about the number of values that a hook returned; None for any other message."""
+    found = _COUNT.search(message)
+    if found is None:
+        return None
+    got, expected = found.groups()
+    return Explanation(
+        code="FXG109",
+        severity="error",
+        headline=f"a hook returned {counted(int(got), 'value')} where {expected} are expected",
+        because=(
+            "What a hook returns takes the place of the tuple it was given, entry by entry. A bare tensor is no "
+            "tuple: its first dimension is taken for the number of entries. "
+            "(torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py)"
+        ),
+        fix=f"return None, or a tuple of {counted(int(expected), 'entry', plural='entries')}, None where it was None",
+    )

@@ -1,0 +1,149 @@
+"""What a rule looks at: one hook at one owner, with all its sites there, and look-ups over the graph around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from fxgrad.graph import BackwardGraph, Hook, HookSite, Module, ModuleCall, Node
+
+
+class Placed(NamedTuple):
+    """A site that is on a node, with that node, and the module call it belongs to where there is one."""
+
+    site: HookSite
+    node: Node
+    call: ModuleCall | None
+
+
+class Spot(NamedTuple):
+    """A site whose node and module call are both known."""
+
+    site: HookSite
+    node: Node
+    call: ModuleCall
+
+
+class Index:
+    """Look-ups over one graph that several rules need; each is made when first asked for."""
+
+    def __init__(self, graph: BackwardGraph) -> None:
+        self.graph = graph
+
+    @cached_property
+    def calls_by_path(self) -> dict[str, tuple[ModuleCall, ...]]:
+        """The calls of each module, in the order in which they were made."""
+        found: dict[str, list[ModuleCall]] = {}
+        for call in self.graph.calls:
+            found.setdefault(call.path, []).append(call)
+        return {path: tuple(calls) for path, calls in found.items()}
+
+    @cached_property
+    def _nodes_by_call(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            if node.call is not None:
+                found.setdefault(node.call, []).append(node)
+        return found
+
+    @cached_property
+    def _hook_node_calls(self) -> dict[int, str]:
+        """The call that each BackwardHookFunction node was put around: it is made outside of the call's window."""
+        pairs = ((node, call.id) for call in self.graph.calls for node in (call.input_hook_node, call.output_hook_node))
+        return {node: call for node, call in pairs if node is not None}
+
+    def maker(self, node: Node) -> ModuleCall | None:
+        """The call that made the node, or whose full hook put it there."""
+        call = self._hook_node_calls.get(node.id, node.call)
+        return self.graph.calls_by_id.get(call) if call is not None else None
+
+    @cached_property
+    def _children(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for call in self.graph.calls:
+            if call.parent is not None:
+                found.setdefault(call.parent, []).append(call.id)
+        return found
+
+    def nodes_within(self, call: str) -> tuple[Node, ...]:
+        """The nodes that the call made, those of the calls inside it included."""
+        found: list[Node] = []
+        waiting = [call]
+        while waiting:
+            inner = waiting.pop()
+            found.extend(self._nodes_by_call.get(inner, ()))
+            waiting.extend(self._children.get(inner, ()))
+        return tuple(found)
+
+    def is_within(self, inner: str, outer: str) -> bool:
+        """Whether the call ``inner`` is ``outer`` or was made inside it."""
+        call: str | None = inner
+        while call is not None and call != outer:
+            known = self.graph.calls_by_id.get(call)
+            call = known.parent if known else None
+        return call == outer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One hook at one owner. A global hook is one subject per module that it was called for.
+
+    ``path`` is the module's path, or the hook's owner where the hook is on a tensor or a node. ``sites`` keep the order
+    of the graph, which is the predicted firing order.
+    """
+
+    index: Index = field(repr=False)
+    hook: Hook
+    path: str
+    sites: tuple[HookSite, ...]
+
+    @property
+    def graph(self) -> BackwardGraph:
+        """The graph that the sites are in."""
+        return self.index.graph
+
+    @property
+    def module(self) -> Module | None:
+        """The module that the hook is called for; None for hooks on tensors and nodes."""
+        return self.graph.modules_by_path.get(self.path) if self.hook.kind.is_module else None
+
+    @cached_property
+    def calls(self) -> tuple[ModuleCall, ...]:
+        """Every call of that module, also those without a site."""
+        path = self.module.path if self.module else self.path
+        return self.index.calls_by_path.get(path, ()) if self.hook.kind.is_module else ()
+
+    @cached_property
+    def placed(self) -> tuple[Placed, ...]:
+        """The sites that are on a node."""
+        nodes = self.graph.nodes
+        return tuple(Placed(site, nodes[site.node], self.call(site)) for site in self.sites if site.node is not None)
+
+    @cached_property
+    def spots(self) -> tuple[Spot, ...]:
+        """The sites whose node and module call are both known."""
+        return tuple(Spot(site, node, call) for site, node, call in self.placed if call is not None)
+
+    @cached_property
+    def firing(self) -> tuple[HookSite, ...]:
+        """The sites that fire, or may."""
+        return tuple(site for site in self.sites if site.fires is not False)
+
+    def call(self, site: HookSite) -> ModuleCall | None:
+        """The call that a site of this subject belongs to."""
+        return self.graph.calls_by_id.get(site.call) if site.call is not None else None
+
+
+def subjects(graph: BackwardGraph) -> tuple[Subject, ...]:
+    """Every hook at every owner, in the order of the first site of each."""
+    index = Index(graph)
+    found: dict[tuple[int, str], list[HookSite]] = {}
+    for site in graph.sites:
+        found.setdefault((site.hook.id, _path(graph, site)), []).append(site)
+    return tuple(Subject(index, sites[0].hook, path, tuple(sites)) for (_, path), sites in found.items())
+
+
+def _path(graph: BackwardGraph, site: HookSite) -> str:
+    call = graph.calls_by_id.get(site.call) if site.call is not None else None
+    return call.path if call is not None and site.hook.kind.is_module else site.hook.owner

@@ -1,0 +1,236 @@
+"""Random graphs are saved and read; randomly damaged files are refused, or read as well-typed graphs."""
+
+import dataclasses
+import enum
+import json
+import types
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxgrad.errors import UsageError
+from fxgrad.exchange.codec import Codecs
+from fxgrad.exchange.saved import from_json, to_json
+from fxgrad.graph import (
+    BackwardGraph,
+    Edge,
+    FxNode,
+    GraphInfo,
+    Hook,
+    HookSite,
+    Module,
+    ModuleCall,
+    Node,
+    Root,
+    TensorMeta,
+    TensorRef,
+    Value,
+    Variable,
+)
+from fxgrad.graph.records import SCHEMA_VERSION
+from fxgrad.graph.structure import structural_problems
+
+TEXTS = st.text(st.sampled_from('aé🔥"\\\n\0\ud83d\ude00'), max_size=5) | st.text(st.characters(), max_size=3)
+INTEGERS = st.integers() | st.sampled_from([0, 1, 2**64])
+PLAIN = {str: TEXTS, int: INTEGERS, bool: st.booleans(), type(None): st.none()}
+
+
+def value_of(hint):
+    """Any value of a type hint, whether it makes sense or not."""
+    arguments = typing.get_args(hint)
+    if hint in PLAIN:
+        return PLAIN[hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return st.one_of(*map(value_of, reversed(arguments)))
+    if arguments[1:] == (...,):
+        return several(value_of(arguments[0]))
+    if typing.get_origin(hint) is tuple:
+        return st.tuples(*map(value_of, arguments))
+    return st.sampled_from(hint) if issubclass(hint, enum.Enum) else record(hint)
+
+
+def record(kind, **fields):
+    """A record of random fields, but for those given as strategies."""
+    hints = typing.get_type_hints(kind)
+    strategies = [fields[name] if name in fields else value_of(hint) for name, hint in hints.items()]
+    return st.tuples(*strategies).map(lambda values: kind(*values))
+
+
+def several(strategy):
+    return st.lists(strategy, max_size=2).map(tuple)
+
+
+# The graphs have three nodes with two gradients each, two hooks, and two of everything that has a name
+FX_NODES, CALLS, VARIABLES, MODULES = ("x", "\n"), ("#1", "🔥#2"), ("w", "\ud83d\ude00"), ("", '"<b>')
+LABELS = ("AddmmBackward0_0", "\0", "<\\>")
+NODES, HOOKS = range(3), range(2)
+PLACES = [(node, slot) for node in NODES for slot in range(2)]
+HOOK_IDS = several(st.sampled_from(HOOKS))
+VALUES = st.none() | record(Value, fx_node=st.sampled_from(FX_NODES))
+
+
+def maybe(values):
+    return st.none() | st.sampled_from(values)
+
+
+def at(places, kind, /, node="node", slot="slot", **fields):
+    """A record that refers to one of the places, or to none."""
+    return (st.tuples(st.none(), INTEGERS) | st.sampled_from(places)).flatmap(
+        lambda place: record(kind, **{node: st.just(place[0]), slot: st.just(place[1])}, **fields)
+    )
+
+
+def edges_from(node):
+    later = [place for place in PLACES if place[0] > node] or [(None, 0)]
+    return several(at(later, Edge, node="next_node", slot="input_nr", value=VALUES))
+
+
+def nodes():
+    return st.tuples(
+        *(
+            record(
+                Node,
+                id=st.just(i),
+                label=st.just(LABELS[i]),
+                grad_outputs=st.tuples(record(TensorMeta), record(TensorMeta)),
+                edges=edges_from(i),
+                variable=maybe(VARIABLES),
+                call=maybe(CALLS),
+                fx_node=maybe(FX_NODES),
+                values=several(VALUES),
+                hooks=HOOK_IDS,
+                prehooks=HOOK_IDS,
+            )
+            for i in NODES
+        )
+    )
+
+
+def calls():
+    refs = at(PLACES, TensorRef, name=maybe(VARIABLES), fx_node=maybe(FX_NODES))
+    fields = {
+        "inputs": several(refs),
+        "outputs": several(refs),
+        "legacy_tensor": st.none() | refs,
+        "hooks": HOOK_IDS,
+        "input_hook_node": maybe(NODES),
+        "output_hook_node": maybe(NODES),
+    }
+    first = record(ModuleCall, id=st.just(CALLS[0]), parent=st.none(), **fields)
+    return st.tuples(first, record(ModuleCall, id=st.just(CALLS[1]), parent=maybe(CALLS[:1]), **fields))
+
+
+def hooks():
+    targets = several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES))
+    observed = maybe([*PLACES, (0, None)])
+    return st.tuples(*(record(Hook, id=st.just(i), observed=observed, target_slots=targets) for i in HOOKS))
+
+
+def graphs():
+    """Graphs whose references lead somewhere; all else is random."""
+    root = st.sampled_from(PLACES).flatmap(lambda p: record(Root, node=st.just(p[0]), slot=st.just(p[1])))
+    no_alias = st.just(())
+    return record(
+        BackwardGraph,
+        roots=several(root),
+        nodes=nodes(),
+        modules=st.tuples(*(record(Module, path=st.just(p), aliases=no_alias, hooks=HOOK_IDS) for p in MODULES)),
+        calls=calls(),
+        variables=st.tuples(*(at(PLACES, Variable, name=st.just(name), aliases=no_alias) for name in VARIABLES)),
+        hooks=hooks(),
+        sites=st.just(()),
+        forward=st.tuples(
+            *(record(FxNode, name=st.just(name), modules=several(st.sampled_from(CALLS))) for name in FX_NODES)
+        ),
+        info=record(GraphInfo, schema_version=st.just(SCHEMA_VERSION)),
+    ).flatmap(with_sites)
+
+
+def with_sites(graph):
+    sites = several(at(PLACES, HookSite, hook=st.sampled_from(graph.hooks), call=maybe(CALLS)))
+    return sites.map(lambda sites: dataclasses.replace(graph, sites=sites))
+
+
+GRAPHS = graphs()
+JSON = st.recursive(
+    st.none() | st.booleans() | INTEGERS | st.floats() | TEXTS,
+    lambda children: st.lists(children, max_size=2) | st.dictionaries(TEXTS, children, max_size=2),
+    max_leaves=4,
+)
+
+
+def conforms(value, hint):
+    """Whether a value is exactly of a type hint, down to its smallest parts."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(conforms(value, member) for member in arguments)
+    if arguments[1:] == (...,):
+        return type(value) is tuple and all(conforms(item, arguments[0]) for item in value)
+    if typing.get_origin(hint) is tuple:
+        return type(value) is tuple and len(value) == len(arguments) and all(map(conforms, value, arguments))
+    if dataclasses.is_dataclass(hint) or hasattr(hint, "_fields"):
+        hints = typing.get_type_hints(hint)
+        return type(value) is hint and all(conforms(getattr(value, name), h) for name, h in hints.items())
+    return type(value) is hint
+
+
+def refused_or_sound(text):
+    """Whether a text is refused with a UsageError, or read as a graph that can be worked on."""
+    try:
+        graph = from_json(text)
+    except UsageError:
+        return True
+    return (
+        conforms(graph, BackwardGraph) and not list(structural_problems(graph)) and from_json(to_json(graph)) == graph
+    )
+
+
+@pytest.mark.parametrize("kind", [Node, Variable, Module, ModuleCall, FxNode, HookSite, GraphInfo])
+@given(data=st.data())
+def test_any_record_is_read_back_equal_and_of_the_same_types(kind, data):
+    written = data.draw(record(kind))
+    codec = Codecs().codec(kind)
+    read = codec.decode(json.loads(json.dumps(codec.encode(written))))
+    assert read == written
+    assert conforms(read, kind)
+
+
+@given(GRAPHS)
+def test_any_graph_is_read_back_equal_and_saved_to_the_same_text(graph):
+    text = to_json(graph)
+    read = from_json(text.encode())
+    assert read == graph
+    assert conforms(read, BackwardGraph)
+    assert to_json(read) == text
+
+
+@given(st.data())
+def test_a_file_with_a_changed_value_is_refused_or_read_as_a_sound_graph(data):
+    document = json.loads(to_json(data.draw(GRAPHS)))
+    parent, key = document, data.draw(st.sampled_from(sorted(document)))
+    while isinstance(parent[key], dict | list) and parent[key] and data.draw(st.booleans() | st.just(True)):
+        parent = parent[key]
+        key = data.draw(st.sampled_from(sorted(parent) if isinstance(parent, dict) else range(len(parent))))
+    if data.draw(st.booleans()):
+        parent[key] = data.draw(JSON)
+    else:
+        del parent[key]
+    assert refused_or_sound(json.dumps(document))
+
+
+@given(GRAPHS, st.data())
+def test_a_file_with_changed_characters_is_refused_or_read_as_a_sound_graph(graph, data):
+    text = to_json(graph)
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+    assert refused_or_sound(text[:start] + data.draw(TEXTS) + text[end:])
+
+
+@given(JSON.map(json.dumps) | st.text() | st.binary())
+def test_anything_else_is_refused(text):
+    with pytest.raises(UsageError) as refused:
+        from_json(text)
+    assert refused.value.given
+    assert refused.value.allowed
+    assert refused.value.suggestion
