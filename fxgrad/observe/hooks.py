@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import _register_hook
+from torch.autograd.function import _HookMixin
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook, RemovableHandle
@@ -80,7 +80,7 @@ class RegistrationWatch:
             init(handle, hooks_dict, extra_dict=extra_dict)
             caller = sys._getframe(1)
             tensor = caller.f_locals.get("self")
-            if caller.f_code is _register_hook.__code__ and caller.f_back is not None:
+            if caller.f_code is _HookMixin._register_hook.__code__ and caller.f_back is not None:
                 caller = caller.f_back  # Node.register_hook is C++, and calls this to make the handle
             by_user = caller.f_globals.get("__name__") not in _OWN_REGISTRATIONS
             with torch._C.DisableTorchFunction():
