@@ -11,9 +11,10 @@ from fxgrad import __version__
 from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.cli.options import Request, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
+from fxgrad.errors import UsageError
 
 if TYPE_CHECKING:
-    from fxgrad.graph import Explanation
+    from fxgrad.graph import Explanation, HookKind
 
 _FOUND = 1
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -103,7 +104,7 @@ def explain(request: Request, *, module: str | None, hook: str | None, json: boo
 
     MODULE is a path such as layers.3; without it every hook is explained.
     """
-    kind = None if hook is None else hook_kind(hook)
+    kind = None if hook is None else _supposed_kind(hook, module)
     explanations = request.trace().explain(module, hook=kind)
     show(explanations.to_json() if json else explanations)
     return _status(explanations.findings, strict=strict)
@@ -166,6 +167,16 @@ def rule(code: str) -> int:
 
     show(describe(code))
     return 0
+
+
+def _supposed_kind(hook: str, module: str | None) -> HookKind:
+    kind = hook_kind(hook)
+    if module is None:
+        allowed = "--hook with a MODULE: what if such a hook were there?"
+        raise UsageError(
+            f"--hook {kind.value} without a MODULE", allowed, f"fxgrad explain TARGET MODULE --hook {hook}"
+        )
+    return kind
 
 
 def _status(findings: Iterable[Explanation], *, strict: bool) -> int:

@@ -7,16 +7,19 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from fxgrad.cli.progress import progress
+from fxgrad.graph.notation import escaped
 
 if TYPE_CHECKING:
     from fxgrad.result import Trace, Verification
 
 _LARGEST_SEED = 2**32 - 1
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -40,27 +43,21 @@ class Request:
     autocast: str | None
 
     def trace(self) -> Trace:
-        """Run forward once. What the user's code prints goes to stderr: stdout is for results."""
+        """Run forward once."""
         from fxgrad import api
 
-        with redirect_stdout(sys.stderr), progress(f"tracing {self.target}"):
-            return api.trace_target(
-                self.target,
-                init=self.init,
-                inputs=self.inputs,
-                loss=self.loss,
-                seed=self.seed,
-                mode=self.mode,
-                device=self.device,
-                autocast=self.autocast,
-            )
+        return self._run(api.trace_target, doing="tracing")
 
     def verify(self) -> Verification:
-        """Run forward and backward, and compare. What the user's code prints goes to stderr."""
+        """Run forward and backward, and compare."""
         from fxgrad import api
 
-        with redirect_stdout(sys.stderr), progress(f"verifying {self.target}"):
-            return api.verify_target(
+        return self._run(api.verify_target, doing="verifying")
+
+    def _run(self, verb: Callable[..., Result], *, doing: str) -> Result:
+        """Call a verb of the api. What the user's code prints goes to stderr: stdout is for results."""
+        with redirect_stdout(sys.stderr), progress(f"{doing} {escaped(self.target)}"):
+            return verb(
                 self.target,
                 init=self.init,
                 inputs=self.inputs,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from fxgrad.graph import lint, paths, printing
+from fxgrad.graph import lint, naming, paths, printing
 from fxgrad.graph.records import (
+    Edge,
     FxNode,
     GraphInfo,
     Hook,
@@ -14,6 +16,7 @@ from fxgrad.graph.records import (
     Module,
     ModuleCall,
     Node,
+    Path,
     Root,
     Variable,
 )
@@ -48,6 +51,32 @@ class BackwardGraph:
     def path(self, a: int | str, b: int | str) -> tuple[int, ...] | None:
         """Which way a gradient takes from node `a` to node `b`, each an id or a label: see `paths.path`."""
         return paths.path(self, a, b)
+
+    def expression(self, edge: Edge, depth: int = 2, width: int = 3, *, call: str | None = None) -> str | None:
+        """What the gradient of an edge belongs to, in a few words: see `naming.expression`."""
+        return naming.expression(self, edge, call=call, depth=depth, width=width)
+
+    @cached_property
+    def calls_per_module(self) -> Counter[str]:
+        """How many calls of each module path there are."""
+        return Counter(call.path for call in self.calls)
+
+    @cached_property
+    def results_of_slots(self) -> dict[tuple[int, int], list[tuple[str, Path]]]:
+        """For a gradient of a node (id, slot): the ids of the calls in whose result its value is, and where."""
+        found: dict[tuple[int, int], list[tuple[str, Path]]] = {}
+        for call in self.calls:
+            for ref in call.outputs:
+                if ref.node is not None:
+                    found.setdefault((ref.node, ref.slot), []).append((call.id, ref.path))
+        return found
+
+    @cached_property
+    def names_of_slots(self) -> dict[tuple[int, int], str]:
+        """For a gradient of a node (id, slot): the name of the variable that it belongs to."""
+        return {
+            (variable.node, variable.slot): variable.name for variable in self.variables if variable.node is not None
+        }
 
     @cached_property
     def calls_by_id(self) -> dict[str, ModuleCall]:

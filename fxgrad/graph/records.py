@@ -182,6 +182,7 @@ class Node(NamedTuple):
     ``materialize_grads`` whether undefined gradients become zeros inside backward: custom Functions; None: not known
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
     ``saved``            names and metas of saved tensors, when asked for
+    ``settings``         arguments that are no tensors and decide whether a gradient exists: (("ord", "2"),)
     """
 
     id: int
@@ -205,6 +206,7 @@ class Node(NamedTuple):
     hooks: tuple[int, ...] = ()
     prehooks: tuple[int, ...] = ()
     saved: tuple[tuple[str, TensorMeta], ...] | None = None
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def short_name(self) -> str:
@@ -229,6 +231,7 @@ class TensorRef:
     ``node_name``  the name of that node, also where it is not in the graph; None where there is none
     ``slot``       which of that node's gradients
     ``name``       the parameter's or buffer's qualified name
+    ``fx_node``    the fx node that had made it, and which of its results it is, ``fx_index`` (None: its only one)
     """
 
     path: Path
@@ -240,6 +243,7 @@ class TensorRef:
     node_name: str | None = None
     name: str | None = None
     fx_node: str | None = None
+    fx_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

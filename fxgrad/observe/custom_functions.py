@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.autograd.function import _SingleLevelFunction
-from torch.utils._pytree import tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from fxgrad.observe.derivatives import UNNAMED, EdgeName, result_names
 
@@ -36,7 +37,7 @@ class CustomSignature:
                           it is not known
     ``groups``            for each edge the parameter that it is a member of, ``rest``
     ``outputs``           for each grad_output slot, that is for each value that ``forward`` returned, a name
-    ``needs_input_grad``  a bool for each positional argument; None where the user's code has overwritten it
+    ``needs_input_grad``  a bool for each positional argument; None where the user's code has put something else there
     """
 
     schema: str | None
@@ -53,6 +54,9 @@ class _Parameter(NamedTuple):
     is_tensor: bool | None = None
 
 
+_KNOWN_PARAMETERS: WeakKeyDictionary[Callable[..., object], dict[range, list[_Parameter]]] = WeakKeyDictionary()
+
+
 def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
     """Name the edges and the grad_output slots of a node whose backward is Python code.
 
@@ -60,16 +64,14 @@ def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
     """
     forward_class = getattr(type(node), "_forward_cls", None)
     operator = _registered_operator(forward_class)
-    connected = [next_node is not None for next_node, _ in node.next_functions]
-    needs_input_grad = _needs_input_grad(node, sum(connected))
-    names = [UNNAMED] * len(connected)
-    if needs_input_grad is not None:
-        parameters = (
-            _forward_parameters(forward_class, len(needs_input_grad))
-            if operator is None
-            else _operator_parameters(operator, node, len(needs_input_grad))
-        )
-        names = _edge_names(parameters, needs_input_grad, connected)
+    needs_input_grad = _needs_input_grad(node)
+    n_arguments = len(needs_input_grad or ())
+    parameters = (
+        _forward_parameters(forward_class, n_arguments)
+        if operator is None
+        else _operator_parameters(operator, node, n_arguments)
+    )
+    names = _edge_names(parameters, needs_input_grad, node)
     return CustomSignature(
         None if operator is None else str(operator._schema),
         tuple([argument for argument, _ in names]),
@@ -79,24 +81,35 @@ def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
     )
 
 
-def _needs_input_grad(node: torch._C._FunctionBase, n_connected: int) -> tuple[bool, ...] | None:
-    """The attribute can be written; a value that does not fit the edges is not PyTorch's."""
+def _needs_input_grad(node: torch._C._FunctionBase) -> tuple[bool, ...] | None:
     value: object = node.needs_input_grad
-    if not isinstance(value, tuple) or not all(isinstance(entry, bool) for entry in value):
-        return None
-    return value if sum(value) == n_connected else None
+    return value if isinstance(value, tuple) and all(isinstance(entry, bool) for entry in value) else None
 
 
 def _edge_names(
-    parameters: Sequence[_Parameter], needs_input_grad: Sequence[bool], connected: Sequence[bool]
+    parameters: Sequence[_Parameter], needs_input_grad: tuple[bool, ...] | None, node: torch._C._FunctionBase
 ) -> list[EdgeName]:
-    wanted = [-1, *(index for index, need in enumerate(needs_input_grad) if need), len(needs_input_grad)]
-    edges = [-1, *(index for index, leads in enumerate(connected) if leads), len(connected)]
+    """No names if the edges do not match: the user's code may write needs_input_grad, and it is True for a view taken
+    before its base required grad, although no edge leads to such a view (DifferentiableViewMeta::requires_grad).
+    """
+    connected = [next_node is not None for next_node, _ in node.next_functions]
+    if needs_input_grad is None or sum(needs_input_grad) != sum(connected):
+        return [UNNAMED] * len(connected)
+    needed, leading = _borders(needs_input_grad), _borders(connected)
     names: list[EdgeName] = []
-    for (before, after), (edge, next_edge) in zip(pairwise(wanted), pairwise(edges), strict=True):
-        names += _null_edge_names(parameters[before + 1 : after], next_edge - edge - 1)
-        names += [parameter.name for parameter in parameters[after : after + 1]]
+    for (before, argument), (last, edge) in zip(pairwise(needed), pairwise(leading), strict=True):
+        names += _null_edge_names(parameters[before + 1 : argument], edge - last - 1)
+        names += [parameter.name for parameter in parameters[argument : argument + 1]]
     return names
+
+
+def _borders(flags: Sequence[bool]) -> list[int]:
+    """Where the flags are set, and both ends.
+
+    >>> _borders([False, True, False])
+    [-1, 1, 3]
+    """
+    return [-1, *(index for index, flag in enumerate(flags) if flag), len(flags)]
 
 
 def _null_edge_names(candidates: Sequence[_Parameter], n_edges: int) -> list[EdgeName]:
@@ -108,13 +121,23 @@ def _null_edge_names(candidates: Sequence[_Parameter], n_edges: int) -> list[Edg
 
 
 def _forward_parameters(forward_class: type[_SingleLevelFunction] | None, n_arguments: int) -> list[_Parameter]:
-    places: Places = {}
-    if forward_class is not None and not _is_made_by_torch(forward_class.forward):
-        # torch/autograd/function.py: forward gets the context first, unless there is a setup_context
-        context = forward_class.setup_context is _SingleLevelFunction.setup_context
-        places = _parameter_places(forward_class.forward, range(-1 if context else 0, n_arguments))
-    names = _names_by_place(places)
-    return [_Parameter(names.get(index, UNNAMED)) for index in range(n_arguments)]
+    if forward_class is None or _is_made_by_torch(forward_class.forward):
+        return [_Parameter()] * n_arguments
+    # torch/autograd/function.py: forward gets the context first, unless there is a setup_context
+    context = forward_class.setup_context is _SingleLevelFunction.setup_context
+    arguments = range(-1 if context else 0, n_arguments)
+    try:
+        known = _KNOWN_PARAMETERS.setdefault(forward_class.forward, {})
+    except TypeError:  # a callable that cannot be a key
+        known = {}
+    if arguments not in known:
+        known[arguments] = _bound_parameters(forward_class.forward, arguments)
+    return known[arguments]
+
+
+def _bound_parameters(forward: Callable[..., object], arguments: range) -> list[_Parameter]:
+    names = _names_by_place(_parameter_places(forward, arguments))
+    return [_Parameter(names.get(index, UNNAMED)) for index in range(arguments.stop)]
 
 
 def _is_made_by_torch(forward: Callable[..., object]) -> bool:
@@ -123,7 +146,7 @@ def _is_made_by_torch(forward: Callable[..., object]) -> bool:
     return module.partition(".")[0] == "torch" and "<locals>" in name
 
 
-def _parameter_places(forward: Callable[..., object], arguments: Sequence[int]) -> Places:
+def _parameter_places(forward: Callable[..., object], arguments: range) -> Places:
     """Which parameter each of the positional `arguments` is bound to; nothing where they do not fit.
 
     >>> _parameter_places(lambda x, k=2, *rest: x, range(4))
@@ -173,8 +196,8 @@ def _operator_parameters(
 ) -> list[_Parameter]:
     """The positional arguments of an operator: lists of tensors are passed flat, and metadata follow the arguments."""
     metadata = getattr(node, "_pt_metadata", None)
-    flat = range(n_arguments - 1)
-    places = flat if metadata is None else tree_unflatten(flat, metadata.input_spec)[:-1]
+    flat = range(n_arguments) if metadata is None else range(n_arguments - 1)
+    places = _structured(flat, metadata and metadata.input_spec)[:-1]
     arguments = [argument for argument in operator._schema.arguments if not argument.kwarg_only]
     parameters = [_Parameter(is_tensor=False)] * n_arguments
     for argument, place in zip(arguments, places, strict=False):  # the dispatcher leaves out trailing defaults
@@ -184,13 +207,20 @@ def _operator_parameters(
     return parameters
 
 
+def _structured(flat: range, spec: TreeSpec | None) -> Sequence[int | Sequence[int]]:
+    """Undo the flattening that `spec` describes; nothing where it is of another length."""
+    if spec is None:
+        return flat
+    return tuple(tree_unflatten(flat, spec)) if spec.num_leaves == len(flat) else ()
+
+
 def _output_names(operator: torch._ops.OpOverload | None, node: torch._C._FunctionBase) -> tuple[str, ...]:
     slots = range(len(node._input_metadata))  # type: ignore[attr-defined]
     numbered = result_names(len(slots))
     if operator is None:
         return numbered
     metadata = getattr(node, "_pt_metadata", None)
-    places = slots if metadata is None else tree_unflatten(slots, metadata.output_spec)
+    places = _structured(slots, metadata and metadata.output_spec)
     results = operator._schema.returns
     names = [result.name or number for result, number in zip(results, result_names(len(results)), strict=True)]
     by_place = _names_by_place(dict(zip(names, places, strict=False)))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_COMMENT = re.compile(r"#.*")  # no formula and no schema contains a #
+_COMMENT = re.compile(r"#.*")  # no schema and no formula contains a #
 _ENTRY = re.compile(r"^- name:", re.MULTILINE)
 # A key is a list of names at the indentation of its block; longer lines are the rest of a formula.
 _KEYS = {indent: re.compile(rf"^ {{{indent}}}(\w[\w, ]*):(?=\s)", re.MULTILINE) for indent in (2, 4, 6)}
@@ -146,16 +146,19 @@ def node_classes(text: str) -> dict[str, Derivation]:
             derivation = _derivation(schema, formulas, fields.get("output_differentiability"))
             if not derivation.arguments:
                 continue
-            family = _family(schema, dispatch_key)
+            family = _family(schema["function"], dispatch_key)
             classes[f"{family}{numbers[family]}"] = derivation
             numbers[family] += 1
     return classes
 
 
-def _entries(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _entries(text: str) -> Iterator[tuple[re.Match[str], dict[str, str]]]:
+    """An entry whose schema cannot be read is left out; the classes numbered after it are then not to be trusted."""
     for entry in _ENTRY.split(_COMMENT.sub("", text))[1:]:
-        schema, _, body = entry.partition("\n")
-        yield schema.strip(), _fields(body, 2)
+        first_line, _, body = entry.partition("\n")
+        schema = _SCHEMA.fullmatch(first_line.strip())
+        if schema is not None:
+            yield schema, _fields(body, 2)
 
 
 def _fields(block: str, indent: int) -> dict[str, str]:
@@ -169,16 +172,16 @@ def _formulas_by_dispatch_key(fields: dict[str, str]) -> dict[str, dict[str, str
     return {key: _fields(block, 6) for key, block in _fields(fields["dispatch"], 4).items()}
 
 
-def _derivation(schema: str, formulas: dict[str, str], differentiability: str | None) -> Derivation:
+def _derivation(schema: re.Match[str], formulas: dict[str, str], differentiability: str | None) -> Derivation:
     """A key that names no argument names a result: it is a formula for forward mode."""
-    arguments = {match["name"] for match in _TENSOR_ARGUMENT.finditer(schema)}
+    arguments = {match["name"] for match in _TENSOR_ARGUMENT.finditer(schema["arguments"])}
     backward = [
         (names, formula)
         for key, formula in formulas.items()
         if not arguments.isdisjoint(names := re.split(r",\s*", key)) and formula.strip().lower() != "non_differentiable"
     ]
     return Derivation(
-        schema,
+        schema.string,
         frozenset(name for names, _ in backward for name in names),
         any(_USES_SINGLE_GRAD.search(formula) for _, formula in backward),
         None if differentiability is None else _bools(differentiability),
@@ -194,15 +197,14 @@ def _bools(differentiability: str) -> tuple[bool, ...]:
     return tuple(item != "False" for item in re.findall(r'True|False|"[^"]*"', differentiability))
 
 
-def _family(schema: str, dispatch_key: str) -> str:
+def _family(function: str, dispatch_key: str) -> str:
     """The class name up to its number (_create_op_prefix).
 
-    >>> _family("special_i0e(Tensor self) -> Tensor", "Default")
+    >>> _family("special_i0e", "Default")
     'SpecialI0EBackward'
-    >>> _family("mean(Tensor self) -> Tensor", "AutogradNestedTensor")
+    >>> _family("mean", "AutogradNestedTensor")
     'MeanBackwardAutogradNestedTensor'
     """
-    function = re.split(r"[.(]", schema, maxsplit=1)[0]
     camel_case = "".join(word.title() for word in function.split("_"))
     family = f"{camel_case}Backward".replace("ForwardBackward", "Backward")
     return family if dispatch_key == "Default" else family + dispatch_key

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules._functions import BackwardHookFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.errors import UsageError
 from fxgrad.observe.frames import user_frames
+from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import (
     Producer,
     SeenFunctionCall,
@@ -36,11 +36,23 @@ from fxgrad.observe.seen import (
     origin_of,
 )
 from fxgrad.observe.structure import tensors_in
-from fxgrad.observe.metas import MetaTable
 
 _CHANGES_METADATA = frozenset(
-    """__set__ as_strided_ detach_ requires_grad_ resize_ resize_as_ set_ squeeze_ swapaxes_ swapdims_ t_ transpose_
-    unsqueeze_""".split()
+    [
+        "__set__",
+        "as_strided_",
+        "detach_",
+        "requires_grad_",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "squeeze_",
+        "swapaxes_",
+        "swapdims_",
+        "t_",
+        "transpose_",
+        "unsqueeze_",
+    ]
 )
 _WITHOUT_EFFECT = frozenset({"retain_grad", "__get__", "__delete__"})
 """Functions that return None and whose call changes no value."""
@@ -97,7 +109,13 @@ class ForwardRecorder:
             self._inside_checkpoint -= 1
 
     def _run(
-        self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, needs_result: bool
+        self,
+        call: Callable[..., Any],
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        needs_result: bool,
     ) -> Any:
         seen = SeenFunctionCall(target, self._freeze(args, 0), self._freeze(kwargs, 0) if kwargs else kwargs)
         self._inside_function += 1

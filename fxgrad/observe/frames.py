@@ -61,7 +61,12 @@ def source_of(frames: tuple[Frame, ...]) -> Source | None:
     if not frames:
         return None
     code, line = frames[0]
-    return Source(_shown(code.co_filename), line, _line(code.co_filename, line), code.co_qualname if hasattr(code, "co_qualname") else code.co_name)
+    return Source(
+        _shown(code.co_filename),
+        line,
+        _line(code.co_filename, line),
+        code.co_qualname if hasattr(code, "co_qualname") else code.co_name,
+    )
 
 
 def definition_of(function: object) -> Source | None:
@@ -69,7 +74,9 @@ def definition_of(function: object) -> Source | None:
     code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
     if not isinstance(code, CodeType):
         return None
-    return Source(_shown(code.co_filename), code.co_firstlineno, _line(code.co_filename, code.co_firstlineno), code.co_name)
+    return Source(
+        _shown(code.co_filename), code.co_firstlineno, _line(code.co_filename, code.co_firstlineno), code.co_name
+    )
 
 
 def stack_trace(frames: tuple[Frame, ...]) -> str:

@@ -23,7 +23,7 @@ from torch.fx.node import _get_qualified_name
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.nn.modules._functions import BackwardHookFunction
 
-from fxgrad.graph import Path
+from fxgrad.graph import Path, Value
 from fxgrad.observe.frames import stack_trace
 from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall, SeenTensor
 from fxgrad.observe.structure import tensors_in
@@ -135,15 +135,21 @@ class ForwardGraph:
 
     def made(self, tensor: torch.Tensor) -> str | None:
         """The name of the fx node that made a tensor, at the end of the run; None where none did."""
-        fx_node = self._fx_nodes.get(id(tensor)) or (self._access[id(tensor)][0] if id(tensor) in self._access else None)
+        fx_node = self._fx_nodes.get(id(tensor)) or (
+            self._access[id(tensor)][0] if id(tensor) in self._access else None
+        )
         return None if fx_node is None else fx_node.name
 
-    def name_of(self, seen: SeenTensor) -> str | None:
-        """The name of the fx node that had made a tensor at one moment of the run."""
+    def value_of(self, seen: SeenTensor) -> Value | None:
+        """The fx node that had made a tensor at one moment of the run, and which of its results it was."""
         if seen.producer is None:
-            return self.made(seen.tensor)
-        fx_node = self.node_of_call.get(seen.producer[0])
-        return None if fx_node is None else fx_node.name
+            name = self.made(seen.tensor)
+            return None if name is None else Value(name)
+        number, position = seen.producer
+        fx_node = self.node_of_call.get(number)
+        if fx_node is None:
+            return None
+        return Value(fx_node.name, position if len(self.stack_of_node[fx_node].results) > 1 else None)
 
     def named_nodes(self) -> list[tuple[int, fx.Node]]:
         """The fx nodes of placeholders, attributes and constants, by the identity of their tensor."""
@@ -212,7 +218,9 @@ def _operation(seen: SeenFunctionCall) -> tuple[str, Any, tuple[Any, ...], dict[
     return "call_function", _named(target), args, kwargs
 
 
-def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
+def _method(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
     """``x.__rsub__(1)`` becomes ``operator.sub(1, x)``, as torch.fx writes it; other methods stay methods."""
     if not (name.startswith("__") and name.endswith("__")) or kwargs:
         return "call_method", name, args, kwargs
@@ -275,7 +283,9 @@ def build(
 ) -> ForwardGraph:
     """Make the graph of one recorded run of `model`."""
     forward = ForwardGraph(attribute_names(model), constants)
-    positional = [name.replace("[", "_").replace("]", "").replace(" ", "_") for name in argument_names(model, len(args))]
+    positional = [
+        name.replace("[", "_").replace("]", "").replace(" ", "_") for name in argument_names(model, len(args))
+    ]
     forward.add_placeholders([*positional, *kwargs], [*args, *kwargs.values()])
     for number, seen in enumerate(calls):
         if not seen.in_loss:
@@ -302,7 +312,9 @@ def attribute_names(model: nn.Module) -> dict[int, str]:
     return {id(tensor): name for name, tensor in reversed(named)}
 
 
-def runnable(graph: fx.Graph, constants: Mapping[str, Any], model: nn.Module, changed: frozenset[str]) -> fx.GraphModule:
+def runnable(
+    graph: fx.Graph, constants: Mapping[str, Any], model: nn.Module, changed: frozenset[str]
+) -> fx.GraphModule:
     """A GraphModule that runs the graph with the model's parameters; it gets copies of what running would change.
 
     Buffers, and the parameters that the recorded run wrote to (`changed`), are copied, so the model stays as it is.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
+from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import Hook, HookKind, Node
 from fxgrad.observe.frames import definition_of, source_of
@@ -47,6 +49,16 @@ def existing_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]
         if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None) or tensor.retains_grad:
             found.extend(hooks_on_tensor(tensor))
     return found
+
+
+class Place(NamedTuple):
+    """Where backward will find the function of a hook: ``table[key]``; the call whose snapshot that belongs to."""
+
+    table: Any
+    key: Any
+    hook: int
+    kind: HookKind
+    call: str | None
 
 
 class HookCollector:
@@ -233,59 +245,98 @@ class HookCollector:
     def placed_on(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         """The same nodes, with the ids of the hooks that are on them."""
         placed = list(nodes)
-        expected = self._legacy_expected()
         for live in self._nodes_looked_at:
             rank = self._observation.walked.ids[live]
-            hooks = tuple(self._post_hook_ids(live, expected.get(live, [])))
-            prehooks = tuple([self._rank[key] for key in prehooks_of(live)])
+            hooks = tuple([place.hook for place in self._post_hooks[live]])
+            prehooks = tuple([place.hook for place in self._prehooks[live]])
             if hooks or prehooks:
                 placed[rank] = placed[rank]._replace(hooks=hooks, prehooks=prehooks)
         return tuple(placed)
 
-    def _legacy_expected(self) -> dict[AutogradNode, list[tuple[Any, Any]]]:
-        """The legacy hooks (key, function) that calls put on each node, in the order in which the calls ended."""
-        expected: dict[AutogradNode, list[tuple[Any, Any]]] = {}
+    def places(self) -> Iterator[Place]:
+        """Where backward will look up each hook's function. retain_grad has none, multi-grad hooks theirs in a closure."""
+        for live in self._nodes_looked_at:
+            yield from self._prehooks[live]
+            yield from self._post_hooks[live]
+        for rank, hook in enumerate(self.hooks):
+            table = self._tensor_table(hook)
+            if table is not None and hook.key in table:
+                yield Place(table, hook.key, rank, hook.kind, None)
+
+    def _tensor_table(self, hook: LiveHook) -> Any:
+        if hook.key in self._registrations and self._registrations[hook.key].tensor is not None:
+            return self._registrations[hook.key].table
+        if hook.kind is HookKind.TENSOR and hook.tensor is not None:
+            return hook.tensor._backward_hooks
+        if hook.kind is HookKind.POST_ACCUMULATE_GRAD and hook.tensor is not None:
+            return hook.tensor._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+        return None
+
+    @cached_property
+    def _prehooks(self) -> dict[AutogradNode, list[Place]]:
+        found: dict[AutogradNode, list[Place]] = {}
+        for live in self._nodes_looked_at:
+            table = prehooks_of(live)
+            found[live] = [Place(table, key, self._rank[key], HookKind.NODE_PRE, None) for key in table]
+        return found
+
+    @cached_property
+    def _post_hooks(self) -> dict[AutogradNode, list[Place]]:
+        legacy = self._legacy_expected()
+        return {live: list(self._post_hooks_on(live, legacy.get(live, []))) for live in self._nodes_looked_at}
+
+    def _legacy_expected(self) -> dict[AutogradNode, list[tuple[int, Any, str]]]:
+        """The legacy hooks (id, function, call id) on each node, in the order in which the calls that put them ended."""
+        expected: dict[AutogradNode, list[tuple[int, Any, str]]] = {}
         for call in sorted(self._calls(), key=lambda call: call.finished):
             origin = legacy_origin(call)
-            if origin is not None:
-                keys = [(key, function) for kind, key, function in call.hooks if kind.is_legacy]
-                expected.setdefault(origin[0], []).extend(keys)
+            for kind, key, function in call.hooks:
+                if kind.is_legacy and origin is not None:
+                    entry = (self._rank[key], function, self._observation.call_ids[call])
+                    expected.setdefault(origin[0], []).append(entry)
         return expected
 
-    def _post_hook_ids(self, live: AutogradNode, legacy: list[tuple[Any, Any]]) -> Iterator[int]:
-        for key, function in post_hooks_of(live).items():
-            if isinstance(function, module_hooks._WrappedHook):
-                yield from self._legacy_ids(function, legacy)
-                continue
+    def _post_hooks_on(self, live: AutogradNode, legacy: list[tuple[int, Any, str]]) -> Iterator[Place]:
+        table = post_hooks_of(live)
+        for key, function in table.items():
             backward_hook = backward_hook_of(function)
-            if backward_hook is None:
-                yield self._rank[key]
+            if isinstance(function, module_hooks._WrappedHook):
+                yield self._legacy_place(table, key, function, legacy)
+            elif backward_hook is not None:
+                yield from self._full_places(*backward_hook)
             else:
-                yield from self._full_ids(*backward_hook)
+                yield Place(table, key, self._rank[key], HookKind.NODE, None)
 
-    def _legacy_ids(self, wrapped: Any, legacy: list[tuple[Any, Any]]) -> Iterator[int]:
-        for position, (key, function) in enumerate(legacy):
+    def _legacy_place(self, table: Any, key: Any, wrapped: Any, legacy: list[tuple[int, Any, str]]) -> Place:
+        for position, (rank, function, call) in enumerate(legacy):
             if function is wrapped.hook:
                 del legacy[position]
-                yield self._rank[key]
-                return
-        yield from self._by_function(wrapped.hook, wrapped.module() if wrapped.with_module else None, _LEGACY)
+                return Place(table, key, rank, self.hooks[rank].kind, call)
+        rank = self._by_function(wrapped.hook, wrapped.module() if wrapped.with_module else None, _LEGACY)
+        return Place(table, key, rank, self.hooks[rank].kind, None)
 
-    def _full_ids(self, hook: Any, is_output: bool) -> Iterator[int]:  # noqa: FBT001
-        groups = []
-        if is_output:
+    def _full_places(self, hook: BackwardHook, side: str) -> Iterator[Place]:
+        call = self._call_of_backward_hook.get(id(hook))
+        groups: list[tuple[Any, frozenset[HookKind]]] = []
+        if side == "output":
             groups.append((hook.user_pre_hooks, _FULL_PRE))
-        if not is_output or hook.input_tensors_index is None:
+        if side == "input" or hook.input_tensors_index is None:
             groups.append((hook.user_hooks, _FULL))
         for functions, kinds in groups:
-            for function in functions:
-                yield from self._by_function(function, hook.module, kinds)
+            for position, function in enumerate(functions):
+                rank = self._by_function(function, hook.module, kinds)
+                yield Place(functions, position, rank, self.hooks[rank].kind, call)
 
-    def _by_function(self, function: Any, module: Any, kinds: frozenset[HookKind]) -> Iterator[int]:
+    @cached_property
+    def _call_of_backward_hook(self) -> dict[int, str]:
+        ids = self._observation.call_ids
+        return {id(call.backward_hook): ids[call] for call in self._calls() if call.backward_hook is not None}
+
+    def _by_function(self, function: Any, module: Any, kinds: frozenset[HookKind]) -> int:
         for rank, hook in enumerate(self.hooks):
             if hook.function is function and hook.kind in kinds and hook.module in (None, module):
-                yield rank
-                return
+                return rank
+        raise LookupError(f"no registered hook is {function_name(function)}")
 
 
 def legacy_origin(call: SeenModuleCall) -> Origin | None:

@@ -160,13 +160,13 @@ def hooks_on_node(node: AutogradNode) -> Iterator[LiveHook]:
         yield LiveHook(key, HookKind.NODE_PRE, function, node=node)
 
 
-def backward_hook_of(function: Any) -> tuple[BackwardHook, bool] | None:
-    """The BackwardHook behind a post-hook that a full module hook put on a node; whether it is the output side."""
+def backward_hook_of(function: Any) -> tuple[BackwardHook, str] | None:
+    """The BackwardHook behind a post-hook that a full module hook put on a node, and its side: "input" or "output"."""
     name = getattr(function, "__qualname__", "")
     if name not in (_SET_USER_HOOK, _OUTPUT_HOOK) or getattr(function, "__module__", "") != BackwardHook.__module__:
         return None
     (hook,) = [cell.cell_contents for cell in function.__closure__ if isinstance(cell.cell_contents, BackwardHook)]
-    return hook, name == _OUTPUT_HOOK
+    return hook, "output" if name == _OUTPUT_HOOK else "input"
 
 
 def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
@@ -224,7 +224,9 @@ def may_return_a_value(function: Any) -> bool | None:
         return None
     if code.co_flags & 0x20:  # a generator function returns a generator
         return True
-    instructions = [entry for entry in dis.get_instructions(code) if entry.opname not in ("EXTENDED_ARG", "CACHE", "NOP")]
+    instructions = [
+        entry for entry in dis.get_instructions(code) if entry.opname not in ("EXTENDED_ARG", "CACHE", "NOP")
+    ]
     for before, entry in zip([None, *instructions], instructions, strict=False):
         if entry.opname == "RETURN_CONST" and entry.argval is not None:
             return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -59,9 +60,7 @@ def shown_path(names: tuple[str, ...], path: Path) -> str:
     return name + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest)
 
 
-def named_tensors(
-    model: nn.Module | None, inputs: Iterable[tuple[str, torch.Tensor]]
-) -> dict[int, NamedTensor]:
+def named_tensors(model: nn.Module | None, inputs: Iterable[tuple[str, torch.Tensor]]) -> dict[int, NamedTensor]:
     """Every tensor that has a name, by identity: parameters, buffers, other tensor attributes, then inputs."""
     named: dict[int, NamedTensor] = {}
     taken: set[str] = set()
@@ -101,3 +100,15 @@ def _dotted(path: str, inner: Path) -> str:
     first, *rest = inner
     name = f"{path}.{first}" if path else str(first)
     return name + "".join(f"[{step}]" if isinstance(step, int) else f"[{step!r}]" for step in rest)
+
+
+def path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
+    """Finds the path of a module object, without keeping any module alive."""
+    named = () if model is None else model.named_modules()
+    known = {id(module): (weakref.ref(module), path) for path, module in named}
+
+    def path_of(module: object) -> str | None:
+        reference, path = known.get(id(module), (None, None))
+        return path if reference is not None and reference() is module else None
+
+    return path_of

@@ -73,6 +73,7 @@ class Observation:
         edges = [(path, *_gradient_edge(tensor)) for path, tensor in roots]
         self.walked: WalkedGraph = walk([node for _, node, _ in edges])
         self.roots = tuple([Root(self.walked.ids[node], slot, path) for path, node, slot in edges])
+        self.root_paths = list(roots)
         self.root_tensors = [tensor for _, tensor in roots]
         self.leaves = self._name_leaves()
         self.call_ids = self._number_calls()
@@ -239,6 +240,7 @@ class Observation:
             live, slot = seen.origin
             node, node_name = self.walked.ids.get(live), live.name()
         named = self.named.get(id(seen.tensor))
+        value = None if self.forward is None else self.forward.value_of(seen)
         return TensorRef(
             path=seen.path,
             meta=self.metas.of_tensor(seen.tensor),
@@ -248,7 +250,8 @@ class Observation:
             slot=slot,
             node_name=node_name,
             name=None if named is None else named.name,
-            fx_node=None if self.forward is None else self.forward.name_of(seen),
+            fx_node=None if value is None else value.fx_node,
+            fx_index=None if value is None else value.index,
         )
 
     def _fx_nodes(self) -> Iterable[FxNode]:
@@ -305,7 +308,9 @@ def _description(module: nn.Module) -> str:
         extra = module.extra_repr()
     except Exception:  # the user's own code
         extra = ""
-    return f"{type(module).__name__}({extra})" if isinstance(extra, str) and "\n" not in extra else type(module).__name__
+    return (
+        f"{type(module).__name__}({extra})" if isinstance(extra, str) and "\n" not in extra else type(module).__name__
+    )
 
 
 def graph_info(

@@ -44,7 +44,9 @@ class Timeline:
         self._call_ids = call_ids
         self._fx_nodes = fx_nodes
         self._module_starts = [call.start for call in recorder.module_calls]
-        numbered = [(seen.window[0], number) for number, seen in enumerate(recorder.function_calls) if _made_nodes(seen)]
+        numbered = [
+            (seen.window[0], number) for number, seen in enumerate(recorder.function_calls) if _made_nodes(seen)
+        ]
         self._function_starts = [start for start, _ in numbered]
         self._function_numbers = [number for _, number in numbered]
         self._values: dict[tuple[AutogradNode, int], Value] = {}

@@ -9,6 +9,7 @@ import torch
 
 from fxgrad.errors import TargetError
 from fxgrad.graph import Path
+from fxgrad.graph.naming import path_text
 from fxgrad.observe.structure import tensors_in
 
 
@@ -51,13 +52,3 @@ def _loss_of(output: Any) -> torch.Tensor | None:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     usable = isinstance(loss, torch.Tensor) and loss.dim() == 0 and loss.requires_grad
     return loss if usable else None
-
-
-def path_text(path: Path) -> str:
-    """A path as one would write it in Python.
-
-    >>> path_text(("result", 1, "hidden"))
-    "result[1]['hidden']"
-    """
-    first, *rest = path
-    return str(first) + "".join(f"[{step!r}]" for step in rest)

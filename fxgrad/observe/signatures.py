@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.observe.custom_functions import CustomSignature, custom_signature
+from fxgrad.observe.custom_functions import custom_signature
 from fxgrad.observe.derivatives import (
     UNNAMED,
     Argument,
@@ -32,18 +32,6 @@ from fxgrad.observe.derivatives import (
     parse_schema,
     result_names,
 )
-
-__all__ = [
-    "Argument",
-    "CustomSignature",
-    "EdgeName",
-    "Signature",
-    "copy_slices_arguments",
-    "custom_signature",
-    "edge_arguments",
-    "output_names",
-    "signature_of",
-]
 
 _HAND_WRITTEN = {
     # torch/csrc/autograd/VariableTypeManual.cpp: copy_
@@ -152,9 +140,11 @@ def _operation_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ..
     return edge_arguments(signature_of(node.name()), n_edges)
 
 
-def _signature(schema_text: str, derivation: Derivation) -> Signature:
+def _signature(schema_text: str, derivation: Derivation) -> Signature | None:
     """`schema_text` is the derivation's own schema, or that of a function derived from it with other names."""
     schema, reference = parse_schema(schema_text), parse_schema(derivation.schema)
+    if len(schema.arguments) != len(reference.arguments):
+        return None
     arguments = zip(schema.arguments, reference.arguments, strict=True)
     outputs = derivation.with_gradient(schema.results)
     return Signature(

@@ -25,7 +25,9 @@ Undo = Callable[[], None]
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 _CONTAINERS = (*_MAPPINGS, list, set, deque)
 _GLOBAL_HOOK_TABLES = tuple(
-    table for name, table in sorted(vars(module_hooks).items()) if name.startswith("_global_") and isinstance(table, dict)
+    table
+    for name, table in sorted(vars(module_hooks).items())
+    if name.startswith("_global_") and isinstance(table, dict)
 )
 
 
@@ -38,7 +40,7 @@ def preserved(model: nn.Module, inputs: Iterable[torch.Tensor]) -> Iterator[None
     undo = [
         *[_class_of(module) for module in modules],
         *[_contents_of(container) for container in containers],
-        *[_grad_of(tensor) for tensor in tensors if tensor.is_leaf],
+        *[_grad_of(tensor) for tensor in tensors if tensor.is_leaf or tensor.retains_grad],
         _values_of(tensors),
         _random_state(),
         _modes(),
@@ -139,10 +141,23 @@ def _values_of(tensors: list[torch.Tensor]) -> Undo:
             if not _same_geometry(tensor, alias):
                 tensor.data = alias
         for storage, copy in saved:
-            storage.copy_(copy)
+            _put_back(storage, copy)
         torch._C._autograd._unsafe_set_version_counter(tuple(readable), tuple(versions))  # type: ignore[attr-defined]
 
     return undo
+
+
+def _put_back(storage: torch.UntypedStorage, copy: torch.UntypedStorage) -> None:
+    """Write only where something changed: the memory may be a mapped file, or shared."""
+    if storage.nbytes() != copy.nbytes():
+        storage.resize_(copy.nbytes())
+    elif torch.equal(_bytes_of(storage), _bytes_of(copy)):
+        return
+    storage.copy_(copy)
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
 
 
 def _has_values(tensor: torch.Tensor) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.roots import FoundRoots, find_roots
 from fxgrad.observe.state import preserved
 from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.tracebacks import user_traceback
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"
 
@@ -55,11 +57,11 @@ class Session:
     """One recording of one model, from the first call to the records."""
 
     model: nn.Module
+    watch: RegistrationWatch = field(default_factory=RegistrationWatch)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.metas = MetaTable()
-        self.watch = RegistrationWatch()
         self.recorder: ForwardRecorder | None = None
         self.earlier: list[LiveHook] = []
         self.args: tuple[Any, ...] = ()
@@ -83,7 +85,7 @@ class Session:
             stack.enter_context(self.watch.watching())
             stack.enter_context(self.recorder.recording())
             yield self
-        self.notes += [f"while forward ran, {w.category.__name__}: {w.message}" for w in caught or ()]
+        self.notes += _told_once(caught or ())
 
     def _parameters(self) -> list[tuple[str, torch.Tensor]]:
         return list(self.model.named_parameters(remove_duplicate=False))
@@ -112,9 +114,17 @@ class Session:
         self, output: Any, found: FoundRoots, *, device: str | None = None, emulated: bool = False
     ) -> Observed:
         """Make the records of the run, from the roots in `found`."""
+        return self.observed_live(output, found, device=device, emulated=emulated)[0]
+
+    def observed_live(
+        self, output: Any, found: FoundRoots, *, device: str | None = None, emulated: bool = False
+    ) -> tuple[Observed, Observation, HookCollector]:
+        """The same, with the live objects behind the records: to run backward on."""
         assert self.recorder is not None
         module_names = ModuleNames(self.model)
-        call_names = {call: (module_names.path_of(call.module), type(call.module)) for call in self.recorder.module_calls}
+        call_names = {
+            call: (module_names.path_of(call.module), type(call.module)) for call in self.recorder.module_calls
+        }
         calls, constants = self.recorder.function_calls, self.recorder.constants
         forward = build(self.model, self.args, self.kwargs, output, calls, constants, call_names)
         observation = Observation(
@@ -136,10 +146,20 @@ class Session:
             notes=tuple(self.notes),
         )
         recorded = RecordedForward(forward.graph, forward.constants, self._changed())
-        return Observed(observation.graph(info, hooks), recorded)
+        return Observed(observation.graph(info, hooks), recorded), observation, hooks
 
     def _changed(self) -> frozenset[str]:
         return frozenset(name for name, p in self._parameters() if self.versions.get(name, p._version) != p._version)
+
+
+def _told_once(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    counts = Counter(f"while forward ran, {entry.category.__name__}: {entry.message}" for entry in caught)
+    return [text if count == 1 else f"{text} ({count} times)" for text, count in counts.items()]
+
+
+def recorded(session: Session, loss: Any) -> Observed:
+    """The records of what a session has watched, with backward starting from `loss`."""
+    return session.observed(loss, find_roots(loss, what="the loss"))
 
 
 def observe_forward(
@@ -148,10 +168,14 @@ def observe_forward(
     kwargs: dict[str, Any],
     *,
     loss: Callable[[Any], Any] | None = None,
+    watch: RegistrationWatch | None = None,
 ) -> Observed:
-    """Run ``model(*args, **kwargs)`` once under observation, and put back what it changed."""
+    """Run ``model(*args, **kwargs)`` once under observation, and put back what it changed.
+
+    `watch` has seen earlier registrations: those that the making of the model did.
+    """
     check_model(model)
-    session = Session(model)
+    session = Session(model, watch or RegistrationWatch())
     inputs = tensors_in((args, kwargs)).tensors
     with preserved(model, [tensor for _, tensor in inputs]):
         with session.recording(args, kwargs):
@@ -195,7 +219,8 @@ def located(recorder: ForwardRecorder, what: str) -> Iterator[None]:
         raise TargetError(
             f"{what} raised {type(error).__name__}{where}: {error}",
             "a forward that runs with these arguments",
-            "run model(*args, **kwargs) by itself; the traceback above this message shows the line",
+            "run model(*args, **kwargs) by itself",
+            user_traceback(error),
         ) from error
 
 
@@ -223,9 +248,5 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
     observation = Observation(found.roots, model)
     hooks = HookCollector(observation, earlier=[], every_node=node_hooks)
     tensors = [tensor for _, tensor in found.roots]
-    info = graph_info(
-        device=device_of(tensors), root_rule=found.rule, skipped=found.skipped, calls_reason=NO_CALLS
-    )
+    info = graph_info(device=device_of(tensors), root_rule=found.rule, skipped=found.skipped, calls_reason=NO_CALLS)
     return Observed(observation.graph(info, hooks), None)
-
-

@@ -150,7 +150,9 @@ class NodeRecorder:
         numbered = enumerate(zip(order, names, labels(names), strict=True))
         if provenance is None:
             return tuple([record(rank, node, name, label, plain) for rank, (node, name, label) in numbered])
-        return tuple([record(rank, node, name, label, provenance(node, name)) for rank, (node, name, label) in numbered])
+        return tuple(
+            [record(rank, node, name, label, provenance(node, name)) for rank, (node, name, label) in numbered]
+        )
 
     def _record(self, rank: int, node: AutogradNode, name: str, label: str, provenance: Provenance) -> Node:
         known = self._types.get(name)
@@ -165,7 +167,9 @@ class NodeRecorder:
         if isinstance(node, torch._C._FunctionBase):
             kind = node_type(node, name).kind  # two classes may share a name
             custom = custom_signature(node)
-            arguments: Sequence[tuple[str | None, str | None]] = tuple(zip(custom.arguments, custom.groups, strict=True))
+            arguments: Sequence[tuple[str | None, str | None]] = tuple(
+                zip(custom.arguments, custom.groups, strict=True)
+            )
             outputs: tuple[str, ...] = custom.outputs
             schema = custom.schema
             needs_input_grad = custom.needs_input_grad

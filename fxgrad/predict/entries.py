@@ -6,8 +6,10 @@ torch/csrc/autograd/engine.cpp reduces and casts to them), so they are known bef
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fxgrad.graph import Edge, Gradient, Node, NodeKind, TensorMeta
-from fxgrad.predict import naming
+from fxgrad.graph.naming import expression, slot_name
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.reasons import edge_reason, slot_reason
@@ -17,45 +19,54 @@ _SETS_GRAD_DTYPE = (2, 14)
 """The first torch whose custom Functions can choose the dtype of a gradient (``Function.set_output_grad_dtype``)."""
 
 
-def grad_output_entries(outlook: Outlook, node: Node) -> tuple[Gradient, ...]:
+@dataclass(frozen=True, slots=True)
+class View:
+    """One node as a hook sees it. Names are given as seen from the module call ``call``."""
+
+    outlook: Outlook
+    node: Node
+    call: str | None = None
+
+
+def grad_output_entries(view: View) -> tuple[Gradient, ...]:
     """What the node receives, one entry per slot."""
-    return tuple(grad_output_entry(outlook, node, slot, index=slot) for slot in range(len(node.grad_outputs)))
+    return tuple(grad_output_entry(view, slot, index=slot) for slot in range(len(view.node.grad_outputs)))
 
 
-def grad_output_entry(
-    outlook: Outlook, node: Node, slot: int, *, index: int = 0, argument: str | None = None
-) -> Gradient:
+def grad_output_entry(view: View, slot: int, *, index: int = 0, argument: str | None = None) -> Gradient:
     """What the node receives in one slot, as entry `index` of a hook's tuple."""
+    outlook, node = view.outlook, view.node
     status = outlook.flow.grad_outputs[node.id][slot]
     meta = _slot_meta(outlook, node, slot, status)
     return Gradient(
-        index,
-        node.output_names[slot] if argument is None else argument,
-        status,
-        meta.shape,
-        meta.dtype or None,
-        naming.slot_expression(outlook.graph, node.id, slot),
-        slot_reason(outlook, node, slot),
+        index=index,
+        argument=node.output_names[slot] if argument is None else argument,
+        status=status,
+        shape=meta.shape,
+        dtype=meta.dtype or None,
+        expression=slot_name(outlook.graph, node.id, slot, call=view.call),
+        reason=slot_reason(outlook, node, slot),
     )
 
 
-def grad_input_entries(outlook: Outlook, node: Node) -> tuple[Gradient, ...]:
+def grad_input_entries(view: View) -> tuple[Gradient, ...]:
     """What the node returns, one entry per edge."""
-    return tuple(_grad_input_entry(outlook, node, index) for index in range(len(node.edges)))
+    return tuple(_grad_input_entry(view, index) for index in range(len(view.node.edges)))
 
 
-def _grad_input_entry(outlook: Outlook, node: Node, index: int) -> Gradient:
+def _grad_input_entry(view: View, index: int) -> Gradient:
+    outlook, node = view.outlook, view.node
     edge = node.edges[index]
     status = outlook.flow.grad_inputs[node.id][index]
     meta = _edge_meta(outlook, node, edge, status)
     return Gradient(
-        index,
-        edge.argument,
-        status,
-        meta.shape,
-        meta.dtype or None,
-        naming.edge_expression(outlook.graph, edge),
-        edge_reason(outlook, node, index),
+        index=index,
+        argument=edge.argument,
+        status=status,
+        shape=meta.shape,
+        dtype=meta.dtype or None,
+        expression=expression(outlook.graph, edge, call=view.call),
+        reason=edge_reason(outlook, node, index),
     )
 
 
@@ -64,21 +75,22 @@ def _slot_meta(outlook: Outlook, node: Node, slot: int, status: str) -> TensorMe
     meta = node.grad_outputs[slot]
     if status == NONE and node.kind.is_python and meta.shape == ():
         return _UNREADABLE
-    return _with_own_dtype(outlook, node, meta)
+    return _without_chosen_dtype(outlook, node, meta)
 
 
 def _edge_meta(outlook: Outlook, node: Node, edge: Edge, status: str) -> TensorMeta:
+    """Nothing validates what is returned for an edge that leads nowhere."""
     if edge.next_node is not None:
         following = outlook.graph.nodes[edge.next_node]
-        return _with_own_dtype(outlook, following, following.grad_outputs[edge.input_nr])
-    if status == UNKNOWN or edge.operand is None:  # what is returned for an edge that leads nowhere is not validated
+        return _without_chosen_dtype(outlook, following, following.grad_outputs[edge.input_nr])
+    if status == UNKNOWN or edge.operand is None:
         return _UNREADABLE
     if status == TENSOR and edge.operand.dtype != node.grad_outputs[0].dtype:
         return TensorMeta(edge.operand.shape, "", "")
     return edge.operand
 
 
-def _with_own_dtype(outlook: Outlook, node: Node, meta: TensorMeta) -> TensorMeta:
+def _without_chosen_dtype(outlook: Outlook, node: Node, meta: TensorMeta) -> TensorMeta:
     if node.kind is NodeKind.CUSTOM_FUNCTION and _torch_version(outlook.graph.info.torch) >= _SETS_GRAD_DTYPE:
         return TensorMeta(meta.shape, "", meta.device)
     return meta

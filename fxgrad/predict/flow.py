@@ -44,8 +44,8 @@ class Flow:
 def flow(graph: BackwardGraph, schedule: Schedule) -> Flow:
     """Follow the gradients through every node that the engine reaches. Ids are in topological order."""
     received: list[list[str] | None] = [None] * len(graph.nodes)
-    for node in schedule.order:
-        received[node] = [NONE] * len(graph.nodes[node].grad_outputs)
+    for reached in schedule.order:
+        received[reached] = [NONE] * len(graph.nodes[reached].grad_outputs)
     for root in graph.roots:
         slots = received[root.node]
         if slots is not None:

@@ -56,8 +56,14 @@ def _everywhere(node: Node, status: str) -> tuple[str, ...]:
 
 
 def _norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
-    """``norm_backward`` returns an undefined gradient for the 0-norm, a zero-dimensional order included."""
-    return Verdict(_everywhere(node, UNKNOWN), "the 0-norm has no gradient (None), every other order has one")
+    """``norm_backward`` returns an undefined gradient for the 0-norm."""
+    if not node.settings:
+        return Verdict(_everywhere(node, UNKNOWN), "only the 0-norm has no gradient, and the order is not known")
+    ((_, order),) = node.settings
+    if order not in ("0", "0.0", "-0.0"):
+        return None
+    status = UNKNOWN if node.short_name.startswith("Dist") else NONE
+    return Verdict(_everywhere(node, status), "the 0-norm has no gradient")
 
 
 def _double_backward(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
@@ -80,13 +86,21 @@ def _lstsq(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Ver
     return Verdict(_everywhere(node, UNKNOWN), "whether there are residuals depends on the values")
 
 
-def _first_output_feeds_affine(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
-    """``infinitely_differentiable_native_group_norm_backward``: mean and rstd do not depend on weight and bias."""
+def _group_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``infinitely_differentiable_native_group_norm_backward``: mean and rstd count only where both have a gradient."""
+    result, mean, rstd = grad_outputs
+    if result == TENSOR:
+        return None
+    statistics = NONE if NONE in (mean, rstd) else UNKNOWN if UNKNOWN in (mean, rstd) else TENSOR
+    into_input = TENSOR if statistics == TENSOR else UNKNOWN if UNKNOWN in (result, statistics) else NONE
+    statuses = (into_input, *(result,) * (len(node.edges) - 1))
+    return Verdict(statuses, "without a gradient for the result, those for mean and rstd count only for the input, together")
+
+
+def _fused_rms_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
     if grad_outputs[0] == TENSOR:
         return None
-    anything = TENSOR if TENSOR in grad_outputs else UNKNOWN
-    affine = (grad_outputs[0],) * (len(node.edges) - 1)
-    return Verdict((anything, *affine), "weight and bias have no part in the mean and the standard deviation")
+    return Verdict(_everywhere(node, UNKNOWN), "what the gradient of rstd alone gives is not known")
 
 
 def _householder(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
@@ -120,8 +134,8 @@ _FORMULAS: dict[str, Formula] = {
     "Dist": _norm,
     "LinalgSlogdet": _slogdet,
     "LinalgLstsq": _lstsq,
-    "NativeGroupNorm": _first_output_feeds_affine,
-    "FusedRmsNorm": _first_output_feeds_affine,
+    "NativeGroupNorm": _group_norm,
+    "FusedRmsNorm": _fused_rms_norm,
     "LinalgHouseholderProduct": _householder,
     "Ormqr": _householder,
 }

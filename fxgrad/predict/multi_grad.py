@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import Gradient, Hook
 from fxgrad.graph.notation import escaped
-from fxgrad.predict.engine import BackwardCall
-from fxgrad.predict.entries import grad_output_entry
+from fxgrad.predict.entries import View, grad_output_entry
 from fxgrad.predict.formulas import NONE, UNKNOWN
 from fxgrad.predict.outlook import Outlook
 
@@ -58,7 +57,7 @@ def _executed_targets(outlook: Outlook, hook: Hook) -> int:
 
 
 def _refuses_leaf(outlook: Outlook, hook: Hook) -> bool:
-    """``_will_engine_execute_node`` raises for a leaf that ``autograd.grad`` captures (torch/csrc/autograd/init.cpp)."""
+    """Whether ``_will_engine_execute_node`` raises (torch/csrc/autograd/init.cpp): for a leaf that grad captures."""
     call = outlook.call
     if call.api != "grad":
         return False
@@ -97,7 +96,7 @@ def _entry(outlook: Outlook, hook: Hook, target: int, *, index: int) -> Gradient
     name = hook.targets[target] if target < len(hook.targets) else f"tensors[{target}]"
     if node is None or node not in outlook.ranks:
         return Gradient(index, name, NONE, None, None, None, _UNTOUCHED)
-    return grad_output_entry(outlook, outlook.graph.nodes[node], slot, index=index, argument=name)
+    return grad_output_entry(View(outlook, outlook.graph.nodes[node]), slot, index=index, argument=name)
 
 
 def silence(outlook: Outlook, hook: Hook) -> str:
@@ -112,8 +111,3 @@ def silence(outlook: Outlook, hook: Hook) -> str:
 
 def _names(hook: Hook) -> str:
     return ", ".join(escaped(name) for name in hook.targets)
-
-
-def uses_api(call: BackwardCall) -> str:
-    """How backward is called, for a sentence."""
-    return "autograd.grad" if call.api == "grad" else "backward"

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from fxgrad.graph import BackwardGraph, Node, NodeKind
 from fxgrad.graph.notation import escaped
-from fxgrad.predict.flow import DECIDES_ALONE, OUTPUT_SIDE, special_verdict, wanted_edges
-from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, is_elementwise_over_lists
+from fxgrad.predict.flow import DECIDES_ALONE, special_verdict, wanted_edges
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN
 from fxgrad.predict.outlook import Outlook
 
 UNUSED = "no root depends on it"
 NOT_EXECUTED = "backward does not execute this node"
 NOTHING_ARRIVES = "no gradient arrives at this node"
 NOT_NEEDED = "none of the tensors in inputs= is behind it"
+HANDED_ON = "no gradient arrives for it, and the hook on the module's outputs hands that on"
 ELEMENT_UNUSED = "the same element of the result gets no gradient"
 
 
@@ -60,21 +61,18 @@ def _formula_reason(outlook: Outlook, node: Node, index: int) -> str | None:
 
 
 def _absence_reason(outlook: Outlook, node: Node, index: int) -> str:
-    edge = node.edges[index]
-    received = outlook.flow.grad_outputs[node.id]
     if not outlook.runs(node.id):
         return NOT_EXECUTED
     if outlook.flow.grad_inputs[node.id][index] == UNKNOWN:
         return _unknown_arrival_reason(outlook, node)
-    if edge.next_node is None and outlook.sides.get(node.id) != OUTPUT_SIDE:
-        return edge.null_reason or "no gradient goes there"
-    if edge.next_node is not None and not outlook.schedule.needed[edge.next_node]:
+    if node.kind is NodeKind.BACKWARD_HOOK:
+        return HANDED_ON
+    edge = node.edges[index]
+    if edge.next_node is None:
+        return edge.null_reason or "its gradient goes nowhere"
+    if not outlook.schedule.needed[edge.next_node]:
         return NOT_NEEDED
-    if is_elementwise_over_lists(node) and TENSOR in received:
-        return ELEMENT_UNUSED
-    if outlook.sides.get(node.id) == OUTPUT_SIDE:
-        return "the hook on the module's outputs hands on None where no gradient arrives"
-    return NOTHING_ARRIVES
+    return ELEMENT_UNUSED if TENSOR in outlook.flow.grad_outputs[node.id] else NOTHING_ARRIVES
 
 
 def _unknown_arrival_reason(outlook: Outlook, node: Node) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fxgrad.render.document import PLAIN, Block, Document, Paragraph, Section, Table, Terms, spans
+from fxgrad.render.document import PLAIN, Block, Document, Paragraph, Section, Table, Terms, is_spaced, spans
 from fxgrad.rules.phrases import printable
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _CODE = "cyan"
 _TONES = {PLAIN: "bold", "info": "bold blue", "warning": "bold yellow", "error": "bold red"}
-_SPACED_DEPTH = 1
 
 
 def rich_document(document: Document) -> RenderableType:
@@ -26,8 +25,8 @@ def _body(blocks: Sequence[Block], depth: int) -> RenderableType:
     from rich.console import Group
 
     parts: list[RenderableType] = []
-    for number, block in enumerate(blocks):
-        if number and depth <= _SPACED_DEPTH and Section in (type(block), type(blocks[number - 1])):
+    for before, block in zip((None, *blocks), blocks, strict=False):
+        if is_spaced(before, block, depth):
             parts.append("")
         parts.append(_block(block, depth))
     return Group(*parts)

@@ -1,4 +1,4 @@
-"""A text before it has a form: sections, paragraphs, labelled texts and tables, rendered by `plain`, `console`, `markdown`.
+"""A text before it has a form: sections, paragraphs, labelled texts and tables, for the renderers beside this module.
 
 Every text in a document is one paragraph of prose in which backticks mark code; renderers escape what their notation
 gives a meaning, so nothing in a document is escaped for one of them.
@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 PLAIN = "plain"
 """The tone of a block that is no finding; the others are the severities of explanations."""
+
+
+_SPACED_DEPTH = 1
 
 
 class Span(NamedTuple):
@@ -54,6 +57,13 @@ class Section:
 
 Block = Paragraph | Terms | Table | Section
 Document = tuple[Block, ...]
+
+
+def is_spaced(before: Block | None, block: Block, depth: int) -> bool:
+    """Whether an empty line goes before the block: the two outer levels of sections stand apart from what is around."""
+    if depth > _SPACED_DEPTH:
+        return False
+    return isinstance(before, Section) or (isinstance(block, Section) and (before is not None or depth > 0))
 
 
 def spans(text: str) -> tuple[Span, ...]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph import BackwardGraph
 from fxgrad.render import theme
-from fxgrad.render.drawing import Arrow, Box, Cluster, Picture
+from fxgrad.render.drawing.compose import picture
+from fxgrad.render.drawing.legend import Entry, entries
+from fxgrad.render.drawing.shapes import Arrow, Box, Cluster, Picture
 from fxgrad.render.escaping import escaped_lines
-from fxgrad.render.legend import Entry, entries
 from fxgrad.render.markup import arrow_label, box_label, cluster_label, entry_label, headline_label
-from fxgrad.render.picture import picture
 from fxgrad.render.theme import Look
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ def dot_source(
 
     Raises `UsageError` for a negative depth and for a module that was not called in this graph.
     """
-    return _written(picture(graph, module=module, hooks_only=hooks_only, depth=depth))
+    drawn = picture(graph, module=module, hooks_only=hooks_only, depth=depth)
+    return _written(drawn, _GRAPH | _SPARSE if hooks_only else _GRAPH)
 
 
-def _written(drawn: Picture) -> str:
+def _written(drawn: Picture, graph_attributes: dict[str, str]) -> str:
     import graphviz
 
-    dot = graphviz.Digraph("backward", graph_attr=_GRAPH, node_attr=_NODE, edge_attr=_EDGE)
+    dot = graphviz.Digraph("backward", graph_attr=graph_attributes, node_attr=_NODE, edge_attr=_EDGE)
     _write_legend(dot, drawn)
     _write_boxes(dot, drawn)
     for arrow in drawn.arrows:
@@ -57,6 +58,8 @@ _GRAPH = {
     "ranksep": "0.35",
     "tooltip": " ",
 }
+_SPARSE = {"newrank": "true"}
+"""Ranks nodes across frames, so that every arrow leads down. Frames of many nodes it would draw out."""
 _NODE = {"fontname": theme.FONT, "fontsize": "11", "margin": "0.12,0.06", "height": "0.4"}
 _EDGE = {"fontname": theme.FONT, "fontsize": "10", "color": theme.EDGE_LINE, "arrowsize": "0.7"}
 

@@ -1,34 +1,88 @@
-"""A report as GitHub-flavoured Markdown. Nothing of the user's can become markup."""
+"""A report as GitHub-flavoured Markdown. Nothing of the user's becomes markup."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from fxgrad.graph import BackwardGraph, Explanation
-from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms, spans
+from fxgrad.render.document import Block, Document, Paragraph, Section, Span, Table, Terms, spans
 from fxgrad.render.report import report_document
 from fxgrad.rules.phrases import printable
 
-_HEADINGS = 3
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$&:@=])")
+_HEADINGS = ("##", "###")
+_SPECIAL = re.compile(r"[\\`*_\[\]<>#|~&$]|(?<=www)\.|:(?=//)")
+_LIST_MARK = re.compile(r"^(\d*)([-+.)])")
 
 
 def report_markdown(graph: BackwardGraph, explanations: Sequence[Explanation], *, picture: str | None = None) -> str:
-    """Write the whole report as Markdown, with the picture at ``picture``, a relative path or URL, under the title."""
-    image = [f"![The backward graph](<{_link(picture)}>)"] if picture else []
+    """Write the whole report as Markdown, under the title the ``picture``: a relative path or an URL."""
+    image = [] if picture is None else [f"![The backward graph](<{quote(picture, safe=_URL)}>)"]
     return "\n\n".join(["# Backward graph", *image, *_blocks(report_document(graph, explanations), 0)]) + "\n"
 
 
+_URL = "/:%?#=&~+,;@!*'()-._"
+
+
 def markdown(document: Document) -> str:
-    """Write a document as Markdown."""
+    """Write a document as Markdown, its outer sections as headings of the second and third level."""
     return "\n\n".join(_blocks(document, 0)) + "\n"
 
 
 def inline(text: str) -> str:
-    r"""A text, with its code between backticks, where nothing else is markup.
+    r"""Write a text, with its code between backticks, so that nothing else in it is markup.
 
     >>> print(inline("`a|b` is <i>*not*</i>"))
     `a|b` is \<i\>\*not\*\</i\>
+    >>> print(inline("1. no list"))
+    1\. no list
     """
-    return "".join(_code(part) if is_code else _prose(part) for part, is_code in spans(text))
+    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_span, spans(printable(text)))))
+
+
+def cell(text: str) -> str:
+    r"""Write a text for a table. A pipe would end the cell even in code, so code that holds one becomes prose.
+
+    >>> print(cell("`a|b` and `c`"))
+    a\|b and `c`
+    """
+    parts = (_prose(part) if "|" in part.text else _span(part) for part in spans(printable(text)))
+    return "".join(parts)
+
+
+def _span(span: Span) -> str:
+    return f"`{span.text}`" if span.is_code else _prose(span)
+
+
+def _prose(span: Span) -> str:
+    return _SPECIAL.sub(r"\\\g<0>", span.text)
+
+
+def _blocks(blocks: Sequence[Block], depth: int) -> Iterator[str]:
+    for block in blocks:
+        match block:
+            case Paragraph(text):
+                yield inline(text)
+            case Terms(items):
+                yield "\n".join(f"- **{inline(label)}** {inline(text)}" for label, text in items)
+            case Table():
+                yield "\n".join(_table(block))
+            case Section(title, body):
+                yield _title(title, depth)
+                yield from _blocks(body, depth + 1)
+
+
+def _title(parts: Sequence[str], depth: int) -> str:
+    text = " · ".join(inline(part) for part in parts if part)
+    return f"{_HEADINGS[depth]} {text}" if depth < len(_HEADINGS) else f"**{text}**"
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield _line(table.columns)
+    yield _line(["---"] * len(table.columns))
+    yield from map(_line, ([cell(text) for text in row] for row in table.rows))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

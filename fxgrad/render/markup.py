@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterable
 
 from fxgrad.render import theme
-from fxgrad.render.drawing import Cluster, Line
+from fxgrad.render.drawing.legend import Entry
+from fxgrad.render.drawing.shapes import Cluster, Line
 from fxgrad.render.escaping import ems, html_text
-from fxgrad.render.legend import Entry
 from fxgrad.render.theme import Flow
 
 BOX_SIZE = 11

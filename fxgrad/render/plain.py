@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from unicodedata import combining, east_asian_width
 
-from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
+from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms, is_spaced
 from fxgrad.rules.phrases import printable
 
 _STEP = "  "
 _GAP = "  "
 _TITLE_GAP = "   "
 _CONTINUED = "    "
-_SPACED_DEPTH = 1
 _LEAST_CELL = 16
-"""A column that is narrower than this reads badly: the table is then written row by row."""
+"""A column that is narrower than this reads badly: then each row is written as the parts of a title are."""
 
 
 def plain(document: Document, *, width: int) -> str:
@@ -54,8 +53,8 @@ def _words(text: str) -> list[str]:
 
 
 def _body(blocks: Sequence[Block], indent: str, width: int, depth: int) -> Iterator[str]:
-    for number, block in enumerate(blocks):
-        if number and depth <= _SPACED_DEPTH and (isinstance(block, Section) or isinstance(blocks[number - 1], Section)):
+    for before, block in zip((None, *blocks), blocks, strict=False):
+        if is_spaced(before, block, depth):
             yield ""
         yield from _block(block, indent, width, depth)
 
@@ -63,7 +62,7 @@ def _body(blocks: Sequence[Block], indent: str, width: int, depth: int) -> Itera
 def _block(block: Block, indent: str, width: int, depth: int) -> Iterator[str]:
     match block:
         case Paragraph(text):
-            yield from wrapped(_words(text), indent, indent + _STEP, width)
+            yield from wrapped(_words(text), indent, indent + _STEP * min(depth, 1), width)
         case Terms(items):
             yield from _terms(items, indent, width)
         case Table():
@@ -74,13 +73,15 @@ def _block(block: Block, indent: str, width: int, depth: int) -> Iterator[str]:
 
 
 def _title(parts: Sequence[str], indent: str, width: int) -> Iterator[str]:
-    shown = [printable(part) for part in parts if part]
-    if all(cells(indent + _CONTINUED + part) <= width for part in shown):
-        yield from wrapped(shown, indent, indent + _CONTINUED, width, gap=_TITLE_GAP)
-    else:
-        for number, part in enumerate(shown):
-            start = indent + (_CONTINUED if number else "")
-            yield from wrapped(part.split(" "), start, indent + _CONTINUED, width)
+    """Parts side by side; one that is longer than a line starts a line and is wrapped."""
+    start = indent
+    line: list[str] = []
+    for part in map(printable, filter(None, parts)):
+        if line and cells(_TITLE_GAP.join([start, *line, part])) - len(_TITLE_GAP) > width:
+            yield from wrapped(_TITLE_GAP.join(line).split(" "), start, indent + _CONTINUED, width)
+            start, line = indent + _CONTINUED, []
+        line.append(part)
+    yield from wrapped(_TITLE_GAP.join(line).split(" "), start, indent + _CONTINUED, width)
 
 
 def _terms(items: Sequence[tuple[str, str]], indent: str, width: int) -> Iterator[str]:
@@ -95,12 +96,12 @@ def _padded(text: str, room: int) -> str:
 
 
 def _table(table: Table, indent: str, width: int) -> Iterator[str]:
-    rows = [[printable(cell) for cell in row] for row in table.rows]
-    shown = [list(table.columns), *rows] if table.headed else rows
+    rows = [table.columns, *table.rows] if table.headed else table.rows
+    shown = [[printable(cell) for cell in row] for row in rows]
     rooms = _rooms(shown, width - len(indent))
     if rooms is None:
-        for row in rows:
-            yield from _stacked(table.columns if table.headed else (), row, indent, width)
+        for row in shown:
+            yield from _title(row, indent, width)
         return
     for row in shown:
         yield from _row(row, rooms, indent)
@@ -129,14 +130,3 @@ def _row(row: Sequence[str], rooms: Sequence[int], indent: str) -> Iterator[str]
     for number in range(max(map(len, columns))):
         parts = [column[number] if number < len(column) else "" for column in columns]
         yield (indent + _GAP.join(map(_padded, parts, rooms))).rstrip()
-
-
-def _stacked(columns: Sequence[str], row: Sequence[str], indent: str, width: int) -> Iterator[str]:
-    """A row over several lines: under its first cell the named others, or under all of them the last."""
-    if columns:
-        head, below = row[0], [f"{name}: {cell}" for name, cell in zip(columns[1:], row[1:], strict=True) if cell]
-    else:
-        head, below = _GAP.join(row[:-1]), [row[-1]]
-    yield from wrapped(head.split(" "), indent, indent + _CONTINUED, width)
-    for cell in filter(None, below):
-        yield from wrapped(cell.split(" "), indent + _CONTINUED, indent + _CONTINUED + _STEP, width)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, Node, TensorRef
 from fxgrad.graph.notation import escaped
 from fxgrad.rules.backends import backend_of
 from fxgrad.rules.downstream import ParameterWay, parameter_ways
 from fxgrad.rules.full_view import full_hook_advice, given_tensors
-from fxgrad.rules.functions import argument_of, function_of, result_of
+from fxgrad.rules.functions import argument_of, function_of
 from fxgrad.rules.phrases import code, counted, forward_name, function_name, input_name, listed, meta_text, module_name
 from fxgrad.rules.subject import Placed, Spot, Subject
 
 MODULE_PY = "(torch/nn/modules/module.py, Module._call_impl)"
+_MOST_PARAMETERS = 4
 _GENERAL_ADVICE = "register_full_backward_hook, which sees the module's own arguments and results"
 
 
@@ -47,9 +48,11 @@ def _is_whole_module(placed: Placed) -> bool:
 
 def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
     yield _attached(subject, placed)
-    yield _grad_input(placed)
-    yield f"grad_output has {_entries(len(placed.site.grad_output))}, one per {result_of(placed.node)}."
-    yield from (_parameter(subject, way) for way in parameter_ways(subject, placed.site))
+    yield _entries(placed)
+    if placed.call is not None:
+        yield f"{forward_name(placed.call)} was given {given_tensors(placed.call)}."
+    ways = parameter_ways(subject, placed.site)
+    yield from filter(None, (_parameters_in(subject, ways), *_parameters_behind(subject, ways)))
     yield MODULE_PY
 
 
@@ -60,25 +63,41 @@ def _attached(subject: Subject, placed: Placed) -> str:
     return f"PyTorch put {function_name(subject.hook)} on the grad_fn of {returned}: {escaped(node.label)}{which}."
 
 
-def _grad_input(placed: Placed) -> str:
-    site, node, call = placed
+def _entries(placed: Placed) -> str:
+    site, node, _ = placed
     names = [escaped(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input]
     shown = f" ({listed(names)})" if names else ""
-    given = f"; {forward_name(call)} was given {given_tensors(call)}" if call else ""
-    return f"grad_input has {_entries(len(names))}, one per {argument_of(node)}{shown}{given}."
+    number = counted(len(names), "entry", plural="entries")
+    return f"grad_input has {number}, one per {argument_of(node)}{shown}; grad_output has {len(site.grad_output)}."
 
 
-def _entries(number: int) -> str:
-    return counted(number, "entry", plural="entries")
+def _parameters_in(subject: Subject, ways: Sequence[ParameterWay]) -> str:
+    """The module's parameters that are arguments of the function itself."""
+    direct = [way for way in ways if not way.through]
+    names = listed(code(_short(subject, way)) for way in direct)
+    verb, noun = ("is", "entry") if len(direct) == 1 else ("are", "entries")
+    return f"{names} {verb} {noun} {listed(str(way.entry) for way in direct)}." if direct else ""
 
 
-def _parameter(subject: Subject, way: ParameterWay) -> str:
+def _parameters_behind(subject: Subject, ways: Sequence[ParameterWay]) -> Iterator[str]:
+    """The module's parameters whose gradients come out further down."""
+    behind = [way for way in ways if way.through]
+    yield from (_behind(subject, way) for way in behind[:_MOST_PARAMETERS])
+    if len(behind) > _MOST_PARAMETERS:
+        yield f"So do those of {counted(len(behind) - _MOST_PARAMETERS, 'more parameter')}."
+
+
+def _behind(subject: Subject, way: ParameterWay) -> str:
     variable = subject.graph.variables_by_name.get(way.name)
     shape = f" {meta_text(variable.meta)}" if variable else ""
-    if not way.through:
-        return f"{code(way.name)}{shape} is entry {way.entry}."
     steps = listed(escaped(node.label) for node in way.through)
-    return f"{code(way.name)}{shape} is no entry: its gradient comes out at {way.leaf.label}, through {steps}."
+    return (
+        f"The gradient of {code(_short(subject, way))}{shape} comes out at {escaped(way.leaf.label)}, through {steps}."
+    )
+
+
+def _short(subject: Subject, way: ParameterWay) -> str:
+    return way.name.removeprefix(f"{subject.path}.")
 
 
 def kernel_decides_the_node(subject: Subject) -> Iterator[Explanation]:

@@ -51,8 +51,8 @@ def module_is_called_several_times(subject: Subject) -> Iterator[Explanation]:
         severity="info",
         headline=f"{module_name(subject.path)} is called {len(subject.calls)} times: which call is this?",
         because=(
-            f"The hook runs once for each of {counted(len(calls), 'call')}, and is not told which. "
-            f"Backward comes to them in this order: call {ranges([call.index for call in calls])}. {_given(calls)}"
+            f"The hook fires for {counted(len(calls), 'call')}, and is not told which it is. Backward comes to them in "
+            f"this order: calls {ranges([call.index for call in calls])}. {_given(calls)}"
         ),
         fix=(
             "count the hook's runs in that order; or register in a forward hook, "

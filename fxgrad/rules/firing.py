@@ -16,6 +16,7 @@ from fxgrad.rules.phrases import (
     input_name,
     listed,
     module_name,
+    node_labels,
     ranges,
     sentence,
 )
@@ -151,7 +152,7 @@ def _part_because(spot: Spot, waiting: Sequence[Node], missing: Sequence[str]) -
     verb = "runs" if len(waiting) == 1 else "run"
     return (
         f"It runs right after {escaped(spot.node.label)}. {more} of the module {verb} later "
-        f"({listed(escaped(node.label) for node in waiting)}), so grad_input has no entry for {listed(missing)}."
+        f"({node_labels(waiting)}), so grad_input has no entry for {listed(missing)}."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxgrad.graph import HookSite, ModuleCall, TensorRef
-from fxgrad.graph.notation import path_text
+from fxgrad.graph.notation import escaped, path_text
 from fxgrad.rules.phrases import argument_name, counted, input_name, listed, tuple_text
 
 _TOP_LEVEL = 2
@@ -53,25 +53,24 @@ def full_hook_advice(call: ModuleCall, site: HookSite) -> str:
     """What to expect from a full hook at this call."""
     if not takes_full_hook(call):
         return (
-            f"a full hook needs a Tensor or a tuple as result, and this is {call.result_type}: "
-            "put Tensor.register_hook on the tensors themselves"
+            f"put Tensor.register_hook on the tensors themselves; a full hook needs a Tensor or a tuple as result, "
+            f"and this is {escaped(call.result_type)}"
         )
-    entries = f"grad_input would be {tuple_text(grad_input_names(call))}, one entry per positional argument"
-    results = f"grad_output {tuple_text(grad_output_names(call, site))}, one per result"
-    return f"register_full_backward_hook: {entries}{_all_none(call)}, and {results}{_unseen(call)}"
+    names = grad_input_names(call)
+    return (
+        f"register_full_backward_hook: grad_input would be {tuple_text(names)}, one entry per positional argument"
+        f"{_all_none(names)}{_unseen(call)}; grad_output {tuple_text(grad_output_names(call, site))}, one per result"
+    )
 
 
-def _all_none(call: ModuleCall) -> str:
-    nothing = call.n_args and set(grad_input_names(call)) == {"None"}
-    return " (all None, as no positional tensor requires grad)" if nothing else ""
+def _all_none(names: tuple[str, ...]) -> str:
+    return ", None because none of them is a tensor that requires grad" if set(names) == {"None"} else ""
 
 
 def _unseen(call: ModuleCall) -> str:
     hidden = [input_name(call, ref) for ref in invisible(call.inputs)]
-    if not hidden:
-        return ""
-    noun = "is no positional argument itself" if len(hidden) == 1 else "are no positional arguments themselves"
-    return f"; it has no entry for {listed(hidden)}, which {noun}"
+    verb = "is" if len(hidden) == 1 else "are"
+    return f" ({listed(hidden)}, inside a container or a keyword, {verb} invisible to it)" if hidden else ""
 
 
 def given_tensors(call: ModuleCall) -> str:

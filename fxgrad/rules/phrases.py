@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from fxgrad.graph import Gradient, Hook, ModuleCall, Source, TensorMeta, TensorRef
+from fxgrad.graph import Gradient, Hook, HookKind, ModuleCall, Node, Source, TensorMeta, TensorRef
 from fxgrad.graph.notation import escaped, path_text, shape_text
 
 _MOST_NAMES = 6
@@ -143,9 +143,29 @@ def module_name(path: str) -> str:
     return code(path) if path else "the model"
 
 
+def node_labels(nodes: Sequence[Node], *, most: int = _MOST_NAMES) -> str:
+    """Labels of nodes; of neighbours with one name, the name once: ``MulBackward0_0, _1 and _2``."""
+    labels: list[str] = []
+    for before, node in zip((None, *nodes), nodes, strict=False):
+        same = before is not None and before.name == node.name and node.label.startswith(node.name)
+        labels.append(escaped(node.label.removeprefix(node.name) if same else node.label))
+    return listed(labels, most=most)
+
+
 def forward_name(call: ModuleCall) -> str:
     """The function that the module's own code is: ``LSTMCell.forward``."""
     return f"{escaped(call.type_name)}.forward"
+
+
+def registering(kind: HookKind) -> str:
+    """The name of the function that registers such hooks, as short as it stays unambiguous.
+
+    >>> registering(HookKind.MODULE_BACKWARD), registering(HookKind.TENSOR)
+    ('register_backward_hook', 'Tensor.register_hook')
+    """
+    names = [other.value.rpartition(".")[2] for other in HookKind]
+    name = kind.value.rpartition(".")[2]
+    return name if names.count(name) == 1 else kind.value
 
 
 def function_name(hook: Hook) -> str:

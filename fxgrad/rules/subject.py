@@ -130,6 +130,11 @@ class Subject:
         """The sites that fire, or may."""
         return tuple(site for site in self.sites if site.fires is not False)
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """What `subject_key` says of each of its sites."""
+        return self.hook.id, self.path
+
     def call(self, site: HookSite) -> ModuleCall | None:
         """The call that a site of this subject belongs to."""
         return self.graph.calls_by_id.get(site.call) if site.call is not None else None
@@ -140,10 +145,11 @@ def subjects(graph: BackwardGraph) -> tuple[Subject, ...]:
     index = Index(graph)
     found: dict[tuple[int, str], list[HookSite]] = {}
     for site in graph.sites:
-        found.setdefault((site.hook.id, _path(graph, site)), []).append(site)
+        found.setdefault(subject_key(graph, site), []).append(site)
     return tuple(Subject(index, sites[0].hook, path, tuple(sites)) for (_, path), sites in found.items())
 
 
-def _path(graph: BackwardGraph, site: HookSite) -> str:
+def subject_key(graph: BackwardGraph, site: HookSite) -> tuple[int, str]:
+    """The hook's id and the owner's path, which a subject's sites have in common."""
     call = graph.calls_by_id.get(site.call) if site.call is not None else None
-    return call.path if call is not None and site.hook.kind.is_module else site.hook.owner
+    return site.hook.id, call.path if call is not None and site.hook.kind.is_module else site.hook.owner

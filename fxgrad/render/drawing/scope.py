@@ -10,8 +10,8 @@ from typing import NamedTuple
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.notation import escaped
-from fxgrad.render.clusters import homes, lineages
-from fxgrad.render.flow import edge_flows, strongest, weakest
+from fxgrad.render.drawing.clusters import homes, lineages
+from fxgrad.render.drawing.flow import EdgeFlows, strongest, weakest
 from fxgrad.render.theme import Flow
 
 MOST_NAMES = 5
@@ -42,18 +42,18 @@ class Scope:
     stubs: frozenset[int] = frozenset()
 
 
-def whole(graph: BackwardGraph) -> Scope:
+def whole(graph: BackwardGraph, flows: EdgeFlows) -> Scope:
     """Every node."""
-    return Scope(tuple(range(len(graph.nodes))), tuple(_links(graph)))
+    return Scope(tuple(range(len(graph.nodes))), tuple(_links(graph, flows)))
 
 
-def of_module(graph: BackwardGraph, module: str) -> Scope:
+def of_module(graph: BackwardGraph, flows: EdgeFlows, module: str) -> Scope:
     """What the calls of one module made, the leaves it uses, and as stubs the nodes that these are joined to.
 
     Raises `UsageError` for a path that names no module called in this graph.
     """
     members = _members(graph, _called_path(graph, module))
-    links = tuple(link for link in _links(graph) if link.tail in members or link.head in members)
+    links = tuple(link for link in _links(graph, flows) if link.tail in members or link.head in members)
     nodes = members.union(*((link.tail, link.head) for link in links))
     leaves = {node for node in nodes if graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD}
     return Scope(tuple(sorted(nodes)), links, nodes - members - leaves)
@@ -70,11 +70,11 @@ def only_hooks(graph: BackwardGraph, scope: Scope) -> Scope:
     return Scope(kept, tuple(links), scope.stubs)
 
 
-def _links(graph: BackwardGraph) -> Iterator[Link]:
-    for node, flows in zip(graph.nodes, edge_flows(graph), strict=True):
+def _links(graph: BackwardGraph, flows: EdgeFlows) -> Iterator[Link]:
+    for node in graph.nodes:
         for index, edge in enumerate(node.edges):
             if edge.next_node is not None:
-                yield Link(node.id, edge.next_node, index, flows[index])
+                yield Link(node.id, edge.next_node, index, flows[node.id][index])
 
 
 def _members(graph: BackwardGraph, path: str) -> frozenset[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.render import labels
-from fxgrad.render.boxes import dead_end_key, dead_ends, root_key
-from fxgrad.render.drawing import Arrow
-from fxgrad.render.flow import strongest
-from fxgrad.render.scope import Link
+from fxgrad.render.drawing import labels
+from fxgrad.render.drawing.boxes import dead_end_key, dead_ends, root_key
+from fxgrad.render.drawing.flow import strongest
+from fxgrad.render.drawing.scope import Link
+from fxgrad.render.drawing.shapes import Arrow
+from fxgrad.render.drawing.view import View
 from fxgrad.render.theme import Flow
-from fxgrad.render.view import View
 
 
 def arrows(view: View) -> tuple[Arrow, ...]:
@@ -52,8 +52,10 @@ def _link(view: View, tail: str, head: str, link: Link) -> Arrow:
 def _lines(view: View, link: Link) -> Iterator[str]:
     if link.edge is None:
         yield f"{labels.counted(link.between, 'node')} between"
-    else:
-        yield from labels.edge_lines(view.graph, view.graph.nodes[link.tail].edges[link.edge])
+        return
+    edge = view.graph.nodes[link.tail].edges[link.edge]
+    # an argument is its node's: without the node in sight its name says nothing
+    yield from (labels.shape_lines if link.tail in view.groups else labels.edge_lines)(view.graph, edge)
 
 
 def _tooltip(view: View, link: Link) -> Iterator[str]:
@@ -69,4 +71,4 @@ def _dead_end_arrows(view: View) -> Iterator[Arrow]:
         for index in () if node_id in view.groups else dead_ends(view, node):
             lines = tuple(labels.edge_lines(view.graph, node.edges[index]))
             tooltip = tuple(labels.edge_tooltip(node, index))
-            yield Arrow(view.key(node_id), dead_end_key(node_id), lines, tooltip, Flow.NONE)
+            yield Arrow(view.key(node_id), dead_end_key(node_id), lines, tooltip, view.flows[node_id][index])

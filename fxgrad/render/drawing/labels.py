@@ -1,6 +1,6 @@
 """What stands in the boxes, on the arrows and in the tooltips: one small function per line of text.
 
-Every text returned is one printable line (`fxgrad.graph.notation`); lines in boxes are cut to a width, tooltips are not.
+Every text is one printable line (`fxgrad.graph.notation`); lines in boxes are cut to a width, those of tooltips not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
 from fxgrad.graph.notation import escaped, path_text, shape_text
-from fxgrad.render.drawing import Line
+from fxgrad.render.drawing.shapes import Line
 from fxgrad.render.escaping import shortened
 
 NAME_WIDTH = 44
@@ -40,6 +40,13 @@ def _leaf_text(graph: BackwardGraph, node: Node) -> str:
     return f"{shape} · {escaped(variable.kind)}" if variable and variable.kind != "parameter" else shape
 
 
+def stub_lines(graph: BackwardGraph, node: Node, call: str | None) -> Iterator[Line]:
+    """What a neighbour is, and the module call that it is in."""
+    yield from node_lines(graph, node)
+    if call is not None:
+        yield Line(f"in {call_title(graph.calls_by_id[call])}")
+
+
 def hook_lines(sites: Iterable[HookSite]) -> Iterator[Line]:
     """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
     places = list(sites)
@@ -63,9 +70,9 @@ def _identity(site: HookSite) -> _HookName:
 
 def _hook_text(hook: _HookName, times: int, *, fires: bool) -> str:
     owner = "every module" if hook.kind.is_global else escaped(hook.owner) or "the model"
-    parts = [escaped(hook.function) or "hook", registering(hook.kind), owner]
-    count = [f"{times} times"] if times > 1 else []
-    return " · ".join([shortened(part, PART_WIDTH) for part in parts] + count + ([] if fires else ["never fires"]))
+    function = shortened(escaped(hook.function) or "hook", PART_WIDTH)
+    notes = [*([f"{times} times"] if times > 1 else []), *([] if fires else ["never fires"])]
+    return " · ".join([function, registering(hook.kind), shortened(owner, PART_WIDTH), *notes])
 
 
 @cache
@@ -113,12 +120,15 @@ def _full_hook_text(site: HookSite) -> str:
 
 
 def edge_lines(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
-    """The argument's name and the shape of its gradient, and which gradient of the next node it adds to, of several."""
+    """The argument's name, the shape of its gradient, and which gradient of the next node it adds to, of several."""
     if edge.argument is not None:
         yield shortened(escaped(edge.argument), PART_WIDTH)
-    if edge.next_node is None:
-        return
-    yield from _slot_lines(graph.nodes[edge.next_node], edge.input_nr)
+    yield from shape_lines(graph, edge)
+
+
+def shape_lines(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
+    """The shape of an edge's gradient, and which gradient of the next node it adds to, of several."""
+    return iter(()) if edge.next_node is None else _slot_lines(graph.nodes[edge.next_node], edge.input_nr)
 
 
 def _slot_lines(node: Node, slot: int) -> Iterator[str]:

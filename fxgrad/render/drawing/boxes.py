@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from fxgrad.graph import ModuleCall, Node
 from fxgrad.graph.notation import escaped
-from fxgrad.render import labels, theme
-from fxgrad.render.drawing import Box, Cluster, Line
-from fxgrad.render.view import View
+from fxgrad.render import theme
+from fxgrad.render.drawing import labels
+from fxgrad.render.drawing.shapes import Box, Cluster, Line
+from fxgrad.render.drawing.view import View
 
 
 def boxes(view: View) -> tuple[Box, ...]:
-    """Every box: where backward starts, the nodes in id order, collapsed module calls, and where no gradient goes on."""
+    """Every box: the roots, the nodes in id order, collapsed module calls, and where no gradient goes on."""
     alone = [view.graph.nodes[node] for node in view.scope.nodes if node not in view.groups]
     return (
         *_root_boxes(view),
@@ -78,15 +79,12 @@ def _root_boxes(view: View) -> Iterator[Box]:
 
 def _node_box(view: View, node: Node) -> Box:
     sites = view.sites.get(node.id, [])
-    stub = node.id in view.scope.stubs
-    hooks = () if stub else labels.hook_lines(sites)
-    return Box(
-        key=view.key(node.id),
-        look=theme.STUB if stub else theme.NODE_LOOKS[node.kind],
-        lines=(*labels.node_lines(view.graph, node), *hooks),
-        tooltip=tuple(labels.node_tooltip(view.graph, node, sites)),
-        cluster=None if stub else view.cluster_key(view.homes[node.id]),
-    )
+    tooltip = tuple(labels.node_tooltip(view.graph, node, sites))
+    if node.id in view.scope.stubs:
+        lines = tuple(labels.stub_lines(view.graph, node, view.homes[node.id]))
+        return Box(view.key(node.id), theme.STUB, lines, tooltip, None)
+    lines = (*labels.node_lines(view.graph, node), *labels.hook_lines(sites))
+    return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, view.cluster_key(view.homes[node.id]))
 
 
 def _group_boxes(view: View) -> Iterator[Box]:
@@ -115,7 +113,7 @@ def _dead_end(view: View, node: Node) -> Box:
     return Box(
         key=dead_end_key(node.id),
         look=theme.NO_GRADIENT,
-        lines=(Line("no gradient"),),
-        tooltip=tuple(escaped(reason) for reason in reasons if reason) or ("no gradient goes on from here",),
+        lines=(Line("needs no gradient"),),
+        tooltip=tuple(escaped(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
         cluster=view.cluster_key(view.homes[node.id]),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph
-from fxgrad.render import labels, scope
-from fxgrad.render.arrows import arrows
-from fxgrad.render.boxes import boxes, clusters
-from fxgrad.render.drawing import Picture
-from fxgrad.render.view import view
+from fxgrad.render.drawing import labels, scope
+from fxgrad.render.drawing.arrows import arrows
+from fxgrad.render.drawing.boxes import boxes, clusters
+from fxgrad.render.drawing.flow import edge_flows
+from fxgrad.render.drawing.shapes import Picture
+from fxgrad.render.drawing.view import view
 
 
 def picture(
@@ -20,8 +21,9 @@ def picture(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth}", "a depth of 0 or more", "leave depth out to draw everything")
-    drawn = scope.whole(graph) if module is None else scope.of_module(graph, module)
-    seen = view(graph, scope.only_hooks(graph, drawn) if hooks_only else drawn, depth)
+    flows = edge_flows(graph)
+    drawn = scope.whole(graph, flows) if module is None else scope.of_module(graph, flows, module)
+    seen = view(graph, flows, scope.only_hooks(graph, drawn) if hooks_only else drawn, depth)
     drawn_boxes = boxes(seen)
     return Picture(
         headline=tuple(labels.headline(graph, shown=len(seen.scope.nodes))),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import HookKind
 from fxgrad.render import theme
-from fxgrad.render.drawing import Picture
+from fxgrad.render.drawing.shapes import Picture
 from fxgrad.render.theme import Flow, Look
 
 LOOKS = (

@@ -1,0 +1,264 @@
+"""The verbs that need torch: trace, record, capture, verify, and the same for a TARGET of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from fxgrad.errors import UsageError
+from fxgrad.predict import predict
+from fxgrad.result import Trace, load
+
+if TYPE_CHECKING:
+    import torch
+
+    from fxgrad.observe.targets import Request
+    from fxgrad.observe.tracing import Observed, Session
+    from fxgrad.verification import Verification
+
+
+def trace(
+    model: torch.nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    device: str | torch.device | None = None,
+) -> Trace:
+    """Run ``model(*args, **kwargs)`` once, and tell what backward would do: each hook's node, and what it would get.
+
+    No backward is run. Afterwards parameters, buffers, module attributes, random states and hook tables are as they
+    were; `fxgrad.observe.state` lists it all. A single argument that is no tuple is taken as ``(argument,)``.
+
+    The roots are the tensor that `loss` returns for the output; without it a scalar ``loss`` in the output (Hugging
+    Face models), else every differentiable tensor of the output. ``device="cuda"`` without CUDA traces on a fake
+    accelerator, in a forked child, to see the fused kernels.
+
+    Raises UsageError for what is no module, and lazy modules; TargetError when forward raises, or nothing requires grad.
+
+    >>> import torch, fxgrad
+    >>> model = torch.nn.Linear(10, 20)
+    >>> handle = model.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    >>> trace = fxgrad.trace(model, torch.randn(8, 10, requires_grad=True))
+    >>> [(gradient.argument, gradient.shape) for gradient in trace.sites[0].grad_input]
+    [('input', (8, 10))]
+    """
+    from fxgrad.observe import devices, tracing
+
+    arguments = args if isinstance(args, tuple) else (args,)
+    keywords = dict(kwargs or {})
+    if devices.needs_emulation(device):
+        return _trace_in_child(model, arguments, keywords, loss, str(device))
+    devices.check_placed(model, device)
+    return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
+
+
+def _trace_in_child(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None, device: str
+) -> Trace:
+    from fxgrad.exchange.saved import from_json, to_json
+    from fxgrad.observe.accelerator import in_forked_child
+    from fxgrad.observe.devices import observe_emulated
+    from fxgrad.observe.names import path_finder
+
+    def observe() -> str:
+        return to_json(observe_emulated(model, args, kwargs, loss=loss, device=device))
+
+    graph = from_json(in_forked_child(observe), origin="the forked child")
+    return Trace(predict(graph), path_of_module=path_finder(model))
+
+
+def _trace_of(observed: Observed, model: Any) -> Trace:
+    from fxgrad.observe.names import path_finder
+
+    return Trace(predict(observed.graph), forward=observed.forward, path_of_module=path_finder(model))
+
+
+class Recording:
+    """What `record` gives: `trace` makes a Trace of what ran inside the ``with`` block."""
+
+    def __init__(self, session: Session, model: Any) -> None:
+        self._session: Session | None = session
+        self._model = model
+
+    def trace(self, loss: Any) -> Trace:
+        """The Trace of what was recorded, with backward starting from `loss`: a tensor, or nested outputs.
+
+        To be called once, inside or after the ``with`` block, and before ``loss.backward()``: the recording holds the
+        forward's tensors alive until then.
+        """
+        from fxgrad.observe.tracing import recorded
+
+        if self._session is None:
+            raise UsageError(
+                "a second trace of one recording",
+                "one: the recording lets go of the tensors once they are traced",
+                "record the forward again",
+            )
+        session, self._session = self._session, None
+        return _trace_of(recorded(session, loss), self._model)
+
+
+@contextmanager
+def record(model: torch.nn.Module) -> Iterator[Recording]:
+    """Watch your own forward: whatever runs inside the ``with`` block, the loss included.
+
+    Nothing is run or put back: it is your program. Raises UsageError inside another recording.
+
+    >>> import torch, fxgrad
+    >>> model = torch.nn.Linear(10, 20)
+    >>> with fxgrad.record(model) as recording:
+    ...     loss = model(torch.randn(8, 10)).sum()
+    >>> len(recording.trace(loss).graph.nodes)
+    5
+    """
+    from fxgrad.observe.tracing import Session, check_model
+
+    check_model(model)
+    session = Session(model)
+    with session.recording():
+        yield Recording(session, model)
+
+
+def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: bool = False) -> Trace:
+    """The graph behind tensors that exist already; nothing is run.
+
+    There are no module calls and no source lines in it: the forward is over. `model` gives names to parameters and
+    shows the hooks on modules. Hooks on nodes other than leaves' are looked for with ``node_hooks=True`` only, which
+    leaves an empty table of hooks on every node (each then costs backward some 3 µs more).
+
+    Raises TargetError where nothing in `outputs` requires grad.
+
+    >>> import torch, fxgrad
+    >>> x = torch.ones(3, requires_grad=True)
+    >>> [node.label for node in fxgrad.capture((x * 2).sum()).graph.nodes]
+    ['SumBackward0_0', 'MulBackward0_0', 'AccumulateGrad_0']
+    """
+    from fxgrad.observe.tracing import observe_tensors
+
+    return _trace_of(observe_tensors(outputs, model, node_hooks=node_hooks), model)
+
+
+def verify(
+    model: torch.nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    device: str | torch.device | None = None,
+) -> Verification:
+    """Run forward and the real backward, with the model's hooks, and compare each prediction with what each hook got.
+
+    The hooks do run: that is its point. Afterwards ``.grad`` and all that `trace` puts back are as they were.
+    Raises what `trace` raises, and TargetError when a hook raises.
+
+    >>> import torch, fxgrad
+    >>> model = torch.nn.Linear(10, 20)
+    >>> handle = model.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    >>> print(fxgrad.verify(model, torch.randn(8, 10)))  # doctest: +ELLIPSIS
+    1 hook site...
+    """
+    from fxgrad.observe import devices, execution
+    from fxgrad.verification import compare
+
+    arguments = args if isinstance(args, tuple) else (args,)
+    keywords = dict(kwargs or {})
+    if devices.needs_emulation(device):
+        raise devices.cannot_verify_live(str(device))
+    devices.check_placed(model, device)
+    executed = execution.execute(model, arguments, keywords, loss=loss)
+    return compare(predict(executed.graph), executed.firings)
+
+
+Mode = Literal["train", "eval"]
+
+
+def trace_target(
+    text: str,
+    *,
+    init: str | None = None,
+    inputs: Sequence[str] = (),
+    loss: str | None = None,
+    seed: int | None = None,
+    mode: Mode | None = None,
+    device: str | None = None,
+    autocast: str | None = None,
+) -> Trace:
+    """Trace a TARGET of the command line: a file, a module class, or a saved trace.
+
+    On a device that is not there, in a fresh interpreter with the fake accelerator. Raises as `trace` does, and
+    UsageError where the target or an option is not understood.
+    """
+    if text.endswith(".json"):
+        return _load_saved(text, init, inputs, loss, seed, mode, device, autocast)
+    request = _request(text, init, inputs, loss, seed, mode, device, autocast)
+    if _needs_interpreter(request):
+        from fxgrad.emulated import trace_emulated
+
+        return Trace(predict(trace_emulated(request)))
+    from fxgrad.observe import targets
+
+    return _trace_of(*targets.observe(request))
+
+
+def _request(
+    text: str,
+    init: str | None,
+    inputs: Sequence[str],
+    loss: str | None,
+    seed: int | None,
+    mode: Mode | None,
+    device: str | None,
+    autocast: str | None,
+) -> Request:
+    from fxgrad.observe.targets import Request
+
+    return Request(text, init, tuple(inputs), loss, seed, mode, device, autocast)
+
+
+def _needs_interpreter(request: Request) -> bool:
+    from fxgrad.observe.devices import needs_emulation
+
+    return needs_emulation(request.device)
+
+
+def _load_saved(text: str, *options: object) -> Trace:
+    if any(options):
+        raise UsageError(
+            f"options for running a model, with the saved trace {text}",
+            "none of --init, --input, --loss, --seed, --train, --eval, --device, --autocast: nothing is run",
+            "leave them out, or trace the model again",
+        )
+    return load(text)
+
+
+def verify_target(
+    text: str,
+    *,
+    init: str | None = None,
+    inputs: Sequence[str] = (),
+    loss: str | None = None,
+    seed: int | None = None,
+    mode: Mode | None = None,
+    device: str | None = None,
+    autocast: str | None = None,
+) -> Verification:
+    """Verify a TARGET of the command line; a saved trace cannot be run. Raises as `verify` and `trace_target` do."""
+    if text.endswith(".json"):
+        raise UsageError(
+            f"the saved trace {text}, to verify", "a target that can be run", "give the file or class that was traced"
+        )
+    from fxgrad.verification import compare
+
+    request = _request(text, init, inputs, loss, seed, mode, device, autocast)
+    if _needs_interpreter(request):
+        from fxgrad.emulated import run_emulated
+
+        graph, firings = run_emulated(request)
+    else:
+        from fxgrad.observe import targets
+
+        executed = targets.run(request)
+        graph, firings = executed.graph, executed.firings
+    return compare(predict(graph), firings)

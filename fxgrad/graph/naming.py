@@ -1,0 +1,225 @@
+"""Says in a few words which forward value a gradient belongs to.
+
+Every name is one that the reader knows: of a parameter, buffer or input, of a module's result (``layers.3 call 2
+result[1]``), or of the aten function and its arguments below those. What has none of these stays unnamed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Path, Source, TensorRef, Value
+
+if TYPE_CHECKING:
+    from fxgrad.graph.backward_graph import BackwardGraph
+
+_MOST_VIEWS = 6
+_LONGEST_ARGUMENTS = 60
+
+
+def expression(
+    graph: BackwardGraph, edge: Edge, *, call: str | None = None, depth: int = 2, width: int = 3
+) -> str | None:
+    """What the gradient of one edge belongs to, seen from the module call `call`.
+
+    `depth` bounds how many functions are nested in the text, `width` how many arguments each shows.
+    None where nothing is known.
+    """
+    if edge.next_node is None:
+        return None if edge.value is None else _value_text(graph, edge.value, call)
+    return slot_expression(graph, edge.next_node, edge.input_nr, call=call, depth=depth, width=width)
+
+
+def slot_expression(
+    graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None, depth: int = 2, width: int = 3
+) -> str:
+    """What gradient number `slot` of a node belongs to, seen from the module call `call`."""
+    node, slot = _behind_hook_functions(graph, graph.nodes[node_id], slot)
+    name = _known_name(graph, node, slot, call)
+    if name is not None:
+        return name
+    arguments = _arguments(graph, node, call=call, depth=depth, width=width)
+    text = _applied(node, arguments)
+    return text if len(node.output_names) <= 1 or slot >= len(node.output_names) else f"{text}[{slot}]"
+
+
+def _behind_hook_functions(graph: BackwardGraph, node: Node, slot: int) -> tuple[Node, int]:
+    """A BackwardHookFunction is the identity: the value that it passes on."""
+    while node.kind is NodeKind.BACKWARD_HOOK and slot < len(node.edges):
+        edge = node.edges[slot]
+        if edge.next_node is None:
+            break
+        node, slot = graph.nodes[edge.next_node], edge.input_nr
+    return node, slot
+
+
+def _known_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) -> str | None:
+    if node.variable is not None:
+        return node.variable
+    made_by = _maker(graph, node, slot)
+    if made_by is not None and made_by[0].id != call:
+        return _result_text(graph, *made_by, call)
+    return graph.names_of_slots.get((node.id, slot))
+
+
+def _maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
+    """The innermost module call that made the value and has it in its result."""
+    results = dict(graph.results_of_slots.get((node.id, slot), ()))
+    call_id = node.call
+    while call_id is not None:
+        call = graph.calls_by_id[call_id]
+        if call_id in results:
+            return call, results[call_id]
+        call_id = call.parent
+    return None
+
+
+def _result_text(graph: BackwardGraph, made_by: ModuleCall, path: Path, call: str | None) -> str:
+    return f"{call_text(graph, made_by, seen_from=call)} {path_text(path)}"
+
+
+def call_text(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None = None) -> str:
+    """``layers.3 call 2``; the number is left out where the module has one call, or the same number of calls and the
+    same number of this call as the one it is seen from (the same step of a loop)."""
+    path = call.path or "the model"
+    total = graph.calls_per_module[call.path]
+    if total == 1:
+        return path
+    if seen_from is not None and seen_from in graph.calls_by_id:
+        near = graph.calls_by_id[seen_from]
+        if near.index == call.index and graph.calls_per_module[near.path] == total:
+            return path
+    return f"{path} call {call.index}"
+
+
+def path_text(path: Path) -> str:
+    """A path as one would write it in Python.
+
+    >>> path_text(("result", 1, "hidden"))
+    "result[1]['hidden']"
+    """
+    first, *rest = path
+    return str(first) + "".join(f"[{step!r}]" for step in rest)
+
+
+def argument_text(call: ModuleCall, path: Path) -> str:
+    """A tensor inside the arguments of a call, by forward's parameter names: ``hx[0]``."""
+    place, first, *rest = path
+    names = call.argument_names
+    name = names[first] if place == "args" and isinstance(first, int) and first < len(names) else str(first)
+    return name + "".join(f"[{step!r}]" for step in rest)
+
+
+def _arguments(graph: BackwardGraph, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
+    view = is_view(node.schema) and len([edge for edge in node.edges if edge.next_node is not None]) == 1
+    left = depth if view else depth - 1
+    if left < 0 or (view and depth < -_MOST_VIEWS):
+        return ["…"]
+    shown = [
+        expression(graph, edge, call=call, depth=left if not view else depth - 1, width=width) or edge.argument or "…"
+        for edge in node.edges[:width]
+    ]
+    return [*shown, "…"] if len(node.edges) > width else shown
+
+
+def _applied(node: Node, arguments: list[str]) -> str:
+    function = function_name(node)
+    if is_view(node.schema) and arguments:
+        return f"{arguments[0]}.{function}({'' if takes_one_argument(node.schema) else '…'})"
+    return f"{function}({', '.join(arguments)})"
+
+
+def function_name(node: Node) -> str:
+    """The function that the node differentiates: its aten name, or the name of the custom Function's class."""
+    if node.schema is not None:
+        return node.schema.partition("(")[0].rpartition("::")[2].partition(".")[0]
+    return node.short_name.removesuffix("Backward")
+
+
+@cache
+def is_view(schema: str | None) -> bool:
+    """Whether a schema's result is a view of its first argument: ``t(Tensor(a) self) -> Tensor(a)``."""
+    return schema is not None and "Tensor(a) self" in schema and "-> Tensor(a)" in schema
+
+
+@cache
+def takes_one_argument(schema: str | None) -> bool:
+    """Whether a schema has a single argument."""
+    return schema is not None and "," not in schema.partition("(")[2].rpartition(") ->")[0]
+
+
+def _value_text(graph: BackwardGraph, value: Value, call: str | None) -> str | None:
+    """The name of a recorded value that requires no grad."""
+    fx_node = graph.fx_nodes_by_name.get(value.fx_node)
+    if fx_node is None:
+        return None
+    if fx_node.op in ("placeholder", "get_attr"):
+        return fx_node.target
+    if call is not None:
+        for around in _with_parents(graph, call):
+            for ref in around.inputs:
+                if ref.fx_node == value.fx_node and _same_result(ref, value):
+                    return argument_text(around, ref.path)
+    function = fx_node.target.rpartition(".")[2]
+    arguments = fx_node.args_text
+    if len(arguments) > _LONGEST_ARGUMENTS:
+        arguments = arguments[:_LONGEST_ARGUMENTS] + "…"
+    return f"{function}({arguments})" + ("" if value.index is None else f"[{value.index}]")
+
+
+def _same_result(ref: TensorRef, value: Value) -> bool:
+    return value.index is None or ref.fx_index == value.index
+
+
+def _with_parents(graph: BackwardGraph, call_id: str | None) -> Iterator[ModuleCall]:
+    while call_id is not None:
+        call = graph.calls_by_id[call_id]
+        yield call
+        call_id = call.parent
+
+
+def slot_name(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None) -> str | None:
+    """What a grad_output of a node belongs to: ``the module's result[0], `hidden` at model.py:38``."""
+    for call_id, path in graph.results_of_slots.get((node_id, slot), ()):
+        if call_id == call:
+            assigned = assigned_name(graph.calls_by_id[call_id].source, path)
+            return f"the module's {path_text(path)}" + ("" if assigned is None else f", {assigned}")
+    return _known_name(graph, graph.nodes[node_id], slot, call)
+
+
+def assigned_name(source: Source | None, path: Path) -> str | None:
+    """The variable that the user's line assigns a result to, with the place: ```hidden` at model.py:38``.
+
+    Only where the line is one assignment from one call: then there is no doubt which call's result it is.
+
+    >>> line = Source("model.py", 38, "hidden, cell = rnn(input, (h[i], c[i]))")
+    >>> assigned_name(line, ("result", 1))
+    '`cell` at model.py:38'
+    >>> assigned_name(Source("model.py", 5, "y = relu(rnn(x))"), ("result",)) is None
+    True
+    """
+    if source is None:
+        return None
+    target = _assignment_target(source.code)
+    for step in path[1:]:
+        if not isinstance(target, (ast.Tuple, ast.List)) or not isinstance(step, int) or step >= len(target.elts):
+            return None
+        target = target.elts[step]
+    if not isinstance(target, (ast.Name, ast.Attribute)):
+        return None
+    return f"`{ast.unparse(target)}` at {source.file}:{source.line}"
+
+
+@lru_cache(maxsize=4096)
+def _assignment_target(code: str) -> ast.expr | None:
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # part of a longer statement
+        return None
+    if len(body) != 1 or not isinstance(body[0], ast.Assign) or len(body[0].targets) != 1:
+        return None
+    calls = [node for node in ast.walk(body[0].value) if isinstance(node, ast.Call)]
+    return body[0].targets[0] if calls == [body[0].value] else None

@@ -1,0 +1,184 @@
+"""Which kernel ``scaled_dot_product_attention`` runs on CUDA, as far as that can be known without the GPU.
+
+Follows aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (the conditions) and transformers/sdp_utils_cpp.h
+(the checks on shapes), and attention.cpp for what is put around the kernel.
+
+Certain: with float64 and other types no fused kernel exists, so it is the composite of matmul and softmax ("math");
+with float32 only the memory-efficient kernel exists, and it runs on every GPU that PyTorch supports. With float16 and
+bfloat16 the GPU decides; then an NVIDIA A100 (compute capability 8.0) is assumed, and a note says so.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_HEAD_DIM_FLASH = 256
+MASK_ALIGNMENT = 8
+"""Elements; attention.cpp: preprocess_mask."""
+ALIGNMENT_FLOAT = 4
+"""Elements; sdp_utils.cpp: minimum_gemm_alignment on compute capability 8 and later."""
+ALIGNMENT_HALF = 8
+
+
+class Kernel(enum.Enum):
+    """The kernels that PyTorch chooses from; the value is the node that its call makes, None for the composite."""
+
+    FLASH = "ScaledDotProductFlashAttentionBackward0"
+    EFFICIENT = "ScaledDotProductEfficientAttentionBackward0"
+    MATH = None
+
+
+class Choice(NamedTuple):
+    """A kernel, and what must be said with it: None where it is certain."""
+
+    kernel: Kernel
+    caveat: str | None = None
+
+
+class Attention(NamedTuple):
+    """The arguments of one call of ``scaled_dot_product_attention``."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    dropout: float
+    causal: bool
+    grouped: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three that every kernel takes."""
+        return self.query, self.key, self.value
+
+
+def choose(call: Attention) -> Choice:
+    """The kernel that CUDA would run for `call`."""
+    dtype = call.query.dtype
+    if any(tensor.dtype != dtype for tensor in call.tensors) or not _dense(call):
+        return Choice(Kernel.MATH)
+    if dtype == torch.float32:
+        return _choose_efficient(call, alignment=ALIGNMENT_FLOAT)
+    if dtype in (torch.float16, torch.bfloat16):
+        return _choose_half(call)
+    return Choice(Kernel.MATH)
+
+
+def _choose_half(call: Attention) -> Choice:
+    if torch.backends.cuda.flash_sdp_enabled() and _flash_takes(call):
+        return Choice(Kernel.FLASH, _HALF.format(here=Kernel.FLASH.value))
+    kernel, caveat = _choose_efficient(call, alignment=ALIGNMENT_HALF)
+    return Choice(kernel, caveat or _HALF.format(here=kernel.value or _COMPOSITE))
+
+
+def _choose_efficient(call: Attention, *, alignment: int) -> Choice:
+    """The memory-efficient kernel or none: can_use_mem_efficient_attention."""
+    if not (torch.backends.cuda.mem_efficient_sdp_enabled() and _efficient_shapes(call)):
+        return Choice(Kernel.MATH)
+    if len({tensor.size(1) for tensor in call.tensors}) > 1:
+        return Choice(Kernel.MATH, _HEADS)
+    if call.mask is not None and call.mask.requires_grad:
+        return Choice(Kernel.MATH, _MASK)
+    if any(tensor.size(-1) % alignment or tensor.storage_offset() % alignment for tensor in call.tensors):
+        return Choice(Kernel.MATH, _ODD_HEAD)
+    return Choice(Kernel.EFFICIENT)
+
+
+def _dense(call: Attention) -> bool:
+    """check_tensor_shapes, check_nonzero_sequence_lengths_dense, and the same batch size everywhere."""
+    if any(tensor.dim() != 4 for tensor in call.tensors):  # noqa: PLR2004
+        return False
+    same_batch = call.query.size(0) == call.key.size(0) == call.value.size(0)
+    return same_batch and call.query.size(2) > 0 and call.key.size(2) > 0
+
+
+def _efficient_shapes(call: Attention) -> bool:
+    """check_head_dim_size_mem_efficient but for the alignment, check_last_dim_stride_equals_1_dense<false>."""
+    strided = all(tensor.stride(-1) == 1 for tensor in call.tensors)
+    mask_strided = call.mask is None or call.mask.stride(-1) == 1
+    return strided and mask_strided and call.query.size(-1) == call.key.size(-1) > 0 and call.value.size(-1) > 0
+
+
+def _flash_takes(call: Attention) -> bool:
+    """check_for_attn_mask, check_head_dim_size_flash, check_flash_causal_non_square_seqlens and the heads."""
+    head = call.query.size(-1)
+    strided = all(tensor.stride(-1) == 1 for tensor in call.tensors) or head == 1
+    square = not call.causal or call.query.size(-2) == call.key.size(-2)
+    same_head = head == call.key.size(-1) == call.value.size(-1)
+    return call.mask is None and strided and square and same_head and head <= MAX_HEAD_DIM_FLASH and _heads_match(call)
+
+
+def _heads_match(call: Attention) -> bool:
+    """check_batch_size_and_num_heads_dense."""
+    query, key, value = (tensor.size(1) for tensor in call.tensors)
+    return query == key == value or (call.grouped and key == value > 0 and query % key == 0)
+
+
+def run(call: Attention, kernel: Kernel, *, scale: float | None) -> Tensor:
+    """Run `call` through the fused `kernel`, with what attention.cpp puts around it."""
+    return _RUN[kernel](call, scale)
+
+
+def _run_flash(call: Attention, scale: float | None) -> Tensor:
+    """attention.cpp: the head is padded to a multiple of 8 by nodes of its own, and cut off again."""
+    head = call.query.size(-1)
+    padding = -head % ALIGNMENT_HALF
+    query, key, value = (_padded(tensor, padding) for tensor in call.tensors)
+    scale = head**-0.5 if scale is None else scale
+    flash = torch.ops.aten._scaled_dot_product_flash_attention.default
+    output: Tensor = flash(query, key, value, call.dropout, call.causal, False, scale=scale)[0]
+    return output.narrow(-1, 0, head) if padding else output
+
+
+def _padded(tensor: Tensor, padding: int) -> Tensor:
+    return torch.ops.aten.pad.default(tensor, [0, padding]) if padding else tensor
+
+
+def _run_efficient(call: Attention, scale: float | None) -> Tensor:
+    needs_logsumexp = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in call.tensors)
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention.default
+    bias = _bias(call)
+    output: Tensor = efficient(*call.tensors, bias, needs_logsumexp, call.dropout, call.causal, scale=scale)[0]
+    return output
+
+
+def _bias(call: Attention) -> Tensor | None:
+    """attention.cpp: convert_boolean_attn_mask, preprocess_mask; of a mask without grad, so nothing here is a node."""
+    if call.mask is None:
+        return None
+    shape = (*call.query.shape[:3], call.key.size(2))
+    dtype = call.query.dtype if call.mask.dtype == torch.bool else call.mask.dtype
+    width = shape[-1] + -shape[-1] % MASK_ALIGNMENT
+    return call.query.new_empty((*shape[:3], width), dtype=dtype)[..., : shape[-1]]
+
+
+_RUN: dict[Kernel, Callable[[Attention, float | None], Tensor]] = {
+    Kernel.FLASH: _run_flash,
+    Kernel.EFFICIENT: _run_efficient,
+}
+
+_COMPOSITE = "the composite of matmul and softmax"
+_HALF = (
+    "which attention kernel CUDA runs in float16 and bfloat16 depends on the GPU; here: {here}, as on an A100. "
+    "GPUs older than that run ScaledDotProductEfficientAttentionBackward0 where they can, newer ones with a recent "
+    "cuDNN ScaledDotProductCudnnAttentionBackward0; all of them take query, key and value first"
+)
+_ODD_HEAD = (
+    "which attention kernel CUDA runs depends on the GPU where the head size, or where query, key or value begin in "
+    "their storage, is no multiple of 4 (float32) or 8 (float16, bfloat16) elements; here: "
+    + _COMPOSITE
+    + ", as on an A100"
+)
+_HEADS = (
+    "whether CUDA runs a fused attention kernel where query and key have different numbers of heads depends on the "
+    "version of PyTorch; here: " + _COMPOSITE
+)
+_MASK = (
+    "with an attention mask that requires grad CUDA may run a fused attention kernel behind nodes that pad and expand "
+    "the mask; here: " + _COMPOSITE
+)

@@ -1,0 +1,83 @@
+"""On which device a model is traced, and how, where that device is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxgrad.errors import UsageError
+from fxgrad.graph import BackwardGraph
+from fxgrad.observe import accelerator
+from fxgrad.observe.tracing import observe_forward
+
+
+def needs_emulation(device: str | torch.device | None) -> bool:
+    """Whether `device` names a CUDA device on a machine that has none."""
+    if device is None or torch_device(device).type != "cuda" or torch.cuda.is_available():
+        return False
+    reason = accelerator.available()
+    if reason is not None:
+        raise UsageError(f"device {device}: no CUDA here, and no fake accelerator: {reason}", "a device that is there", "leave the device out, or upgrade torch to 2.10 or later")
+    return True
+
+
+def torch_device(device: str | torch.device) -> torch.device:
+    """The device of this name. Raises UsageError where torch knows none."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r}", "a device of torch: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda") from error
+
+
+def check_placed(model: nn.Module, device: str | torch.device | None) -> None:
+    """Refuse a device that is there, but on which the model is not: moving it would change it."""
+    if device is None:
+        return
+    wanted = torch_device(device)
+    elsewhere = [
+        (name, tensor.device)
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if tensor.device.type != wanted.type or wanted.index not in (None, tensor.device.index)
+    ]
+    if elsewhere:
+        name, where = elsewhere[0]
+        raise UsageError(
+            f"device {wanted} for a model whose {name} is on {where}",
+            "the device that the model is on: tracing moves nothing",
+            f"model.to({str(wanted)!r}), with inputs to match, before tracing",
+        )
+
+
+def observe_emulated(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    loss: Callable[[Any], Any] | None,
+    device: str,
+) -> BackwardGraph:
+    """Forward of a live model on the fake accelerator. Only for a process that will end: it changes the model."""
+    with accelerator.emulate(device) as fake:
+        accelerator.move_module(model, fake)
+        arguments, keywords = accelerator.fake_copy((args, kwargs), fake)
+        return as_emulated(observe_forward(model, arguments, keywords, loss=loss).graph, device)
+
+
+def as_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:
+    """The graph, saying that it was traced on a fake accelerator and what that leaves uncertain."""
+    caveats = accelerator.caveats([node.name for node in graph.nodes])
+    info = replace(graph.info, device=device, emulated=True, notes=(*graph.info.notes, *caveats))
+    return replace(graph, info=info)
+
+
+def cannot_verify_live(device: str) -> UsageError:
+    """Why a live model cannot be verified on a device that is not there."""
+    return UsageError(
+        f"verify of a live model on {device}, which is not there",
+        "a device that is there: the fake accelerator needs a process of its own, in which backward has not run",
+        f"the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
+    )

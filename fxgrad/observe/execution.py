@@ -1,0 +1,182 @@
+"""Runs the real backward and notes what every hook gets.
+
+The user's hooks run, each through a `_Spy` that notes its arguments first. Spies are put where backward will look: in
+the tables of hooks on nodes and tensors, and into the snapshots that full module hooks took; the modules' own tables
+are not touched. Which node runs is asked of the engine (torch/csrc/autograd/engine.cpp: get_current_node).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import Node as AutogradNode
+
+from fxgrad.errors import TargetError
+from fxgrad.graph import BackwardGraph, HookKind
+from fxgrad.graph.firings import Firing, Received
+from fxgrad.observe.hooked import HookCollector
+from fxgrad.observe.hooks import LiveHook, RegistrationWatch
+from fxgrad.observe.observation import Observation
+from fxgrad.graph.naming import path_text
+from fxgrad.observe.state import preserved
+from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.tracebacks import user_traceback
+from fxgrad.observe.tracing import Session, check_model, run_forward
+
+
+@dataclass(frozen=True)
+class Executed:
+    """The graph without sites, and every firing of a hook in the order in which they came."""
+
+    graph: BackwardGraph
+    firings: tuple[Firing, ...]
+
+
+def execute(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    watch: RegistrationWatch | None = None,
+) -> Executed:
+    """Run forward and backward once, as ``torch.autograd.backward(roots, ones)``, and put the state back."""
+    check_model(model)
+    session = Session(model, watch or RegistrationWatch())
+    inputs = [tensor for _, tensor in tensors_in((args, kwargs)).tensors]
+    with preserved(model, inputs):
+        with session.recording(args, kwargs):
+            output = run_forward(session, loss)
+        observed, observation, hooks = session.observed_live(output.value, output.found)
+        leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
+        grads = [leaf.grad for leaf in (*leaves, *inputs) if leaf.grad is not None]
+        with preserved(model, [*inputs, *leaves, *grads]):
+            firings = _backward(observation, hooks)
+    return Executed(observed.graph, firings)
+
+
+def _backward(observation: Observation, hooks: HookCollector) -> tuple[Firing, ...]:
+    log = _Log(observation)
+    with ExitStack() as stack:
+        for place in hooks.places():
+            stack.enter_context(_spied(log, place.table, place.key, place.hook, place.kind, place.call))
+        for rank, hook in enumerate(hooks.hooks):
+            if hook.kind is HookKind.MULTI_GRAD:
+                stack.enter_context(_spied_multi_grad(log, rank, hook))
+        _run(observation)
+        log.note_retained(hooks)
+    return tuple(log.firings)
+
+
+def _run(observation: Observation) -> None:
+    roots = observation.root_tensors
+    try:
+        torch.autograd.backward(roots, [torch.ones_like(root) for root in roots], retain_graph=True)
+    except Exception as error:
+        raise TargetError(
+            f"backward raised {type(error).__name__}: {error}",
+            "a backward that runs, with hooks that do not raise",
+            "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
+            user_traceback(error),
+        ) from error
+
+
+class _Log:
+    """The firings so far."""
+
+    def __init__(self, observation: Observation) -> None:
+        self.firings: list[Firing] = []
+        self._ids: dict[AutogradNode, int] = observation.walked.ids
+
+    def note(self, rank: int, kind: HookKind, call: str | None, arguments: tuple[Any, ...]) -> None:
+        """Note one firing by the arguments that the hook is called with."""
+        node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        grad_input, grad_output = _gradients(kind, arguments)
+        order = len(self.firings)
+        self.firings.append(
+            Firing(rank, call, order, self._ids.get(node), _received(grad_input), _received(grad_output))
+        )
+
+    def note_retained(self, hooks: HookCollector) -> None:
+        """retain_grad runs no Python; what it stored is seen afterwards, in ``.grad``."""
+        for rank, hook in enumerate(hooks.hooks):
+            if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None and hook.tensor.grad is not None:
+                node = None if hook.origin is None else self._ids.get(hook.origin[0])
+                self.firings.append(Firing(rank, None, None, node, (), _received((hook.tensor.grad,))))
+
+
+def _gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    """grad_input and grad_output among the arguments of a hook of this kind."""
+    if kind.is_full_pre:
+        return (), arguments[1]
+    if kind.is_module:
+        return arguments[1], arguments[2]
+    if kind is HookKind.NODE:
+        return arguments
+    if kind is HookKind.POST_ACCUMULATE_GRAD:
+        return (), ()
+    if kind is HookKind.NODE_PRE:
+        return (), arguments[0]
+    return (), arguments[0] if isinstance(arguments[0], (list, tuple)) else (arguments[0],)
+
+
+def _received(gradients: Any) -> tuple[Received | None, ...]:
+    return tuple([None if gradient is None else _describe(gradient) for gradient in gradients])
+
+
+def _describe(gradient: torch.Tensor) -> Received:
+    nested = gradient.is_nested and gradient.layout is torch.strided
+    sizes = None if nested else tuple(size if type(size) is int else str(size) for size in gradient.shape)
+    return sizes, str(gradient.dtype).rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class _Spy:
+    """Stands where a hook stood: notes what it is called with, then calls it."""
+
+    log: _Log
+    rank: int
+    kind: HookKind
+    call: str | None
+    hook: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        seen = arguments if not hasattr(self.hook, "with_module") else (None, *arguments)  # _WrappedHook
+        self.log.note(self.rank, self.kind, self.call, seen)
+        return self.hook(*arguments)
+
+
+@contextmanager
+def _spied(
+    log: _Log,
+    table: MutableMapping[Any, Any] | MutableSequence[Any],
+    key: Any,
+    rank: int,
+    kind: HookKind,
+    call: str | None,
+) -> Iterator[None]:
+    hook = table[key]
+    table[key] = _Spy(log, rank, kind, call, hook)
+    try:
+        yield
+    finally:
+        if isinstance(table, list) or key in table:
+            table[key] = hook
+
+
+@contextmanager
+def _spied_multi_grad(log: _Log, rank: int, hook: LiveHook) -> Iterator[None]:
+    """The user's function sits in a closure cell of the tensor hooks (torch/autograd/graph.py)."""
+    inner = hook.parts[0].function
+    cell = inner.__closure__[inner.__code__.co_freevars.index("fn")]
+    function = cell.cell_contents
+    cell.cell_contents = _Spy(log, rank, HookKind.MULTI_GRAD, None, function)
+    try:
+        yield
+    finally:
+        cell.cell_contents = function

@@ -1,0 +1,94 @@
+"""Loads a TARGET and runs it under observation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fxgrad.graph import BackwardGraph
+from fxgrad.observe import accelerator
+from fxgrad.observe.devices import as_emulated
+from fxgrad.observe.execution import Executed, execute
+from fxgrad.observe.hooks import RegistrationWatch
+from fxgrad.observe.loading import Target, load_target
+from fxgrad.observe.tracing import Observed, observe_forward
+
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A TARGET with its options, as the command line gives them."""
+
+    text: str
+    init: str | None = None
+    inputs: tuple[str, ...] = ()
+    loss: str | None = None
+    seed: int | None = None
+    mode: Literal["train", "eval"] | None = None
+    device: str | None = None
+    autocast: str | None = None
+
+
+def observe(request: Request) -> tuple[Observed, nn.Module]:
+    """Load the target and trace its forward, on a device that is there."""
+    target, watch = _load(request)
+    with _autocast(request):
+        observed = observe_forward(
+            target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch
+        )
+    return observed, target.model
+
+
+def run(request: Request) -> Executed:
+    """Load the target and run its forward and backward, on a device that is there."""
+    target, watch = _load(request)
+    with _autocast(request):
+        return execute(target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch)
+
+
+def observe_emulated(request: Request) -> BackwardGraph:
+    """`observe` on the fake accelerator. Only for an interpreter of its own: the backend stays."""
+    assert request.device is not None
+    with accelerator.emulate(request.device):
+        return as_emulated(observe(request)[0].graph, request.device)
+
+
+def run_emulated(request: Request) -> Executed:
+    """`run` on the fake accelerator. Only for an interpreter of its own: the backend stays."""
+    assert request.device is not None
+    with accelerator.emulate(request.device):
+        executed = run(request)
+    return replace(executed, graph=as_emulated(executed.graph, request.device))
+
+
+def _load(request: Request) -> tuple[Target, RegistrationWatch]:
+    """The target, with the places where it registered its hooks."""
+    watch = RegistrationWatch()
+    with watch.watching():
+        target = load_target(
+            request.text,
+            init=request.init,
+            inputs=request.inputs,
+            loss=request.loss,
+            seed=request.seed,
+            mode=request.mode,
+            device=request.device,
+        )
+    return target, watch
+
+
+@contextmanager
+def _autocast(request: Request) -> Iterator[None]:
+    if request.autocast is None:
+        context: Any = nullcontext()
+    else:
+        kind = "cpu" if request.device is None else torch.device(request.device).type
+        context = torch.autocast(kind, dtype=_AUTOCAST_DTYPES[request.autocast])
+    with context:
+        yield

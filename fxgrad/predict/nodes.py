@@ -1,0 +1,44 @@
+"""What happens to every node: the answers that need no hook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxgrad.graph import BackwardGraph
+from fxgrad.predict.engine import BackwardCall
+from fxgrad.predict.outlook import Outlook
+
+_PLAIN = BackwardCall()
+
+
+@dataclass(frozen=True, slots=True)
+class NodePrediction:
+    """What one backward does with one node.
+
+    ``runs``          whether it is executed; False also where only its tensor hooks are called (``rank`` is then set)
+    ``rank``          its place in the engine's order; None where the engine does not come to it
+    ``grad_outputs``  "tensor", "none" or "unknown" per slot, as a hook after the node sees them
+    ``grad_inputs``   the same per edge; all "none" where the node is not executed
+    """
+
+    runs: bool | None
+    rank: int | None
+    grad_outputs: tuple[str, ...]
+    grad_inputs: tuple[str, ...]
+
+
+def predict_nodes(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> tuple[NodePrediction, ...]:
+    """Say for every node, in id order, whether and when backward executes it, and what it receives and returns.
+
+    Takes time proportional to the size of the graph and no recursion; sources as in `fxgrad.predict.engine`.
+    """
+    outlook = Outlook.of(graph, backward)
+    ranks, flow = outlook.ranks, outlook.flow
+    return tuple(
+        [
+            NodePrediction(bool(runs), ranks.get(node), grad_outputs, grad_inputs)
+            for node, (runs, grad_outputs, grad_inputs) in enumerate(
+                zip(outlook.schedule.runs, flow.grad_outputs, flow.grad_inputs, strict=True)
+            )
+        ]
+    )

@@ -1,0 +1,93 @@
+"""Why a hook that has a place is not called, or why only backward decides: sentences, one function each."""
+
+from __future__ import annotations
+
+from fxgrad.graph import HookKind, HookSite, NodeKind
+from fxgrad.graph.notation import escaped
+from fxgrad.predict import multi_grad
+from fxgrad.predict.firing import Firing, is_held_back
+from fxgrad.predict.outlook import Outlook
+
+_BEFORE_APPLY = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
+
+
+def silence_reason(outlook: Outlook, firing: Firing, site: HookSite) -> str:
+    """Why backward does not call the hook."""
+    if site.node is None:
+        return site.reason if site.fires is False else "this backward does not come to the reentrant checkpoint"
+    if not site.hook.active and not site.hook.kind.is_module:
+        return "its handle was removed"
+    if site.hook.kind is HookKind.RETAIN_GRAD and outlook.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
+        return "retain_grad does nothing on a leaf"
+    if site.hook.kind is HookKind.MULTI_GRAD and any(node in outlook.ranks for node, _ in site.hook.target_slots):
+        return multi_grad.silence(outlook, site.hook)
+    if firing.raised_by is not None and not is_held_back(outlook, site):
+        return "backward ends before it: a multi-grad hook raises"
+    return _node_silence(outlook, site, site.node)
+
+
+def _node_silence(outlook: Outlook, site: HookSite, node: int) -> str:
+    label = escaped(outlook.graph.nodes[node].label)
+    if node not in outlook.ranks:
+        return _unreached_reason(outlook, label)
+    if outlook.schedule.raises_at == node:
+        return f"{label} raises when backward executes it"
+    if not outlook.schedule.runs[node]:
+        return _unexecuted_reason(outlook, label)
+    return _held_back_reason(outlook, site)
+
+
+def _unreached_reason(outlook: Outlook, label: str) -> str:
+    raises_at = outlook.schedule.raises_at
+    if raises_at is not None:
+        return f"backward ends before {label}: {escaped(outlook.graph.nodes[raises_at].label)} raises"
+    return f"backward does not come to {label}: none of the tensors in inputs= is there or behind it"
+
+
+def _unexecuted_reason(outlook: Outlook, label: str) -> str:
+    if outlook.call.api == "grad":
+        return f"autograd.grad takes the gradient at {label} and does not execute it: only hooks on tensors are called"
+    return f"{label} is the root, and none of the tensors in inputs= is behind it: only hooks on tensors are called"
+
+
+def _held_back_reason(outlook: Outlook, site: HookSite) -> str:
+    assert site.call is not None
+    output = outlook.graph.calls_by_id[site.call].output_hook_node
+    if output is None:
+        return "the gradient comes to the module's inputs, but no root depends on what the module returned"
+    return (
+        "the gradient comes to the module's inputs by a way around its outputs: "
+        f"{escaped(outlook.graph.nodes[output].label)}, on the outputs, has not run before"
+    )
+
+
+def undecided_reason(outlook: Outlook, site: HookSite) -> str | None:
+    """Why only backward decides whether the hook is called; None where the records do."""
+    if site.node is None:
+        return site.reason
+    if site.hook.kind.is_full and site.call is None:
+        return "the forward was not watched, so what the module's call left for the hook is not known"
+    if site.hook.kind is HookKind.MULTI_GRAD and outlook.checkpoint is not None and _has_leaf(outlook, site):
+        return recomputation_reason(outlook)
+    return None
+
+
+def _has_leaf(outlook: Outlook, site: HookSite) -> bool:
+    nodes = [outlook.graph.nodes[node] for node, _ in site.hook.target_slots if node is not None]
+    return len(nodes) < len(site.hook.target_slots) or any(node.kind is NodeKind.ACCUMULATE_GRAD for node in nodes)
+
+
+def uncounted_reason(outlook: Outlook, site: HookSite) -> str | None:
+    """Why the number of calls is not known; None where it is."""
+    if outlook.checkpoint is None or site.node is None:
+        return None
+    if outlook.graph.nodes[site.node].kind is not NodeKind.ACCUMULATE_GRAD:
+        return None
+    return recomputation_reason(outlook)
+
+
+def recomputation_reason(outlook: Outlook) -> str:
+    """What a reentrant checkpoint does to hooks on leaves."""
+    assert outlook.checkpoint is not None
+    label = escaped(outlook.checkpoint.label)
+    return f"{label} runs a backward of its own, which calls the hooks on leaves once more if it uses them"

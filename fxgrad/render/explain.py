@@ -1,0 +1,132 @@
+"""The text that answers what each hook sits on, what it will receive, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from fxgrad.graph import BackwardGraph, Explanation, Gradient, Module
+from fxgrad.graph.module_paths import find_module_path
+from fxgrad.render import sentences as say
+from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
+from fxgrad.render.folding import Difference, Fold, differences, folds
+from fxgrad.rules.functions import kind_note
+from fxgrad.rules.phrases import counted, entry_name, module_name
+from fxgrad.rules.subject import Subject, subject_key, subjects
+
+_COLUMNS = ("entry", "what it is", "what it stands for")
+_MOST_ENTRIES = 40
+_MOST_FOLDS = 8
+
+
+def explain_document(
+    graph: BackwardGraph, explanations: Iterable[Explanation], *, module: str | None = None
+) -> Document:
+    """Every hook, or those of one module with its parameters, each with all its sites and what the rules say.
+
+    Raises `UsageError` for a path that no module has, with the nearest ones.
+    """
+    wanted = subjects(graph) if module is None else _of_module(graph, module)
+    head = tuple(_head(graph))
+    if not wanted:
+        return (*head, Paragraph(_nothing(graph, module)))
+    told = _by_subject(graph, explanations)
+    return (*head, *(_subject_section(subject, told.get(subject.key, [])) for subject in wanted))
+
+
+def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> dict[tuple[int, str], list[Explanation]]:
+    found: dict[tuple[int, str], list[Explanation]] = {}
+    for told in explanations:
+        if told.site is not None:
+            found.setdefault(subject_key(graph, told.site), []).append(told)
+    return found
+
+
+def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
+    yield Paragraph(say.roots_sentence(graph.info))
+    if graph.info.emulated:
+        yield Paragraph(say.emulation_sentence(graph.info))
+
+
+def _of_module(graph: BackwardGraph, path: str) -> tuple[Subject, ...]:
+    module = graph.modules_by_path[find_module_path(graph, path)]
+    paths = {module.path, *module.aliases}
+    return tuple(
+        subject
+        for subject in subjects(graph)
+        if (subject.path in paths if subject.hook.kind.is_module else _is_on_parameter(subject, module))
+    )
+
+
+def _is_on_parameter(subject: Subject, module: Module) -> bool:
+    return bool({subject.hook.owner, *subject.hook.targets} & set(module.parameters))
+
+
+def _nothing(graph: BackwardGraph, module: str | None) -> str:
+    if module is None:
+        return "no hook is registered on any module, tensor or node of this graph"
+    path = find_module_path(graph, module)
+    calls = counted(graph.calls_per_module[path], "call")
+    return (
+        f"no hook is registered on {module_name(path)} or its parameters ({calls}); "
+        "what one would get there: `trace.probe(module, kind)`, or `fxgrad explain TARGET MODULE --hook KIND`"
+    )
+
+
+def _subject_section(subject: Subject, explanations: Sequence[Explanation]) -> Section:
+    title = (*say.owner_title(subject), say.registration(subject.hook), say.registered_at(subject.hook))
+    return Section(title, (*_fold_sections(subject), *map(finding, explanations)))
+
+
+def _fold_sections(subject: Subject) -> Iterator[Block]:
+    every = folds(subject)
+    for number, fold in enumerate(every[:_MOST_FOLDS]):
+        changed = differences(subject, every[0].shown, fold.shown) if number else None
+        yield _whole(subject, fold) if changed is None else _changed(subject, every[0], fold, changed)
+    left = sum(len(fold.sites) for fold in every[_MOST_FOLDS:])
+    if left:
+        yield Paragraph(f"and {counted(left, 'more site')}, which differ from these: `trace.sites` has them all")
+
+
+def _whole(subject: Subject, fold: Fold) -> Section:
+    site, call = fold.shown, subject.call(fold.shown)
+    node = subject.graph.nodes[site.node] if site.node is not None else None
+    lines = [say.firing_sentence(site), say.made_at(node) if node else "", kind_note(node) if node else ""]
+    body: list[Block] = [Paragraph(line) for line in (*lines, say.receives_sentence(site.hook)) if line]
+    if site.grad_output:
+        body.append(_gradients(say.grad_output_sentence(site, node, call), site.grad_output))
+    if site.grad_input:
+        body.append(_gradients(say.grad_input_sentence(site, node, call), site.grad_input))
+    return Section((*_fold_title(subject, fold), site.reason), tuple(body))
+
+
+def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:
+    calls, nodes = say.calls_title(subject, fold.sites), say.nodes_title(subject.graph, fold.sites)
+    yield f"{calls}  {nodes}".strip()
+    shown = say.calls_title(subject, (fold.shown,))
+    if len(fold.sites) > 1 and shown:
+        yield f"the same but for numbers; shown is {shown.partition(' of ')[0]}"
+
+
+def _changed(subject: Subject, base: Fold, fold: Fold, changed: Sequence[Difference]) -> Section:
+    as_base = say.calls_title(subject, (base.shown,)).partition(" of ")[0] or "above"
+    rows = [(f"{side}{entry_name(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
+    title = (*_fold_title(subject, fold), f"as {as_base}, but")
+    return Section(title, (Table(_COLUMNS, tuple(rows), headed=False),))
+
+
+def _gradients(title: str, gradients: Sequence[Gradient]) -> Section:
+    rows = [(entry_name(gradient), *_entry_cells(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
+    body: list[Block] = [Table(_COLUMNS, tuple(rows), headed=False)]
+    if len(gradients) > _MOST_ENTRIES:
+        body.append(Paragraph(f"and {say.entries(len(gradients) - _MOST_ENTRIES)} more, in `trace.sites`"))
+    return Section((title,), tuple(body))
+
+
+def _entry_cells(gradient: Gradient) -> tuple[str, str]:
+    return say.entry_shape(gradient), say.entry_meaning(gradient)
+
+
+def finding(told: Explanation) -> Terms:
+    """What a rule says, with its code."""
+    items = ((told.code, f"{told.severity}: {told.headline}"), ("because", told.because), ("fix", told.fix))
+    return Terms(tuple(item for item in items if item[1]), told.severity)

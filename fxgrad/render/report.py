@@ -1,0 +1,182 @@
+"""The report on a whole graph: what was traced, which hooks there are, what they will do, and what to know of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from fxgrad.graph import BackwardGraph, Explanation, HookSite
+from fxgrad.graph.notation import escaped
+from fxgrad.render import sentences as say
+from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
+from fxgrad.rules.phrases import code, counted, listed, meta_text, node_labels
+from fxgrad.rules.subject import Subject, subject_key, subjects
+
+_MOST_ROWS = 100
+_MOST_FINDINGS = 20
+_MOST_KINDS = 8
+_SEVERITIES = ("error", "warning", "info")
+
+
+def report_document(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
+    """Everything that is known of the graph, for a reader who knows the model."""
+    told = tuple(explanations)
+    every = subjects(graph)
+    sections = (
+        _summary(graph),
+        _hooks(every),
+        _firing_order(graph, every),
+        _findings(every, graph, told),
+        _without_gradient(graph),
+        _skipped(graph),
+    )
+    return (*_head(graph), *(section for section in sections if section.body), Paragraph(say.promise_sentence()))
+
+
+def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
+    yield Paragraph(say.roots_sentence(graph.info))
+    yield Paragraph(say.trace_sentence(graph.info))
+    lines = (say.emulation_sentence(graph.info), *graph.info.notes, graph.info.calls_reason)
+    yield from (Paragraph(line) for line in lines if line)
+
+
+# Summary
+
+
+def _summary(graph: BackwardGraph) -> Section:
+    kinds = Counter(node.kind.value for node in graph.nodes)
+    shown = [f"{number:,} {kind}" for kind, number in kinds.most_common()]
+    modules = {call.path for call in graph.calls}
+    rows = [
+        ("nodes", f"{len(graph.nodes):,}" + (f": {listed(shown, most=_MOST_KINDS)}" if shown else "")),
+        ("roots", f"{len(graph.roots):,}: {listed(_roots(graph))}"),
+        ("module calls", f"{len(graph.calls):,}; {len(modules):,} of {counted(len(graph.modules), 'module')} called"),
+        ("hooks", f"{len(graph.hooks):,}, at {counted(len(graph.sites), 'site')}: a hook at one call, node or tensor"),
+        ("fire", _fires(graph.sites)),
+        ("entries", _entries(graph.sites)),
+    ]
+    if graph.info.calls_reason is not None:
+        rows = [row for row in rows if row[0] != "module calls"]
+    return Section(("summary",), (Terms(tuple(rows)),))
+
+
+def _roots(graph: BackwardGraph) -> list[str]:
+    return [escaped(graph.nodes[root.node].label) for root in graph.roots]
+
+
+def _fires(sites: Sequence[HookSite]) -> str:
+    counts = Counter(site.fires for site in sites)
+    told = f"{counts[True]:,} of {counted(len(sites), 'site')}"
+    return f"{told}; {counts[None]:,} only backward decides" if counts[None] else told
+
+
+def _entries(sites: Sequence[HookSite]) -> str:
+    every = Counter(entry.status for site in sites for entry in (*site.grad_output, *site.grad_input))
+    return f"{every.total():,}: {every['tensor']:,} tensors, {every['none']:,} None, {every['unknown']:,} unknown"
+
+
+# Hooks
+
+
+def _hooks(every: Sequence[Subject]) -> Section:
+    columns = ("on", "registered with", "sits on", "fires")
+    rows = [_hook_row(subject) for subject in every[:_MOST_ROWS]]
+    return _long_table("hooks", columns, rows, len(every))
+
+
+def _hook_row(subject: Subject) -> tuple[str, ...]:
+    on, *_ = say.owner_title(subject)
+    where = say.registered_at(subject.hook)
+    return (on, f"{say.registration(subject.hook)} {where}".strip(), _nodes(subject), _times(subject))
+
+
+def _nodes(subject: Subject) -> str:
+    return node_labels([placed.node for placed in subject.placed]) or "no node"
+
+
+def _times(subject: Subject) -> str:
+    if any(site.fires is None or (site.fires and site.times is None) for site in subject.sites):
+        return "only backward decides"
+    times = sum(site.times or 0 for site in subject.sites)
+    return {0: "never", 1: "once"}.get(times, f"{times} times")
+
+
+def _long_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], number: int) -> Section:
+    if not rows:
+        return Section((title,))
+    body: list[Block] = [Table(columns, tuple(rows))]
+    if number > len(rows):
+        body.append(Paragraph(f"and {number - len(rows):,} more: the saved trace (`--json`) has them all"))
+    return Section((title,), tuple(body))
+
+
+# Firing order
+
+
+def _firing_order(graph: BackwardGraph, every: Sequence[Subject]) -> Section:
+    by_key = {subject.key: subject for subject in every}
+    firing = [site for site in graph.sites if site.order is not None]
+    rows = [_order_row(by_key[subject_key(graph, site)], site) for site in firing[:_MOST_ROWS]]
+    return _long_table("firing order", ("no.", "hook", "on", "node"), rows, len(firing))
+
+
+def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
+    on, *_ = say.owner_title(subject)
+    call = say.calls_title(subject, (site,))
+    node = escaped(subject.graph.nodes[site.node].label) if site.node is not None else ""
+    return (f"{(site.order or 0) + 1}", say.registration(subject.hook), f"{on}, {call}" if call else on, node)
+
+
+# Findings
+
+
+def _findings(every: Sequence[Subject], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
+    """The findings of one code and severity together: the first in full, of the others the headline."""
+    by_key = {subject.key: subject for subject in every}
+    groups: dict[tuple[int, str], list[tuple[str, Explanation]]] = {}
+    for told in explanations:
+        subject = by_key[subject_key(graph, told.site)] if told.site is not None else None
+        groups.setdefault((_SEVERITIES.index(told.severity), told.code), []).append((_place(subject), told))
+    return Section(("findings",), tuple(_group(groups[key]) for key in sorted(groups)))
+
+
+def _place(subject: Subject | None) -> str:
+    if subject is None:
+        return ""
+    on, *_ = say.owner_title(subject)
+    return f"{on}, {say.registration(subject.hook)}"
+
+
+def _group(found: Sequence[tuple[str, Explanation]]) -> Section:
+    (place, told), *others = found
+    items = (("on", place), ("because", told.because), ("fix", told.fix))
+    body: list[Block] = [Terms(tuple(item for item in items if item[1]), told.severity)]
+    if others:
+        rows = tuple((place, told.headline) for place, told in others[:_MOST_FINDINGS])
+        body.append(Table(("the same code on", "finding"), rows))
+    if len(others) > _MOST_FINDINGS:
+        body.append(Paragraph(f"and {len(others) - _MOST_FINDINGS:,} more"))
+    return Section((told.code, f"{told.severity}: {told.headline}"), tuple(body))
+
+
+# What gets no gradient
+
+
+def _without_gradient(graph: BackwardGraph) -> Section:
+    parameters = [variable for variable in graph.variables if variable.kind == "parameter"]
+    missing = [variable for variable in parameters if variable.requires_grad and variable.node is None]
+    frozen = sum(not variable.requires_grad for variable in parameters)
+    body: list[Block] = []
+    if missing:
+        rows = tuple((code(variable.name), meta_text(variable.meta)) for variable in missing[:_MOST_ROWS])
+        body.append(Table(("parameter", "shape"), rows))
+    if len(missing) > _MOST_ROWS:
+        body.append(Paragraph(f"and {len(missing) - _MOST_ROWS:,} more"))
+    if missing and frozen:
+        body.append(Paragraph(f"besides, {counted(frozen, 'parameter')} with requires_grad=False"))
+    title = f"{counted(len(missing), 'parameter')} that {'requires' if len(missing) == 1 else 'require'} grad and"
+    return Section((f"{title} {'gets' if len(missing) == 1 else 'get'} none",), tuple(body))
+
+
+def _skipped(graph: BackwardGraph) -> Section:
+    return Section(("outputs that backward does not start from",), tuple(map(Paragraph, graph.info.skipped)))

@@ -1,0 +1,194 @@
+"""What the text and the report say, one function per sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node
+from fxgrad.graph.notation import escaped, shape_text
+from fxgrad.rules.functions import argument_of, result_of
+from fxgrad.rules.phrases import (
+    code,
+    counted,
+    editor_line,
+    entry_value,
+    forward_name,
+    listed,
+    meta_text,
+    node_labels,
+    ranges,
+    registering,
+)
+from fxgrad.rules.subject import Subject
+
+_USUAL_DTYPE = "float32"
+_ALL = "all"
+
+
+# How the graph was made
+
+
+def roots_sentence(info: GraphInfo) -> str:
+    """Which rule found what backward starts from."""
+    return f"roots: {info.root_rule}"
+
+
+def trace_sentence(info: GraphInfo) -> str:
+    """With which versions, and for which device."""
+    return f"traced with fxgrad {info.fxgrad}, torch {info.torch} and Python {info.python}, on {info.device}"
+
+
+def emulation_sentence(info: GraphInfo) -> str:
+    """What emulated means; "" for a trace on a device that is there."""
+    if not info.emulated:
+        return ""
+    return f"no {info.device} device here: traced on a fake accelerator (the kernels of an accelerator, and no data)"
+
+
+def promise_sentence() -> str:
+    """Under which condition all that is said holds."""
+    return (
+        "What is said here of None, shapes, order and firing is right, given that every hook returns None and none "
+        "starts a backward of its own. What depends on values is called unknown, with the reason."
+    )
+
+
+# Hooks
+
+
+def registration(hook: Hook) -> str:
+    """The registering function with the user's: ``register_backward_hook(show)``."""
+    function = escaped(hook.function.rpartition("<locals>.")[2])
+    removed = "" if hook.active else ", handle removed"
+    return f"{registering(hook.kind)}({function}){removed}"
+
+
+def registered_at(hook: Hook) -> str:
+    """Where the hook was registered, else where its function is defined."""
+    if hook.registered is not None:
+        return f"registered at {editor_line(hook.registered)}"
+    return f"defined at {editor_line(hook.source)}" if hook.source is not None else ""
+
+
+def owner_title(subject: Subject) -> Iterator[str]:
+    """What the hook is on: path, description and number of calls of a module; name and shape of a tensor."""
+    graph, hook = subject.graph, subject.hook
+    if hook.kind.is_module:
+        yield escaped(subject.path) or "the model"
+        yield module_description(subject)
+        yield counted(len(subject.calls), "call") if graph.info.calls_reason is None else ""
+    elif hook.kind is HookKind.MULTI_GRAD:
+        yield listed(map(escaped, hook.targets)) or "no tensors"
+    else:
+        yield escaped(hook.owner) or "a tensor"
+        variable = graph.variables_by_name.get(hook.owner)
+        yield f"{variable.kind} {meta_text(variable.meta)}" if variable else ""
+
+
+def module_description(subject: Subject) -> str:
+    """What repr shows of the module, else its type."""
+    module = subject.module
+    if module is not None:
+        return escaped(module.description or module.type_name)
+    return escaped(subject.calls[0].type_name) if subject.calls else ""
+
+
+# Sites
+
+
+def calls_title(subject: Subject, sites: tuple[HookSite, ...]) -> str:
+    """Which calls the sites belong to: ``calls 2 and 1 of 3``; "" where there is one or none."""
+    indices = [call.index for call in map(subject.call, sites) if call is not None]
+    if not indices or len(subject.calls) == 1:
+        return ""
+    return f"{'call' if len(indices) == 1 else 'calls'} {ranges(indices)} of {len(subject.calls)}"
+
+
+def nodes_title(graph: BackwardGraph, sites: tuple[HookSite, ...]) -> str:
+    """The nodes that the sites are on."""
+    nodes = [graph.nodes[site.node] for site in sites if site.node is not None]
+    return f"→  {node_labels(nodes)}" if nodes else "on no node of the graph"
+
+
+def firing_sentence(site: HookSite) -> str:
+    """Whether the hook fires there, how often and when."""
+    if site.fires is None:
+        return "only backward decides whether it fires"
+    if not site.fires:
+        return "never fires"
+    times = (
+        "" if site.times == 1 else f" {site.times} times" if site.times is not None else ", backward decides how often"
+    )
+    return f"fires{times}" if site.order is None else f"fires{times}, as number {site.order + 1}"
+
+
+def made_at(node: Node) -> str:
+    """The user's line that made the node; "" where that is not known."""
+    if node.source is None:
+        return ""
+    line = f": {code(node.source.code)}" if node.source.code else ""
+    return f"made at {editor_line(node.source)}{line}"
+
+
+def receives_sentence(hook: Hook) -> str:
+    """What a hook gets that is no tuple of gradients; "" for those that get one."""
+    match hook.kind:
+        case HookKind.POST_ACCUMULATE_GRAD:
+            return f"receives {code(hook.owner)} itself, after its .grad is updated"
+        case HookKind.RETAIN_GRAD:
+            return f"stores the gradient in {code(hook.owner)}.grad"
+        case HookKind.MULTI_GRAD if hook.mode == _ALL:
+            return f"receives a list with the gradients of its {counted(len(hook.targets), 'tensor')}"
+        case HookKind.MULTI_GRAD:
+            return f"receives the first gradient that arrives, of its {counted(len(hook.targets), 'tensor')}"
+        case _:
+            return ""
+
+
+def grad_output_sentence(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
+    """How many entries grad_output has, and what there is one for."""
+    number = f"grad_output   {entries(len(site.grad_output))}"
+    kind = site.hook.kind
+    if (kind.is_full or kind.is_full_pre) and call is not None:
+        return f"{number}: one per result of {forward_name(call)}"
+    if kind.is_module or kind in (HookKind.NODE, HookKind.NODE_PRE):
+        return f"{number}: one per {result_of(node)}" if node else number
+    return "the gradient of each tensor" if kind is HookKind.MULTI_GRAD else "the gradient of the tensor"
+
+
+def grad_input_sentence(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
+    """How many entries grad_input has, what there is one for, and what one might have expected."""
+    number = f"grad_input   {entries(len(site.grad_input))}"
+    if site.hook.kind.is_full and call is not None:
+        return f"{number}: one per positional argument of {forward_name(call)}"
+    if node is None:
+        return number
+    return f"{number}: one per {argument_of(node)}{_not_the_inputs(site, call)}"
+
+
+def _not_the_inputs(site: HookSite, call: ModuleCall | None) -> str:
+    if call is None or not site.hook.kind.is_legacy or len(call.inputs) == len(site.grad_input):
+        return ""
+    return f", not the {counted(len(call.inputs), 'tensor')} given to {forward_name(call)}"
+
+
+def entries(number: int) -> str:
+    """A number of entries."""
+    return counted(number, "entry", plural="entries")
+
+
+# Entries
+
+
+def entry_shape(gradient: Gradient) -> str:
+    """What the entry is: a shape with its dtype where that is unusual, ``None``, or ``unknown``."""
+    value = entry_value(gradient)
+    if gradient.status == "unknown" and gradient.shape is not None:
+        return f"unknown, {shape_text(gradient.shape)} if a tensor"
+    unusual = gradient.status == "tensor" and gradient.dtype not in (None, _USUAL_DTYPE)
+    return f"{value} {escaped(gradient.dtype or '')}" if unusual else value
+
+
+def entry_meaning(gradient: Gradient) -> str:
+    """What the entry stands for, and why it is None or unknown."""
+    return ": ".join(part for part in (gradient.expression, gradient.reason) if part)

@@ -1,0 +1,136 @@
+"""Module hooks: where each call of a module put the hooks that it took along.
+
+Sources: torch/nn/modules/module.py (``_call_impl``) and torch/utils/hooks.py (``BackwardHook``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.graph import Hook, HookSite, ModuleCall
+from fxgrad.graph.notation import escaped, path_text
+from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
+
+_RECOMPUTED = "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
+_RAISED = "the call raised before its hooks were attached"
+_UNREACHED = "no root depends on it"
+_TOP_LEVEL = 2
+"""The length of a path like ("result", 0)."""
+
+
+def module_sites(surroundings: Surroundings, hook: Hook) -> Iterator[HookSite]:
+    """One site for each call that took the hook along; one with the reason where none did."""
+    calls = surroundings.calls_by_hook.get(hook.id, [])
+    nodes = [] if calls else surroundings.nodes_by_hook.get(hook.id, [])
+    for call in calls:
+        yield _site_at_call(surroundings, hook, call)
+    for node in nodes:
+        yield placed(hook, call=None, node=node.id, slot=None, reason=f"it was found on {escaped(node.label)}")
+    if not calls and not nodes:
+        yield unplaced(hook, _never_taken_reason(surroundings, hook))
+
+
+def _never_taken_reason(surroundings: Surroundings, hook: Hook) -> str:
+    if surroundings.graph.info.calls_reason is not None:
+        return f"it was found on no node; {surroundings.graph.info.calls_reason}"
+    calls = len(surroundings.graph.calls if hook.kind.is_global else _calls_of_owner(surroundings, hook))
+    if not calls:
+        return "no module was called" if hook.kind.is_global else "the module was never called"
+    took = "the module's call did not take" if calls == 1 else f"none of the {calls:,} calls took"
+    removed = "" if hook.active else ", and its handle was removed since"
+    return f"{took} it along: a call takes what is registered when it starts{removed}"
+
+
+def _calls_of_owner(surroundings: Surroundings, hook: Hook) -> list[ModuleCall]:
+    module = surroundings.graph.modules_by_path.get(hook.owner)
+    return surroundings.calls_by_path.get(module.path if module else hook.owner, [])
+
+
+def _site_at_call(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
+    if call.checkpointed == "reentrant" and not call.grad_enabled:
+        return _site_in_checkpoint(surroundings, hook, call)
+    if not call.completed:
+        return unplaced(hook, _RAISED, call=call.id)
+    if hook.kind.is_legacy:
+        return _legacy_site(hook, call)
+    return _full_site(hook, call)
+
+
+def _site_in_checkpoint(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
+    if surroundings.has_checkpoint:
+        return undecided(hook, _RECOMPUTED, call=call.id)
+    reason = "it ran in a reentrant checkpoint that no root depends on, or that got no tensor that requires grad"
+    return unplaced(hook, reason, call=call.id)
+
+
+# Legacy hooks
+
+
+def _legacy_site(hook: Hook, call: ModuleCall) -> HookSite:
+    tensor = call.legacy_tensor
+    if tensor is None:
+        return unplaced(hook, call.legacy_reason or "there is no tensor in the result", call=call.id)
+    where = path_text(tensor.path)
+    if not tensor.requires_grad:
+        return unplaced(hook, f"{where} requires no grad{_no_grad_text(call)}, so it has no grad_fn", call=call.id)
+    if tensor.is_leaf:
+        return unplaced(hook, f"{where} is a leaf, which has no grad_fn", call=call.id)
+    if tensor.node is None:
+        reason = f"it is on {escaped(tensor.node_name or 'the grad_fn')}, the grad_fn of {where}: {_UNREACHED}"
+        return unplaced(hook, reason, call=call.id)
+    reason = f"the grad_fn of {_first_tensor_text(call, where)}"
+    return placed(hook, call=call.id, node=tensor.node, slot=None, reason=reason)
+
+
+def _no_grad_text(call: ModuleCall) -> str:
+    return "" if call.grad_enabled else " (gradients are disabled)"
+
+
+def _first_tensor_text(call: ModuleCall, where: str) -> str:
+    tensors = len(call.outputs)
+    type_name = escaped(call.type_name)
+    return f"what {type_name} returns" if tensors == 1 else f"the first tensor {type_name} returns, {where}"
+
+
+# Full hooks
+
+
+def _full_site(hook: Hook, call: ModuleCall) -> HookSite:
+    setup = call.full_hook
+    if setup is None:
+        return unplaced(hook, "PyTorch set up no hook for this call", call=call.id)
+    if hook.kind.is_full and setup.output_positions is None:
+        return unplaced(hook, f"it waits for the gradients of the results, and {_no_output_reason(call)}", call=call.id)
+    if setup.output_positions is None:
+        return unplaced(hook, _no_output_reason(call), call=call.id)
+    if hook.kind.is_full and setup.input_positions is not None:
+        return _input_site(hook, call)
+    return _output_site(hook, call)
+
+
+def _no_output_reason(call: ModuleCall) -> str:
+    if not call.grad_enabled:
+        return "gradients are disabled"
+    grads = [ref.path for ref in call.outputs if ref.requires_grad]
+    if not grads:
+        return "no tensor in the result requires grad"
+    if all(len(path) > _TOP_LEVEL for path in grads):
+        return "the tensors in the result that require grad are nested: only those at its top level are hooked"
+    return f"the result is a {escaped(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
+
+
+def _input_site(hook: Hook, call: ModuleCall) -> HookSite:
+    node = call.input_hook_node
+    if node is None:
+        reason = "it is on the node that PyTorch put on the module's inputs, and no root depends on them"
+        return unplaced(hook, reason, call=call.id)
+    return placed(hook, call=call.id, node=node, slot=None, reason="the node that PyTorch put on the module's inputs")
+
+
+def _output_site(hook: Hook, call: ModuleCall) -> HookSite:
+    node = call.output_hook_node
+    why = "" if hook.kind.is_full_pre else ", as no positional input requires grad"
+    where = f"the node that PyTorch put on the module's outputs{why}"
+    if node is None:
+        return unplaced(hook, f"it is on {where}, and no root depends on them", call=call.id)
+    return placed(hook, call=call.id, node=node, slot=None, reason=where)

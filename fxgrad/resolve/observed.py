@@ -1,0 +1,60 @@
+"""Hooks on tensors and nodes: they are where they were seen."""
+
+from __future__ import annotations
+
+from fxgrad.graph import Hook, HookKind, HookSite, Node
+from fxgrad.graph.notation import escaped
+from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
+
+_IN_CHECKPOINT = "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
+_NOWHERE = "it is on nothing that the roots depend on"
+_ON_LEAVES = (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD, HookKind.NODE, HookKind.NODE_PRE)
+
+
+def observed_site(surroundings: Surroundings, hook: Hook) -> HookSite:
+    """The one site of a hook on a tensor, on several tensors or on a node."""
+    if hook.kind is HookKind.MULTI_GRAD:
+        return _multi_grad_site(surroundings, hook)
+    if hook.observed is None:
+        return _site_without_place(surroundings, hook)
+    node, slot = hook.observed
+    record = surroundings.graph.nodes[node]
+    on_node = hook.kind in (HookKind.NODE, HookKind.NODE_PRE)
+    reason = _node_reason(record) if on_node else _tensor_reason(record, slot or 0)
+    slot = None if on_node or hook.kind is HookKind.POST_ACCUMULATE_GRAD else slot or 0
+    return placed(hook, call=None, node=node, slot=slot, reason=reason)
+
+
+def _node_reason(node: Node) -> str:
+    return f"it was registered on {escaped(node.label)} itself"
+
+
+def _tensor_reason(node: Node, slot: int) -> str:
+    if node.variable is not None:
+        return f"{escaped(node.label)} adds into the leaf {escaped(node.variable)}"
+    if len(node.grad_outputs) == 1:
+        return f"the tensor's gradient goes into {escaped(node.label)}"
+    return f"the tensor's gradient goes into {escaped(node.label)}, slot {slot}"
+
+
+def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:
+    places = [(node, slot) for node, slot in hook.target_slots if node is not None]
+    if not places:
+        return _site_without_place(surroundings, hook)
+    node, slot = places[0]
+    waits = "called with the first gradient that arrives" if hook.mode == "any" else "called once all have arrived"
+    several = f"{len(places)} of its {len(hook.target_slots)} tensors are in the graph"
+    return placed(hook, call=None, node=node, slot=slot, reason=f"{several}; it is {waits}")
+
+
+def _site_without_place(surroundings: Surroundings, hook: Hook) -> HookSite:
+    if hook.active and surroundings.has_checkpoint and _may_be_on_leaf(surroundings, hook):
+        return undecided(hook, _IN_CHECKPOINT)
+    return unplaced(hook, hook.unplaced or _NOWHERE if hook.active else "its handle was removed")
+
+
+def _may_be_on_leaf(surroundings: Surroundings, hook: Hook) -> bool:
+    """Whether the hook may be on a leaf that requires grad: what is known of its owners does not say otherwise."""
+    variables = surroundings.graph.variables_by_name
+    owners = [variables.get(name) for name in hook.targets or (hook.owner,)]
+    return hook.kind in _ON_LEAVES and any(owner is None or (owner.is_leaf and owner.requires_grad) for owner in owners)

@@ -1,0 +1,60 @@
+"""The look-ups over one graph that finding places needs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from fxgrad.graph import BackwardGraph, Hook, HookSite, ModuleCall, Node, NodeKind
+
+
+class Surroundings:
+    """A graph, with its calls and nodes by the hooks that they carry."""
+
+    def __init__(self, graph: BackwardGraph) -> None:
+        self.graph = graph
+
+    @cached_property
+    def calls_by_hook(self) -> dict[int, list[ModuleCall]]:
+        """The calls that took each hook along, in the order of their start."""
+        found: dict[int, list[ModuleCall]] = {}
+        for call in self.graph.calls:
+            for hook in dict.fromkeys(call.hooks):
+                found.setdefault(hook, []).append(call)
+        return found
+
+    @cached_property
+    def calls_by_path(self) -> dict[str, list[ModuleCall]]:
+        """The calls of each module."""
+        found: dict[str, list[ModuleCall]] = {}
+        for call in self.graph.calls:
+            found.setdefault(call.path, []).append(call)
+        return found
+
+    @cached_property
+    def nodes_by_hook(self) -> dict[int, list[Node]]:
+        """The nodes whose post-hooks list each hook, once for every time that they do."""
+        found: dict[int, list[Node]] = {}
+        for node in self.graph.nodes:
+            for hook in node.hooks:
+                found.setdefault(hook, []).append(node)
+        return found
+
+    @cached_property
+    def has_checkpoint(self) -> bool:
+        """Whether a reentrant checkpoint is in the graph: what runs inside it is only seen during backward."""
+        return any(node.kind is NodeKind.CHECKPOINT for node in self.graph.nodes)
+
+
+def placed(hook: Hook, *, call: str | None, node: int, slot: int | None, reason: str) -> HookSite:
+    """A site on a node; whether the hook is called there is not predicted yet."""
+    return HookSite(hook, call, node, slot, (), (), fires=None, times=None, order=None, reason=reason)
+
+
+def unplaced(hook: Hook, reason: str, *, call: str | None = None) -> HookSite:
+    """A site without a node: the hook is never called there."""
+    return HookSite(hook, call, None, None, (), (), fires=False, times=0, order=None, reason=reason)
+
+
+def undecided(hook: Hook, reason: str, *, call: str | None = None) -> HookSite:
+    """A site without a node, of a hook that may be called all the same."""
+    return HookSite(hook, call, None, None, (), (), fires=None, times=None, order=None, reason=reason)

@@ -1,0 +1,291 @@
+"""What the verbs return: a Trace, with everything that can be asked of it. No torch: a saved trace answers as well."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fxgrad.errors import UsageError
+from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite, ModuleCall
+from fxgrad.graph.module_paths import find_module_path
+
+if TYPE_CHECKING:
+    import networkx
+    import torch
+
+    from fxgrad.probe import Hypothesis
+
+_NO_FORWARD = "the recorded forward holds functions of the process that traced it, so it is neither saved nor captured"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A text with the findings in it. ``str()`` is plain; on a terminal rich shows it, in a notebook as HTML."""
+
+    graph: BackwardGraph
+    findings: tuple[Explanation, ...]
+    text: str
+    rich: Callable[[], Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __rich__(self) -> Any:
+        return self.rich()
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(self.text)}</pre>"
+
+    def to_json(self) -> str:
+        """The findings with their sites, as JSON text: a list of the Explanation records' fields."""
+        from fxgrad.exchange.records import records_to_json
+
+        return records_to_json(self.findings, tuple[Explanation, ...])
+
+
+class Explanations(Shown):
+    """What `Trace.explain` answers: each hook, its node, what it gets there and why, and the rules' findings."""
+
+
+class Report(Shown):
+    """What `Trace.report` answers: everything that is known of a graph, as one text."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a hook would get, had it been registered, and what it would move.
+
+    ``sites``   the sites that the hook would have, one a call, in firing order
+    ``moved``   the sites of other hooks that it would change, each as it is and as it would be
+    ``refused`` why PyTorch would refuse it, in registering or in forward; None where it would not. Then no sites
+    """
+
+    sites: tuple[HookSite, ...]
+    moved: tuple[tuple[HookSite, HookSite], ...]
+    refused: str | None
+    caveats: tuple[str, ...]
+    explanations: Explanations = field(repr=False)
+
+    def __str__(self) -> str:
+        return str(self.explanations)
+
+    def _repr_html_(self) -> str:
+        return self.explanations._repr_html_()
+
+
+class Trace:
+    """A backward graph, the hooks on it, and what each of them will receive.
+
+    ``graph`` is the `BackwardGraph`; it holds no tensor, no node and no module. Wherever a module is meant, give its
+    dotted path, ``layers[3]``, or, in the process that traced it, the module itself.
+    """
+
+    def __init__(
+        self,
+        graph: BackwardGraph,
+        *,
+        forward: Any = None,
+        path_of_module: Callable[[object], str | None] | None = None,
+    ) -> None:
+        self.graph = graph
+        self._forward = forward
+        self._path_of_module = path_of_module
+
+    def __str__(self) -> str:
+        return str(self.graph)
+
+    def __repr__(self) -> str:
+        graph = self.graph
+        return f"<fxgrad.Trace: {len(graph.nodes)} nodes, {len(graph.calls)} module calls, {len(graph.hooks)} hooks>"
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    def _repr_svg_(self) -> str:
+        return self.draw()
+
+    @property
+    def calls(self) -> tuple[ModuleCall, ...]:
+        """The module calls, in the order in which they began; empty for a capture."""
+        return self.graph.calls
+
+    @property
+    def sites(self) -> tuple[HookSite, ...]:
+        """Every place of every hook, in predicted firing order; those that do not fire come last."""
+        return self.graph.sites
+
+    def sites_of(self, module: Any = None, kind: HookKind | str | None = None) -> tuple[HookSite, ...]:
+        """The sites of the hooks owned by a module, or of one kind, or both; in firing order.
+
+        A global hook's sites belong to the modules at whose calls it sits.
+        """
+        path = None if module is None else self._path(module)
+        wanted = None if kind is None else HookKind(kind)
+        return tuple([site for site in self.sites if self._is_at(site, path) and wanted in (None, site.hook.kind)])
+
+    def _is_at(self, site: HookSite, path: str | None) -> bool:
+        if path is None:
+            return True
+        if site.call is not None:
+            return self.graph.calls_by_id[site.call].path == path
+        return site.hook.kind.is_module and not site.hook.kind.is_global and site.hook.owner == path
+
+    def _path(self, module: Any) -> str:
+        if isinstance(module, str):
+            return find_module_path(self.graph, module)
+        path = None if self._path_of_module is None else self._path_of_module(module)
+        if path is None:
+            raise UsageError(
+                f"a {type(module).__name__} as the module",
+                "a dotted path, or a module of the model in the process that traced it",
+                "a path such as " + ", ".join(m.path or '""' for m in self.graph.modules[:3]),
+            )
+        return path
+
+    def probe(self, module: Any, kind: HookKind | str = HookKind.MODULE_FULL_BACKWARD) -> Probe:
+        """What would a hook get here, and what would it move? Nothing is registered and nothing is run.
+
+        A full hook puts BackwardHookFunction nodes on the module's inputs and outputs (torch/utils/hooks.py), so the
+        answer is about the graph with the hook. Raises UsageError for an unknown module, and for a kind that is not
+        registered on modules.
+        """
+        from fxgrad.probe import hypothesis
+
+        return self._probe(hypothesis(self.graph, self._path(module), HookKind(kind)))
+
+    def _probe(self, supposed: Hypothesis) -> Probe:
+        from fxgrad.render.probed import probe_rich, probe_text
+        from fxgrad.rules import explain
+
+        findings = tuple([told for told in explain(supposed.graph) if told.site in supposed.sites])
+        text = probe_text(supposed, findings)
+        shown = Explanations(supposed.graph, findings, text, lambda: probe_rich(supposed, findings))
+        return Probe(supposed.sites, supposed.moved, supposed.refused, supposed.caveats, shown)
+
+    def explain(self, module: Any = None, hook: HookKind | str | None = None) -> Explanations:
+        """Explain the hooks at a module, or all: the node of each, what it gets there and why, and the fix.
+
+        With `hook` the question is "what if": the answer of `probe`. Raises UsageError for an unknown module.
+        """
+        if hook is not None:
+            if module is None:
+                raise UsageError(
+                    "a hook kind without a module", "both: which hook, and where", "explain(module, hook=kind)"
+                )
+            return self.probe(module, hook).explanations
+        from fxgrad.render.text import explain_rich, explain_text
+        from fxgrad.rules import explain
+
+        path = None if module is None else self._path(module)
+        findings = explain(self.graph)
+        if path is not None:
+            findings = tuple([told for told in findings if told.site is not None and self._is_at(told.site, path)])
+        text = explain_text(self.graph, findings, module=path)
+        return Explanations(self.graph, findings, text, lambda: explain_rich(self.graph, findings, module=path))
+
+    def report(self) -> Report:
+        """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""
+        from fxgrad.render.text import report_rich, report_text
+        from fxgrad.rules import explain
+
+        findings = explain(self.graph)
+        return Report(
+            self.graph, findings, report_text(self.graph, findings), lambda: report_rich(self.graph, findings)
+        )
+
+    def draw(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        depth: int | None = None,
+        hooks_only: bool = False,
+        module: Any = None,
+    ) -> str:
+        """Draw the graph, with the hooked nodes coloured. Returns the SVG text; with a path ending in .svg, .png, .pdf
+        or .dot, writes that file and returns its path.
+
+        ``depth`` collapses modules nested deeper, ``hooks_only`` keeps what carries hooks, ``module`` one module's part.
+        Raises UsageError for an unknown format, OutputError where the file cannot be drawn or written.
+        """
+        from fxgrad.render.dot import dot_source
+        from fxgrad.render.layout import format_of, render, write
+
+        kind = "svg" if path is None else format_of(path)
+        inside = None if module is None else self._path(module)
+        drawn = render(dot_source(self.graph, module=inside, hooks_only=hooks_only, depth=depth), kind)
+        if path is None:
+            return drawn.decode()
+        write(drawn, path)
+        return os.fspath(path)
+
+    def to_networkx(self) -> networkx.MultiDiGraph[int]:
+        """The graph for networkx: nodes by id, with the records' fields as attributes; one edge per gradient."""
+        from fxgrad.exchange.networkx_graph import to_networkx
+
+        return to_networkx(self.graph)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The whole trace as JSON text, which `fxgrad.load` reads without torch; with a path, writes that file."""
+        from fxgrad.exchange.saved import to_json
+
+        return self._written(to_json(self.graph), path)
+
+    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as GitHub-flavoured Markdown; with a path, writes that file and returns its path."""
+        from fxgrad.render.markdown import report_markdown
+        from fxgrad.rules import explain
+
+        return self._written(report_markdown(self.graph, explain(self.graph)), path)
+
+    def _written(self, text: str, path: str | os.PathLike[str] | None) -> str:
+        if path is None:
+            return text
+        from fxgrad.render.layout import write
+
+        write(text.encode(errors="backslashreplace"), path)
+        return os.fspath(path)
+
+    @property
+    def forward(self) -> torch.fx.Graph:
+        """The run as a ``torch.fx.Graph``, in the process that traced it.
+
+        Each ``call_function`` and ``call_method`` has ``nn_module_stack``, ``stack_trace``, ``tensor_meta`` and
+        ``sequence_window`` (the autograd sequence numbers before and after) in its ``meta``.
+        """
+        return self._recorded("forward").graph
+
+    def forward_module(self, model: torch.nn.Module) -> torch.fx.GraphModule:
+        """A GraphModule that runs the recorded forward again, with the parameters of `model`, which is not touched:
+        what the run would change is copied."""
+        return self._recorded("forward_module").module(model)
+
+    def _recorded(self, what: str) -> Any:
+        if self._forward is None:
+            raise UsageError(
+                f"{what} of a trace without a recorded forward: {_NO_FORWARD}",
+                "a trace made by fxgrad.trace or fxgrad.record in this process",
+                "trace the model again",
+            )
+        return self._forward
+
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace that was saved with `Trace.to_json`. Needs no torch and no model; nothing is unpickled.
+
+    Raises UsageError where the file cannot be read, is no saved trace, or is of another version.
+    """
+    from fxgrad.exchange.saved import from_json
+
+    shown = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {shown}: {error.strerror}", "a file that Trace.to_json or --json wrote", "check the path"
+        ) from error
+    return Trace(from_json(text, origin=shown))

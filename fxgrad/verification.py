@@ -1,0 +1,187 @@
+"""Compares predictions with what happened. Pure: a graph with predicted sites, and firings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.graph.firings import Firing, Received
+from fxgrad.graph.notation import escaped
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One prediction that did not hold. ``what`` is "fires", "times", "length", "none", "shape", "dtype", "node" or
+    "order"; ``predicted`` and ``got`` say both sides in words."""
+
+    site: HookSite
+    what: str
+    predicted: str
+    got: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A prediction that was left open, with its reason: ``what`` is "fires" or names an entry, ``grad_input[1]``."""
+
+    site: HookSite
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `fxgrad.verify` found. ``ok`` is True where every prediction that was made held."""
+
+    graph: BackwardGraph
+    differences: tuple[Difference, ...]
+    unknown: tuple[Unknown, ...]
+    entries: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs. What was left open, and why, is in ``unknown``."""
+        return not self.differences
+
+    def __str__(self) -> str:
+        return "\n".join([self._summary(), *map(_difference_line, self.differences), *map(_unknown_line, self.unknown)])
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def _summary(self) -> str:
+        sites, entries = len(self.graph.sites), self.entries
+        return (
+            f"{sites} hook {_plural(sites, 'site')}, {entries} {_plural(entries, 'entry', 'entries')} compared: "
+            f"{len(self.differences)} wrong, {len(self.unknown)} unknown"
+        )
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return one if count == 1 else many or one + "s"
+
+
+def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
+    """Hold the sites of a predicted graph against the firings of a real backward.
+
+    Compared are: whether each hook fired, how often, on which node, the number of entries, each entry's None-ness,
+    shape and dtype, and the order in which the sites fired first.
+    """
+    by_site: dict[tuple[int, str | None], list[Firing]] = {}
+    for firing in firings:
+        by_site.setdefault((firing.hook, firing.call), []).append(firing)
+    differences: list[Difference] = []
+    unknown: list[Unknown] = []
+    for site in graph.sites:
+        seen = by_site.pop((site.hook.id, site.call), [])
+        differences += _site_differences(site, seen)
+        unknown += _open(site)
+    differences += _order_differences(graph.sites, firings)
+    differences += _unforeseen(graph, by_site)
+    entries = sum(len(site.grad_input) + len(site.grad_output) for site in graph.sites)
+    return Verification(graph, tuple(differences), tuple(unknown), entries)
+
+
+def _site_differences(site: HookSite, seen: Sequence[Firing]) -> Iterator[Difference]:
+    if site.fires is not None and site.fires != bool(seen):
+        yield Difference(site, "fires", "fires" if site.fires else "does not fire", _times(len(seen)))
+        return
+    if site.times is not None and site.times != len(seen):
+        yield Difference(site, "times", _times(site.times), _times(len(seen)))
+    for firing in seen[:1]:
+        if site.node != firing.node:
+            yield Difference(site, "node", f"node {site.node}", f"node {firing.node}")
+        yield from _entries(site, "grad_input", site.grad_input, firing.grad_input)
+        yield from _entries(site, "grad_output", site.grad_output, firing.grad_output)
+
+
+def _times(count: int) -> str:
+    return "never" if count == 0 else "once" if count == 1 else f"{count} times"
+
+
+def _entries(
+    site: HookSite, name: str, predicted: Sequence[Gradient], got: Sequence[Received | None]
+) -> Iterator[Difference]:
+    if len(predicted) != len(got):
+        yield Difference(site, "length", f"{len(predicted)} in {name}", f"{len(got)} in {name}")
+        return
+    for gradient, received in zip(predicted, got, strict=True):
+        yield from _entry(site, f"{name}[{gradient.index}]", gradient, received)
+
+
+def _entry(site: HookSite, place: str, gradient: Gradient, received: Received | None) -> Iterator[Difference]:
+    if gradient.status == "unknown":
+        return
+    if (gradient.status == "none") != (received is None):
+        yield Difference(site, "none", f"{place} {_predicted_text(gradient)}", f"{place} {_received_text(received)}")
+        return
+    if received is None:
+        return
+    shape, dtype = received
+    if gradient.shape is not None and gradient.shape != shape:
+        yield Difference(site, "shape", f"{place} {gradient.shape}", f"{place} {shape}")
+    if gradient.dtype is not None and gradient.dtype != dtype:
+        yield Difference(site, "dtype", f"{place} {gradient.dtype}", f"{place} {dtype}")
+
+
+def _predicted_text(gradient: Gradient) -> str:
+    return "None" if gradient.status == "none" else f"a tensor {gradient.shape}"
+
+
+def _received_text(received: Received | None) -> str:
+    return "None" if received is None else f"a tensor {received[0]}"
+
+
+def _open(site: HookSite) -> Iterator[Unknown]:
+    if site.fires is None:
+        yield Unknown(site, "fires", site.reason)
+    for name, gradients in (("grad_input", site.grad_input), ("grad_output", site.grad_output)):
+        for gradient in gradients:
+            if gradient.status == "unknown":
+                yield Unknown(site, f"{name}[{gradient.index}]", gradient.reason or "")
+
+
+def _order_differences(sites: Sequence[HookSite], firings: Sequence[Firing]) -> Iterator[Difference]:
+    """retain_grad fires unseen, and where nothing is said about firing, nothing is said about order."""
+    first: dict[tuple[int, str | None], int] = {}
+    for firing in firings:
+        if firing.order is not None:
+            first.setdefault((firing.hook, firing.call), firing.order)
+    told = [site for site in sites if site.fires and site.hook.kind is not HookKind.RETAIN_GRAD]
+    told = [site for site in told if (site.hook.id, site.call) in first]
+    predicted = sorted(told, key=lambda site: -1 if site.order is None else site.order)
+    really = sorted(told, key=lambda site: first[site.hook.id, site.call])
+    for rank, (expected, came) in enumerate(zip(predicted, really, strict=True)):
+        if expected is not came:
+            yield Difference(came, "order", f"{_site_text(expected)} as number {rank}", f"{_site_text(came)}")
+
+
+def _unforeseen(
+    graph: BackwardGraph, left: dict[tuple[int, str | None], list[Firing]]
+) -> Iterator[Difference]:
+    """Firings of a hook at a call for which there is no site."""
+    for (hook_id, call), firings in left.items():
+        sites = [site for site in graph.sites if site.hook.id == hook_id]
+        if any(site.fires is None for site in sites):
+            continue
+        if sites:
+            yield Difference(sites[0], "fires", f"no site at {call}", _times(len(firings)))
+
+
+def _site_text(site: HookSite) -> str:
+    place = site.call or (f"node {site.node}" if site.node is not None else "no place")
+    return escaped(f"{site.hook.function or 'retain_grad'} ({site.hook.kind.value}) on {site.hook.owner or 'all'} at {place}")
+
+
+def _difference_line(difference: Difference) -> str:
+    site = _site_text(difference.site)
+    return f"  wrong {difference.what}: {site}: predicted {difference.predicted}, got {difference.got}"
+
+
+def _unknown_line(unknown: Unknown) -> str:
+    return f"  unknown {unknown.what}: {_site_text(unknown.site)}: {escaped(unknown.reason)}"
+
+

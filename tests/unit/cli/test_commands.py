@@ -1,0 +1,296 @@
+"""What the commands parse, call and return, with an api that only remembers how it was called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import fxgrad
+from fxgrad.cli import main
+from fxgrad.errors import OutputError, TargetError, UsageError
+from fxgrad.graph import Explanation, HookKind
+
+NO_OPTIONS = {
+    "init": None,
+    "inputs": (),
+    "loss": None,
+    "seed": None,
+    "mode": None,
+    "device": None,
+    "autocast": None,
+}
+
+
+class Shown:
+    def __init__(self, text, severities=()):
+        self.text = text
+        self.findings = [Explanation("FXG101", severity, "", "", "") for severity in severities]
+
+    def __str__(self):
+        return self.text
+
+    def to_json(self):
+        return '{"findings": []}'
+
+
+class Api:
+    """Stands for fxgrad.api and for the trace that it returns."""
+
+    def __init__(self):
+        self.calls = []
+        self.severities = ()
+        self.ok = True
+        self.during = lambda: None
+
+    def trace_target(self, text, **options):
+        self.during()
+        self.calls.append(("trace", text, options))
+        return self
+
+    def verify_target(self, text, **options):
+        self.calls.append(("verify", text, options))
+        return SimpleNamespace(ok=self.ok, __str__=lambda: "compared")
+
+    def report(self):
+        return Shown("the report", self.severities)
+
+    def explain(self, module, *, hook):
+        self.calls.append(("explain", module, hook))
+        return Shown("the explanations", self.severities)
+
+    def draw(self, path=None, **options):
+        self.calls.append(("draw", path, options))
+        return "<svg/>"
+
+    def to_json(self):
+        return "{}"
+
+    def to_markdown(self):
+        return "# report"
+
+
+@pytest.fixture
+def api(monkeypatch):
+    api = Api()
+    monkeypatch.setattr(fxgrad, "api", api, raising=False)
+    monkeypatch.setitem(sys.modules, "fxgrad.api", api)
+    return api
+
+
+def test_report_shows_the_report(api, capsys):
+    assert main(["report", "model.py"]) == 0
+    assert capsys.readouterr() == ("the report\n", "")
+    assert api.calls == [("trace", "model.py", NO_OPTIONS)]
+
+
+def test_every_option_of_a_target_reaches_the_api(api):
+    main(
+        [
+            *("report", "torch.nn:LSTMCell", "--init", "1, 2", "--input", "f32[1]", "--input", "hx=f32[2]"),
+            *("--seed", "3", "--eval", "--device", "cuda", "--autocast", "bf16", "--loss", "a:b"),
+        ]
+    )
+    assert api.calls == [
+        (
+            "trace",
+            "torch.nn:LSTMCell",
+            {
+                "init": "1, 2",
+                "inputs": ("f32[1]", "hx=f32[2]"),
+                "loss": "a:b",
+                "seed": 3,
+                "mode": "eval",
+                "device": "cuda",
+                "autocast": "bf16",
+            },
+        )
+    ]
+
+
+def test_the_later_of_train_and_eval_wins(api):
+    main(["report", "model.py", "--eval", "--train"])
+    assert api.calls[0][2]["mode"] == "train"
+
+
+def test_what_the_users_code_prints_goes_to_stderr(api, capsys):
+    api.during = lambda: print("from the model")
+    main(["report", "model.py"])
+    assert capsys.readouterr() == ("the report\n", "from the model\n")
+
+
+def test_report_writes_the_files_asked_for(api, tmp_path, capsys):
+    svg, json, markdown = (str(tmp_path / name) for name in ("a.svg", "a.json", "a.md"))
+    assert main(["report", "model.py", "--svg", svg, "--json", json, "--markdown", markdown]) == 0
+    assert [Path(path).read_text() for path in (svg, json, markdown)] == ["<svg/>", "{}", "# report"]
+    assert capsys.readouterr().err == f"wrote {svg}\nwrote {json}\nwrote {markdown}\n"
+
+
+def test_a_report_is_shown_before_its_files_fail(api, tmp_path, capsys):
+    assert main(["report", "model.py", "--svg", str(tmp_path / "no/a.svg"), "--json", str(tmp_path / "a.json")]) == 4
+    out, err = capsys.readouterr()
+    assert out == "the report\n"
+    assert f"\nwritten: {tmp_path / 'a.json'}\n" in err
+
+
+def test_two_outputs_in_one_file_are_refused_before_anything_runs(api, capsys):
+    assert main(["report", "model.py", "--svg", "a", "--json", "./a"]) == 2
+    assert api.calls == []
+    assert "a is given for two outputs" in capsys.readouterr().err
+
+
+def test_explain_takes_a_module_and_a_kind(api, capsys):
+    assert main(["explain", "model.py", "layers.3", "--hook", "retain_grad"]) == 0
+    assert api.calls[1] == ("explain", "layers.3", HookKind.RETAIN_GRAD)
+    assert capsys.readouterr().out == "the explanations\n"
+
+
+def test_explain_needs_neither(api):
+    main(["explain", "model.py"])
+    assert api.calls[1] == ("explain", None, None)
+
+
+def test_an_unknown_kind_is_refused_before_anything_runs(api, capsys):
+    assert main(["explain", "model.py", "--hook", "register_hook"]) == 2
+    assert api.calls == []
+    assert "  allowed: Tensor.register_hook, Node.register_hook\n" in capsys.readouterr().err
+
+
+def test_a_kind_needs_a_module(api, capsys):
+    assert main(["explain", "model.py", "--hook", "retain_grad"]) == 2
+    assert api.calls == []
+    assert capsys.readouterr().err == (
+        "error: --hook Tensor.retain_grad without a MODULE\n"
+        "  allowed: --hook with a MODULE: what if such a hook were there?\n"
+        "  try: fxgrad explain TARGET MODULE --hook retain_grad\n"
+    )
+
+
+def test_explain_writes_json(api, capsys):
+    main(["explain", "model.py", "--json"])
+    assert capsys.readouterr().out == '{"findings": []}\n'
+
+
+@pytest.mark.parametrize("command", ["report", "explain"])
+@pytest.mark.parametrize(("severities", "status"), [((), 0), (("info",), 0), (("info", "warning"), 1), (("error",), 1)])
+def test_strict_fails_for_a_warning_or_an_error(api, command, severities, status):
+    api.severities = severities
+    assert main([command, "model.py", "--strict"]) == status
+    assert main([command, "model.py"]) == 0
+
+
+def test_draw_passes_what_to_draw(api, capsys):
+    assert main(["draw", "model.py", "-o", "a.png", "--depth", "2", "--module", "layers.3", "--hooks-only"]) == 0
+    assert api.calls[1] == ("draw", "a.png", {"depth": 2, "hooks_only": True, "module": "layers.3"})
+    assert capsys.readouterr() == ("", "wrote a.png\n")
+
+
+def test_an_unknown_format_is_refused_before_anything_runs(api, capsys):
+    assert main(["draw", "model.py", "-o", "a.bmp"]) == 2
+    assert api.calls == []
+    assert "  allowed: a file name that ends in .svg, .png, .pdf or .dot\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
+def test_verify_tells_by_its_status_whether_all_was_right(api, ok, status):
+    api.ok = ok
+    assert main(["verify", "model.py"]) == status
+
+
+def test_rule_describes_a_rule(capsys, monkeypatch):
+    monkeypatch.setattr("fxgrad.rules.describe", lambda code: f"about {code}", raising=False)
+    assert main(["rule", "FXG101"]) == 0
+    assert capsys.readouterr().out == "about FXG101\n"
+
+
+# Errors
+
+
+def failing(api, error):
+    def fail():
+        raise error
+
+    api.during = fail
+    return api
+
+
+@pytest.mark.parametrize(("kind", "status"), [(UsageError, 2), (TargetError, 3), (OutputError, 4)])
+def test_an_error_sets_the_status_and_is_shown_on_stderr(api, capsys, kind, status):
+    failing(api, kind("what was given", "what is allowed", "what to try"))
+    assert main(["report", "model.py"]) == status
+    assert capsys.readouterr() == ("", "error: what was given\n  allowed: what is allowed\n  try: what to try\n")
+
+
+def test_details_stand_above_the_error(api, capsys):
+    failing(api, TargetError("a", "b", "c", "Traceback: the user's"))
+    main(["report", "model.py"])
+    assert capsys.readouterr().err == "Traceback: the user's\nerror: a\n  allowed: b\n  try: c\n"
+
+
+@pytest.mark.parametrize("arguments", [["report", "model.py", "--debug"], ["--debug", "report", "model.py"]])
+def test_debug_shows_the_whole_traceback(api, capsys, arguments):
+    failing(api, TargetError("a", "b", "c", "cut"))
+    assert main(arguments) == 3
+    err = capsys.readouterr().err
+    assert "in trace_target" in err
+    assert "cut" not in err.splitlines()
+    assert err.endswith("error: a\n  allowed: b\n  try: c\n")
+
+
+def test_a_mistake_of_fxgrad_is_no_finding(api, capsys):
+    failing(api, KeyError("x"))
+    assert main(["report", "model.py"]) == 70
+    assert capsys.readouterr().err == (
+        "error: fxgrad itself failed: KeyError: 'x'\n"
+        "  allowed: no error of this kind: it is a mistake in fxgrad\n"
+        "  try: the same with --debug, which shows where; please report it\n"
+    )
+
+
+def test_an_interrupt_is_short(api, capsys):
+    failing(api, KeyboardInterrupt())
+    assert main(["report", "model.py"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_what_a_terminal_would_obey_is_escaped(api, capsys):
+    failing(api, TargetError("a\x1b[31m\u202e", "é 🔥", "two\nlines", "\ttab"))
+    main(["report", "model.py"])
+    assert capsys.readouterr().err == ("\ttab\nerror: a\\x1b[31m\\u202e\n  allowed: é 🔥\n  try: two\nlines\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing command."),
+        (["reprot"], "No such command 'reprot'."),
+        (["report"], "Missing argument 'TARGET'."),
+        (["report", "model.py", "--sgv", "x"], "No such option"),
+        (["report", "model.py", "--seed", "many"], "Invalid value for '--seed'"),
+        (["report", "model.py", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["report", "model.py", "--autocast", "f8"], "Invalid value for '--autocast'"),
+        (["draw", "model.py"], "Missing option '-o' / '--output'."),
+        (["draw", "model.py", "-o", "a.svg", "--depth", "-1"], "Invalid value for '--depth'"),
+        (["verify", "model.py", "extra"], "Got unexpected extra argument"),
+    ],
+)
+def test_what_click_refuses_has_the_shape_of_every_error(capsys, arguments, message):
+    assert main(arguments) == 2
+    first, allowed, suggestion = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {message.rstrip('.')}")
+    assert allowed.startswith("  allowed: fxgrad ")
+    assert suggestion.startswith("  try: fxgrad ")
+
+
+def test_help_lists_the_commands_that_are_built_in_their_order(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == ["report", "explain", "draw", "verify", "rule"]
+    assert not any("..." in line for line in lines)
+
+
+def test_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fxgrad {fxgrad.__version__}\n"

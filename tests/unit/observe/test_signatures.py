@@ -1,0 +1,454 @@
+"""Edges and grad_output slots of C++ nodes are named as the real nodes are wired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from fxgrad.observe.signatures import (
+    edge_arguments,
+    output_names,
+    signature_of,
+)
+
+HAND_WRITTEN = {  # nodes that derivatives.yaml does not know
+    "AccumulateGrad",
+    "CopyBackwards",
+    "CopySlices",
+    "DelayedError",
+    "Error",
+    "NotImplemented",
+    "SendRpcBackward",
+    "UndefinedGrad",
+    "UndefinedGradBackward",
+}
+
+
+def names_of(node):
+    """The names of the edges of a node."""
+    return [argument for argument, _ in edge_arguments(signature_of(node.name()), len(node.next_functions))]
+
+
+def connected_names(node):
+    """The names of the edges that lead somewhere."""
+    return [name for name, (next_node, _) in zip(names_of(node), node.next_functions, strict=True) if next_node]
+
+
+def slot_names(node):
+    return output_names(signature_of(node.name()), len(node._input_metadata))
+
+
+def first_node(result):
+    return next(tensor.grad_fn for tensor in tree_leaves(result) if tensor.grad_fn is not None)
+
+
+# Each argument that has a derivative, and a call in which any of them can be made to require grad.
+CALLS: dict[str, tuple[Callable[..., object], dict[str, tuple[int, ...]]]] = {
+    "addmm": (torch.addmm, {"self": (2, 4), "mat1": (2, 3), "mat2": (3, 4)}),
+    "baddbmm": (torch.baddbmm, {"self": (2, 3, 5), "batch1": (2, 3, 4), "batch2": (2, 4, 5)}),
+    "addcmul": (torch.addcmul, {"self": (3,), "tensor1": (3,), "tensor2": (3,)}),
+    "lerp": (torch.lerp, {"self": (3,), "end": (3,), "weight": (3,)}),
+    "where": (lambda x, y: torch.where(torch.tensor([True, False]), x, y), {"self": (2,), "other": (2,)}),
+    "convolution": (torch.conv2d, {"input": (1, 2, 5, 5), "weight": (3, 2, 2, 2), "bias": (3,)}),
+    "native_layer_norm": (lambda x, w, b: F.layer_norm(x, (4,), w, b), {"input": (2, 4), "weight": (4,), "bias": (4,)}),
+    "native_batch_norm": (
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        {"input": (4, 3), "weight": (3,), "bias": (3,)},
+    ),
+    "prelu_kernel": (F.prelu, {"self": (2, 3), "weight": (3,)}),
+    "flash_attention": (
+        F.scaled_dot_product_attention,
+        {"query": (1, 2, 4, 8), "key": (1, 2, 4, 8), "value": (1, 2, 4, 8)},
+    ),
+    "linalg_solve": (torch.linalg.solve, {"A": (3, 3), "B": (3, 2)}),
+    "scatter_add": (lambda x, s: x.scatter_add(0, torch.tensor([0, 1]), s), {"self": (3,), "src": (2,)}),
+    "index_put": (lambda x, v: x.index_put((torch.tensor([0, 2]),), v), {"self": (3,), "values": (2,)}),
+    "cat": (lambda a, b, c: torch.cat([a, b, c]), {"tensors[0]": (1,), "tensors[1]": (2,), "tensors[2]": (3,)}),
+    "stack": (lambda a, b: torch.stack([a, b]), {"tensors[0]": (2,), "tensors[1]": (2,)}),
+    "foreach list": (
+        lambda a, b, c, d: torch._foreach_add([a, b], [c, d]),
+        {"self[0]": (2,), "self[1]": (3,), "other[0]": (2,), "other[1]": (3,)},
+    ),
+    "foreach three lists": (
+        lambda *t: torch._foreach_addcmul(t[:2], t[2:4], t[4:]),
+        {f"{name}[{index}]": (2,) for name in ("self", "tensor1", "tensor2") for index in (0, 1)},
+    ),
+    "foreach list and tensor": (
+        lambda a, b, t: torch._foreach_mul([a, b], t),
+        {"self[0]": (2,), "self[1]": (2,), "other": ()},
+    ),
+    "foreach of its own": (lambda a, b: torch._foreach_div([a], [b]), {"self[0]": (2,), "other[0]": (2,)}),
+    "copy_": (lambda x, s: x.clone().copy_(s), {"self": (3,), "src": (3,)}),
+    "in place": (lambda x, y: x.clone().mul_(y), {"self": (3,), "other": (3,)}),
+    "view copy": (lambda x: torch.expand_copy(x, (2, 3)), {"self": (3,)}),
+    "scalar first": (lambda e: torch.pow(2.0, e), {"exponent": (3,)}),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"), [(call, argument) for call, (_, shapes) in CALLS.items() for argument in shapes]
+)
+def test_the_only_argument_that_requires_grad_is_the_only_edge_that_leads_somewhere(call: str, argument: str):
+    function, shapes = CALLS[call]
+    tensors = [torch.rand(shape, requires_grad=name == argument) for name, shape in shapes.items()]
+    assert connected_names(first_node(function(*tensors))) == [argument]
+
+
+def test_an_optional_tensor_that_is_absent_has_a_name_all_the_same():
+    node = torch.conv2d(torch.rand(1, 2, 5, 5), torch.rand(3, 2, 2, 2, requires_grad=True)).grad_fn
+    assert names_of(node) == ["input", "weight", "bias"]
+
+
+def test_a_list_of_optional_indices_has_no_edges():
+    node = torch.rand(3, 3, requires_grad=True)[:, torch.tensor([0, 2])].grad_fn
+    assert (node.name(), names_of(node)) == ("IndexBackward0", ["self"])
+
+
+def test_members_of_a_list_are_grouped_by_the_name_of_the_list():
+    node = torch.cat([torch.rand(1, requires_grad=True), torch.rand(2)]).grad_fn
+    assert edge_arguments(signature_of(node.name()), 2) == (("tensors[0]", "tensors"), ("tensors[1]", "tensors"))
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (torch.exp, ("result",)),
+        (lambda x: torch.max(x, 0), ("values",)),
+        (torch.linalg.svd, ("U", "S", "Vh")),
+        (torch.linalg.qr, ("Q", "R")),
+        (torch.linalg.slogdet, ("sign", "logabsdet")),
+        (torch.linalg.inv_ex, ("inverse",)),
+        (torch.frexp, ("mantissa",)),
+        (torch.aminmax, ("min", "max")),
+        (torch.var_mean, ("result 0", "result 1")),
+        (lambda x: torch.native_dropout(x, 0.5, True), ("result 0",)),
+        (lambda x: F.layer_norm(x, (3,)), ("result 0",)),
+        (lambda x: x.unbind(), ("result[0]", "result[1]", "result[2]")),
+        (lambda x: x.split([1, 2]), ("result[0]", "result[1]")),
+        (lambda x: torch._foreach_exp([x, x]), ("result[0]", "result[1]")),
+        (lambda x: x.clone().mul_(2), ("result",)),
+    ],
+)
+def test_grad_output_slots_are_named_after_the_differentiable_results(function, names: tuple[str, ...]):
+    results = function(torch.rand(3, 3, requires_grad=True))
+    assert slot_names(first_node(results)) == names
+
+
+def test_the_gradient_of_a_named_result_arrives_in_its_slot():
+    results = torch.linalg.svd(torch.rand(3, 3, requires_grad=True))
+    node = results.S.grad_fn
+    received = []
+    node.register_prehook(received.append)
+    results.S.sum().backward()
+    assert [name for name, grad in zip(slot_names(node), received[0], strict=True) if grad is not None] == ["S"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.view(9),
+        lambda x: x[0],
+        lambda x: x.t(),
+        lambda x: x.split(1),
+        lambda x: x.unbind(),
+        lambda x: x.diagonal(),
+        lambda x: x.exp(),
+        lambda x: x.clone(),
+        lambda x: torch.expand_copy(x, (3, 3)),
+        lambda x: x.clone().mul_(2),
+        lambda x: torch.linalg.qr(x),
+    ],
+)
+def test_view_says_whether_the_result_is_a_view(function):
+    results = function(torch.rand(3, 3, requires_grad=True))
+    assert signature_of(first_node(results).name()).view is tree_leaves(results)[0]._is_view()
+
+
+def test_the_schema_is_the_one_that_is_registered():
+    registered = {str(schema) for schema in torch._C._jit_get_schemas_for_operator("aten::copy_")}
+    assert signature_of("torch::autograd::CopyBackwards").schema in registered
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("AddmmBackward0", "addmm"),
+        ("NormalBackward0", "normal"),
+        ("LogSoftmaxBackward0", "_log_softmax"),
+        ("ForeachAddBackward0List", "_foreach_add"),
+        ("SqueezeBackward1_copy", "squeeze_copy"),
+        ("torch::autograd::CopyBackwards", "copy"),
+    ],
+)
+def test_the_function_has_no_overload_and_no_underscore_of_an_in_place_variant(name: str, function: str):
+    assert signature_of(name).function == function
+
+
+def test_the_copy_of_a_view_function_has_the_schema_of_its_overload():
+    assert signature_of("SqueezeBackward1_copy").schema == "aten::squeeze_copy.dim(Tensor self, int dim) -> Tensor"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch::autograd::AccumulateGrad",
+        "torch::autograd::CopySlices",
+        "torch::autograd::NotImplemented",
+        "AddBackward99",
+        "AddBackward0_copy",
+        "ForeachAddBackward0Nothing",
+        "ForeachAddBackward99List",
+        "my_extension::MyNode",
+        "",
+    ],
+)
+def test_a_node_of_no_one_function_has_no_signature(name: str):
+    assert signature_of(name) is None
+
+
+def test_every_node_class_of_this_torch_is_covered_but_the_hand_written():
+    names = [name for name in dir(torch._C._functions) if not name.startswith("__")]
+    assert {name for name in names if signature_of(name) is None} == HAND_WRITTEN
+
+
+def test_there_is_one_object_per_node_class():
+    assert signature_of("MmBackward0") is signature_of("MmBackward0")
+
+
+def test_edges_of_an_unknown_node_have_no_names():
+    assert edge_arguments(None, 2) == ((None, None), (None, None))
+
+
+@pytest.mark.parametrize("n_edges", [0, 1, 3])
+def test_edges_have_no_names_where_there_are_not_as_many_as_arguments(n_edges: int):
+    assert edge_arguments(signature_of("MmBackward0"), n_edges) == ((None, None),) * n_edges
+
+
+def signature_with(function: str, *arguments: str) -> Signature:
+    parsed = tuple(Argument(argument.removesuffix("[]"), argument.endswith("[]")) for argument in arguments)
+    return Signature(f"aten::{function}", function, parsed, ("result",), view=False)
+
+
+def test_two_lists_of_unknown_lengths_have_no_names_but_what_stands_around_them_has():
+    signature = signature_with("lstm", "input", "hx[]", "params[]", "last")
+    names = [argument for argument, _ in edge_arguments(signature, 5)]
+    assert names == ["input", None, None, None, "last"]
+
+
+def test_what_stands_between_two_lists_of_unknown_lengths_has_no_name():
+    assert edge_arguments(signature_with("f", "a[]", "b", "c[]"), 3) == ((None, None),) * 3
+
+
+def test_foreach_lists_are_of_equal_length():
+    names = [argument for argument, _ in edge_arguments(signature_with("_foreach_f", "a[]", "b[]"), 4)]
+    assert names == ["a[0]", "a[1]", "b[0]", "b[1]"]
+
+
+def test_foreach_lists_that_cannot_be_of_equal_length_have_no_names():
+    assert edge_arguments(signature_with("_foreach_f", "a[]", "b[]"), 3) == ((None, None),) * 3
+
+
+def test_empty_lists_take_no_edges():
+    assert edge_arguments(signature_with("f", "a[]", "b"), 1) == (("b", None),)
+
+
+def test_slots_are_numbered_where_their_number_is_not_that_of_the_results():
+    assert output_names(signature_of("LinalgQrBackward0"), 3) == ("result 0", "result 1", "result 2")
+
+
+def in_place_on_a_view(operation):
+    base = torch.rand(4, requires_grad=True).clone()
+    operation(base[:2])
+    return base.grad_fn
+
+
+def test_the_first_edge_of_copy_slices_goes_to_the_base():
+    node = in_place_on_a_view(lambda view: view.mul_(2))
+    assert copy_slices_arguments(node, len(node.next_functions)) == (("base", None),)
+
+
+def test_the_other_edges_of_copy_slices_are_those_of_the_operation_where_that_can_be_seen():
+    node = in_place_on_a_view(lambda view: view.addcmul_(torch.rand(2, requires_grad=True), torch.rand(2)))
+    names = [argument for argument, _ in copy_slices_arguments(node, len(node.next_functions))]
+    assert names == (["base", "tensor1", "tensor2"] if hasattr(node, "_wrapped_node") else ["base", None, None])
+
+
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor, scale):
+        ctx.mark_dirty(x)
+        return x.mul_(factor * scale)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None, None
+
+
+def test_copy_slices_may_hold_a_python_function():
+    node = in_place_on_a_view(lambda view: Scale.apply(view, 2, torch.rand(2, requires_grad=True)))
+    names = [argument for argument, _ in copy_slices_arguments(node, len(node.next_functions))]
+    assert names == (["base", "scale"] if hasattr(node, "_wrapped_node") else ["base", None])
+
+
+@pytest.fixture
+def fresh_tables() -> Iterator[None]:
+    def forget() -> None:
+        signatures._derivations.cache_clear()
+        signature_of.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("fresh_tables")
+def test_without_torchgen_no_generated_node_has_a_signature(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    names = ["AddmmBackward0", "ForeachAddBackward0List", "ExpandBackward0_copy"]
+    assert [signature_of(name) for name in names] == [None, None, None]
+
+
+@pytest.mark.usefixtures("fresh_tables")
+def test_a_family_that_is_numbered_otherwise_than_in_this_torch_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    text = signatures._derivatives_yaml().replace("- name: add.Tensor(", "- name: unreadable add.Tensor(")
+    monkeypatch.setattr(signatures, "_derivatives_yaml", lambda: text)
+    assert signature_of("AddBackward0") is None
+    assert signature_of("SubBackward0") is not None
+
+
+class Wiring(TorchDispatchMode):
+    """Notes, for every call of an aten function, the edge that each of its tensor arguments would be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[torch._C.FunctionSchema, dict[str, object], object]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        schema = func._schema
+        bound = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | (kwargs or {})
+        edges: dict[str, object] = {}
+        for name, value in bound.items():
+            if isinstance(value, (list, tuple)):
+                edges |= {f"{name}[{index}]": edge_of(member) for index, member in enumerate(value)}
+            else:
+                edges[name] = edge_of(value)
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((schema, edges, (args, result)))
+        return result
+
+
+def edge_of(value: object) -> object:
+    """Where the gradient of a value goes: (node, input_nr), a leaf, or None."""
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        return None
+    return value if value.grad_fn is None else (value.grad_fn, value.output_nr)
+
+
+def edge_in_graph(next_node, input_nr: int) -> object:
+    if next_node is None:
+        return None
+    return next_node.variable if next_node.name().endswith("AccumulateGrad") else (next_node, input_nr)
+
+
+def base_name(schema: torch._C.FunctionSchema) -> str:
+    return schema.name.partition("::")[2].removesuffix("_")
+
+
+def result_name(schema: torch._C.FunctionSchema, result: object, tensor: torch.Tensor) -> str:
+    """What a tensor among the results of a call is called, told by identity."""
+    if len(schema.returns) == 1 and isinstance(result, (list, tuple)):
+        return f"{schema.returns[0].name or 'result'}[{index_of(tensor, result)}]"
+    if len(schema.returns) == 1:
+        return schema.returns[0].name or "result"
+    index = index_of(tensor, result)
+    return schema.returns[index].name or f"result {index}"
+
+
+def index_of(tensor: torch.Tensor, results: object) -> int:
+    return next(index for index, result in enumerate(results) if result is tensor)
+
+
+def wrong_names(calls) -> Iterator[str]:
+    """Every edge and slot of the nodes made by the calls whose name is not that of the argument or result there."""
+    seen = set()
+    for schema, edges, (args, result) in calls:
+        for tensor in tree_leaves((result, args)):
+            node = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
+            signature = None if node is None else signature_of(node.name())
+            if signature is None or node in seen or signature.function != base_name(schema):
+                continue
+            seen.add(node)
+            yield from wrong_edges(node, edges)
+            if tensor.output_nr < len(slot_names(node)) and any(tensor is leaf for leaf in tree_leaves(result)):
+                if slot_names(node)[tensor.output_nr] != result_name(schema, result, tensor):
+                    yield f"{node.name()}: slot {tensor.output_nr} is not {slot_names(node)[tensor.output_nr]}"
+
+
+def wrong_edges(node, edges: dict[str, object]) -> Iterator[str]:
+    for name, (next_node, input_nr) in zip(names_of(node), node.next_functions, strict=True):
+        if name is None:
+            yield f"{node.name()}: no name"
+        elif next_node is not None and next_node.name() in ("ConjBackward0", "NegViewBackward0"):
+            continue  # ATen/native/MathBitsFallback.h materializes the argument before the mode sees it
+        elif not same_edge(edge_in_graph(next_node, input_nr), edges.get(name)):
+            yield f"{node.name()}: {name}"
+
+
+def same_edge(left: object, right: object) -> bool:
+    return left is right if isinstance(right, torch.Tensor) else left == right
+
+
+def wiring_of(operators, *, samples: int) -> Wiring:
+    """Run sample inputs of the operators, plain and in place."""
+    wiring = Wiring()
+    for operator in operators:
+        for function in filter(None, (operator.op, operator.inplace_variant)):
+            for number, sample in enumerate(operator.sample_inputs("cpu", torch.float64, requires_grad=True)):
+                if number == samples:
+                    break
+                first = tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, sample.input)
+                with wiring:
+                    try_calling(function, first, sample)
+    return wiring
+
+
+def try_calling(function, first, sample) -> None:
+    try:
+        function(first, *sample.args, **sample.kwargs)
+    except (RuntimeError, TypeError, ValueError):  # not every sample allows the in-place variant
+        pass
+
+
+def differentiable(operators):
+    return [
+        operator
+        for operator in operators
+        if operator.supports_autograd and torch.float64 in operator.supported_backward_dtypes("cpu")
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_names_are_those_of_the_arguments_and_results_of_real_calls():
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    wiring = wiring_of(differentiable(op_db)[::8], samples=1)
+    assert len(wiring.calls) > 100
+    assert list(wrong_names(wiring.calls)) == []
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_names_are_those_of_the_arguments_and_results_of_every_operator_of_pytorchs_own_tests():
+    from torch.testing._internal import common_methods_invocations as invocations
+
+    databases = [invocations.op_db, *(getattr(invocations, f"foreach_{kind}_op_db") for kind in FOREACH)]
+    wiring = wiring_of([operator for database in databases for operator in differentiable(database)], samples=10)
+    assert len(wiring.calls) > 20_000
+    assert list(wrong_names(wiring.calls)) == []
+
+
+FOREACH = ("unary", "binary", "pointwise", "reduce", "other")
