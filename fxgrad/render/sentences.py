@@ -116,10 +116,14 @@ def firing_sentence(site: HookSite) -> str:
         return "only backward decides whether it fires"
     if not site.fires:
         return "never fires"
-    times = (
-        "" if site.times == 1 else f" {site.times} times" if site.times is not None else ", backward decides how often"
-    )
-    return f"fires{times}" if site.order is None else f"fires{times}, as number {site.order + 1}"
+    place = "" if site.order is None else f", number {site.order + 1} in the firing order"
+    return f"fires{_times(site.times)}{place}"
+
+
+def _times(times: int | None) -> str:
+    if times is None:
+        return ", only backward decides how often"
+    return "" if times == 1 else f" {times} times"
 
 
 def made_at(node: Node) -> str:

@@ -7,7 +7,6 @@ import pytest
 from fxgrad.graph import (
     BackwardGraph,
     Edge,
-    FullHookSetup,
     Gradient,
     GraphInfo,
     Hook,
@@ -304,7 +303,7 @@ def _lstm_call(program, step):
 def _lstm_site(program, hook, step):
     cell = (9, 1000) if step < 3 else None
     unused = "nothing after this call uses it" if cell is None else None
-    cx = (9, 1000) if step > 1 else None
+    cx = ("cx", (9, 1000), f"layers.3 call {step - 1} result[1]")
     program.site(
         hook,
         f"layers.3#{step}",
@@ -327,8 +326,3 @@ def _lstm_site(program, hook, step):
         ),
         reason="the grad_fn of the first tensor that LSTMCell returns",
     )
-
-
-@pytest.fixture
-def full_setup():
-    return FullHookSetup

@@ -24,8 +24,8 @@ from fxgrad.observe.accelerator.recurrent import recurrent_kernels
 aten = torch.ops.aten
 Override = Callable[..., Any]
 
-MIN_EPSILON = 1e-5
-"""CUDNN_BN_MIN_EPSILON is 0.0 since cuDNN 7.5; aten/src/ATen/cuda/detail/CUDAHooks.cpp: batchnormMinEpsilonCuDNN."""
+MIN_EPSILON = 0.0
+"""CUDNN_BN_MIN_EPSILON of cudnn.h, since cuDNN 7.5."""
 MAX_BATCH_TRAINING = 880_801
 MAX_BATCH_EVAL = 65_535
 MAX_INT32 = 2**31 - 1

@@ -1,0 +1,214 @@
+"""``torch.autocast("cuda")`` on the emulated device.
+
+Which operators it casts, and how, is read from the header of the installed PyTorch that CUDA's own kernels are made from
+(torch/include/ATen/autocast_mode.h: AT_FORALL_...). The casting policies follow aten/src/ATen/autocast_mode.{h,cpp}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from fxgrad.errors import TargetError
+from fxgrad.observe.accelerator.device import NAME
+
+Kernel = Callable[..., Any]
+Policy = Callable[[Any], Kernel]
+
+HEADER = "include/ATen/autocast_mode.h"
+_MACRO = re.compile(r"#define AT_FORALL_(\w+)\(_\)((?:.*\\\n)*.*)")
+_ENTRY = re.compile(r"_\(([a-z]\w*|_\w+)(?:,\s*(\w+))?\)")
+_NORM = re.compile(r'"(norm\.\w+)"')
+_is_enabled = torch.is_autocast_enabled
+_set_enabled = torch.set_autocast_enabled
+_dtype = torch.get_autocast_dtype
+_set_dtype = torch.set_autocast_dtype
+_clear_cache = torch.clear_autocast_cache
+_cache: dict[int, tuple[Tensor, Tensor]] = {}
+
+
+def kernels() -> Iterator[tuple[str, Kernel]]:
+    """Operator and the kernel to register for it at AutocastPrivateUse1."""
+    if not policies():
+        return
+    for operator, policy in policies().items():
+        name, _, overload = operator.partition(".")
+        yield operator, _POLICIES[policy](getattr(getattr(torch.ops.aten, name), overload or "default"))
+    yield "binary_cross_entropy", torch.ops.aten.binary_cross_entropy.default and _banned
+
+
+@cache
+def policies() -> dict[str, str]:
+    """Policy by operator (``pow.Scalar``); empty where this installation has no header."""
+    header = Path(torch.__file__).parent / HEADER
+    if not header.is_file():
+        return {}
+    return dict(_parse(header.read_text(encoding="utf-8")))
+
+
+def _parse(header: str) -> Iterator[tuple[str, str]]:
+    r"""Operators and policies of the macros in `header`.
+
+    >>> dict(_parse("#define AT_FORALL_FP32(_) \\\n  _(acos) \\\n  _(pow, Scalar)\n"))
+    {'acos': 'FP32', 'pow.Scalar': 'FP32'}
+    """
+    for policy, body in _MACRO.findall(header):
+        if policy not in _POLICIES:
+            continue
+        for operator in _NORM.findall(body):
+            yield operator, policy
+        if not _NORM.search(body):
+            yield from ((".".join(filter(None, entry)), policy) for entry in _ENTRY.findall(body))
+
+
+def replacements() -> Iterator[tuple[str, Kernel]]:
+    """Functions of ``torch`` that must speak of the emulated device where they are asked about CUDA."""
+    yield "is_autocast_enabled", lambda device_type="cuda": _is_enabled(_named(device_type))
+    yield "set_autocast_enabled", _set_autocast_enabled
+    yield "get_autocast_dtype", lambda device_type: _dtype(_named(device_type))
+    yield "set_autocast_dtype", lambda device_type, dtype: _set_dtype(_named(device_type), dtype)
+    yield "get_autocast_gpu_dtype", lambda: _dtype(NAME)
+    yield "set_autocast_gpu_dtype", lambda dtype: _set_dtype(NAME, dtype)
+    yield "clear_autocast_cache", _clear_autocast_cache
+
+
+def _named(device_type: str) -> str:
+    return NAME if device_type == "cuda" else device_type
+
+
+def _set_autocast_enabled(*arguments: Any) -> None:
+    """Both signatures: (device_type, enabled), and the older (enabled), which means CUDA."""
+    device_type, enabled = arguments if len(arguments) > 1 else ("cuda", *arguments)
+    if enabled and device_type == "cuda" and not policies():
+        raise TargetError(
+            "autocast on the emulated CUDA device",
+            f"a PyTorch with its headers: {HEADER} is not here",
+            "trace without autocast, or on a machine with a CUDA device",
+        )
+    _set_enabled(_named(device_type), enabled)
+
+
+def _clear_autocast_cache() -> None:
+    _cache.clear()
+    _clear_cache()
+
+
+def _below_autocast(kernel: Kernel) -> Kernel:
+    """As the C++ wrappers do: what `kernel` calls is not cast again. And it is no call of the user's."""
+    below = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction(), torch._C._ExcludeDispatchKeyGuard(below):
+            return kernel(*args, **kwargs)
+
+    return run
+
+
+def _lower_precision(operator: Any) -> Kernel:
+    return _below_autocast(lambda *args, **kwargs: _call(operator, _dtype(NAME), args, kwargs))
+
+
+def _float32(operator: Any) -> Kernel:
+    return _below_autocast(lambda *args, **kwargs: _call(operator, torch.float32, args, kwargs))
+
+
+def _float32_as_dtype(operator: Any) -> Kernel:
+    """Ask for a float32 result, where the caller asked for no dtype."""
+    position = [argument.name for argument in operator._schema.arguments].index("dtype")
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        if not _eligible(args[0]) or kwargs.get("dtype") is not None or len(args) > position:
+            return operator(*args, **kwargs)
+        return operator(*args, **{**kwargs, "dtype": torch.float32})
+
+    return _below_autocast(kernel)
+
+
+def _float32_appended(operator: Any) -> Kernel:
+    """``norm`` without a dtype becomes the overload with one."""
+    with_dtype = {"Scalar": "ScalarOpt_dtype", "ScalarOpt_dim": "ScalarOpt_dim_dtype"}[operator._overloadname]
+    target = getattr(torch.ops.aten.norm, with_dtype)
+
+    def kernel(self: Tensor, p: Any = 2, *rest: Any) -> Any:
+        dtype = torch.float32 if _eligible(self) else self.dtype
+        if not rest:
+            return target(self, p, dtype=dtype)
+        dim, keepdim = (*rest, False)[:2]
+        return target(self, p, dim, keepdim, dtype=dtype)
+
+    return _below_autocast(kernel)
+
+
+def _promote(operator: Any) -> Kernel:
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        eligible = [each for each in _tensors((args, kwargs)) if _eligible(each)]
+        widest = any(each.dtype == torch.float32 for each in eligible)
+        return _call(operator, torch.float32 if widest else _dtype(NAME), args, kwargs)
+
+    return _below_autocast(kernel)
+
+
+def _banned(*args: Any, **kwargs: Any) -> Any:
+    """aten/src/ATen/autocast_mode.cpp: binary_cross_entropy_banned."""
+    raise RuntimeError("torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.")
+
+
+def _call(operator: Any, dtype: torch.dtype, args: Any, kwargs: Any) -> Any:
+    return operator(
+        *(_cast(each, dtype) for each in args), **{name: _cast(each, dtype) for name, each in kwargs.items()}
+    )
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_cast(each, dtype) for each in value]
+    return _cached_cast(value, dtype) if isinstance(value, Tensor) and _eligible(value) else value
+
+
+def _cached_cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """autocast_mode.cpp: cached_cast. A weight is cast once per autocast region: all its uses share one node."""
+    if tensor.dtype == dtype:
+        return tensor
+    if not _cacheable(tensor, dtype):
+        return tensor.to(dtype)
+    if id(tensor) not in _cache:
+        _cache[id(tensor)] = (tensor, tensor.to(dtype))
+    return _cache[id(tensor)][1]
+
+
+def _cacheable(tensor: Tensor, dtype: torch.dtype) -> bool:
+    lower = dtype == _dtype(NAME) and tensor.dtype == torch.float32
+    weight = tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
+    return lower and weight and torch.is_autocast_cache_enabled()
+
+
+def _eligible(value: Any) -> bool:
+    """autocast_mode.h: is_eligible."""
+    on_device = isinstance(value, FakeTensor) and value.fake_device.type == NAME
+    return on_device and value.is_floating_point() and value.dtype != torch.float64
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+_POLICIES: dict[str, Policy] = {
+    "LOWER_PRECISION_FP": _lower_precision,
+    "FP32": _float32,
+    "FP32_SET_OPT_DTYPE": _float32_as_dtype,
+    "DIFFERENT_REDISPATCH_SIGNATURE": _float32_appended,
+    "PROMOTE": _promote,
+}

@@ -1,0 +1,129 @@
+"""Registers the emulated CUDA device with PyTorch and runs code on it.
+
+torch.utils.backend_registration can make a backend of Python code out of PrivateUse1 since torch 2.10; under
+FakeTensorMode its tensors have a shape and a device and no data, while autograd's own C++ code builds the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils import backend_registration
+
+from fxgrad.errors import TargetError, UsageError
+from fxgrad.observe.accelerator import autocast, dispatch, kernels
+from fxgrad.observe.accelerator.caveats import forget_choices
+from fxgrad.observe.accelerator.device import NAME, check_emulated, fake_device
+from fxgrad.observe.accelerator.redirect import redirected
+
+UNNAMED = "privateuseone"
+"""What PyTorch calls PrivateUse1 while nobody uses it."""
+
+_libraries: list[torch.library.Library] = []
+"""What is registered is gone when its Library is."""
+
+
+def available() -> str | None:
+    """Why no CUDA device can be emulated in this process; None where one can."""
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        return f"torch {torch.__version__} cannot emulate a device: that needs torch 2.10 or newer"
+    taken = torch._C._get_privateuse1_backend_name()
+    if taken not in (UNNAMED, NAME):
+        return f"the backend {taken!r} already has the only place that PyTorch has for another device"
+    return None
+
+
+@contextmanager
+def emulate(device: str) -> Iterator[torch.device]:
+    """Run the body as on a machine with one CUDA device; yields the device that stands for it.
+
+    For a fresh interpreter (or a forked child): the backend that it registers stays in the process for good. Within it
+    new tensors are made on the emulated device, as under ``torch.device("cuda")``, and whatever says ``cuda`` gets it.
+    Tensors have no data. Forward and backward build and run the nodes that CUDA would have.
+
+    Raises UsageError where nothing can be emulated, TargetError where the body does what needs data or a GPU.
+    """
+    check_emulated(device)
+    register()
+    forget_choices()
+    with ExitStack() as stack:
+        stack.enter_context(_clear_errors())
+        stack.enter_context(_EmulatedMode(allow_non_fake_inputs=True, allow_fallback_kernels=False))
+        stack.enter_context(fake_device())
+        stack.enter_context(redirected())
+        yield fake_device()
+
+
+def register() -> None:
+    """Register the backend, once per process; it cannot be undone. Raises UsageError where it is not possible."""
+    reason = available()
+    if reason is not None:
+        raise UsageError(reason, "a process in which a device can be emulated", "trace on the CPU or on a CUDA device")
+    if _libraries:
+        return
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+    for operator, kernel in kernels.missing_kernels():
+        _library().impl(operator, kernel, "Meta")
+    for operator, kernel in dispatch.overrides():
+        _library().impl(operator, kernel, "AutogradPrivateUse1")
+    for operator in dispatch.backend_operators():
+        _library().impl(operator, _never_runs, "PrivateUse1")
+    for operator, kernel in autocast.kernels():
+        _library().impl(operator, kernel, "AutocastPrivateUse1")
+
+
+def _library() -> torch.library.Library:
+    if not _libraries:
+        _libraries.append(torch.library.Library("aten", "IMPL"))
+    return _libraries[0]
+
+
+def _never_runs(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("FakeTensorMode answers before a kernel of the backend is asked")
+
+
+class _Backend(backend_registration._DummyBackendModule):
+    """The module ``torch.fakecuda``, which PyTorch asks about the device."""
+
+    def is_available(self) -> bool:
+        """No memory can be had from it."""
+        return False
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """What autocast may cast to (torch/amp/autocast_mode.py)."""
+        return [torch.float16, torch.bfloat16]
+
+
+class _EmulatedMode(FakeTensorMode):
+    """Never asks the device for memory, whatever ``torch.cuda.is_available()`` answers in the meantime."""
+
+    @property
+    def avoid_device_init(self) -> bool:
+        return True
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise TargetError(
+            f"{error.func} on the emulated CUDA device, whose tensors hold no data",
+            "operators whose results do not depend on the values of tensors",
+            "trace on the CPU, or on a machine with a CUDA device",
+        ) from error
+    except UnsupportedOperatorException as error:
+        raise TargetError(
+            f"{error.func} on the emulated CUDA device",
+            "operators for which PyTorch can tell the shape of the result without running them (a Meta or fake kernel)",
+            "trace on the CPU, or on a machine with a CUDA device",
+        ) from error

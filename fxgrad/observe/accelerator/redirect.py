@@ -1,0 +1,144 @@
+"""Lets code that says ``cuda`` run on the emulated device.
+
+The user's file is not changed, so everything through which Python code meets the CUDA device has to answer for it:
+devices among the arguments of PyTorch functions (a torch function mode), ``with torch.device("cuda")``
+(torch/utils/_device.py, which keeps itself below every other mode), ``tensor.device`` and ``torch.cuda``.
+What only a real GPU can answer (its memory, streams, compute capability) raises TargetError.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
+
+from fxgrad.errors import TargetError
+from fxgrad.observe.accelerator import autocast
+from fxgrad.observe.accelerator.device import NAME, fake_device, public_name, stand_in
+
+_is_cuda = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
+_module_to = torch._C._nn._parse_to
+
+
+@contextmanager
+def redirected() -> Iterator[None]:
+    """Within it, ``cuda`` means the emulated device, in this whole process (and nothing needs a GPU to say so)."""
+    with ExitStack() as stack:
+        for owner, name, value in _replacements():
+            stack.enter_context(_replaced(owner, name, value))
+        stack.enter_context(RedirectMode())
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    original = owner.__dict__[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+class RedirectMode(TorchFunctionMode):
+    """Puts the emulated device in the place of CUDA among the arguments of every PyTorch function."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        named = dict(kwargs or {})
+        if func is _is_cuda:
+            return func(*args) or _on_fake_device(args[0])
+        if func is Tensor.cuda:
+            return _to_cuda(*args, **named)
+        if "device" in named:
+            named["device"] = _device(named["device"])
+        positional = [_device(each) if isinstance(each, torch.device) else each for each in args]
+        if func is Tensor.to and len(args) > 1:
+            positional[1] = _device(args[1])
+        return func(*positional, **named)
+
+
+def _device(argument: Any) -> Any:
+    """`argument` with CUDA replaced, where it names a device; anything else as it is."""
+    if isinstance(argument, str) and argument.partition(":")[0] == "cuda":
+        return stand_in(torch.device(argument))
+    return stand_in(argument) if isinstance(argument, torch.device) else argument
+
+
+def _to_cuda(tensor: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
+    """``tensor.cuda(...)``, which takes an index as well."""
+    asked = torch.device("cuda", device) if isinstance(device, int) else device
+    to = fake_device() if asked is None else _device(asked)
+    return tensor.to(to, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
+
+
+def _on_fake_device(tensor: Tensor) -> bool:
+    return isinstance(tensor, FakeTensor) and tensor.fake_device.type == NAME
+
+
+def _replacements() -> Iterator[tuple[Any, str, object]]:
+    yield FakeTensor, "device", property(_visible_device)
+    yield DeviceContext, "__init__", _device_context
+    yield torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda")
+    for name, answer in _CUDA_ANSWERS.items():
+        yield torch.cuda, name, answer
+    for name, replacement in autocast.replacements():
+        yield torch, name, replacement
+
+
+_fake_tensor_device = FakeTensor.__dict__["device"]
+_device_context_init = DeviceContext.__init__
+
+
+def _visible_device(tensor: FakeTensor) -> torch.device:
+    """PyTorch's own code sees the device that is there; everybody else the one that it stands for.
+
+    So that ``if x.device.type == "cuda"`` takes the branch that it takes on CUDA.
+    """
+    device: torch.device = _fake_tensor_device.fget(tensor)
+    if device.type != NAME:
+        return device
+    caller = sys._getframe(1).f_globals.get("__name__", "")
+    return device if caller == "torch" or caller.startswith("torch.") else torch.device(public_name(device))
+
+
+def _device_context(context: DeviceContext, device: Any) -> None:
+    _device_context_init(context, _device(device))
+
+
+def _set_device(device: Any) -> None:
+    stand_in(torch.device("cuda", device) if isinstance(device, int) else torch.device(device))
+
+
+def _needs_a_gpu() -> None:
+    """What every function of torch.cuda calls before it asks the driver."""
+    asked = sys._getframe(1).f_code.co_name
+    raise TargetError(
+        f"the target calls torch.cuda.{asked}, or something that needs it",
+        "what an emulated CUDA device can answer: that it is there, not what it is",
+        "trace on the CPU, or on a machine with a CUDA device",
+    )
+
+
+_CUDA_ANSWERS: dict[str, Callable[..., Any]] = {
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: 0,
+    "is_bf16_supported": lambda including_emulation=True: True,
+    "set_device": _set_device,
+    "synchronize": lambda device=None: None,
+    "manual_seed": lambda seed: None,
+    "manual_seed_all": lambda seed: None,
+    "_exchange_device": lambda device: 0,
+    "_maybe_exchange_device": lambda device: 0,
+    "_lazy_init": _needs_a_gpu,
+}
