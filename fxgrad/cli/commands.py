@@ -11,12 +11,13 @@ from fxgrad import __version__
 from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.cli.options import Request, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
-from fxgrad.errors import UsageError
 
 if TYPE_CHECKING:
-    from fxgrad.graph import Explanation, HookKind
+    from fxgrad.graph import Explanation
 
 _FOUND = 1
+_THE_MODEL = ""
+"""The path of the outermost module."""
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -102,10 +103,12 @@ Examples:
 def explain(request: Request, *, module: str | None, hook: str | None, json: bool, strict: bool) -> int:
     """Explain hooks: the node, what each gets, why, the fix.
 
-    MODULE is a path such as layers.3; without it every hook is explained.
+    MODULE is a path such as layers.3; without it every hook is explained, and
+    --hook asks about the model itself.
     """
-    kind = None if hook is None else _supposed_kind(hook, module)
-    explanations = request.trace().explain(module, hook=kind)
+    kind = None if hook is None else hook_kind(hook)
+    where = _THE_MODEL if module is None and kind is not None else module
+    explanations = request.trace().explain(where, hook=kind)
     show(explanations.to_json() if json else explanations)
     return _status(explanations.findings, strict=strict)
 
@@ -167,16 +170,6 @@ def rule(code: str) -> int:
 
     show(describe(code))
     return 0
-
-
-def _supposed_kind(hook: str, module: str | None) -> HookKind:
-    kind = hook_kind(hook)
-    if module is None:
-        allowed = "--hook with a MODULE: what if such a hook were there?"
-        raise UsageError(
-            f"--hook {kind.value} without a MODULE", allowed, f"fxgrad explain TARGET MODULE --hook {hook}"
-        )
-    return kind
 
 
 def _status(findings: Iterable[Explanation], *, strict: bool) -> int:

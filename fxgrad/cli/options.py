@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from fxgrad.cli.progress import progress
+from fxgrad.errors import TargetError
 from fxgrad.graph.notation import escaped
 
 if TYPE_CHECKING:
-    from fxgrad.result import Trace, Verification
+    from fxgrad.result import Trace
+    from fxgrad.verification import Verification
 
 _LARGEST_SEED = 2**32 - 1
 
@@ -57,16 +59,27 @@ class Request:
     def _run(self, verb: Callable[..., Result], *, doing: str) -> Result:
         """Call a verb of the api. What the user's code prints goes to stderr: stdout is for results."""
         with redirect_stdout(sys.stderr), progress(f"{doing} {escaped(self.target)}"):
-            return verb(
-                self.target,
-                init=self.init,
-                inputs=self.inputs,
-                loss=self.loss,
-                seed=self.seed,
-                mode=self.mode,
-                device=self.device,
-                autocast=self.autocast,
-            )
+            try:
+                return verb(
+                    self.target,
+                    init=self.init,
+                    inputs=self.inputs,
+                    loss=self.loss,
+                    seed=self.seed,
+                    mode=self.mode,
+                    device=self.device,
+                    autocast=self.autocast,
+                )
+            except SystemExit as error:
+                raise _exited(error, f"{doing} {escaped(self.target)}") from error
+
+
+def _exited(error: SystemExit, doing: str) -> TargetError:
+    """An exit of the user's code: a program would end as if all were well."""
+    from fxgrad.observe.tracebacks import user_traceback
+
+    allowed = "a target that runs without leaving Python"
+    return TargetError(f"SystemExit while {doing}", allowed, "take the exit out", user_traceback(error))
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from fxgrad.errors import UsageError
 from fxgrad.exchange.codec import Codecs, Mismatch, shown
 from fxgrad.graph import BackwardGraph, Hook, Source, TensorMeta
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.notation import one_line
 from fxgrad.graph.records import SCHEMA_VERSION
 from fxgrad.graph.structure import structural_problems
 
@@ -73,7 +73,7 @@ def _parsed(text: str | bytes, origin: str) -> Any:
         return json.loads(text)
     except ValueError as error:  # not JSON, not Unicode, or a number of more digits than Python reads
         raise _not_a_trace(
-            f"it is not JSON: {escaped(str(error))}", "the text that trace.to_json writes", origin
+            f"it is not JSON: {one_line(str(error))}", "the text that trace.to_json writes", origin
         ) from None
     except RecursionError:
         raise _not_a_trace("it is nested too deep", "the text that trace.to_json writes", origin) from None
@@ -84,7 +84,7 @@ def _check_version(document: Any, origin: str) -> None:
     info = document.get("info") if isinstance(document, dict) else None
     version = info.get("schema_version") if isinstance(info, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        raise _other_version(escaped(origin), shown(version))
+        raise _other_version(one_line(origin), shown(version))
 
 
 def _other_version(given: str, version: str) -> UsageError:
@@ -96,4 +96,4 @@ def _other_version(given: str, version: str) -> UsageError:
 
 
 def _not_a_trace(problem: str, allowed: str, origin: str) -> UsageError:
-    return UsageError(f"{escaped(origin)} is not a saved trace: {problem}", allowed, SAVE_AGAIN)
+    return UsageError(f"{one_line(origin)} is not a saved trace: {problem}", allowed, SAVE_AGAIN)

@@ -17,13 +17,20 @@ def escaped(text: str) -> str:
     >>> print(escaped("two\nlines \x1b[31m \ud800 back\\slash é 🔥"))
     two\nlines \x1b[31m \ud800 back\\slash é 🔥
     """
-    if text.isprintable() and "\\" not in text:
-        return text
-    return "".join(_escaped_character(character) for character in text)
+    return one_line(text.replace("\\", "\\\\"))
 
 
-def _escaped_character(character: str) -> str:
-    if character.isprintable() and character != "\\":
+def one_line(sentence: str) -> str:
+    r"""Write a sentence on one line: only what cannot be printed changes, so that an escaped name in it stays so.
+
+    >>> print(one_line("the module a\\n returned\na list"))
+    the module a\n returned\na list
+    """
+    return sentence if sentence.isprintable() else "".join(map(_printable, sentence))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
         return character
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 

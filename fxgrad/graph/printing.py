@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fxgrad.graph.notation import escaped, path_text, shape_text, source_text, value_text
+from fxgrad.graph.notation import escaped, one_line, path_text, shape_text, source_text, value_text
 from fxgrad.graph.records import (
     Edge,
     Gradient,
@@ -59,13 +59,13 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _info_lines(info: GraphInfo) -> Iterator[str]:
     versions = f"torch {info.torch}, Python {info.python}, fxgrad {info.fxgrad}, schema {info.schema_version}"
-    yield escaped(f"backward graph of {versions}")
-    yield escaped(f"device: {info.device}{' (emulated)' if info.emulated else ''}")
-    yield escaped(f"roots: {info.root_rule}")
-    yield from (escaped(f"skipped: {skipped}") for skipped in info.skipped)
-    yield from (escaped(f"note: {note}") for note in info.notes)
+    yield one_line(f"backward graph of {versions}")
+    yield one_line(f"device: {info.device}{' (emulated)' if info.emulated else ''}")
+    yield one_line(f"roots: {info.root_rule}")
+    yield from (one_line(f"skipped: {skipped}") for skipped in info.skipped)
+    yield from (one_line(f"note: {note}") for note in info.notes)
     if info.calls_reason is not None:
-        yield escaped(f"no module calls: {info.calls_reason}")
+        yield one_line(f"no module calls: {info.calls_reason}")
 
 
 def _node_line(graph: BackwardGraph, node: Node) -> str:
@@ -103,7 +103,7 @@ def _edge_text(graph: BackwardGraph, edge: Edge, index: int) -> str:
 def _end_text(graph: BackwardGraph, edge: Edge) -> str:
     if edge.next_node is None:
         operand = f" {_meta_text(graph, edge.operand)}" if edge.operand is not None else ""
-        return f"none{operand}: {escaped(edge.null_reason or 'no reason given')}"
+        return f"none{operand}: {one_line(edge.null_reason or 'no reason given')}"
     place = f"%{edge.next_node}[{edge.input_nr}]"
     if not 0 <= edge.next_node < len(graph.nodes):
         return f"{place} (no such node)"
@@ -149,7 +149,7 @@ def _call_notes(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
     if call.hooks:
         yield f"hooks {_listed(call.hooks)}"
     if call.legacy_reason is not None:
-        yield f"no tensor for a non-full hook: {escaped(call.legacy_reason)}"
+        yield f"no tensor for a non-full hook: {one_line(call.legacy_reason)}"
     if call.input_hook_node is not None:
         yield f"inputs through {_place_text(graph, call.input_hook_node, None)}"
     if call.output_hook_node is not None:
@@ -198,9 +198,14 @@ def _variable_states(variable: Variable) -> tuple[tuple[str, bool], ...]:
 
 
 def _hook_line(graph: BackwardGraph, hook: Hook) -> str:
-    owner = f" on {escaped(hook.owner)}" if hook.owner else ""
     notes = "".join(f", {note}" for note in _hook_notes(graph, hook))
-    return f"{hook.id} {hook.kind.value}{owner}: {escaped(hook.function)}{notes}"
+    return f"{hook.id} {hook.kind.value}{_owner_text(hook)}: {escaped(hook.function)}{notes}"
+
+
+def _owner_text(hook: Hook) -> str:
+    if hook.owner:
+        return f" on {escaped(hook.owner)}"
+    return " on the root module" if hook.kind.is_module and not hook.kind.is_global else ""
 
 
 def _hook_notes(graph: BackwardGraph, hook: Hook) -> Iterator[str]:
@@ -214,7 +219,7 @@ def _hook_notes(graph: BackwardGraph, hook: Hook) -> Iterator[str]:
         yield f"seen on {_place_text(graph, *hook.observed)}"
     yield from (note for note, applies in _hook_states(hook) if applies)
     if hook.unplaced is not None:
-        yield f"on no node: {escaped(hook.unplaced)}"
+        yield f"on no node: {one_line(hook.unplaced)}"
 
 
 def _hook_states(hook: Hook) -> tuple[tuple[str, bool], ...]:
@@ -227,11 +232,16 @@ def _hook_states(hook: Hook) -> tuple[tuple[str, bool], ...]:
 
 def _site_lines(graph: BackwardGraph, site: HookSite) -> Iterator[str]:
     order = "-" if site.order is None else str(site.order)
-    call = f", call {escaped(site.call)}" if site.call is not None else ""
-    place = "nowhere" if site.node is None else f"at {_place_text(graph, site.node, site.slot)}"
-    yield f"{order}. hook {site.hook.id} {place}{call}, {_fires_text(site)}: {escaped(site.reason)}"
+    hook = f"hook {site.hook.id} {escaped(site.hook.function)}"
+    yield f"{order}. {hook} {_site_place(graph, site)}, {_fires_text(site)}: {one_line(site.reason)}"
     yield from (f"     {_gradient_text('grad_output', gradient)}" for gradient in site.grad_output)
     yield from (f"     {_gradient_text('grad_input', gradient)}" for gradient in site.grad_input)
+
+
+def _site_place(graph: BackwardGraph, site: HookSite) -> str:
+    call = f", call {escaped(site.call)}" if site.call is not None else ""
+    place = "nowhere" if site.node is None else f"at {_place_text(graph, site.node, site.slot)}"
+    return f"{place}{call}"
 
 
 def _fires_text(site: HookSite) -> str:
@@ -244,7 +254,7 @@ def _fires_text(site: HookSite) -> str:
 
 def _gradient_text(name: str, gradient: Gradient) -> str:
     argument = f" {escaped(gradient.argument)}" if gradient.argument is not None else ""
-    tensor = f" for {escaped(gradient.expression)}" if gradient.expression is not None else ""
+    tensor = f" for {one_line(gradient.expression)}" if gradient.expression is not None else ""
     return f"{name}[{gradient.index}]{argument}{tensor}: {_status_text(gradient)}"
 
 
@@ -252,7 +262,7 @@ def _status_text(gradient: Gradient) -> str:
     if gradient.status == "tensor":
         return f"{shape_text(gradient.shape)} {escaped(gradient.dtype or 'dtype unknown')}"
     status = "None" if gradient.status == "none" else escaped(gradient.status)
-    return f"{status}, {escaped(gradient.reason or 'no reason given')}"
+    return f"{status}, {one_line(gradient.reason or 'no reason given')}"
 
 
 def _place_text(graph: BackwardGraph, node: int, slot: int | None) -> str:

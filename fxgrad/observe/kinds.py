@@ -10,6 +10,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.graph import NodeKind
+from fxgrad.observe.settings import decisive_argument
 from fxgrad.observe.signatures import Signature, signature_of
 
 _BY_NAME = {
@@ -34,6 +35,7 @@ class NodeType(NamedTuple):
 
     kind: NodeKind
     signature: Signature | None
+    decisive_argument: str | None = None
 
     @property
     def schema(self) -> str | None:
@@ -46,7 +48,8 @@ def node_type(node: AutogradNode, name: str) -> NodeType:
     if isinstance(node, torch._C._FunctionBase):
         return NodeType(_python_kind(node), None)
     signature = signature_of(name)
-    return NodeType(_cpp_kind(name, known=signature is not None), signature)
+    kind = _cpp_kind(name, known=signature is not None)
+    return NodeType(kind, signature, decisive_argument(name.rpartition("::")[2]))
 
 
 def _python_kind(node: torch._C._FunctionBase) -> NodeKind:

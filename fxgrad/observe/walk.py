@@ -18,6 +18,7 @@ from fxgrad.graph import Edge, Node, NodeKind, Source, Value
 from fxgrad.observe.custom_functions import custom_signature
 from fxgrad.observe.kinds import NodeType, node_type
 from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.settings import decisive_settings
 from fxgrad.observe.signatures import edge_arguments, output_names
 
 ACCUMULATE_GRAD = "torch::autograd::AccumulateGrad"
@@ -181,7 +182,7 @@ class NodeRecorder:
         sequence_nr: int | None = node._sequence_nr()  # type: ignore[attr-defined]
         if sequence_nr == NO_SEQUENCE_NR:
             sequence_nr = None
-        return Node(
+        record = Node(
             rank,
             label,
             name,
@@ -196,6 +197,9 @@ class NodeRecorder:
             needs_input_grad,
             True if kind is NodeKind.BACKWARD_HOOK else None,
         )
+        if known.decisive_argument is None:
+            return record
+        return record._replace(settings=decisive_settings(node, record.short_name))
 
     def _edges(
         self, next_functions: NextFunctions, arguments: Sequence[tuple[str | None, str | None]], null_reason: str

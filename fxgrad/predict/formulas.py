@@ -80,10 +80,13 @@ def _slogdet(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> V
 
 
 def _lstsq(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
-    """``linalg_lstsq_backward``: the residuals are empty where the system has no full column rank."""
-    if grad_outputs[0] == TENSOR:
+    """``linalg_lstsq_backward``: residuals without elements, as systems without full rank have, pass nothing on."""
+    solution, residuals = grad_outputs
+    empty = _is_empty(node.grad_outputs[1])
+    if solution == TENSOR or residuals == NONE or (residuals == TENSOR and empty is False):
         return None
-    return Verdict(_everywhere(node, UNKNOWN), "whether there are residuals depends on the values")
+    status = solution if empty else UNKNOWN
+    return Verdict(_everywhere(node, status), "residuals without elements pass no gradient on")
 
 
 def _group_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001

@@ -108,6 +108,7 @@ def _look_attributes(look: Look, fill: str) -> dict[str, str]:
         "color": look.line,
         "fillcolor": fill,
         "fontcolor": theme.text_on(fill),
+        "peripheries": str(look.outlines),
         "shape": look.shape,
         "style": look.style,
     }
@@ -135,7 +136,7 @@ def _write_legend(dot: graphviz.Digraph, drawn: Picture) -> None:
             legend.edge(f"l{rank}_{column}", f"l{rank + 1}_{column}", style="invis", weight="100")
     dot.subgraph(legend)
     for top in _tops(drawn):
-        dot.edge(f"l{len(rows) - 1}_0", top, style="invis", weight="0")
+        dot.edge(f"l{len(rows) - 1}_0", top, style="invis")
 
 
 _LEGEND = {"color": theme.MODULE_LINE, "fillcolor": theme.LEGEND_FILL, "margin": "14", "style": "rounded,filled"}

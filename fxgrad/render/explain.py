@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Explanation, Gradient, Module
+from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Module, Node
 from fxgrad.graph.module_paths import find_module_path
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
@@ -16,6 +16,7 @@ from fxgrad.rules.subject import Subject, subject_key, subjects
 _COLUMNS = ("entry", "what it is", "what it stands for")
 _MOST_ENTRIES = 40
 _MOST_FOLDS = 8
+_ONE_TENSOR = (HookKind.TENSOR, HookKind.RETAIN_GRAD)
 
 
 def explain_document(
@@ -90,13 +91,22 @@ def _fold_sections(subject: Subject) -> Iterator[Block]:
 def _whole(subject: Subject, fold: Fold) -> Section:
     site, call = fold.shown, subject.call(fold.shown)
     node = subject.graph.nodes[site.node] if site.node is not None else None
-    lines = [say.firing_sentence(site), say.made_at(node) if node else "", kind_note(node) if node else ""]
-    body: list[Block] = [Paragraph(line) for line in (*lines, say.receives_sentence(site.hook)) if line]
-    if site.grad_output:
+    body: list[Block] = [Paragraph(line) for line in _lines(site, node) if line]
+    if site.grad_output and site.hook.kind in _ONE_TENSOR:
+        body.append(Table(_COLUMNS, (("the gradient", *_entry_cells(site.grad_output[0])),), headed=False))
+    elif site.grad_output:
         body.append(_gradients(say.grad_output_sentence(site, node, call), site.grad_output))
     if site.grad_input:
         body.append(_gradients(say.grad_input_sentence(site, node, call), site.grad_input))
     return Section((*_fold_title(subject, fold), site.reason), tuple(body))
+
+
+def _lines(site: HookSite, node: Node | None) -> Iterator[str]:
+    yield say.firing_sentence(site)
+    if node is not None:
+        yield say.made_at(node)
+        yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else kind_note(node)
+    yield say.receives_sentence(site.hook)
 
 
 def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:
@@ -104,7 +114,7 @@ def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:
     yield f"{calls}  {nodes}".strip()
     shown = say.calls_title(subject, (fold.shown,))
     if len(fold.sites) > 1 and shown:
-        yield f"the same but for numbers; shown is {shown.partition(' of ')[0]}"
+        yield f"alike; shown is {shown.partition(' of ')[0]}"
 
 
 def _changed(subject: Subject, base: Fold, fold: Fold, changed: Sequence[Difference]) -> Section:

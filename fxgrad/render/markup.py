@@ -14,7 +14,7 @@ from fxgrad.render.theme import Flow
 
 BOX_SIZE = 11
 SMALL_SIZE = 10
-BOLD = 1.1
+BOLD = 1.14
 """How much wider bold letters are."""
 ENTRY_WIDTH = 30
 LEFT = ' ALIGN="LEFT"'
@@ -84,4 +84,4 @@ def _cell(content: str, *, width: float, attributes: str = "") -> str:
 
 def _table(rows: Iterable[str], *, attributes: str = "") -> str:
     inside = "".join(f"<TR>{row}</TR>" for row in rows)
-    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2"{attributes}>{inside}</TABLE>>'
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="1" CELLPADDING="2"{attributes}>{inside}</TABLE>>'

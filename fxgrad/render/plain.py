@@ -96,15 +96,11 @@ def _padded(text: str, room: int) -> str:
 
 
 def _table(table: Table, indent: str, width: int) -> Iterator[str]:
-    rows = [table.columns, *table.rows] if table.headed else table.rows
-    shown = [[printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in table.rows]
+    shown = [list(table.columns), *rows] if table.headed else rows
     rooms = _rooms(shown, width - len(indent))
-    if rooms is None:
-        for row in shown:
-            yield from _title(row, indent, width)
-        return
-    for row in shown:
-        yield from _row(row, rooms, indent)
+    for row in rows if rooms is None else shown:
+        yield from _title(row, indent, width) if rooms is None else _row(row, rooms, indent)
 
 
 def _rooms(rows: Sequence[Sequence[str]], width: int) -> list[int] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Explanation, HookSite
+from fxgrad.graph import BackwardGraph, Explanation, HookSite, Variable
 from fxgrad.graph.notation import escaped
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
-from fxgrad.rules.phrases import code, counted, listed, meta_text, node_labels
+from fxgrad.rules.phrases import code, counted, listed, meta_text, module_name, node_labels
 from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _MOST_ROWS = 100
@@ -51,7 +51,7 @@ def _summary(graph: BackwardGraph) -> Section:
         ("nodes", f"{len(graph.nodes):,}" + (f": {listed(shown, most=_MOST_KINDS)}" if shown else "")),
         ("roots", f"{len(graph.roots):,}: {listed(_roots(graph))}"),
         ("module calls", f"{len(graph.calls):,}; {len(modules):,} of {counted(len(graph.modules), 'module')} called"),
-        ("hooks", f"{len(graph.hooks):,}, at {counted(len(graph.sites), 'site')}: a hook at one call, node or tensor"),
+        ("hooks", f"{len(graph.hooks):,}, at {counted(len(graph.sites), 'site')} (a hook at one call, node or tensor)"),
         ("fire", _fires(graph.sites)),
         ("entries", _entries(graph.sites)),
     ]
@@ -79,26 +79,25 @@ def _entries(sites: Sequence[HookSite]) -> str:
 
 
 def _hooks(every: Sequence[Subject]) -> Section:
-    columns = ("on", "registered with", "sits on", "fires")
+    columns = ("on", "hook", "where", "when")
     rows = [_hook_row(subject) for subject in every[:_MOST_ROWS]]
     return _long_table("hooks", columns, rows, len(every))
 
 
 def _hook_row(subject: Subject) -> tuple[str, ...]:
     on, *_ = say.owner_title(subject)
-    where = say.registered_at(subject.hook)
-    return (on, f"{say.registration(subject.hook)} {where}".strip(), _nodes(subject), _times(subject))
+    return (on, say.registration(subject.hook), _nodes(subject), _times(subject))
 
 
 def _nodes(subject: Subject) -> str:
-    return node_labels([placed.node for placed in subject.placed]) or "no node"
+    return node_labels([placed.node for placed in subject.placed]) or "on no node"
 
 
 def _times(subject: Subject) -> str:
     if any(site.fires is None or (site.fires and site.times is None) for site in subject.sites):
         return "only backward decides"
     times = sum(site.times or 0 for site in subject.sites)
-    return {0: "never", 1: "once"}.get(times, f"{times} times")
+    return {0: "never fires", 1: "fires once"}.get(times, f"fires {times} times")
 
 
 def _long_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], number: int) -> Section:
@@ -166,16 +165,16 @@ def _without_gradient(graph: BackwardGraph) -> Section:
     parameters = [variable for variable in graph.variables if variable.kind == "parameter"]
     missing = [variable for variable in parameters if variable.requires_grad and variable.node is None]
     frozen = sum(not variable.requires_grad for variable in parameters)
-    body: list[Block] = []
-    if missing:
-        rows = tuple((code(variable.name), meta_text(variable.meta)) for variable in missing[:_MOST_ROWS])
-        body.append(Table(("parameter", "shape"), rows))
-    if len(missing) > _MOST_ROWS:
-        body.append(Paragraph(f"and {len(missing) - _MOST_ROWS:,} more"))
-    if missing and frozen:
-        body.append(Paragraph(f"besides, {counted(frozen, 'parameter')} with requires_grad=False"))
-    title = f"{counted(len(missing), 'parameter')} that {'requires' if len(missing) == 1 else 'require'} grad and"
-    return Section((f"{title} {'gets' if len(missing) == 1 else 'get'} none",), tuple(body))
+    rows = [(code(each.name), meta_text(each.meta), _why_none(graph, each)) for each in missing[:_MOST_ROWS]]
+    section = _long_table("parameters without a gradient", ("parameter", "shape", "why"), rows, len(missing))
+    note = Paragraph(f"{counted(frozen, 'more parameter')} with requires_grad=False")
+    return Section(section.title, (*section.body, *([note] if rows and frozen else [])))
+
+
+def _why_none(graph: BackwardGraph, parameter: Variable) -> str:
+    owner = parameter.name.rpartition(".")[0]
+    called = graph.info.calls_reason is not None or owner not in graph.modules_by_path or graph.calls_per_module[owner]
+    return "no root depends on it" if called else f"no root depends on it: {module_name(owner)} is never called"
 
 
 def _skipped(graph: BackwardGraph) -> Section:

@@ -157,7 +157,7 @@ def grad_output_sentence(site: HookSite, node: Node | None, call: ModuleCall | N
         return f"{number}: one per result of {forward_name(call)}"
     if kind.is_module or kind in (HookKind.NODE, HookKind.NODE_PRE):
         return f"{number}: one per {result_of(node)}" if node else number
-    return "the gradient of each tensor" if kind is HookKind.MULTI_GRAD else "the gradient of the tensor"
+    return "gradients of its tensors" if kind is HookKind.MULTI_GRAD else "grad"
 
 
 def grad_input_sentence(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:

@@ -21,7 +21,8 @@ GREY = "#767676"
 class Look(NamedTuple):
     """How a box looks, and what the legend says of it.
 
-    ``shape`` and ``style`` are Graphviz's words; ``line`` colours the outline, ``fill`` the inside.
+    ``shape`` and ``style`` are Graphviz's words; ``line`` colours the outline, ``fill`` the inside; ``outlines`` is how
+    many there are.
     """
 
     shape: str
@@ -29,19 +30,22 @@ class Look(NamedTuple):
     line: str
     fill: str
     meaning: str
+    outlines: int = 1
 
 
 NODE_LOOKS: dict[NodeKind, Look] = {
     NodeKind.FUNCTION: Look("box", "rounded,filled", GREY, WHITE, "autograd node"),
     NodeKind.CUSTOM_FUNCTION: Look("component", "filled", "#0072B2", "#E3F0F8", "custom autograd.Function"),
-    NodeKind.ACCUMULATE_GRAD: Look("tab", "filled", "#009E73", "#E2F3ED", "leaf: AccumulateGrad adds to its .grad"),
-    NodeKind.BACKWARD_HOOK: Look("cds", "filled", "#D55E00", "#FCEBDD", "BackwardHookFunction of a full hook"),
+    NodeKind.ACCUMULATE_GRAD: Look("tab", "filled", "#009E73", "#EAF7F2", "leaf: AccumulateGrad adds to its .grad"),
+    NodeKind.BACKWARD_HOOK: Look(
+        "box", "filled", "#D55E00", "#FCEBDD", "BackwardHookFunction of a full hook", outlines=2
+    ),
     NodeKind.COPY_SLICES: Look("note", "filled", "#B8739A", "#F8EBF3", "CopySlices: in-place change of a view"),
     NodeKind.COMPILED: Look("box3d", "filled", "#7B6BB5", "#EDEAF6", "region compiled by torch.compile"),
     NodeKind.CHECKPOINT: Look("folder", "filled", "#9A7D0A", "#FBF6D9", "checkpoint: recomputed in backward"),
     NodeKind.SCRIPTED: Look("hexagon", "filled", "#2E86A8", "#E4F1F5", "TorchScript graph"),
     NodeKind.ERROR: Look("octagon", "filled", "#CC3D3D", "#FBE4E4", "raises when backward reaches it"),
-    NodeKind.OPAQUE: Look("box", "dashed,filled", "#8A6D5A", "#F3EEEA", "node of an unknown kind"),
+    NodeKind.OPAQUE: Look("box", "diagonals,filled", "#8A6D5A", "#F3EEEA", "node of an unknown kind"),
 }
 
 ROOT = Look("invhouse", "filled", "#0B7A75", "#DDF1EF", "backward starts here")
@@ -51,7 +55,7 @@ NO_GRADIENT = Look("box", "dashed,filled", GREY, WHITE, "a tensor that needs no 
 HOOKED = Look("box", "rounded,filled", GREY, WHITE, "")
 """The box of a hook kind's legend entry; its fill is the kind's."""
 
-PLAIN = Look("plain", "", GREY, WHITE, "")
+PLAIN = Look("plain", "", GREY, WHITE, "", outlines=0)
 """The box of a line's legend entry: none."""
 
 HOOK_FILLS: dict[HookKind, str] = {

@@ -15,6 +15,7 @@ from fxgrad.rules.subject import Placed, Spot, Subject
 
 MODULE_PY = "(torch/nn/modules/module.py, Module._call_impl)"
 _MOST_PARAMETERS = 4
+_SHORT_WAY = 3
 _GENERAL_ADVICE = "register_full_backward_hook, which sees the module's own arguments and results"
 
 
@@ -30,7 +31,7 @@ def legacy_hook_sits_on_a_node(subject: Subject) -> Iterator[Explanation]:
         headline="a non-full hook sits on one autograd node"
         + (", which here is the whole module" if whole else ", not on the module"),
         because=" ".join(_legacy_because(subject, placed)),
-        fix=full_hook_advice(placed.call, placed.site) if placed.call else _GENERAL_ADVICE,
+        fix=full_hook_advice(subject, placed.call) if placed.call else _GENERAL_ADVICE,
         site=placed.site,
     )
 
@@ -52,7 +53,7 @@ def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
     if placed.call is not None:
         yield f"{forward_name(placed.call)} was given {given_tensors(placed.call)}."
     ways = parameter_ways(subject, placed.site)
-    yield from filter(None, (_parameters_in(subject, ways), *_parameters_behind(subject, ways)))
+    yield from filter(None, (_parameters_in(subject, ways), _parameters_behind(subject, ways)))
     yield MODULE_PY
 
 
@@ -79,21 +80,21 @@ def _parameters_in(subject: Subject, ways: Sequence[ParameterWay]) -> str:
     return f"{names} {verb} {noun} {listed(str(way.entry) for way in direct)}." if direct else ""
 
 
-def _parameters_behind(subject: Subject, ways: Sequence[ParameterWay]) -> Iterator[str]:
+def _parameters_behind(subject: Subject, ways: Sequence[ParameterWay]) -> str:
     """The module's parameters whose gradients come out further down."""
     behind = [way for way in ways if way.through]
-    yield from (_behind(subject, way) for way in behind[:_MOST_PARAMETERS])
-    if len(behind) > _MOST_PARAMETERS:
-        yield f"So do those of {counted(len(behind) - _MOST_PARAMETERS, 'more parameter')}."
+    more = len(behind) - _MOST_PARAMETERS
+    told = [_behind(subject, way) for way in behind[:_MOST_PARAMETERS]] + ([f"{more} more"] if more > 0 else [])
+    verb = "comes the gradient" if len(behind) == 1 else "come the gradients"
+    return f"Further down {verb} of {'; '.join(told)}." if behind else ""
 
 
 def _behind(subject: Subject, way: ParameterWay) -> str:
     variable = subject.graph.variables_by_name.get(way.name)
     shape = f" {meta_text(variable.meta)}" if variable else ""
-    steps = listed(escaped(node.label) for node in way.through)
-    return (
-        f"The gradient of {code(_short(subject, way))}{shape} comes out at {escaped(way.leaf.label)}, through {steps}."
-    )
+    near = len(way.through) <= _SHORT_WAY
+    through = f" through {listed(escaped(node.label) for node in way.through)}" if near else ""
+    return f"{code(_short(subject, way))}{shape} at {escaped(way.leaf.label)}{through}"
 
 
 def _short(subject: Subject, way: ParameterWay) -> str:

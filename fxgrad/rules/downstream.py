@@ -38,7 +38,8 @@ def parameter_ways(subject: Subject, site: HookSite) -> tuple[ParameterWay, ...]
         for edge in subject.graph.nodes[node].edges:
             if edge.next_node is not None and _is_leaf_of(subject.graph.nodes[edge.next_node], wanted):
                 ends.setdefault(edge.next_node, []).append(node)
-    return tuple(_way(subject, leaf, sources, feeders) for leaf, sources in ends.items())
+    found = [_way(subject, leaf, sources, feeders) for leaf, sources in ends.items()]
+    return tuple(sorted(found, key=lambda way: wanted.index(way.name)))
 
 
 def _way(subject: Subject, leaf: int, sources: list[int], feeders: dict[int, int | None]) -> ParameterWay:
@@ -58,13 +59,13 @@ def _chain(node: int, feeders: dict[int, int | None]) -> list[int]:
     return chain[::-1]
 
 
-def _own_parameters(subject: Subject) -> frozenset[str]:
+def _own_parameters(subject: Subject) -> list[str]:
     names = subject.module.parameters if subject.module else ()
     known = subject.graph.variables_by_name
-    return frozenset(known[name].name if name in known else name for name in names)
+    return [known[name].name if name in known else name for name in names]
 
 
-def _is_leaf_of(node: Node, names: frozenset[str]) -> bool:
+def _is_leaf_of(node: Node, names: list[str]) -> bool:
     return node.kind is NodeKind.ACCUMULATE_GRAD and node.variable in names
 
 

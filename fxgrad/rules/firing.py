@@ -23,6 +23,7 @@ from fxgrad.rules.phrases import (
 from fxgrad.rules.subject import Spot, Subject
 
 _MOST_REASONS = 3
+_MOST_NODES = 4
 
 
 def hook_never_fires(subject: Subject) -> Iterator[Explanation]:
@@ -152,7 +153,7 @@ def _part_because(spot: Spot, waiting: Sequence[Node], missing: Sequence[str]) -
     verb = "runs" if len(waiting) == 1 else "run"
     return (
         f"It runs right after {escaped(spot.node.label)}. {more} of the module {verb} later "
-        f"({node_labels(waiting)}), so grad_input has no entry for {listed(missing)}."
+        f"({node_labels(waiting, most=_MOST_NODES)}), so grad_input has no entry for {listed(missing)}."
     )
 
 
@@ -165,8 +166,8 @@ def _full_without_input(subject: Subject, spot: Spot) -> Explanation | None:
         severity="warning",
         headline=f"the hook fires when backward of {module_name(subject.path)} begins, and its grad_input is all None",
         because=(
-            f"None of the {counted(setup.n_inputs, 'positional argument')} of {forward_name(spot.call)} is a tensor "
-            "that requires grad, so PyTorch put no node on the inputs and calls the hook from the node on the "
+            f"Of the positional arguments of {forward_name(spot.call)}, {setup.n_inputs} in number, none is a tensor "
+            "that requires grad. So PyTorch put no node on the inputs, and calls the hook from the node on the "
             f"outputs, {escaped(spot.node.label)}, with a UserWarning. (torch/utils/hooks.py, BackwardHook)"
         ),
         fix=_full_remedy(spot),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import HookSite, ModuleCall, TensorRef
+from fxgrad.graph import ModuleCall, TensorRef
 from fxgrad.graph.notation import escaped, path_text
 from fxgrad.rules.phrases import argument_name, counted, input_name, listed, tuple_text
+from fxgrad.rules.subject import Subject
 
 _TOP_LEVEL = 2
 _TENSOR = ("result",)
@@ -33,23 +34,30 @@ def grad_input_names(call: ModuleCall) -> tuple[str, ...]:
     return tuple(argument_name(call, at) if at in tops else "None" for at in range(call.n_args))
 
 
-def grad_output_names(call: ModuleCall, site: HookSite) -> tuple[str, ...]:
+def grad_output_names(subject: Subject, call: ModuleCall) -> tuple[str, ...]:
     """One entry per result, None where it is known that no gradient comes back."""
     tops = {ref.path: ref for ref in call.outputs if is_visible(ref)}
     if _TENSOR in tops:
-        return (_result(tops[_TENSOR], site),)
+        return (_result(subject, call, tops[_TENSOR]),)
     refs = (tops.get(("result", at)) for at in range(call.n_results))
-    return tuple(_result(ref, site) if ref else "None" for ref in refs)
+    return tuple(_result(subject, call, ref) if ref else "None" for ref in refs)
 
 
-def _result(ref: TensorRef, site: HookSite) -> str:
-    if not ref.requires_grad or ref.node is None:
-        return "None"
-    shares = ref.node == site.node and ref.slot < len(site.grad_output)
-    return "None" if shares and site.grad_output[ref.slot].status == "none" else path_text(ref.path)
+def _result(subject: Subject, call: ModuleCall, ref: TensorRef) -> str:
+    return path_text(ref.path) if ref.requires_grad and _is_used_outside(subject, call, ref) else "None"
 
 
-def full_hook_advice(call: ModuleCall, site: HookSite) -> str:
+def _is_used_outside(subject: Subject, call: ModuleCall, ref: TensorRef) -> bool:
+    """Whether a node that the call did not make gives the result a gradient, or backward starts from it."""
+    if ref.node is None:
+        return False
+    if any((root.node, root.slot) == (ref.node, ref.slot) for root in subject.graph.roots):
+        return True
+    within = {node.id for node in subject.index.nodes_within(call.id)}
+    return any(user not in within for user in subject.index.users.get((ref.node, ref.slot), ()))
+
+
+def full_hook_advice(subject: Subject, call: ModuleCall) -> str:
     """What to expect from a full hook at this call."""
     if not takes_full_hook(call):
         return (
@@ -59,7 +67,7 @@ def full_hook_advice(call: ModuleCall, site: HookSite) -> str:
     names = grad_input_names(call)
     return (
         f"register_full_backward_hook: grad_input would be {tuple_text(names)}, one entry per positional argument"
-        f"{_all_none(names)}{_unseen(call)}; grad_output {tuple_text(grad_output_names(call, site))}, one per result"
+        f"{_all_none(names)}{_unseen(call)}; grad_output {tuple_text(grad_output_names(subject, call))}, one per result"
     )
 
 

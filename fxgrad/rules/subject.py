@@ -48,6 +48,16 @@ class Index:
         return found
 
     @cached_property
+    def users(self) -> dict[tuple[int, int], list[int]]:
+        """The nodes that pass a gradient to each (node, slot)."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for node in self.graph.nodes:
+            for edge in node.edges:
+                if edge.next_node is not None:
+                    found.setdefault((edge.next_node, edge.input_nr), []).append(node.id)
+        return found
+
+    @cached_property
     def _hook_node_calls(self) -> dict[int, str]:
         """The call that each BackwardHookFunction node was put around: it is made outside of the call's window."""
         pairs = ((node, call.id) for call in self.graph.calls for node in (call.input_hook_node, call.output_hook_node))

@@ -59,6 +59,7 @@ class Bench:
         edges = [get_gradient_edge(output) for output in self.outputs]
         self.walked = walk([edge.node for edge in edges])
         self.roots = tuple(Root(self.walked.ids[edge.node], edge.output_nr, ("result",)) for edge in edges)
+        self.leaves = {id(node.variable): node for node in self.walked.order if hasattr(node, "variable")}
         self.hooks: list[Hook] = []
         self.post_hooks: dict[int, list[int]] = {}
         self.prehooks: dict[int, list[int]] = {}
@@ -71,8 +72,9 @@ class Bench:
         return self.walked.ids.get(node)
 
     def place(self, tensor: torch.Tensor) -> tuple[int | None, int]:
-        edge = get_gradient_edge(tensor)
-        return self.node_id(edge.node), edge.output_nr
+        if tensor.grad_fn is not None:
+            return self.node_id(tensor.grad_fn), tensor.output_nr
+        return self.node_id(self.leaves.get(id(tensor))), 0
 
     def _add(self, kind: HookKind, owner: str, **fields: Any) -> int:
         self.hooks.append(Hook(len(self.hooks), kind, owner, "noted", **fields))

@@ -1,7 +1,7 @@
 """``torch.autocast("cuda")`` on the emulated device.
 
-Which operators it casts, and how, is read from the header of the installed PyTorch that CUDA's own kernels are made from
-(torch/include/ATen/autocast_mode.h: AT_FORALL_...). The casting policies follow aten/src/ATen/autocast_mode.{h,cpp}.
+Which operators it casts, and how, is read from the header of the installed PyTorch that CUDA's own kernels are made
+from (torch/include/ATen/autocast_mode.h: AT_FORALL_...). The policies follow aten/src/ATen/autocast_mode.{h,cpp}.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     for operator, policy in policies().items():
         name, _, overload = operator.partition(".")
         yield operator, _POLICIES[policy](getattr(getattr(torch.ops.aten, name), overload or "default"))
-    yield "binary_cross_entropy", torch.ops.aten.binary_cross_entropy.default and _banned
+    yield "binary_cross_entropy", _banned
 
 
 @cache
@@ -155,7 +155,7 @@ def _promote(operator: Any) -> Kernel:
     return _below_autocast(kernel)
 
 
-def _banned(*args: Any, **kwargs: Any) -> Any:
+def _banned(*_args: Any, **_kwargs: Any) -> Any:
     """aten/src/ATen/autocast_mode.cpp: binary_cross_entropy_banned."""
     raise RuntimeError("torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.")
 

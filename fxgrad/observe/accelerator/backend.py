@@ -87,7 +87,7 @@ def _library() -> torch.library.Library:
     return _libraries[0]
 
 
-def _never_runs(*args: Any, **kwargs: Any) -> Any:
+def _never_runs(*_args: Any, **_kwargs: Any) -> Any:
     raise AssertionError("FakeTensorMode answers before a kernel of the backend is asked")
 
 

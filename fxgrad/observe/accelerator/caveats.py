@@ -28,7 +28,7 @@ def forget_choices() -> None:
 
 
 def caveats(node_names: Iterable[str]) -> tuple[str, ...]:
-    """The sentences that must accompany a graph with nodes of these names (``ScaledDotProductFlashAttentionBackward0``).
+    """The sentences that must accompany a graph with nodes of these names (``CudnnRnnBackward0``).
 
     To be asked in the process that emulated, after its forward: what is uncertain is noted where it was chosen.
 

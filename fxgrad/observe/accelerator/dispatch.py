@@ -1,11 +1,13 @@
 """Makes the emulated device take the branches that CUDA takes inside PyTorch's composite operators.
 
-A composite operator (CompositeImplicitAutograd in native_functions.yaml) is made of others, and which ones may depend on
-the device. For PrivateUse1 PyTorch already takes CUDA's branch in ``lstm_cell``, ``gru_cell`` (aten/src/ATen/native/
+A composite operator (CompositeImplicitAutograd in native_functions.yaml) is made of others, and which ones may depend
+on the device. For PrivateUse1 PyTorch already takes CUDA's branch in ``lstm_cell``, ``gru_cell`` (aten/src/ATen/native/
 RNN.cpp) and ``dropout`` (Dropout.cpp). The kernels here, registered for PrivateUse1 at the Autograd key, take it in the
 others; each follows the conditions of the C++ source that it names. All other operators make the same nodes on every
 device: their Autograd kernels are the same.
 """
+
+# ruff: noqa: PLR0917  # the operators' signatures are PyTorch's
 
 from __future__ import annotations
 
@@ -182,7 +184,7 @@ def _makes_nodes(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
 
 
-def _ctc_loss(*args: Any, **kwargs: Any) -> Tensor:
+def _ctc_loss(*_args: Any, **_kwargs: Any) -> Tensor:
     """LossCTC.cpp: use_cudnn looks at the values of the lengths."""
     raise TargetError(
         "ctc_loss on the emulated CUDA device",

@@ -106,7 +106,7 @@ def _run_child(work: Callable[[], str], write_end: int) -> NoReturn:
 def _outcome(work: Callable[[], str]) -> bytes:
     try:
         return RESULT + work().encode("utf-8", "surrogatepass")
-    except BaseException as error:  # noqa: BLE001  # also SystemExit: the child must not leave by it
+    except BaseException as error:  # also SystemExit: the child must not leave by it
         return ERROR + json.dumps(_described(error)).encode()
 
 

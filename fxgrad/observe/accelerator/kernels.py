@@ -4,6 +4,8 @@ Without them FakeTensorMode refuses the operator. Each returns tensors of the sh
 they hold is never read.
 """
 
+# ruff: noqa: ARG001, PLR0917  # the operators' signatures are PyTorch's
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence

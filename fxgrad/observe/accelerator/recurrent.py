@@ -3,6 +3,8 @@
 Follows aten/src/ATen/native/RNN.cpp (use_cudnn) and aten/src/ATen/native/cudnn/RNN.cpp (_cudnn_impl).
 """
 
+# ruff: noqa: PLR0917  # the operators' signatures are PyTorch's
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence

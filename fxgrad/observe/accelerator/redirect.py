@@ -24,7 +24,6 @@ from fxgrad.observe.accelerator import autocast
 from fxgrad.observe.accelerator.device import NAME, fake_device, public_name, stand_in
 
 _is_cuda = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
-_module_to = torch._C._nn._parse_to
 
 
 @contextmanager
@@ -88,7 +87,7 @@ def _on_fake_device(tensor: Tensor) -> bool:
 def _replacements() -> Iterator[tuple[Any, str, object]]:
     yield FakeTensor, "device", property(_visible_device)
     yield DeviceContext, "__init__", _device_context
-    yield torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda")
+    yield torch.accelerator, "current_accelerator", _always(torch.device("cuda"))
     for name, answer in _CUDA_ANSWERS.items():
         yield torch.cuda, name, answer
     for name, replacement in autocast.replacements():
@@ -111,6 +110,11 @@ def _visible_device(tensor: FakeTensor) -> torch.device:
     return device if caller == "torch" or caller.startswith("torch.") else torch.device(public_name(device))
 
 
+def _always(answer: Any) -> Callable[..., Any]:
+    """A function that answers `answer`, whatever it is asked with."""
+    return lambda *_args, **_kwargs: answer
+
+
 def _device_context(context: DeviceContext, device: Any) -> None:
     _device_context_init(context, _device(device))
 
@@ -130,15 +134,15 @@ def _needs_a_gpu() -> None:
 
 
 _CUDA_ANSWERS: dict[str, Callable[..., Any]] = {
-    "is_available": lambda: True,
-    "device_count": lambda: 1,
-    "current_device": lambda: 0,
-    "is_bf16_supported": lambda including_emulation=True: True,
+    "is_available": _always(True),
+    "device_count": _always(1),
+    "current_device": _always(0),
+    "is_bf16_supported": _always(True),
     "set_device": _set_device,
-    "synchronize": lambda device=None: None,
-    "manual_seed": lambda seed: None,
-    "manual_seed_all": lambda seed: None,
-    "_exchange_device": lambda device: 0,
-    "_maybe_exchange_device": lambda device: 0,
+    "synchronize": _always(None),
+    "manual_seed": _always(None),
+    "manual_seed_all": _always(None),
+    "_exchange_device": _always(0),
+    "_maybe_exchange_device": _always(0),
     "_lazy_init": _needs_a_gpu,
 }

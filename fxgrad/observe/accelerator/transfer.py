@@ -37,7 +37,7 @@ def move_module(model: nn.Module, device: torch.device, *, memo: Memo | None = N
     """Swap every parameter, buffer and plain tensor attribute of `model` for its `fake_copy`, in place.
 
     For the forked child only: the model has no data afterwards. Tied weights stay tied. Attributes that are results of
-    an earlier forward (no leaves) are left alone; so are tensors that the model reaches by other ways (closures, globals).
+    an earlier forward (no leaves) are left alone; so are tensors that it reaches by other ways (closures, globals).
 
     Raises UsageError as `fake_copy`, and for a ScriptModule.
     """

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fxgrad.render.drawing import labels
 from fxgrad.render.drawing.boxes import dead_end_key, dead_ends, root_key
-from fxgrad.render.drawing.flow import strongest
+from fxgrad.render.drawing.flow import node_flows, strongest
 from fxgrad.render.drawing.scope import Link
 from fxgrad.render.drawing.shapes import Arrow
 from fxgrad.render.drawing.view import View
@@ -68,7 +68,8 @@ def _tooltip(view: View, link: Link) -> Iterator[str]:
 def _dead_end_arrows(view: View) -> Iterator[Arrow]:
     for node_id in view.scope.nodes:
         node = view.graph.nodes[node_id]
+        flows = node_flows(view.predictions[node_id])
         for index in () if node_id in view.groups else dead_ends(view, node):
             lines = tuple(labels.edge_lines(view.graph, node.edges[index]))
             tooltip = tuple(labels.edge_tooltip(node, index))
-            yield Arrow(view.key(node_id), dead_end_key(node_id), lines, tooltip, view.flows[node_id][index])
+            yield Arrow(view.key(node_id), dead_end_key(node_id), lines, tooltip, flows[index])

@@ -79,7 +79,7 @@ def _root_boxes(view: View) -> Iterator[Box]:
 
 def _node_box(view: View, node: Node) -> Box:
     sites = view.sites.get(node.id, [])
-    tooltip = tuple(labels.node_tooltip(view.graph, node, sites))
+    tooltip = tuple(labels.node_tooltip(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
     if node.id in view.scope.stubs:
         lines = tuple(labels.stub_lines(view.graph, node, view.homes[node.id]))
         return Box(view.key(node.id), theme.STUB, lines, tooltip, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph
+from fxgrad.predict import predict_nodes
 from fxgrad.render.drawing import labels, scope
 from fxgrad.render.drawing.arrows import arrows
 from fxgrad.render.drawing.boxes import boxes, clusters
@@ -21,9 +22,10 @@ def picture(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth}", "a depth of 0 or more", "leave depth out to draw everything")
-    flows = edge_flows(graph)
+    predictions = predict_nodes(graph)
+    flows = edge_flows(predictions)
     drawn = scope.whole(graph, flows) if module is None else scope.of_module(graph, flows, module)
-    seen = view(graph, flows, scope.only_hooks(graph, drawn) if hooks_only else drawn, depth)
+    seen = view(graph, predictions, scope.only_hooks(graph, drawn) if hooks_only else drawn, depth)
     drawn_boxes = boxes(seen)
     return Picture(
         headline=tuple(labels.headline(graph, shown=len(seen.scope.nodes))),

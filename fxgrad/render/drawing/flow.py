@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import BackwardGraph
-from fxgrad.predict import predict_nodes
+from collections.abc import Iterable
+
+from fxgrad.predict import NodePrediction
 from fxgrad.render.theme import Flow
 
 EdgeFlows = tuple[tuple[Flow, ...], ...]
@@ -13,9 +14,14 @@ _FLOW_OF_STATUS = {"tensor": Flow.GRADIENT, "none": Flow.NONE, "unknown": Flow.U
 _STRENGTH = (Flow.NONE, Flow.UNKNOWN, Flow.GRADIENT)
 
 
-def edge_flows(graph: BackwardGraph) -> EdgeFlows:
+def edge_flows(predictions: Iterable[NodePrediction]) -> EdgeFlows:
     """Say for each edge of each node whether a gradient goes along it, as `fxgrad.predict` foresees."""
-    return tuple(tuple(_FLOW_OF_STATUS[status] for status in node.grad_inputs) for node in predict_nodes(graph))
+    return tuple(map(node_flows, predictions))
+
+
+def node_flows(prediction: NodePrediction) -> tuple[Flow, ...]:
+    """Say for each edge of one node whether a gradient goes along it."""
+    return tuple(_FLOW_OF_STATUS[status] for status in prediction.grad_inputs)
 
 
 def strongest(*flows: Flow) -> Flow:

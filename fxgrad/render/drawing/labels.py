@@ -6,7 +6,7 @@ Every text is one printable line (`fxgrad.graph.notation`); lines in boxes are c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -86,14 +86,16 @@ def registering(kind: HookKind) -> str:
     return name if [other.value.rpartition(".")[2] for other in HookKind].count(name) == 1 else kind.value
 
 
-def node_tooltip(graph: BackwardGraph, node: Node, sites: Iterable[HookSite]) -> Iterator[str]:
-    """Everything known of a node that its box has no room for."""
+def node_tooltip(
+    graph: BackwardGraph, node: Node, sites: Iterable[HookSite], *, received: Sequence[str]
+) -> Iterator[str]:
+    """Everything known of a node that its box has no room for; ``received`` holds a status per gradient it gets."""
     yield escaped(node.label)
     if node.variable is not None:
         yield from _variable_texts(graph, node.variable)
     yield f"schema: {escaped(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
     yield f"sequence number: {'none' if node.sequence_nr is None else node.sequence_nr}"
-    yield f"receives: {_received(node)}"
+    yield f"receives: {', '.join(_received(node, received)) or 'nothing'}"
     if node.call is not None:
         yield f"made in the module call {escaped(node.call)}"
     if node.source is not None:
@@ -108,10 +110,10 @@ def _variable_texts(graph: BackwardGraph, name: str) -> Iterator[str]:
         yield f"also called: {', '.join(map(escaped, variable.aliases))}"
 
 
-def _received(node: Node) -> str:
-    shapes = [shape_text(meta.shape) for meta in node.grad_outputs]
-    names = [*map(escaped, node.output_names), *[""] * len(shapes)]
-    return ", ".join(f"{name} {shape}".strip() for name, shape in zip(names, shapes, strict=False)) or "nothing"
+def _received(node: Node, statuses: Sequence[str]) -> Iterator[str]:
+    for slot, (meta, status) in enumerate(zip(node.grad_outputs, statuses, strict=True)):
+        known = {"tensor": shape_text(meta.shape), "none": "None", "unknown": f"{shape_text(meta.shape)} or None"}
+        yield f"{_slot_name(node, slot)} {known[status]}"
 
 
 def _full_hook_text(site: HookSite) -> str:

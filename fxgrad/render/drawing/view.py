@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxgrad.graph import BackwardGraph, HookSite
+from fxgrad.predict import NodePrediction
 from fxgrad.render.drawing.clusters import Lineage, collapsed_into, homes, lineages
-from fxgrad.render.drawing.flow import EdgeFlows
 from fxgrad.render.drawing.scope import Scope
 
 
@@ -16,7 +16,7 @@ from fxgrad.render.drawing.scope import Scope
 class View:
     """The nodes drawn and what is known of them.
 
-    ``flows``        for each node whether a gradient goes along its edges
+    ``predictions``  for each node what it receives and sends
     ``homes``        for each node the id of the module call that it is drawn in
     ``lineages``     for each module call the calls around it and itself
     ``groups``       for each node drawn in one box with others, the id of the call that the box stands for
@@ -26,7 +26,7 @@ class View:
     """
 
     graph: BackwardGraph
-    flows: EdgeFlows
+    predictions: Sequence[NodePrediction]
     scope: Scope
     homes: tuple[str | None, ...]
     lineages: Mapping[str, Lineage]
@@ -48,12 +48,12 @@ class View:
         return None if call is None else f"cluster{self.call_ranks[call]}"
 
 
-def view(graph: BackwardGraph, flows: EdgeFlows, scope: Scope, depth: int | None) -> View:
+def view(graph: BackwardGraph, predictions: Sequence[NodePrediction], scope: Scope, depth: int | None) -> View:
     """Look up everything; calls deeper than ``depth`` path components become one box each."""
     home, around = homes(graph), lineages(graph)
     return View(
         graph=graph,
-        flows=flows,
+        predictions=predictions,
         scope=scope,
         homes=home,
         lineages=around,

@@ -158,14 +158,9 @@ def test_an_unknown_kind_is_refused_before_anything_runs(api, capsys):
     assert "  allowed: Tensor.register_hook, Node.register_hook\n" in capsys.readouterr().err
 
 
-def test_a_kind_needs_a_module(api, capsys):
-    assert main(["explain", "model.py", "--hook", "retain_grad"]) == 2
-    assert api.calls == []
-    assert capsys.readouterr().err == (
-        "error: --hook Tensor.retain_grad without a MODULE\n"
-        "  allowed: --hook with a MODULE: what if such a hook were there?\n"
-        "  try: fxgrad explain TARGET MODULE --hook retain_grad\n"
-    )
+def test_a_kind_without_a_module_asks_about_the_model_itself(api):
+    main(["explain", "model.py", "--hook", "register_full_backward_hook"])
+    assert api.calls[1] == ("explain", "", HookKind.MODULE_FULL_BACKWARD)
 
 
 def test_explain_writes_json(api, capsys):
@@ -247,6 +242,12 @@ def test_a_mistake_of_fxgrad_is_no_finding(api, capsys):
         "  allowed: no error of this kind: it is a mistake in fxgrad\n"
         "  try: the same with --debug, which shows where; please report it\n"
     )
+
+
+def test_an_exit_of_the_users_code_is_no_success(api, capsys):
+    failing(api, SystemExit(0))
+    assert main(["report", "model.py"]) == 3
+    assert "error: SystemExit while tracing model.py\n" in capsys.readouterr().err
 
 
 def test_an_interrupt_is_short(api, capsys):

@@ -31,14 +31,15 @@ hooks
   2 Module.register_full_backward_hook on spare: never, on no node: spare was not called
 
 sites
-  0. hook 0 at %0 AddmmBackward0_0, call fc#1, fires once: the grad_fn of the first tensor that Linear returns
+  0. hook 0 print_sizes at %0 AddmmBackward0_0, call fc#1, fires once: \
+the grad_fn of the first tensor that Linear returns
        grad_output[0] result: (8, 20) float32
        grad_input[0] self for fc.bias: (20,) float32
        grad_input[1] mat1 for x: None, this argument requires no grad
        grad_input[2] mat2 for fc.weight.t(): (10, 20) float32
-  1. hook 1 at %3[0] AccumulateGrad_1(fc.weight), fires once: the gradient of fc.weight
+  1. hook 1 double at %3[0] AccumulateGrad_1(fc.weight), fires once: the gradient of fc.weight
        grad_output[0] for fc.weight: (20, 10) float32
-  -. hook 2 nowhere, never fires: spare was not called
+  -. hook 2 never nowhere, never fires: spare was not called
 """
 
 EMPTY = """\
@@ -92,6 +93,18 @@ def test_control_characters_in_user_text_cannot_break_a_line_or_colour_a_termina
     assert '0 Module.register_backward_hook on "<b>\\r: evil\\n\\x1b[31m\\u202e, defined' in text
 
 
+def test_a_name_that_a_reason_holds_already_escaped_is_not_escaped_again(linear_graph):
+    site = replace(linear_graph.sites[0], reason="it is on a\\n, \n")
+    assert ": it is on a\\n, \\n\n" in str(replace(linear_graph, sites=(site,)))
+
+
+def test_a_hook_on_the_root_module_says_so(linear_graph):
+    hook = replace(linear_graph.hooks[0], owner="")
+    assert "0 Module.register_backward_hook on the root module: print_sizes" in str(
+        replace(linear_graph, hooks=(hook,))
+    )
+
+
 def test_lone_surrogates_are_written_as_escapes_so_that_the_text_can_be_encoded():
     graph = graph_of(variables=(Variable("\ud800🔥", (), "input", TensorMeta((), "bool", "cpu"), False, True),))
     assert "  \\ud800🔥: input () bool, not in the graph" in str(graph)
@@ -133,7 +146,10 @@ def test_what_only_backward_decides_is_said(linear_graph):
     unknown = Gradient(0, "self", "unknown", None, None, None, "its backward is Python code")
     site = replace(linear_graph.sites[0], fires=None, times=None, grad_input=(unknown,), grad_output=())
     text = str(replace(linear_graph, sites=(site,)))
-    assert "0. hook 0 at %0 AddmmBackward0_0, call fc#1, only backward decides whether it fires: the grad_fn" in text
+    assert (
+        "0. hook 0 print_sizes at %0 AddmmBackward0_0, call fc#1, only backward decides whether it fires: the grad_fn"
+        in text
+    )
     assert "grad_input[0] self: unknown, its backward is Python code\n" in text
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -274,7 +274,7 @@ def in_place_on_a_view(operation):
 
 
 def test_the_first_edge_of_copy_slices_goes_to_the_base():
-    node = in_place_on_a_view(lambda view: view.mul_(2))
+    node = in_place_on_a_view(lambda view: view.exp_())
     assert copy_slices_arguments(node, len(node.next_functions)) == (("base", None),)
 
 
@@ -332,7 +332,7 @@ class Wiring(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[torch._C.FunctionSchema, dict[str, object], object, object]] = []
+        self.calls: list[tuple[torch._C.FunctionSchema, dict[str, object], object]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         bound = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | (kwargs or {})
@@ -343,7 +343,7 @@ class Wiring(TorchDispatchMode):
             else:
                 edges[name] = edge_of(value)
         result = func(*args, **(kwargs or {}))
-        self.calls.append((func._schema, edges, args, result))
+        self.calls.append((func._schema, edges, result))
         return result
 
 
@@ -366,20 +366,22 @@ def same_edge(left: object, right: object) -> bool:
 
 def wrong_names(calls) -> Iterator[str]:
     """Every edge and slot of a node made by the calls whose name is not that of the argument or result there."""
-    for schema, edges, args, result in calls:
-        made = dict.fromkeys(tensor.grad_fn for tensor in tensors_made(schema, (result, args)))
-        for node in made:
+    checked = set()
+    for schema, edges, result in reversed(calls):  # a tensor that is changed in place has the node of the last call
+        made = [tensor for tensor in tensors_made(schema, result) if tensor.grad_fn not in checked]
+        checked.update(tensor.grad_fn for tensor in made)
+        for node in dict.fromkeys(tensor.grad_fn for tensor in made):
             yield from wrong_edges(node, edges)
-        for tensor in tensors_made(schema, result):
+        for tensor in made:
             yield from wrong_slot(tensor, result_name(schema, result, tensor))
 
 
-def tensors_made(schema: torch._C.FunctionSchema, values: object) -> list[torch.Tensor]:
+def tensors_made(schema: torch._C.FunctionSchema, result: object) -> list[torch.Tensor]:
     """Those whose node is that of the function called, and not one of a call around it."""
     function = schema.name.partition("::")[2].removesuffix("_")
     return [
         tensor
-        for tensor in tree_leaves(values)
+        for tensor in tree_leaves(result)
         if isinstance(tensor, torch.Tensor)
         and tensor.grad_fn is not None
         and (signature := signature_of(tensor.grad_fn.name())) is not None

@@ -61,8 +61,8 @@ def test_every_hook_kind_has_a_fill():
     assert set(theme.HOOK_FILLS) == set(HookKind)
 
 
-def test_no_two_looks_have_one_shape_and_style():
-    assert len({(look.shape, look.style) for look in LOOKS}) == len(LOOKS)
+def test_no_two_looks_have_one_outline():
+    assert len({(look.shape, look.style, look.outlines) for look in LOOKS}) == len(LOOKS)
 
 
 def test_no_two_node_kinds_have_one_line_colour():
