@@ -76,12 +76,12 @@ Examples:
 @with_target
 def report(request: Request, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
     """Report everything: the graph, each hook, the findings."""
-    check_distinct([path for path in (svg, json, markdown) if path])
+    check_distinct([path for path in (svg, json, markdown) if path is not None], target=request.target)
     trace = request.trace()
     shown = trace.report()
     show(shown)
     wanted = ((svg, trace.draw), (json, trace.to_json), (markdown, trace.to_markdown))
-    write_files([File(path, make) for path, make in wanted if path])
+    write_files([File(path, make) for path, make in wanted if path is not None])
     return _status(shown.findings, strict=strict)
 
 

@@ -55,12 +55,15 @@ def _forget_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def check_distinct(paths: Sequence[str]) -> None:
-    """Raise UsageError where two outputs are one file."""
+def check_distinct(paths: Sequence[str], *, target: str) -> None:
+    """Raise UsageError where two outputs are one file, or one is the target's own."""
     places = [os.path.realpath(path) for path in paths]
+    sources = {os.path.realpath(target), os.path.realpath(target.rpartition(":")[0])}
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
             raise UsageError(f"{escaped(path)} is given for two outputs", "a file for each output", "another name")
+        if place in sources and os.path.isfile(place):
+            raise UsageError(f"the output {escaped(path)} is the target", "a file of its own", "another name")
 
 
 def write_files(files: Sequence[File]) -> None:

@@ -115,9 +115,11 @@ def _import_dotted(name: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if not _is_or_holds(error.name, name):
                 raise
-            missing = error.name
+            missing = str(error.name)
     raise UsageError(
-        f"no module named {missing}", "a module that this Python can import, or a file.py", _instead_of_module(name)
+        f"no module named {missing}" + (f", which {name} is in" if missing != name else ""),
+        "a module that this Python can import, or a file.py",
+        _instead_of_module(name),
     )
 
 

@@ -73,15 +73,17 @@ def _without_name(origin: str) -> str:
 
 
 def _looks_like_file(origin: str) -> bool:
-    return origin.endswith(".py") or any(mark in origin for mark in "/\\") or os.path.isfile(origin)
+    """Whether a path is meant: a folder of a dotted name may be a package, any other thing that exists is a path."""
+    is_path = origin.endswith(".py") or any(mark in origin for mark in "/\\")
+    return is_path or os.path.isfile(origin) or (os.path.exists(origin) and not _is_dotted_name(origin))
 
 
 def _existing_file(origin: str) -> str:
     if os.path.isdir(origin):
         raise UsageError(f"{escaped(origin)} is a folder", FORMS, _files_in(Path(origin)) or "a file.py in it")
-    if not os.path.isfile(origin):
+    if not os.path.exists(origin):
         raise UsageError(f"no such file: {escaped(origin)}", FORMS, _nearest_file(Path(origin)))
-    if not origin.endswith(".py"):
+    if not (os.path.isfile(origin) and origin.endswith(".py")):
         raise UsageError(f"{escaped(origin)} is not a Python file", FORMS, "give the .py file that builds the model")
     return origin
 

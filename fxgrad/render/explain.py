@@ -106,7 +106,8 @@ def _lines(site: HookSite, node: Node | None) -> Iterator[str]:
     if node is not None:
         yield say.made_at(node)
         yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else kind_note(node)
-    yield say.receives_sentence(site.hook)
+    if not site.grad_output or site.hook.kind in _ONE_TENSOR:
+        yield say.receives_sentence(site.hook)
 
 
 def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:

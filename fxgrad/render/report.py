@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite, Variable
 from fxgrad.graph.notation import escaped
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
-from fxgrad.rules.phrases import code, counted, listed, meta_text, module_name, node_labels
+from fxgrad.rules.phrases import code, counted, listed, meta_text, module_name
 from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _MOST_ROWS = 100
@@ -79,25 +80,21 @@ def _entries(sites: Sequence[HookSite]) -> str:
 
 
 def _hooks(every: Sequence[Subject]) -> Section:
-    columns = ("on", "hook", "where", "when")
-    rows = [_hook_row(subject) for subject in every[:_MOST_ROWS]]
-    return _long_table("hooks", columns, rows, len(every))
+    in_order = sorted(every, key=lambda subject: subject.hook.id)
+    rows = [(*_hook_cells(subject), _times(subject)) for subject in in_order[:_MOST_ROWS]]
+    return _long_table("hooks, as they were registered", ("on", "kind", "function", "fires"), rows, len(every))
 
 
-def _hook_row(subject: Subject) -> tuple[str, ...]:
+def _hook_cells(subject: Subject) -> tuple[str, str, str]:
     on, *_ = say.owner_title(subject)
-    return (on, say.registration(subject.hook), _nodes(subject), _times(subject))
-
-
-def _nodes(subject: Subject) -> str:
-    return node_labels([placed.node for placed in subject.placed]) or "on no node"
+    return on, say.short_kind(subject.hook), say.short_function(subject.hook)
 
 
 def _times(subject: Subject) -> str:
     if any(site.fires is None or (site.fires and site.times is None) for site in subject.sites):
-        return "only backward decides"
+        return "backward decides"
     times = sum(site.times or 0 for site in subject.sites)
-    return {0: "never fires", 1: "fires once"}.get(times, f"fires {times} times")
+    return {0: "never", 1: "once"}.get(times, f"{times} times")
 
 
 def _long_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], number: int) -> Section:
@@ -116,14 +113,14 @@ def _firing_order(graph: BackwardGraph, every: Sequence[Subject]) -> Section:
     by_key = {subject.key: subject for subject in every}
     firing = [site for site in graph.sites if site.order is not None]
     rows = [_order_row(by_key[subject_key(graph, site)], site) for site in firing[:_MOST_ROWS]]
-    return _long_table("firing order", ("no.", "hook", "on", "node"), rows, len(firing))
+    return _long_table("firing order", ("no.", "on", "kind", "node"), rows, len(firing))
 
 
 def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
-    on, *_ = say.owner_title(subject)
+    on, kind, _ = _hook_cells(subject)
     call = say.calls_title(subject, (site,))
     node = escaped(subject.graph.nodes[site.node].label) if site.node is not None else ""
-    return (f"{(site.order or 0) + 1}", say.registration(subject.hook), f"{on}, {call}" if call else on, node)
+    return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind, node)
 
 
 # Findings
@@ -132,11 +129,34 @@ def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
 def _findings(every: Sequence[Subject], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
     """The findings of one code and severity together: the first in full, of the others the headline."""
     by_key = {subject.key: subject for subject in every}
-    groups: dict[tuple[int, str], list[tuple[str, Explanation]]] = {}
+    groups: dict[tuple[int, str], list[_Found]] = {}
     for told in explanations:
         subject = by_key[subject_key(graph, told.site)] if told.site is not None else None
-        groups.setdefault((_SEVERITIES.index(told.severity), told.code), []).append((_place(subject), told))
+        groups.setdefault((_SEVERITIES.index(told.severity), told.code), []).append(_Found(subject, told))
     return Section(("findings",), tuple(_group(groups[key]) for key in sorted(groups)))
+
+
+class _Found(NamedTuple):
+    subject: Subject | None
+    told: Explanation
+
+
+def _group(found: Sequence[_Found]) -> Section:
+    (subject, told), *others = found
+    items = (("on", _place(subject)), ("because", told.because), ("fix", told.fix))
+    body: list[Block] = [Terms(tuple(item for item in items if item[1]))]
+    if others:
+        columns = ("the same code on", "kind", "function", "finding")
+        rows = [(*_cells(each.subject), _difference(told, each.told)) for each in others[:_MOST_FINDINGS]]
+        body.append(Table(columns, tuple(rows)))
+    if len(others) > _MOST_FINDINGS:
+        body.append(Paragraph(f"and {len(others) - _MOST_FINDINGS:,} more"))
+    return Section((told.code, f"{told.severity}: {told.headline}"), tuple(body))
+
+
+def _difference(shown: Explanation, other: Explanation) -> str:
+    """The other's headline; where that is the same, the first sentence of its reason."""
+    return other.headline if other.headline != shown.headline else other.because.partition(". ")[0].rstrip(".")
 
 
 def _place(subject: Subject | None) -> str:
@@ -146,16 +166,8 @@ def _place(subject: Subject | None) -> str:
     return f"{on}, {say.registration(subject.hook)}"
 
 
-def _group(found: Sequence[tuple[str, Explanation]]) -> Section:
-    (place, told), *others = found
-    items = (("on", place), ("because", told.because), ("fix", told.fix))
-    body: list[Block] = [Terms(tuple(item for item in items if item[1]), told.severity)]
-    if others:
-        rows = tuple((place, told.headline) for place, told in others[:_MOST_FINDINGS])
-        body.append(Table(("the same code on", "finding"), rows))
-    if len(others) > _MOST_FINDINGS:
-        body.append(Paragraph(f"and {len(others) - _MOST_FINDINGS:,} more"))
-    return Section((told.code, f"{told.severity}: {told.headline}"), tuple(body))
+def _cells(subject: Subject | None) -> tuple[str, str, str]:
+    return _hook_cells(subject) if subject else ("", "", "")
 
 
 # What gets no gradient

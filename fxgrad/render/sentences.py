@@ -58,9 +58,34 @@ def promise_sentence() -> str:
 
 def registration(hook: Hook) -> str:
     """The registering function with the user's: ``register_backward_hook(show)``."""
-    function = escaped(hook.function.rpartition("<locals>.")[2])
     removed = "" if hook.active else ", handle removed"
-    return f"{registering(hook.kind)}({function}){removed}"
+    return f"{registering(hook.kind)}({short_function(hook)}){removed}"
+
+
+_SHORT_KINDS = {
+    HookKind.MODULE_BACKWARD: "non-full",
+    HookKind.MODULE_FULL_BACKWARD: "full",
+    HookKind.MODULE_FULL_BACKWARD_PRE: "full pre",
+    HookKind.GLOBAL_BACKWARD: "global non-full",
+    HookKind.GLOBAL_FULL_BACKWARD: "global full",
+    HookKind.GLOBAL_FULL_BACKWARD_PRE: "global full pre",
+    HookKind.TENSOR: "tensor",
+    HookKind.RETAIN_GRAD: "retain_grad",
+    HookKind.POST_ACCUMULATE_GRAD: "post-accumulate",
+    HookKind.NODE: "node",
+    HookKind.NODE_PRE: "node pre",
+    HookKind.MULTI_GRAD: "multi-grad",
+}
+
+
+def short_kind(hook: Hook) -> str:
+    """The kind of a hook in a word or two, for tables."""
+    return _SHORT_KINDS[hook.kind]
+
+
+def short_function(hook: Hook) -> str:
+    """The user's function without the functions that it is defined in."""
+    return escaped(hook.function.rpartition("<locals>.")[2])
 
 
 def registered_at(hook: Hook) -> str:
@@ -157,7 +182,7 @@ def grad_output_sentence(site: HookSite, node: Node | None, call: ModuleCall | N
         return f"{number}: one per result of {forward_name(call)}"
     if kind.is_module or kind in (HookKind.NODE, HookKind.NODE_PRE):
         return f"{number}: one per {result_of(node)}" if node else number
-    return "gradients of its tensors" if kind is HookKind.MULTI_GRAD else "grad"
+    return receives_sentence(site.hook)
 
 
 def grad_input_sentence(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, HookSite, ModuleCall
-from fxgrad.graph.notation import escaped
-from fxgrad.rules.phrases import counted, function_name, input_name, listed, meta_text, module_name, ranges
-from fxgrad.rules.subject import Spot, Subject
+from fxgrad.graph import Explanation, ModuleCall
+from fxgrad.rules.phrases import counted, function_name, input_name, listed, meta_text, module_name, node_labels, ranges
+from fxgrad.rules.subject import Placed, Spot, Subject
 
-_MOST_CALLS = 4
+_MOST_KINDS = 4
 
 
 def removed_hook_still_fires(subject: Subject) -> Iterator[Explanation]:
@@ -17,27 +16,24 @@ def removed_hook_still_fires(subject: Subject) -> Iterator[Explanation]:
     carrying = [placed for placed in subject.placed if placed.site.fires is not False]
     if subject.hook.active or not carrying:
         return
-    site, node, _ = carrying[0]
     yield Explanation(
         code="FXG110",
         severity="warning",
         headline=f"{function_name(subject.hook)} was removed, and still fires",
         because=(
             "A module call copies the module's hooks when it runs; handle.remove() afterwards changes the module, "
-            f"not the calls. {_carriers([placed.site for placed in carrying], subject)}, the first on "
-            f"{escaped(node.label)}. (torch/nn/modules/module.py, Module._get_backward_hooks)"
+            f"not the calls. {_carriers(carrying)}. (torch/nn/modules/module.py, Module._get_backward_hooks)"
         ),
         fix="remove the handle before forward runs, or let the hook return at once when a flag of yours is off",
-        site=site,
+        site=carrying[0].site,
     )
 
 
-def _carriers(sites: Sequence[HookSite], subject: Subject) -> str:
-    calls = [call for call in map(subject.call, sites) if call is not None]
-    number = ranges([call.index for call in calls])
-    if not calls:
-        return f"{counted(len(sites), 'place').capitalize()} in this graph still carry it"
-    return f"Call {number} still carries it" if len(calls) == 1 else f"Calls {number} still carry it"
+def _carriers(carrying: Sequence[Placed]) -> str:
+    calls = [placed.call.index for placed in carrying if placed.call is not None]
+    who = f"call{'s' if len(calls) > 1 else ''} {ranges(calls)}" if calls else "this graph"
+    verb = "carry" if len(calls) > 1 else "carries"
+    return f"{who.capitalize()} still {verb} it, on {node_labels([placed.node for placed in carrying])}"
 
 
 def module_is_called_several_times(subject: Subject) -> Iterator[Explanation]:
@@ -67,11 +63,20 @@ def _order(spot: Spot) -> int:
 
 
 def _given(calls: Sequence[ModuleCall]) -> str:
-    inputs = [_inputs(call) for call in calls]
-    if len(set(inputs)) == 1:
-        return f"Each was given {inputs[0]}."
-    told = [f"call {call.index} was given {given}" for call, given in zip(calls, inputs, strict=True)]
-    return f"{listed(told, most=_MOST_CALLS)}.".capitalize()
+    """What the calls were given, those that were given alike together."""
+    found: dict[str, list[int]] = {}
+    for call in calls:
+        found.setdefault(_inputs(call), []).append(call.index)
+    if len(found) == 1:
+        return f"Each was given {_inputs(calls[0])}."
+    told = [f"{_calls(indices)} given {inputs}" for inputs, indices in list(found.items())[:_MOST_KINDS]]
+    more = ["other calls other tensors"] if len(found) > len(told) else []
+    text = "; ".join([*told, *more])
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _calls(indices: Sequence[int]) -> str:
+    return f"call {indices[0]} was" if len(indices) == 1 else f"calls {ranges(indices)} were"
 
 
 def _inputs(call: ModuleCall) -> str:

@@ -55,7 +55,7 @@ def _reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
     if len(found) == 1:
         return sentence(silent[0].reason)
     shown = list(found.items())[:_MOST_REASONS]
-    told = " ".join(f"{_where(subject, site)}: {sentence(reason, capital=False)}" for reason, site in shown)
+    told = " ".join(f"{_where(subject, site)}: {sentence(reason)}" for reason, site in shown)
     return told if len(found) == len(shown) else f"{told} And {len(found) - len(shown)} more such calls."
 
 
@@ -66,17 +66,19 @@ def _where(subject: Subject, site: HookSite) -> str:
 
 def _remedy(subject: Subject, site: HookSite) -> str:
     if not subject.hook.kind.is_module:
-        return _tensor_remedy(subject.hook.kind)
+        return _tensor_remedy(subject)
     call = subject.call(site)
     return _call_remedy(subject, call) if call else _no_call_remedy(subject)
 
 
-def _tensor_remedy(kind: HookKind) -> str:
-    match kind:
+def _tensor_remedy(subject: Subject) -> str:
+    match subject.hook.kind:
         case HookKind.MULTI_GRAD:
-            return "register it on tensors that the roots depend on"
+            return "register it on tensors that what you call backward on depends on"
         case HookKind.NODE | HookKind.NODE_PRE:
-            return "register it on a node that backward reaches: one between the roots and the leaves that require grad"
+            return "register it on a node between what you call backward on and the leaves that require grad"
+        case _ if subject.path in subject.graph.variables_by_name:
+            return f"let what you call backward on depend on {code(subject.path)}"
         case _:
             return "register it on the tensor that the rest of forward uses, after any in-place change of it"
 
@@ -86,10 +88,21 @@ def _no_call_remedy(subject: Subject) -> str:
         return "trace the run itself (fxgrad.trace, fxgrad.record): from finished outputs no module call can be seen"
     if subject.calls:
         return "register the hook before forward runs: each call takes along the hooks of that moment"
-    return (
-        "call the module itself: hooks run in Module.__call__, not when its forward or its parameters are used "
-        "directly. If another module uses its parameters, hook that one, or the parameters"
-    )
+    if _parameters_in_graph(subject):
+        return "something uses its parameters without calling it: hook the module that does, or the parameters"
+    if subject.module and not subject.module.parameters and _has_children(subject):
+        return "it only holds other modules: hook those"
+    return "call the module itself, as in `module(x)`: hooks run in Module.__call__, and not for `module.forward(x)`"
+
+
+def _parameters_in_graph(subject: Subject) -> bool:
+    names = subject.module.parameters if subject.module else ()
+    variables = (subject.graph.variables_by_name.get(name) for name in names)
+    return any(variable is not None and variable.node is not None for variable in variables)
+
+
+def _has_children(subject: Subject) -> bool:
+    return any(path.startswith(f"{subject.path}.") for path in subject.graph.modules_by_path)
 
 
 def _call_remedy(subject: Subject, call: ModuleCall) -> str:
@@ -113,7 +126,7 @@ def _legacy_remedy(call: ModuleCall, carrying: Sequence[TensorRef]) -> str:
 
 
 def _use_result(carrying: Sequence[TensorRef]) -> str:
-    return f"let what you call backward on depend on {listed(path_text(ref.path) for ref in carrying)} of the call"
+    return f"let what you call backward on depend on this call's {listed(path_text(ref.path) for ref in carrying)}"
 
 
 def _tensor_hook(ref: TensorRef) -> str:

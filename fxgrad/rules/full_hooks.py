@@ -52,7 +52,7 @@ def _misses_inputs(spot: Spot, names: _Names) -> Explanation:
         because=(
             f"grad_input has one entry for each of the {counted(spot.call.n_args, 'positional argument')} of "
             f"{forward_name(spot.call)}, and a gradient only where that argument is a tensor itself: {listed(names)} "
-            f"{_came(names, 'a keyword argument or inside a container')}. {_HOOKS_PY}"
+            f"came as a keyword argument or inside a container. {_HOOKS_PY}"
         ),
         fix=f"hand {_them(names)} over as positional arguments, or put Tensor.register_hook on {_them(names)}",
         site=spot.site,
@@ -67,15 +67,11 @@ def _misses_outputs(spot: Spot, names: _Names) -> Explanation:
         because=(
             f"grad_output has one entry for each of the {counted(spot.call.n_results, 'result')} of "
             f"{forward_name(spot.call)}, and a gradient only where that result is a tensor itself: {listed(names)} "
-            f"{_came(names, 'inside a container')}. {_HOOKS_PY}"
+            f"came inside a container. {_HOOKS_PY}"
         ),
         fix=f"return {_them(names)} in one flat tuple, or put Tensor.register_hook on {_them(names)}",
         site=spot.site,
     )
-
-
-def _came(names: _Names, how: str) -> str:
-    return f"{'is' if len(names) == 1 else 'are'} {how}"
 
 
 def _them(names: _Names) -> str:

@@ -85,14 +85,13 @@ def _run_text(run: list[int]) -> list[str]:
     return [str(number) for number in run] if len(run) <= _PAIR else [f"{run[0]} to {run[-1]}"]
 
 
-def sentence(text: str, *, capital: bool = True) -> str:
-    """A reason as a sentence of its own.
+def sentence(text: str) -> str:
+    """A reason with a full stop; its first word may be code, so it stays as it is.
 
-    >>> sentence("the module was never called"), sentence("No use.")
-    ('The module was never called.', 'No use.')
+    >>> sentence("result[0] requires no grad"), sentence("no use.")
+    ('result[0] requires no grad.', 'no use.')
     """
-    start = text[:1].upper() if capital and text[:2].islower() else text[:1]
-    return start + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def meta_text(meta: TensorMeta) -> str:

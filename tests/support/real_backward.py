@@ -12,7 +12,6 @@ from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, Root
 from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.settings import decisive_settings
 from fxgrad.observe.walk import NodeRecorder, walk
 from fxgrad.predict import BackwardCall, predict
 
@@ -145,8 +144,7 @@ class Bench:
         nodes = list(NodeRecorder(self.walked, MetaTable(), {}).records())
         for node in range(len(nodes)):
             hooks, prehooks = self.post_hooks.get(node, ()), self.prehooks.get(node, ())
-            settings = decisive_settings(self.walked.order[node], nodes[node].short_name)
-            nodes[node] = nodes[node]._replace(hooks=tuple(hooks), prehooks=tuple(prehooks), settings=settings)
+            nodes[node] = nodes[node]._replace(hooks=tuple(hooks), prehooks=tuple(prehooks))
         return BackwardGraph(self.roots, tuple(nodes), (), (), (), tuple(self.hooks), (), (), INFO)
 
     def call(self, inputs: Sequence[torch.Tensor] | None, api: str) -> BackwardCall:
@@ -182,13 +180,14 @@ def compared(
     """Hold the sites of a graph against what was noted while backward ran."""
     result = Comparison()
     sites = [site for site in predicted.sites if site.hook.kind is not HookKind.RETAIN_GRAD]
+    log = [_wherever(called) if _is_multi_grad(predicted, called) else called for called in log]
     calls = Counter(_key(called) for called in log)
     first = {_key(called): called for called in reversed(log)}
     for site in sites:
         key = _site_key(site)
         result.wrong += _wrong_count(predicted, site, calls.pop(key, 0))
         if site.fires and key in first:
-            _compare_contents(predicted, site, first[key], result)
+            wrong_entries(predicted, site, first[key].grad_input, first[key].grad_output, result)
     result.wrong += [f"{key} was called {times} times, but no site says so" for key, times in calls.items()]
     expected = [_site_key(site) for site in sites if site.fires]
     decided = {key for key in expected}
@@ -203,8 +202,17 @@ def _key(called: Called) -> tuple[int, int | None]:
     return called.hook, called.node
 
 
+def _is_multi_grad(graph: BackwardGraph, called: Called) -> bool:
+    return graph.hooks[called.hook].kind is HookKind.MULTI_GRAD
+
+
+def _wherever(called: Called) -> Called:
+    """A multi-grad hook has one site, wherever it is called: its first call is compared by order."""
+    return replace(called, node=None)
+
+
 def _site_key(site: HookSite) -> tuple[int, int | None]:
-    return site.hook.id, site.node
+    return site.hook.id, None if site.hook.kind is HookKind.MULTI_GRAD else site.node
 
 
 def _text(graph: BackwardGraph, site: HookSite) -> str:
@@ -219,18 +227,23 @@ def _wrong_count(graph: BackwardGraph, site: HookSite, times: int) -> Iterable[s
         yield f"{_text(graph, site)}: {times} calls, but predicted {site.times}"
 
 
-def _compare_contents(graph: BackwardGraph, site: HookSite, called: Called, result: Comparison) -> None:
-    pairs = ("grad_input", site.grad_input, called.grad_input), ("grad_output", site.grad_output, called.grad_output)
+def wrong_entries(
+    graph: BackwardGraph,
+    site: HookSite,
+    grad_input: tuple[Described, ...] | None,
+    grad_output: tuple[Described, ...] | None,
+    result: Comparison,
+) -> None:
+    """Compare what one hook got with its site; None stands for a tuple that this kind of hook does not get."""
+    pairs = ("grad_input", site.grad_input, grad_input or ()), ("grad_output", site.grad_output, grad_output or ())
     for name, predicted, real in pairs:
-        if len(predicted) != len(real or ()):
-            result.wrong.append(
-                f"{_text(graph, site)}: {len(real or ())} entries in {name}, predicted {len(predicted)}"
-            )
+        if len(predicted) != len(real):
+            result.wrong.append(f"{_text(graph, site)}: {len(real)} entries in {name}, predicted {len(predicted)}")
             continue
-        for gradient, described_gradient in zip(predicted, real or (), strict=True):
+        for gradient, real_gradient in zip(predicted, real, strict=True):
             result.entries += 1
             result.unknown += gradient.status == "unknown"
-            problem = _wrong_entry(gradient, described_gradient)
+            problem = _wrong_entry(gradient, real_gradient)
             if problem:
                 result.wrong.append(f"{_text(graph, site)}: {name}[{gradient.index}] {gradient.argument}: {problem}")
 

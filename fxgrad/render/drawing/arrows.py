@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fxgrad.render import theme
 from fxgrad.render.drawing import labels
 from fxgrad.render.drawing.boxes import dead_end_key, dead_ends, root_key
 from fxgrad.render.drawing.flow import node_flows, strongest
@@ -19,11 +20,9 @@ def arrows(view: View) -> tuple[Arrow, ...]:
 
 
 def _root_arrows(view: View) -> Iterator[Arrow]:
-    drawn = set(view.scope.nodes)
-    for rank, root in enumerate(view.graph.roots):
-        if root.node in drawn:
-            lines = tuple(labels.root_lines(view.graph, root))
-            yield Arrow(root_key(rank), view.key(root.node), lines, ("backward starts here",), Flow.GRADIENT)
+    for rank, root in view.roots:
+        lines = tuple(labels.root_lines(view.graph, root))
+        yield Arrow(root_key(rank), view.key(root.node), lines, (theme.ROOT.meaning,), Flow.GRADIENT)
 
 
 def _links(view: View) -> Iterator[Arrow]:

@@ -70,11 +70,9 @@ def dead_ends(view: View, node: Node) -> tuple[int, ...]:
 
 
 def _root_boxes(view: View) -> Iterator[Box]:
-    drawn = set(view.scope.nodes)
-    for rank, root in enumerate(view.graph.roots):
-        if root.node in drawn:
-            title = labels.root_title(root)
-            yield Box(root_key(rank), theme.ROOT, (Line(title, bold=True),), (f"root: {title}",), None)
+    for rank, root in view.roots:
+        title = labels.root_title(root)
+        yield Box(root_key(rank), theme.ROOT, (Line(title, bold=True),), (f"root: {title}",), None)
 
 
 def _node_box(view: View, node: Node) -> Box:

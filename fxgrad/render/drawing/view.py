@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph, HookSite
+from fxgrad.graph import BackwardGraph, HookSite, Root
 from fxgrad.predict import NodePrediction
 from fxgrad.render.drawing.clusters import Lineage, collapsed_into, homes, lineages
 from fxgrad.render.drawing.scope import Scope
@@ -34,6 +34,12 @@ class View:
     sites: Mapping[int, list[HookSite]]
     call_ranks: Mapping[str, int]
     call_counts: Counter[str]
+
+    @property
+    def roots(self) -> tuple[tuple[int, Root], ...]:
+        """The roots in sight, each with its place among all."""
+        inside = set(self.scope.nodes) - self.scope.stubs
+        return tuple((rank, root) for rank, root in enumerate(self.graph.roots) if root.node in inside)
 
     def key(self, node: int) -> str:
         """The key of the box that a node is drawn in."""

@@ -141,6 +141,12 @@ def test_two_outputs_in_one_file_are_refused_before_anything_runs(api, capsys):
     assert "a is given for two outputs" in capsys.readouterr().err
 
 
+def test_an_empty_file_name_is_not_taken_for_none(api, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "model.py", "--json", ""]) == 4
+    assert 'error: cannot write ""' in capsys.readouterr().err
+
+
 def test_explain_takes_a_module_and_a_kind(api, capsys):
     assert main(["explain", "model.py", "layers.3", "--hook", "retain_grad"]) == 0
     assert api.calls[1] == ("explain", "layers.3", HookKind.RETAIN_GRAD)

@@ -95,8 +95,16 @@ def test_one_file_that_cannot_be_written_says_no_more_than_that(tmp_path):
 def test_one_file_for_two_outputs_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"a\.svg is given for two outputs"):
-        check_distinct(["a.svg", "./a.svg"])
+        check_distinct(["a.svg", "./a.svg"], target="model.py")
+
+
+@pytest.mark.parametrize("target", ["model.py", "model.py:build", "./model.py"])
+def test_the_targets_own_file_is_not_written_over(tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").touch()
+    with pytest.raises(UsageError, match=r"the output model\.py is the target"):
+        check_distinct(["a.svg", "model.py"], target=target)
 
 
 def test_different_files_pass():
-    check_distinct(["a.svg", "a.json"])
+    check_distinct(["a.svg", "a.json"], target="model.py")

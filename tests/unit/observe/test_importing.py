@@ -185,6 +185,11 @@ def test_an_unknown_module_is_a_usage_error():
     )
 
 
+def test_an_unknown_module_of_a_package_names_both():
+    error = refusal("no_such_package.part", UsageError)
+    assert error.given == "no module named no_such_package, which no_such_package.part is in"
+
+
 def test_a_class_written_with_a_dot_gets_the_colon():
     assert refusal("torch.nn.LSTMCell", UsageError).suggestion == "torch.nn:LSTMCell"
 

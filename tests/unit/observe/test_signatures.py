@@ -439,6 +439,21 @@ def differentiable(operators):
     ]
 
 
+def test_the_comparison_with_real_calls_finds_swapped_names(monkeypatch: pytest.MonkeyPatch):
+    with Wiring() as wiring:
+        result = torch.rand(2, 2, requires_grad=True) @ torch.rand(2, 2)
+    assert list(wrong_names(wiring.calls)) == []
+    swapped = (("mat2", None), ("self", None))
+    monkeypatch.setitem(globals(), "edge_arguments", lambda signature, n_edges: swapped)
+    monkeypatch.setitem(globals(), "output_names", lambda signature, n_outputs: ("values",))
+    assert list(wrong_names(wiring.calls)) == [
+        "MmBackward0: mat2",
+        "MmBackward0: self",
+        "MmBackward0: slot 0 is result, not values",
+    ]
+    assert result.grad_fn.name() == "MmBackward0"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_names_are_those_of_the_arguments_and_results_of_real_calls():
     from torch.testing._internal.common_methods_invocations import op_db

@@ -79,6 +79,21 @@ def test_a_folder_is_refused_with_the_files_in_it(model_file):
     assert (error.given, error.suggestion) == (f"{model_file.parent} is a folder", str(model_file))
 
 
+def test_the_current_folder_is_refused_as_any(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(refusal(".").given) == ". is a folder"
+
+
+def test_a_folder_with_a_dotted_name_may_be_a_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert not parse_target("models").is_file
+
+
+def test_a_device_is_no_python_file():
+    assert refusal("/dev/null").given == "/dev/null is not a Python file"
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "model.txt"
     file.touch()

@@ -1,0 +1,163 @@
+"""Registers noting hooks on modules, traces, then runs forward and backward for real and compares the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import fxgrad
+import pytest
+import torch
+from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.observe.roots import find_roots
+from real_backward import Comparison, Described, described, wrong_entries
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+Noted = tuple[str, tuple[Described, ...] | None, tuple[Described, ...] | None]
+"""A hook's name, and what it got."""
+
+
+class FromFunction(nn.Module):
+    """A module whose forward is the given function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.randn(3))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self, *args, **kwargs)
+
+
+@dataclass
+class Notebook:
+    """Makes hooks that write down what they get, each with a name of its own."""
+
+    log: list[Noted] = field(default_factory=list)
+    handles: ExitStack = field(default_factory=ExitStack)
+
+    def _named(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
+        function.__qualname__ = function.__name__ = name
+        return function
+
+    def _note(self, name: str, grad_input: Any, grad_output: Any) -> None:
+        self.log.append((name, *[g if g is None else tuple(map(described, g)) for g in (grad_input, grad_output)]))
+
+    def both(self, name: str) -> Callable[..., None]:
+        """For a module hook or full hook."""
+        return self._named(name, lambda module, gi, go: self._note(name, gi, go))
+
+    def pre(self, name: str) -> Callable[..., None]:
+        """For a full pre-hook."""
+        return self._named(name, lambda module, go: self._note(name, None, go))
+
+    def tensor(self, name: str) -> Callable[..., None]:
+        return self._named(name, lambda grad: self._note(name, None, (grad,)))
+
+    def leaf(self, name: str) -> Callable[..., None]:
+        return self._named(name, lambda parameter: self._note(name, None, None))
+
+    def legacy(self, module: nn.Module, name: str) -> Any:
+        return module.register_backward_hook(self.both(name))
+
+    def full(self, module: nn.Module, name: str, **options: Any) -> Any:
+        return module.register_full_backward_hook(self.both(name), **options)
+
+    def full_pre(self, module: nn.Module, name: str, **options: Any) -> Any:
+        return module.register_full_backward_pre_hook(self.pre(name), **options)
+
+    def everywhere(self, name: str, kind: HookKind) -> Any:
+        """A global hook, removed when the notebook is closed."""
+        register = {
+            HookKind.GLOBAL_BACKWARD: module_hooks.register_module_backward_hook,
+            HookKind.GLOBAL_FULL_BACKWARD: module_hooks.register_module_full_backward_hook,
+            HookKind.GLOBAL_FULL_BACKWARD_PRE: module_hooks.register_module_full_backward_pre_hook,
+        }[kind]
+        handle = register(self.pre(name) if kind.is_full_pre else self.both(name))
+        self.handles.callback(handle.remove)
+        return handle
+
+    def close(self) -> None:
+        self.handles.close()
+        # torch keeps it after the last hook is gone, and would refuse the other kind from then on
+        module_hooks._global_is_full_backward_hook = None
+
+
+def backward(output: Any, loss: Callable[[Any], Any] | None) -> None:
+    roots = [tensor for _, tensor in find_roots(output if loss is None else loss(output)).roots]
+    torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
+
+
+Arguments = Sequence[Any] | Callable[[], Sequence[Any]]
+"""A module's arguments; a function that makes them where tracing leaves hooks on the graph behind them."""
+
+
+def compare(
+    notebook: Notebook,
+    model: nn.Module,
+    args: Arguments = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    loss: Callable[[Any], Any] | None = None,
+) -> tuple[BackwardGraph, Comparison]:
+    """Trace, then run; the sites that fire must be what was noted, one by one and in that order."""
+    graph = fxgrad.trace(model, _made(args), kwargs, loss=loss).graph
+    graph.lint()
+    notebook.log.clear()
+    backward(model(*_made(args), **(kwargs or {})), loss)
+    return graph, compared(graph, notebook.log)
+
+
+def _made(args: Arguments) -> tuple[Any, ...]:
+    return tuple(args() if callable(args) else args)
+
+
+def compared(graph: BackwardGraph, log: Sequence[Noted]) -> Comparison:
+    undecided = {site.hook.function for site in graph.sites if site.fires is None}
+    sites = [site for site in graph.sites if site.fires and site.hook.kind is not HookKind.RETAIN_GRAD]
+    log = [noted for noted in log if noted[0] not in undecided]
+    sites = [site for site in sites if site.hook.function not in undecided]
+    result = Comparison()
+    expected, real = [short_name(site) for site in sites], [name for name, _, _ in log]
+    if expected != real:
+        silent = [f"{short_name(site)}: {site.reason}" for site in graph.sites if site.fires is False]
+        result.wrong.append(f"called {real}, but predicted {expected}; silent: {silent}")
+        return result
+    for site, (_, grad_input, grad_output) in zip(sites, log, strict=True):
+        wrong_entries(graph, site, grad_input, grad_output, result)
+    return result
+
+
+def short_name(site: HookSite) -> str:
+    return site.hook.function.rpartition(".")[2]
+
+
+def assert_as_predicted(*args: Any, **kwargs: Any) -> BackwardGraph:
+    graph, comparison = compare(*args, **kwargs)
+    assert not comparison.wrong, "\n".join(comparison.wrong)
+    return graph
+
+
+def sites_of(graph: BackwardGraph, name: str) -> list[HookSite]:
+    """The sites of one hook, in firing order."""
+    return [site for site in graph.sites if short_name(site) == name]
+
+
+def site_of(graph: BackwardGraph, name: str) -> HookSite:
+    (site,) = sites_of(graph, name)
+    return site
+
+
+def statuses(gradients: Sequence[Gradient]) -> list[str]:
+    return [gradient.status for gradient in gradients]
+
+
+@pytest.fixture
+def notebook() -> Iterator[Notebook]:
+    """Hooks that write down what they get; global ones are removed at the end."""
+    made = Notebook()
+    yield made
+    made.close()

@@ -1,0 +1,261 @@
+"""Which entries are None: each rule on its own, held against a real backward."""
+
+import pytest
+import torch
+from random_programs import Scale
+from real_backward import Bench, assert_as_predicted
+from torch.autograd import Function
+
+
+def leaf(*shape, **options):
+    return torch.randn(shape or (3,), requires_grad=True, **options)
+
+
+def entries(predicted, label, which="grad_input"):
+    """(status, reason) of what a hook on the node with this label gets."""
+    (site,) = [site for site in predicted.sites if predicted.nodes[site.node].label == label]
+    return [(gradient.status, gradient.reason) for gradient in getattr(site, which)]
+
+
+def predicted_for(outputs, inputs=None, api="backward"):
+    return assert_as_predicted(lambda: Bench(outputs).on_every_node(), inputs, api)
+
+
+def test_every_slot_that_a_root_feeds_gets_a_tensor():
+    first, second = leaf(2, 3).unbind(0)
+    predicted = predicted_for([first, second])
+    assert entries(predicted, "UnbindBackward0_0", "grad_output") == [("tensor", None), ("tensor", None)]
+
+
+def test_a_slot_that_nothing_uses_gets_none():
+    first, _ = (leaf(2, 3) * 1).unbind(0)
+    predicted = predicted_for(first.sum())
+    assert entries(predicted, "UnbindBackward0_0", "grad_output") == [
+        ("tensor", None),
+        ("none", "no root depends on it"),
+    ]
+
+
+def test_an_argument_that_requires_no_grad_gets_none():
+    predicted = predicted_for(leaf() * torch.ones(3))
+    assert [status for status, _ in entries(predicted, "MulBackward0_0")] == ["tensor", "none"]
+
+
+def test_a_list_argument_is_computed_as_a_whole():
+    predicted = predicted_for(torch.cat([torch.ones(2), leaf(), torch.ones(1)]))
+    assert [status for status, _ in entries(predicted, "CatBackward0_0")] == ["tensor", "tensor", "tensor"]
+
+
+def test_a_stacked_list_is_computed_as_a_whole():
+    predicted = predicted_for(torch.stack([torch.ones(3), leaf()]))
+    assert [status for status, _ in entries(predicted, "StackBackward0_0")] == ["tensor", "tensor"]
+
+
+def test_a_foreach_list_gets_gradients_element_by_element():
+    left, right = [leaf() for _ in range(3)], [torch.ones(3) for _ in range(3)]
+    _, middle, _ = torch._foreach_mul(left, right)
+    predicted = predicted_for(middle)
+    label = predicted.nodes[0].label
+    statuses = [status for status, _ in entries(predicted, label)]
+    assert statuses == ["none", "tensor", "none", "none", "none", "none"]
+
+
+def test_a_list_argument_is_computed_as_a_whole_also_where_only_one_of_it_is_an_input():
+    x, y = leaf(), leaf()
+    predicted = predicted_for(torch.cat([x, y]), inputs=[x])
+    assert [status for status, _ in entries(predicted, "CatBackward0_0")] == ["tensor", "tensor"]
+
+
+def test_what_leads_to_no_input_gets_none():
+    x, w = leaf(), leaf()
+    predicted = predicted_for(x * w, inputs=[x])
+    assert entries(predicted, "MulBackward0_0") == [
+        ("tensor", None),
+        ("none", "none of the tensors in inputs= is behind it"),
+    ]
+
+
+class ReturnsNone(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_what_a_python_backward_returns_is_unknown():
+    predicted = predicted_for(ReturnsNone.apply(leaf() * 2))
+    (entry,) = entries(predicted, "ReturnsNoneBackward_0")
+    assert entry == (
+        "unknown",
+        "the backward of ReturnsNoneBackward_0, a Python function, decides whether this is a Tensor or None",
+    )
+
+
+def test_behind_a_python_backward_everything_it_alone_feeds_is_unknown_and_says_why():
+    predicted = predicted_for(ReturnsNone.apply(leaf() * 2))
+    (entry, _) = entries(predicted, "MulBackward0_0")
+    assert entry == (
+        "unknown",
+        "the backward of ReturnsNoneBackward_0, a Python function, decides whether a gradient arrives here",
+    )
+
+
+def test_what_another_path_feeds_for_certain_is_known_behind_a_python_backward():
+    y = leaf() * 2
+    predicted = predicted_for(ReturnsNone.apply(y) + y)
+    assert entries(predicted, "MulBackward0_0")[0] == ("tensor", None)
+
+
+def test_a_python_function_has_one_grad_output_per_returned_value_and_one_grad_input_per_tensor():
+    class Mixed(Function):
+        @staticmethod
+        def forward(ctx, x, factor, y, names):
+            return x * factor, "name", (y > 0)
+
+        @staticmethod
+        def backward(ctx, first, second, third):
+            return first, None, None, None
+
+    result, _, _ = Mixed.apply(leaf(), 2.0, leaf(), ["a"])
+    predicted = predicted_for(result)
+    assert len(entries(predicted, "MixedBackward_0", "grad_output")) == 3
+    assert len(entries(predicted, "MixedBackward_0")) == 2
+
+
+def test_hooks_see_none_where_a_python_backward_gets_zeros():
+    seen = []
+
+    class Two(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1, x * 2
+
+        @staticmethod
+        def backward(ctx, first, second):
+            seen.append(second is not None)
+            return first
+
+    first, _ = Two.apply(leaf())
+    predicted = predicted_for(first)
+    assert seen == [True]
+    assert [status for status, _ in entries(predicted, "TwoBackward_0", "grad_output")] == ["tensor", "none"]
+
+
+def test_a_python_backward_is_called_where_no_gradient_arrives_for_certain():
+    predicted = predicted_for(Scale.apply(ReturnsNone.apply(leaf()), 2.0))
+    assert entries(predicted, "ScaleBackward_0")[0][0] == "unknown"
+
+
+def test_none_arrives_behind_a_foreach_element_without_gradient():
+    _, used = torch._foreach_mul([leaf() * leaf(), leaf()], 2.0)
+    predicted = predicted_for(used)
+    assert entries(predicted, "MulBackward0_0") == [("none", "no gradient arrives at this node")] * 2
+    (post,) = entries(predicted, "MulBackward0_0", "grad_output")
+    assert post == ("none", f"{predicted.nodes[0].label} returns None for it")
+
+
+def test_hooks_on_a_leaf_are_called_with_none():
+    _, used = torch._foreach_mul([leaf(), leaf()], 2.0)
+    bench = Bench(used)
+    (first,) = [node.variable for node in bench.walked.order[1:2]]
+    bench.on_tensor(first)
+    bench.after_accumulation(first)
+    bench.on_every_node()
+    comparison = bench.compare()
+    assert not comparison.wrong
+    assert first.grad is None
+
+
+@pytest.mark.parametrize(("order", "status"), [(0, "none"), (0.0, "none"), (1, "tensor"), (2, "tensor")])
+def test_the_zero_norm_has_no_gradient(order, status):
+    predicted = predicted_for(torch.linalg.vector_norm(leaf(), order))
+    assert entries(predicted, "LinalgVectorNormBackward0_0")[0][0] == status
+
+
+def test_the_sign_of_a_real_determinant_has_no_gradient():
+    predicted = predicted_for(torch.linalg.slogdet(leaf(3, 3)).sign)
+    assert entries(predicted, "LinalgSlogdetBackward0_0") == [("none", "the sign of a real determinant is constant")]
+
+
+def test_the_sign_of_a_complex_determinant_has_one():
+    predicted = predicted_for(torch.linalg.slogdet(leaf(3, 3, dtype=torch.complex64)).sign)
+    assert entries(predicted, "LinalgSlogdetBackward0_0")[0][0] == "tensor"
+
+
+@pytest.mark.parametrize(("driver", "status"), [("gels", "tensor"), ("gelsy", "none")])
+def test_residuals_pass_a_gradient_on_where_the_driver_computes_them(driver, status):
+    predicted = predicted_for(torch.linalg.lstsq(leaf(5, 3), leaf(5, 2), driver=driver).residuals)
+    assert entries(predicted, "LinalgLstsqBackward0_0")[0][0] == status
+
+
+@pytest.mark.parametrize(
+    ("chosen", "statuses"),
+    [
+        ((0,), ["tensor", "tensor", "tensor"]),
+        ((1,), ["none", "none", "none"]),
+        ((1, 2), ["tensor", "none", "none"]),
+        ((0, 2), ["tensor", "tensor", "tensor"]),
+    ],
+)
+def test_group_norm_needs_mean_and_rstd_together(chosen, statuses):
+    results = torch.native_group_norm(leaf(2, 6, 3), leaf(6), leaf(6), 2, 6, 3, 2, 1e-5)
+    predicted = predicted_for([results[index] for index in chosen])
+    assert [status for status, _ in entries(predicted, "NativeGroupNormBackward0_0")] == statuses
+
+
+@pytest.mark.parametrize(("reflectors", "status"), [(2, "tensor"), (0, "none")])
+def test_a_householder_product_without_reflectors_has_no_gradient(reflectors, status):
+    predicted = predicted_for(torch.linalg.householder_product(leaf(3, 3), leaf(reflectors)))
+    statuses = [status for status, _ in entries(predicted, "LinalgHouseholderProductBackward0_0")]
+    assert statuses == [status, status]
+
+
+def test_which_gradients_a_second_derivative_has_is_unknown():
+    x, weight = leaf(1, 1, 4), leaf(1, 1, 2)
+    y = torch.nn.functional.conv1d(x, weight)
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    predicted = predicted_for(grad)
+    assert {status for status, _ in entries(predicted, "ConvolutionBackwardBackward0_0")} == {"unknown"}
+
+
+def test_an_inplace_change_of_a_view_gives_its_base_a_gradient_for_both():
+    base, value = leaf(4) * 1, leaf(2)
+    base[:2].mul_(value)
+    predicted = predicted_for(base)
+    assert [status for status, _ in entries(predicted, "CopySlices_0")] == ["tensor", "tensor"]
+
+
+def test_a_base_without_grad_gets_none_from_an_inplace_copy_into_it():
+    base = torch.zeros(4)
+    base[:2] = leaf(2)
+    predicted = predicted_for(base)
+    assert [status for status, _ in entries(predicted, "CopySlices_0")] == ["none", "tensor"]
+
+
+def test_shapes_are_those_before_broadcasting():
+    predicted = predicted_for(leaf(3, 1) * leaf(4))
+    (site,) = [site for site in predicted.sites if predicted.nodes[site.node].label == "MulBackward0_0"]
+    assert [gradient.shape for gradient in site.grad_input] == [(3, 1), (4,)]
+
+
+def test_dtypes_are_those_before_promotion():
+    predicted = predicted_for(leaf(3) * leaf(3, dtype=torch.float64))
+    (site,) = [site for site in predicted.sites if predicted.nodes[site.node].label == "MulBackward0_0"]
+    assert [gradient.dtype for gradient in site.grad_input] == ["float32", "float64"]
+
+
+def test_the_shape_of_a_strided_nested_gradient_is_not_known():
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], requires_grad=True)
+    predicted = Bench(nested * 2).on_every_node().predicted()
+    assert predicted.sites[0].grad_output[0].shape is None
+    assert predicted.sites[0].grad_output[0].status == "tensor"
+
+
+def test_a_sparse_gradient_has_the_shape_of_the_dense_one():
+    weight = leaf(5, 3)
+    predicted = predicted_for(torch.nn.functional.embedding(torch.tensor([1, 2]), weight, sparse=True))
+    (site,) = [site for site in predicted.sites if predicted.nodes[site.node].label == "EmbeddingBackward0_0"]
+    assert site.grad_input[0].shape == (5, 3)

@@ -1,0 +1,415 @@
+"""What a picture shows of a graph: its boxes, arrows and frames, before any notation."""
+
+from dataclasses import replace
+
+import pytest
+
+from fxgrad.errors import UsageError
+from fxgrad.graph import HookKind, NodeKind, TensorMeta
+from fxgrad.render import theme
+from fxgrad.render.drawing.compose import picture
+from fxgrad.render.theme import Flow
+
+
+def texts(box):
+    return [line.text for line in box.lines]
+
+
+def by_title(drawn):
+    """The boxes by their first line."""
+    return {box.lines[0].text: box for box in drawn.boxes}
+
+
+def box_of(drawn, title):
+    return by_title(drawn)[title]
+
+
+def arrows_between(drawn, tail, head):
+    boxes = by_title(drawn)
+    return [arrow for arrow in drawn.arrows if (arrow.tail, arrow.head) == (boxes[tail].key, boxes[head].key)]
+
+
+def arrow_between(drawn, tail, head):
+    (arrow,) = arrows_between(drawn, tail, head)
+    return arrow
+
+
+def frame_of(drawn, title):
+    """The titles of the frames around a box, outermost first."""
+    frames = {frame.key: frame for frame in drawn.clusters}
+    found = []
+    key = box_of(drawn, title).cluster
+    while key is not None:
+        found.insert(0, frames[key].title)
+        key = frames[key].parent
+    return found
+
+
+@pytest.fixture
+def linear(program):
+    """A Linear without a gradient for its input."""
+    program.call("", "Linear")
+    program.node(
+        "AddmmBackward0_0",
+        (8, 20),
+        arguments=[("self", "AccumulateGrad_0"), ("mat1", None), ("mat2", "TBackward0_0")],
+        schema="aten::addmm(Tensor self, Tensor mat1, Tensor mat2) -> Tensor",
+        call="#1",
+    )
+    program.leaf("AccumulateGrad_0", "bias", 20)
+    program.node("TBackward0_0", (10, 20), arguments=[("self", "AccumulateGrad_1")], call="#1")
+    program.leaf("AccumulateGrad_1", "weight", 20, 10)
+    return program
+
+
+@pytest.fixture
+def encoder(program):
+    """A model with an encoder of two layers, each one function with a weight; both share a bias."""
+    program.call("", "Model")
+    program.call("encoder", "Encoder", parent="#1")
+    program.call("encoder.0", "Layer", parent="encoder#1")
+    program.call("encoder.1", "Layer", parent="encoder#1")
+    program.node("SumBackward0_0", (), arguments=[("self", "MulBackward0_0")], call="#1")
+    for layer, (label, after) in enumerate([("MulBackward0_0", "MulBackward0_1"), ("MulBackward0_1", None)]):
+        arguments = [("self", after), ("other", f"AccumulateGrad_{layer + 1}"), ("bias", "AccumulateGrad_0")]
+        program.node(label, (4,), arguments=arguments, call=f"encoder.{1 - layer}#1")
+        program.leaf(f"AccumulateGrad_{layer + 1}", f"weight_{1 - layer}", 4)
+    program.leaf("AccumulateGrad_0", "bias", 4)
+    return program
+
+
+class TestNodes:
+    def test_a_node_shows_its_label(self, linear):
+        box = box_of(picture(linear.graph()), "AddmmBackward0_0")
+        assert (texts(box), box.look) == (["AddmmBackward0_0"], theme.NODE_LOOKS[NodeKind.FUNCTION])
+
+    def test_a_parameter_shows_its_name_and_shape(self, linear):
+        assert texts(box_of(picture(linear.graph()), "weight")) == ["weight", "(20, 10)"]
+
+    def test_a_leaf_that_is_no_parameter_says_what_it_is(self, program):
+        program.node("MulBackward0_0", (3,), arguments=[("self", "AccumulateGrad_0")])
+        program.leaf("AccumulateGrad_0", "x", 3, kind="input")
+        assert texts(box_of(picture(program.graph()), "x")) == ["x", "(3,) · input"]
+
+    def test_a_leaf_without_a_name_shows_its_label(self, program):
+        program.node("AccumulateGrad_0", (3,), kind=NodeKind.ACCUMULATE_GRAD)
+        assert texts(box_of(picture(program.graph()), "AccumulateGrad_0")) == ["AccumulateGrad_0", "(3,)"]
+
+    def test_a_long_name_is_cut_in_the_middle_and_whole_in_the_tooltip(self, program):
+        name = "encoder." * 10 + "weight"
+        program.leaf("AccumulateGrad_0", name, 3)
+        box = picture(program.graph()).boxes[1]
+        assert len(box.lines[0].text) == 44
+        assert box.lines[0].text.startswith("encoder.encoder.")
+        assert f"parameter: {name}" in box.tooltip
+
+    def test_a_tooltip_carries_schema_sequence_number_gradients_and_call(self, linear):
+        assert box_of(picture(linear.graph()), "AddmmBackward0_0").tooltip == (
+            "AddmmBackward0_0",
+            "schema: aten::addmm(Tensor self, Tensor mat1, Tensor mat2) -> Tensor",
+            "sequence number: 100",
+            "receives: result (8, 20)",
+            "made in the module call #1",
+        )
+
+    def test_a_tooltip_says_which_gradient_does_not_arrive(self, program):
+        program.node("SumBackward0_0", (), arguments=[("self", "SplitBackward0_0", 1)])
+        program.node("SplitBackward0_0", (2,), (3,))
+        assert "receives: result 0 None, result 1 (3,)" in box_of(picture(program.graph()), "SplitBackward0_0").tooltip
+
+
+class TestRoots:
+    def test_a_root_has_a_marker_above_it_with_the_shape_that_backward_starts_with(self, linear):
+        drawn = picture(linear.graph())
+        assert box_of(drawn, "result").look == theme.ROOT
+        assert arrow_between(drawn, "result", "AddmmBackward0_0").lines == ("(8, 20)",)
+
+    def test_the_arrow_of_a_root_tells_which_of_several_gradients_it_is(self, program):
+        program.node("SplitBackward0_0", (2,), (3,))
+        drawn = picture(program.graph())
+        assert arrow_between(drawn, "result", "SplitBackward0_0").lines == ("(2,)", "to result 0")
+
+
+class TestHooks:
+    def test_a_hook_is_named_on_its_node_by_function_kind_and_owner(self, linear):
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "layers.3", "print_sizes"), "#1", "AddmmBackward0_0")
+        box = box_of(picture(linear.graph()), "AddmmBackward0_0")
+        assert texts(box)[1:] == ["print_sizes · register_backward_hook · layers.3"]
+        assert box.hook_kinds == (HookKind.MODULE_BACKWARD,)
+
+    def test_kinds_whose_short_names_are_the_same_are_named_in_full(self, linear):
+        linear.site(linear.hook(HookKind.TENSOR, "y", "look"), None, "AddmmBackward0_0", slot=0)
+        linear.site(linear.hook(HookKind.NODE, "AddmmBackward0_0", "look"), None, "AddmmBackward0_0")
+        lines = texts(box_of(picture(linear.graph()), "AddmmBackward0_0"))
+        assert lines[1:] == ["look · Tensor.register_hook · y", "look · Node.register_hook · AddmmBackward0_0"]
+
+    def test_several_kinds_on_one_node_are_all_shown(self, linear):
+        linear.site(linear.hook(HookKind.TENSOR, "y"), None, "AddmmBackward0_0", slot=0)
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0")
+        box = box_of(picture(linear.graph()), "AddmmBackward0_0")
+        assert box.hook_kinds == (HookKind.TENSOR, HookKind.MODULE_BACKWARD)
+
+    def test_one_function_registered_twice_is_one_line_that_says_so(self, linear):
+        for _ in range(2):
+            linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0")
+        lines = texts(box_of(picture(linear.graph()), "AddmmBackward0_0"))
+        assert lines[1:] == ["show · register_backward_hook · fc · 2 times"]
+
+    def test_a_hook_that_never_fires_says_so(self, linear):
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0", fires=False)
+        lines = texts(box_of(picture(linear.graph()), "AddmmBackward0_0"))
+        assert lines[1:] == ["show · register_backward_hook · fc · never fires"]
+
+    def test_a_hook_that_may_fire_does_not_say_that_it_never_does(self, linear):
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0", fires=None, order=0)
+        assert texts(box_of(picture(linear.graph()), "AddmmBackward0_0"))[1:] == ["show · register_backward_hook · fc"]
+
+    def test_a_global_hook_belongs_to_every_module(self, linear):
+        linear.site(linear.hook(HookKind.GLOBAL_BACKWARD, ""), "#1", "AddmmBackward0_0")
+        lines = texts(box_of(picture(linear.graph()), "AddmmBackward0_0"))
+        assert lines[1:] == ["show · register_module_backward_hook · every module"]
+
+    def test_of_many_hooks_the_first_are_named_and_the_rest_counted(self, linear):
+        for number in range(10):
+            linear.site(linear.hook(HookKind.NODE, "AddmmBackward0_0", f"f{number}"), None, "AddmmBackward0_0")
+        lines = texts(box_of(picture(linear.graph()), "AddmmBackward0_0"))
+        assert (len(lines), lines[-1]) == (10, "and 2 more hooks")
+
+    def test_hooks_without_a_place_are_named_in_the_headline(self, linear):
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "unused", "print_sizes"), fires=False)
+        headline = picture(linear.graph()).headline
+        assert headline[-1] == "1 hook on no node of this graph: print_sizes · register_backward_hook"
+
+
+class TestArrows:
+    def test_an_arrow_carries_argument_name_and_shape_of_the_gradient(self, linear):
+        drawn = picture(linear.graph())
+        assert arrow_between(drawn, "AddmmBackward0_0", "TBackward0_0").lines == ("mat2", "(10, 20)")
+
+    def test_an_arrow_tells_which_of_several_gradients_it_adds_to(self, program):
+        program.node("MulBackward0_0", (3,), arguments=[("self", "SplitBackward0_0", 1)])
+        program.node("SplitBackward0_0", (2,), (3,))
+        drawn = picture(program.graph())
+        assert arrow_between(drawn, "MulBackward0_0", "SplitBackward0_0").lines == ("self", "(3,)", "to result 1")
+
+    def test_two_edges_between_two_nodes_are_two_arrows(self, program):
+        program.node("MulBackward0_0", (3,), arguments=[("self", "AccumulateGrad_0"), ("other", "AccumulateGrad_0")])
+        program.leaf("AccumulateGrad_0", "x", 3)
+        drawn = picture(program.graph())
+        assert [arrow.lines[0] for arrow in arrows_between(drawn, "MulBackward0_0", "x")] == ["self", "other"]
+
+    def test_an_arrow_along_which_a_gradient_goes_is_not_dashed(self, linear):
+        drawn = picture(linear.graph())
+        assert arrow_between(drawn, "AddmmBackward0_0", "TBackward0_0").flow is Flow.GRADIENT
+
+    def test_what_a_custom_function_returns_is_left_open(self, program):
+        program.node("MyBackward_0", (3,), arguments=[("x", "AccumulateGrad_0")], kind=NodeKind.CUSTOM_FUNCTION)
+        program.leaf("AccumulateGrad_0", "x", 3)
+        assert arrow_between(picture(program.graph()), "MyBackward_0", "x").flow is Flow.UNKNOWN
+
+    def test_an_arrow_without_a_gradient_is_told_apart(self, program):
+        program.node("Error_0", (3,), arguments=[("x", "MulBackward0_0")], kind=NodeKind.ERROR)
+        program.node("MulBackward0_0", (3,), arguments=[("self", "AccumulateGrad_0")])
+        program.leaf("AccumulateGrad_0", "x", 3)
+        assert arrow_between(picture(program.graph()), "MulBackward0_0", "x").flow is not Flow.GRADIENT
+
+
+class TestNullEdges:
+    def test_a_hooked_node_shows_each_argument_that_needs_no_gradient(self, linear):
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0")
+        arrow = arrow_between(picture(linear.graph()), "AddmmBackward0_0", "needs no gradient")
+        assert (arrow.lines, arrow.flow) == (("mat1",), Flow.NONE)
+        assert arrow.tooltip == ("grad_input[1] of AddmmBackward0_0: mat1", "requires no grad")
+
+    def test_without_a_hook_and_without_a_tensor_behind_it_nothing_is_drawn(self, linear):
+        assert "needs no gradient" not in by_title(picture(linear.graph()))
+
+    def test_without_a_hook_an_argument_is_drawn_behind_which_a_tensor_stands(self, linear):
+        drawn = picture(with_operand(linear.graph(), shape=(8, 10)))
+        assert arrow_between(drawn, "AddmmBackward0_0", "needs no gradient").lines == ("mat1",)
+
+    def test_a_number_behind_an_argument_is_not_worth_drawing(self, linear):
+        assert "needs no gradient" not in by_title(picture(with_operand(linear.graph(), shape=())))
+
+
+def with_operand(graph, *, shape):
+    node = graph.nodes[0]
+    edges = tuple(
+        edge._replace(operand=TensorMeta(shape, "float32", "cpu")) if edge.next_node is None else edge
+        for edge in node.edges
+    )
+    return replace(graph, nodes=(node._replace(edges=edges), *graph.nodes[1:]))
+
+
+class TestFrames:
+    def test_a_node_stands_in_the_calls_around_it(self, encoder):
+        assert frame_of(picture(encoder.graph()), "MulBackward0_0") == ["Model", "encoder", "encoder.1"]
+
+    def test_a_leaf_of_one_call_stands_in_it(self, encoder):
+        assert frame_of(picture(encoder.graph()), "weight_0") == ["Model", "encoder", "encoder.0"]
+
+    def test_a_leaf_of_several_calls_stands_in_what_is_around_them_all(self, encoder):
+        assert frame_of(picture(encoder.graph()), "bias") == ["Model", "encoder"]
+
+    def test_roots_stand_outside(self, encoder):
+        assert frame_of(picture(encoder.graph()), "result") == []
+
+    def test_a_module_called_once_shows_path_and_type(self, encoder):
+        frame = next(frame for frame in picture(encoder.graph()).clusters if frame.title == "encoder.0")
+        assert frame.notes == ("Layer",)
+
+    def test_a_module_called_several_times_numbers_its_calls(self, program):
+        for _ in range(3):
+            program.call("cell", "Cell")
+        program.node("TanhBackward0_0", (3,), call="cell#2")
+        (frame,) = picture(program.graph()).clusters
+        assert (frame.title, frame.notes) == ("cell", ("Cell", "call 2 of 3"))
+
+    def test_calls_without_nodes_are_not_drawn(self, encoder):
+        encoder.call("dropout", "Dropout", parent="#1")
+        assert "dropout" not in {frame.title for frame in picture(encoder.graph()).clusters}
+
+    def test_what_a_full_hook_puts_around_a_module_stands_in_its_call(self, program):
+        program.call("", "Model")
+        program.call("fc", "Linear", parent="#1", output_hook_node="BackwardHookFunctionBackward_0")
+        kind = NodeKind.BACKWARD_HOOK
+        arguments = [("args[0]", "AddmmBackward0_0")]
+        program.node("BackwardHookFunctionBackward_0", (3,), arguments=arguments, kind=kind, call="#1")
+        program.node("AddmmBackward0_0", (3,), call="fc#1")
+        assert frame_of(picture(program.graph()), "BackwardHookFunctionBackward_0") == ["Model", "fc"]
+
+    def test_a_graph_without_calls_has_no_frames(self, program):
+        program.node("MulBackward0_0", (3,))
+        assert picture(program.graph()).clusters == ()
+
+
+class TestDepth:
+    def test_calls_deeper_than_depth_are_one_box_each(self, encoder):
+        drawn = picture(encoder.graph(), depth=1)
+        assert texts(box_of(drawn, "encoder.0")) == ["encoder.0", "Layer · 2 nodes"]
+        assert frame_of(drawn, "encoder.0") == ["Model", "encoder"]
+
+    def test_depth_0_leaves_the_nodes_of_the_model_itself(self, encoder):
+        assert set(by_title(picture(encoder.graph(), depth=0))) == {"result", "SumBackward0_0", "encoder"}
+
+    def test_a_depth_that_nothing_exceeds_changes_nothing(self, encoder):
+        assert picture(encoder.graph(), depth=2) == picture(encoder.graph())
+
+    def test_a_box_names_the_hooks_inside(self, encoder):
+        encoder.site(encoder.hook(HookKind.MODULE_BACKWARD, "encoder.0"), "encoder.0#1", "MulBackward0_1")
+        box = box_of(picture(encoder.graph(), depth=0), "encoder")
+        assert texts(box)[2:] == ["show · register_backward_hook · encoder.0"]
+
+    def test_one_edge_out_of_a_box_shows_its_shape_but_not_the_argument_of_a_node_out_of_sight(self, encoder):
+        assert arrow_between(picture(encoder.graph(), depth=1), "encoder.1", "bias").lines == ("(4,)",)
+
+    def test_one_edge_into_a_box_is_as_ever(self, encoder):
+        assert arrow_between(picture(encoder.graph(), depth=1), "SumBackward0_0", "encoder.1").lines == ("self", "(4,)")
+
+    def test_several_edges_between_boxes_are_one_arrow_that_counts_them(self, program):
+        program.call("a", "A")
+        program.call("b", "B")
+        program.node(
+            "MulBackward0_0", (3,), arguments=[("self", "AddBackward0_0"), ("other", "AddBackward0_0")], call="a#1"
+        )
+        program.node("AddBackward0_0", (3,), call="b#1")
+        assert arrow_between(picture(program.graph(), depth=0), "a", "b").lines == ("2 edges",)
+
+    def test_a_negative_depth_is_refused(self, encoder):
+        with pytest.raises(UsageError, match="depth -1\n  allowed: a depth of 0 or more\n  try: leave depth out"):
+            picture(encoder.graph(), depth=-1)
+
+
+class TestModule:
+    def test_only_the_module_its_leaves_and_its_neighbours_are_drawn(self, encoder):
+        drawn = picture(encoder.graph(), module="encoder.1")
+        assert set(by_title(drawn)) == {"SumBackward0_0", "MulBackward0_0", "MulBackward0_1", "weight_1", "bias"}
+
+    def test_neighbours_are_stubs_that_name_their_module(self, encoder):
+        box = box_of(picture(encoder.graph(), module="encoder.1"), "MulBackward0_1")
+        assert (texts(box), box.look, box.cluster) == (["MulBackward0_1", "in encoder.0"], theme.STUB, None)
+
+    def test_leaves_are_drawn_whole(self, encoder):
+        assert box_of(picture(encoder.graph(), module="encoder.1"), "bias").look is not theme.STUB
+
+    def test_what_is_inside_the_module_belongs_to_it(self, encoder):
+        drawn = picture(encoder.graph(), module="encoder")
+        assert {box.lines[0].text for box in drawn.boxes if box.look == theme.STUB} == {"SumBackward0_0"}
+
+    def test_all_calls_of_the_module_are_drawn(self, program):
+        for call in ("cell#1", "cell#2"):
+            program.call("cell", "Cell")
+            program.node(f"TanhBackward0_{call[-1]}", (3,), call=call)
+        drawn = picture(program.graph("TanhBackward0_1", "TanhBackward0_2"), module="cell")
+        assert [frame.notes[-1] for frame in drawn.clusters] == ["call 1 of 2", "call 2 of 2"]
+
+    def test_the_empty_path_is_the_model(self, encoder):
+        assert picture(encoder.graph(), module="") == picture(encoder.graph())
+
+    def test_an_unknown_path_is_refused_with_the_nearest_one(self, encoder):
+        with pytest.raises(UsageError) as error:
+            picture(encoder.graph(), module="encodr.1")
+        assert str(error.value).splitlines() == [
+            '"encodr.1" is not a module of this model',
+            '  allowed: the path of a module that was called: "", "encoder", "encoder.0", "encoder.1"',
+            '  try: "encoder.1"',
+        ]
+
+    def test_a_module_that_was_not_called_is_refused(self, encoder):
+        encoder.module("head", "Linear")
+        with pytest.raises(UsageError, match='"head" was not called in this graph'):
+            picture(encoder.graph(), module="head")
+
+    def test_a_graph_without_module_calls_says_why_it_has_none(self, program):
+        program.node("MulBackward0_0", (3,))
+        program.info = replace(program.info, calls_reason="captured after the forward")
+        with pytest.raises(UsageError, match='module "fc": captured after the forward'):
+            picture(program.graph(), module="fc")
+
+
+class TestHooksOnly:
+    def test_hooked_nodes_roots_and_leaves_stay(self, encoder):
+        encoder.site(encoder.hook(HookKind.MODULE_BACKWARD, "encoder.0"), "encoder.0#1", "MulBackward0_1")
+        drawn = picture(encoder.graph(), hooks_only=True)
+        assert set(by_title(drawn)) == {
+            *("result", "SumBackward0_0", "MulBackward0_1", "weight_0", "weight_1", "bias"),
+            "needs no gradient",
+        }
+
+    def test_an_arrow_over_nodes_left_out_counts_them(self, encoder):
+        encoder.site(encoder.hook(HookKind.MODULE_BACKWARD, "encoder.0"), "encoder.0#1", "MulBackward0_1")
+        drawn = picture(encoder.graph(), hooks_only=True)
+        assert arrow_between(drawn, "SumBackward0_0", "MulBackward0_1").lines == ("1 node between",)
+
+    def test_a_node_on_several_paths_is_counted_once(self, program):
+        program.node("SumBackward0_0", (), arguments=[("self", "AddBackward0_0")])
+        program.node("AddBackward0_0", (3,), arguments=[("self", "CosBackward0_0"), ("other", "SinBackward0_0")])
+        program.node("CosBackward0_0", (3,), arguments=[("self", "AccumulateGrad_0")])
+        program.node("SinBackward0_0", (3,), arguments=[("self", "AccumulateGrad_0")])
+        program.leaf("AccumulateGrad_0", "x", 3)
+        drawn = picture(program.graph(), hooks_only=True)
+        assert arrow_between(drawn, "SumBackward0_0", "x").lines == ("3 nodes between",)
+
+    def test_a_node_that_leads_elsewhere_is_not_between(self, program):
+        program.node("AddBackward0_0", (3,), arguments=[("self", "CosBackward0_0"), ("other", "SinBackward0_0")])
+        program.node("CosBackward0_0", (3,), arguments=[("self", "AccumulateGrad_0")])
+        program.node("SinBackward0_0", (3,), arguments=[("self", "AccumulateGrad_1")])
+        program.leaf("AccumulateGrad_0", "x", 3)
+        program.leaf("AccumulateGrad_1", "y", 3)
+        drawn = picture(program.graph(), hooks_only=True)
+        assert arrow_between(drawn, "AddBackward0_0", "x").lines == ("1 node between",)
+
+    def test_paths_end_at_the_next_node_that_is_kept(self, encoder):
+        encoder.site(encoder.hook(HookKind.MODULE_BACKWARD, "encoder.1"), "encoder.1#1", "MulBackward0_0")
+        drawn = picture(encoder.graph(), hooks_only=True)
+        assert arrows_between(drawn, "SumBackward0_0", "weight_0") == []
+
+    def test_an_arrow_over_a_custom_function_is_left_open(self, program):
+        program.node("SumBackward0_0", (), arguments=[("self", "MyBackward_0")])
+        program.node("MyBackward_0", (3,), arguments=[("x", "AccumulateGrad_0")], kind=NodeKind.CUSTOM_FUNCTION)
+        program.leaf("AccumulateGrad_0", "x", 3)
+        arrow = arrow_between(picture(program.graph(), hooks_only=True), "SumBackward0_0", "x")
+        assert arrow.flow is Flow.UNKNOWN
+
+    def test_the_headline_counts_what_is_shown(self, encoder):
+        assert picture(encoder.graph(), hooks_only=True).headline[0] == "Backward graph of Model · 4 of 6 nodes · cpu"
