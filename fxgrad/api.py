@@ -191,7 +191,8 @@ def trace_target(
     UsageError where the target or an option is not understood.
     """
     if text.endswith(".json"):
-        return _load_saved(text, init, inputs, loss, seed, mode, device, autocast)
+        options = {"--init": init, "--input": tuple(inputs), "--loss": loss, "--seed": seed, "--train/--eval": mode}
+        return _load_saved(text, {**options, "--device": device, "--autocast": autocast})
     request = _request(text, init, inputs, loss, seed, mode, device, autocast)
     if _needs_interpreter(request):
         from fxgrad.emulated import trace_emulated
@@ -223,12 +224,13 @@ def _needs_interpreter(request: Request) -> bool:
     return needs_emulation(request.device)
 
 
-def _load_saved(text: str, *options: object) -> Trace:
-    if any(options):
+def _load_saved(text: str, options: Mapping[str, object]) -> Trace:
+    given = [name for name, value in options.items() if value not in (None, ())]
+    if given:
         raise UsageError(
-            f"options for running a model, with the saved trace {text}",
-            "none of --init, --input, --loss, --seed, --train, --eval, --device, --autocast: nothing is run",
-            "leave them out, or trace the model again",
+            f"{' and '.join(given)} for the saved trace {text}",
+            "no option that is about running a model: nothing is run",
+            f"leave {'it' if len(given) == 1 else 'them'} out, or trace the model again",
         )
     return load(text)
 

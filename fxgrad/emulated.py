@@ -1,7 +1,7 @@
 """Runs a TARGET on the fake accelerator, in an interpreter of its own.
 
 The accelerator is a backend that cannot be taken away again, and its backward asserts once another engine has started;
-so the target is loaded in a new process (``python -m fxgrad.emulated``). The request goes there as JSON on stdin, the
+so the target is loaded in a new process. The request goes there as JSON on stdin, the
 answer comes back as JSON in a temporary file: stdout is the target's own. Nothing is pickled.
 """
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fxgrad.observe.targets import Request
 
 _FIRINGS = tuple[Firing, ...]
+_STDERR = 2
+# not -m, which would put the current folder first on the path, with whatever modules lie there
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from fxgrad.emulated import main; main()"
 
 
 def trace_emulated(request: Request) -> BackwardGraph:
@@ -44,7 +47,7 @@ def _answer(verb: str, request: Request) -> dict[str, str]:
         path = os.path.join(folder, "answer.json")
         question = json.dumps({"verb": verb, "answer": path, "request": asdict(request)})
         child = subprocess.run(
-            [sys.executable, "-m", "fxgrad.emulated"], input=question.encode(), stdout=sys.stderr.fileno(), check=False
+            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)], input=question.encode(), stdout=_STDERR, check=False
         )
         if not os.path.exists(path):
             raise TargetError(
@@ -88,6 +91,3 @@ def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     executed = targets.run_emulated(request)
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings, _FIRINGS)}
 
-
-if __name__ == "__main__":
-    main()

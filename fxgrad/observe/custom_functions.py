@@ -198,9 +198,9 @@ def _operator_parameters(
     metadata = getattr(node, "_pt_metadata", None)
     flat = range(n_arguments) if metadata is None else range(n_arguments - 1)
     places = _structured(flat, metadata and metadata.input_spec)[:-1]
-    arguments = [argument for argument in operator._schema.arguments if not argument.kwarg_only]
     parameters = [_Parameter(is_tensor=False)] * n_arguments
-    for argument, place in zip(arguments, places, strict=False):  # the dispatcher leaves out trailing defaults
+    # the dispatcher leaves out trailing defaults, and passes keyword-only arguments in the metadata
+    for argument, place in zip(operator._schema.arguments, places, strict=False):
         for member, name in _names_by_place({argument.name: place}).items():
             is_tensor = _TENSOR_TYPES.get(str(argument.type), False) if isinstance(place, int) else True
             parameters[member] = _Parameter(name, is_tensor)

@@ -15,7 +15,9 @@ from fxgrad.observe import accelerator
 from fxgrad.observe.devices import as_emulated
 from fxgrad.observe.execution import Executed, execute
 from fxgrad.observe.hooks import RegistrationWatch
+from fxgrad.observe.importing import as_program
 from fxgrad.observe.loading import Target, load_target
+from fxgrad.observe.target_text import parse_target
 from fxgrad.observe.tracing import Observed, observe_forward
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
@@ -37,8 +39,7 @@ class Request:
 
 def observe(request: Request) -> tuple[Observed, nn.Module]:
     """Load the target and trace its forward, on a device that is there."""
-    target, watch = _load(request)
-    with _autocast(request):
+    with _loaded(request) as (target, watch):
         observed = observe_forward(
             target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch
         )
@@ -47,8 +48,7 @@ def observe(request: Request) -> tuple[Observed, nn.Module]:
 
 def run(request: Request) -> Executed:
     """Load the target and run its forward and backward, on a device that is there."""
-    target, watch = _load(request)
-    with _autocast(request):
+    with _loaded(request) as (target, watch):
         return execute(target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch)
 
 
@@ -67,20 +67,23 @@ def run_emulated(request: Request) -> Executed:
     return replace(executed, graph=as_emulated(executed.graph, request.device))
 
 
-def _load(request: Request) -> tuple[Target, RegistrationWatch]:
-    """The target, with the places where it registered its hooks."""
+@contextmanager
+def _loaded(request: Request) -> Iterator[tuple[Target, RegistrationWatch]]:
+    """The target, with the places where it registered its hooks; inside, it runs as a program of its own would."""
     watch = RegistrationWatch()
-    with watch.watching():
-        target = load_target(
-            request.text,
-            init=request.init,
-            inputs=request.inputs,
-            loss=request.loss,
-            seed=request.seed,
-            mode=request.mode,
-            device=request.device,
-        )
-    return target, watch
+    with as_program(parse_target(request.text)):
+        with watch.watching():
+            target = load_target(
+                request.text,
+                init=request.init,
+                inputs=request.inputs,
+                loss=request.loss,
+                seed=request.seed,
+                mode=request.mode,
+                device=request.device,
+            )
+        with _autocast(request):
+            yield target, watch
 
 
 @contextmanager

@@ -66,6 +66,28 @@ def _norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verd
     return Verdict(_everywhere(node, status), "the 0-norm has no gradient")
 
 
+def _copy_slices(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """CopySlices runs the node of the in-place operation, which a Python Function may have made and which is hidden.
+
+    Functions of torch give a gradient wherever one is needed (torch/csrc/autograd/functions/tensor.cpp).
+    """
+    fx_node = graph.fx_nodes_by_name.get(node.fx_node) if node.fx_node is not None else None
+    if fx_node is None:
+        return Verdict(_everywhere(node, UNKNOWN), "which function changed the view in place was not recorded")
+    if fx_node.op == "call_method" or _is_of_torch(fx_node.target):
+        return None
+    return Verdict(_everywhere(node, UNKNOWN), "the backward of the function that changed the view in place decides")
+
+
+def _is_of_torch(target: str) -> bool:
+    """Whether a recorded call is of a function whose derivative is torch's own.
+
+    >>> [_is_of_torch(name) for name in ("operator.setitem", "torch.relu_", "torch.autograd.function.apply", "m.f")]
+    [True, True, False, False]
+    """
+    return target.startswith(("operator.", "torch.")) and not target.startswith(("torch.autograd.", "torch.ops."))
+
+
 def _double_backward(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
     return Verdict(
         _everywhere(node, UNKNOWN), "which gradients a second derivative has depends on which of its terms are zero"
@@ -131,6 +153,7 @@ def _is_empty(meta: TensorMeta | None) -> bool | None:
 
 
 _FORMULAS: dict[str, Formula] = {
+    "CopySlices": _copy_slices,
     "Norm": _norm,
     "LinalgVectorNorm": _norm,
     "ForeachNorm": _norm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall
+from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall, Node, NodeKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def places(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, Place]:
     for number, site in enumerate(sites):
         for node, hook in _tensor_hooks(number, site):
             tensor_hooks.setdefault(node, []).append(hook)
-        if site.node is not None and _is_alive(site) and site.hook.kind not in (HookKind.TENSOR, HookKind.MULTI_GRAD):
+        if site.node is not None and _is_called_as_a_whole(site, graph.nodes[site.node]):
             place = found.setdefault(site.node, Place())
             by_kind.get(site.hook.kind, lambda place: place.post_hooks)(place).append(number)
     for node, hooks in tensor_hooks.items():
@@ -51,6 +51,13 @@ def places(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, Place]:
     for node, place in found.items():
         _sort(place, graph, node, sites, finished)
     return found
+
+
+def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
+    """Whether the engine calls the hook once for the node. ``retain_grad`` returns at once for a leaf."""
+    if site.hook.kind is HookKind.RETAIN_GRAD and node.kind is NodeKind.ACCUMULATE_GRAD:
+        return False
+    return _is_alive(site) and site.hook.kind not in (HookKind.TENSOR, HookKind.MULTI_GRAD)
 
 
 def _is_alive(site: HookSite) -> bool:

@@ -13,8 +13,17 @@ from fxgrad.render import theme
 from fxgrad.render.drawing.compose import picture
 from fxgrad.render.drawing.legend import Entry, entries
 from fxgrad.render.drawing.shapes import Arrow, Box, Cluster, Picture
-from fxgrad.render.escaping import escaped_lines
-from fxgrad.render.markup import arrow_label, box_label, cluster_label, entry_label, headline_label
+from fxgrad.render.escaping import tooltip_text
+from fxgrad.render.markup import (
+    BOX_SIZE,
+    HEADLINE_SIZE,
+    SMALL_SIZE,
+    arrow_label,
+    box_label,
+    cluster_label,
+    entry_label,
+    headline_label,
+)
 from fxgrad.render.theme import Look
 
 if TYPE_CHECKING:
@@ -60,8 +69,8 @@ _GRAPH = {
 }
 _SPARSE = {"newrank": "true"}
 """Ranks nodes across frames, so that every arrow leads down. Frames of many nodes it would draw out."""
-_NODE = {"fontname": theme.FONT, "fontsize": "11", "margin": "0.12,0.06", "height": "0.4"}
-_EDGE = {"fontname": theme.FONT, "fontsize": "10", "color": theme.EDGE_LINE, "arrowsize": "0.7"}
+_NODE = {"fontname": theme.FONT, "fontsize": str(BOX_SIZE), "margin": "0.12,0.06", "height": "0.4"}
+_EDGE = {"fontname": theme.FONT, "fontsize": str(SMALL_SIZE), "color": theme.EDGE_LINE, "arrowsize": "0.7"}
 
 
 def _write_boxes(dot: graphviz.Digraph, drawn: Picture) -> None:
@@ -82,8 +91,8 @@ def _frame(cluster: Cluster) -> graphviz.Digraph:
 def _cluster_attributes(cluster: Cluster) -> dict[str, str]:
     return {
         "color": theme.MODULE_LINE,
-        "fontsize": "11",
         "fillcolor": theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)],
+        "fontsize": str(BOX_SIZE),
         "label": cluster_label(cluster),
         "labeljust": "l",
         "margin": "14",
@@ -139,7 +148,13 @@ def _write_legend(dot: graphviz.Digraph, drawn: Picture) -> None:
         dot.edge(f"l{len(rows) - 1}_0", top, style="invis")
 
 
-_LEGEND = {"color": theme.MODULE_LINE, "fillcolor": theme.LEGEND_FILL, "margin": "14", "style": "rounded,filled"}
+_LEGEND = {
+    "color": theme.MODULE_LINE,
+    "fillcolor": theme.LEGEND_FILL,
+    "fontsize": str(HEADLINE_SIZE),
+    "margin": "14",
+    "style": "rounded,filled",
+}
 
 
 def _rows(all_entries: list[Entry]) -> Iterator[list[Entry]]:
@@ -160,5 +175,5 @@ def _tops(drawn: Picture) -> Iterator[str]:
 def _tooltip(lines: Iterable[str]) -> str:
     import graphviz
 
-    text: str = graphviz.nohtml(escaped_lines(lines))
+    text: str = graphviz.nohtml(tooltip_text(lines))
     return text

@@ -1,4 +1,4 @@
-"""Text in DOT: quoted for its two notations, HTML-like labels and escStrings, and measured.
+"""Text in DOT: quoted for its two notations, HTML-like labels and tooltips, and measured.
 
 What is the user's has passed through `fxgrad.graph.notation.escaped` before: it is one line and prints.
 """
@@ -9,6 +9,8 @@ import html
 from collections.abc import Iterable
 from unicodedata import east_asian_width
 
+NOTHING = "&#160;"
+"""Graphviz refuses a label with an empty ``<B></B>`` in it."""
 FULL_WIDTH_EM = 1.05
 WIDE, WIDE_EM = frozenset("@%mwMW…—"), 1.0
 NARROW, NARROW_EM = frozenset(" !'(),-./:;I[]`fijlrt|·"), 0.42
@@ -17,21 +19,24 @@ USUAL_EM = 0.64
 
 
 def html_text(text: str) -> str:
-    """Write the text as character data of an HTML-like label.
+    r"""Write the text as character data of an HTML-like label, in which Graphviz still expands ``\N`` and its like.
 
-    >>> html_text("<lambda> & 'x'")
-    '&lt;lambda&gt; &amp; &#x27;x&#x27;'
+    >>> print(html_text("<lambda> & 'x' of \\N"))
+    &lt;lambda&gt; &amp; &#x27;x&#x27; of \\N
     """
-    return html.escape(text)
+    return html.escape(text.replace("\\", r"\\")) or NOTHING
 
 
-def escaped_lines(lines: Iterable[str]) -> str:
-    r"""Write the lines as one Graphviz escString, where a backslash starts an escape and ``&`` a character entity.
+def tooltip_text(lines: Iterable[str]) -> str:
+    r"""Write the lines as one tooltip, in which ``&`` starts a character entity and a backslash an escape.
 
-    >>> print(escaped_lines(["a name of \\N", "b &lt; c"]))
-    a name of \\N\nb &amp;lt; c
+    Graphviz expands escapes of tooltips twice, line breaks first, then ``\\N`` and its like (lib/common/emit.c:
+    interpretCRNL, strdup_and_subst_obj), so a backslash takes four.
+
+    >>> print(tooltip_text(["C:\\new", "b &lt; c"]))
+    C:\\\\new\nb &amp;lt; c
     """
-    return r"\n".join(line.replace("\\", r"\\").replace("&", "&amp;") for line in lines)
+    return r"\n".join(line.replace("&", "&amp;").replace("\\", r"\\\\") for line in lines)
 
 
 def shortened(text: str, width: int) -> str:
@@ -52,7 +57,7 @@ def ems(text: str) -> float:
     A picture made with one font is looked at with another: boxes are at least this wide, whatever the font here is.
 
     >>> round(ems("AddmmBackward0"), 2)
-    10.28
+    10.08
     """
     return sum(map(_em, text))
 

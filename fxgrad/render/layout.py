@@ -71,17 +71,17 @@ def write(content: bytes, path: str | os.PathLike[str]) -> None:
 
     Raises `OutputError` where that is not possible; a file that was there before is then as it was.
     """
-    place = Path(os.path.realpath(path))
     try:
+        place = Path(os.path.realpath(path))
         if place.exists() and not place.is_file() and not place.is_dir():
             place.write_bytes(content)  # a device or a pipe is written to, never replaced
         else:
             _replace(place, content)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a null character in the name is a ValueError
         raise OutputError(
-            f'cannot write "{escaped(os.fspath(path))}": {error.strerror}',
+            f'cannot write "{escaped(os.fspath(path))}": {getattr(error, "strerror", None) or error}',
             "a file in a folder that exists and that you may write to",
-            _instead(place),
+            _instead(Path(path)),
         ) from error
 
 

@@ -14,6 +14,7 @@ from fxgrad.render.theme import Flow
 
 BOX_SIZE = 11
 SMALL_SIZE = 10
+HEADLINE_SIZE = 13
 BOLD = 1.14
 """How much wider bold letters are."""
 ENTRY_WIDTH = 30
@@ -56,7 +57,7 @@ def cluster_label(cluster: Cluster) -> str:
 
 def headline_label(lines: Iterable[str]) -> str:
     """What stands above the legend."""
-    return _table(_cell(html_text(line), width=ems(line) * BOX_SIZE) for line in lines)
+    return _table(_cell(html_text(line), width=ems(line) * HEADLINE_SIZE) for line in lines)
 
 
 def entry_label(entry: Entry) -> str:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, ModuleCall
 from fxgrad.rules.phrases import counted, function_name, input_name, listed, meta_text, module_name, node_labels, ranges
-from fxgrad.rules.subject import Placed, Spot, Subject
+from fxgrad.rules.subject import Placed, Subject
 
 _MOST_KINDS = 4
+_SEVERAL = 2
 
 
 def removed_hook_still_fires(subject: Subject) -> Iterator[Explanation]:
     """FXG110: a handle was removed, but calls made before still carry the hook."""
     carrying = [placed for placed in subject.placed if placed.site.fires is not False]
-    if subject.hook.active or not carrying:
+    if subject.hook.active or not carrying or not subject.hook.kind.is_module:
         return
     yield Explanation(
         code="FXG110",
@@ -38,8 +39,9 @@ def _carriers(carrying: Sequence[Placed]) -> str:
 
 def module_is_called_several_times(subject: Subject) -> Iterator[Explanation]:
     """FXG111: the module has several calls, and the hook runs for each of them."""
-    spots = sorted((spot for spot in subject.spots if spot.site.fires is not False), key=_order)
-    if not subject.hook.kind.is_module or len({spot.call.id for spot in spots}) < len("ab"):
+    order = {spot.call.id: (spot.site.order, spot) for spot in subject.spots if spot.site.order is not None}
+    spots = [spot for _, spot in sorted(order.values(), key=lambda ranked: ranked[0])]
+    if not subject.hook.kind.is_module or len(spots) < _SEVERAL:
         return
     calls = [spot.call for spot in spots]
     yield Explanation(
@@ -56,10 +58,6 @@ def module_is_called_several_times(subject: Subject) -> Iterator[Explanation]:
         ),
         site=spots[0].site,
     )
-
-
-def _order(spot: Spot) -> int:
-    return spot.site.order or 0
 
 
 def _given(calls: Sequence[ModuleCall]) -> str:

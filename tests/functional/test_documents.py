@@ -1,25 +1,27 @@
-"""What the README shows is what the commands print."""
+"""What the README shows is what the commands print; a line with nothing but … stands for what is left out."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import printed_by, without_versions
 
-BLOCK = re.compile(r"(?P<fence>```console\n)(?P<body>\$ fxgrad .*?)(?P<end>\n```)", re.DOTALL)
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"```console\n\$ (fxgrad [^\n]*)\n(.*?)\n```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def renewed(block: re.Match[str], folder: Path) -> str:
-    command = block["body"].splitlines()[0].removeprefix("$ ")
-    return f"{block['fence']}$ {command}\n{without_versions(printed_by(command, folder))}{block['end']}"
+@pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command for command, _ in BLOCKS])
+def test_readme_shows_what_the_command_prints(command: str, shown: str, repository: Path) -> None:
+    printed = without_versions(printed_by(command, repository))
+    position = 0
+    for part in f"\n{without_versions(shown)}\n".split("\n…\n"):
+        assert part.strip("\n") in printed[position:], f"not printed, or not in this order:\n{part}"
+        position = printed.index(part.strip("\n"), position)
 
 
-def test_readme_shows_what_each_command_prints(repository: Path, overwrite: bool) -> None:
-    readme = repository / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    now = BLOCK.sub(lambda block: renewed(block, repository), text)
-    if overwrite:
-        readme.write_text(now, encoding="utf-8")
-    assert BLOCK.search(text)
-    assert now == text
+def test_readme_opens_with_the_two_commands() -> None:
+    first_screen = README.read_text(encoding="utf-8").splitlines()[:24]
+    assert sum(line.startswith("python3 -m venv .venv && ") for line in first_screen) == 2

@@ -64,6 +64,7 @@ class Bench:
         self.prehooks: dict[int, list[int]] = {}
         self.log: list[Called] = []
         self.retained: dict[int, torch.Tensor] = {}
+        self.handles: dict[int, Any] = {}
 
     # Hooks
 
@@ -106,7 +107,7 @@ class Bench:
         node, slot = self.place(tensor)
         observed = None if node is None else (node, slot)
         hook = self._add(HookKind.TENSOR, f"tensor {id(tensor)}", observed=observed)
-        tensor.register_hook(lambda grad: self._note(hook, None, (grad,)))
+        self.handles[hook] = tensor.register_hook(lambda grad: self._note(hook, None, (grad,)))
         return hook
 
     def retain(self, tensor: torch.Tensor) -> int:
@@ -137,6 +138,11 @@ class Bench:
 
         register_multi_grad_hook(tensors, noted, mode=mode)
         return hook
+
+    def remove(self, hook: int) -> None:
+        """Remove a tensor hook again."""
+        self.handles[hook].remove()
+        self.hooks[hook] = replace(self.hooks[hook], active=False)
 
     # Records and predictions
 

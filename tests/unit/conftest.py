@@ -64,14 +64,15 @@ class Program:
         self.modules.append(record)
 
     def call(self, path, type_name, *, inputs=(), outputs=(), window=(0, 1000), parent=None, **more):
-        """`inputs` and `outputs` from `ref`; outputs of one ("result",) are a Tensor, others a tuple."""
+        """`inputs` and `outputs` from `ref`; outputs at ("result",) are a Tensor, at numbers a tuple, else a dict."""
         index = 1 + sum(call.path == path for call in self.calls)
         tops = [ref.path[1] for ref in inputs if ref.path[0] == "args"]
         alone = any(ref.path == ("result",) for ref in outputs)
+        places = [ref.path[1] for ref in outputs if isinstance(ref.path[-1], int)]
         known = {
             "n_args": 1 + max(tops, default=-1),
-            "n_results": 1 if alone else 1 + max((ref.path[1] for ref in outputs), default=-1),
-            "result_type": "Tensor" if alone else "tuple",
+            "n_results": 1 if alone else 1 + max(places, default=-1),
+            "result_type": "Tensor" if alone else "tuple" if places else "dict",
             "grad_enabled": True,
             "completed": True,
             "training": True,
@@ -315,12 +316,7 @@ def _lstm_site(program, hook, step):
         grad_input=entries(
             ("input_gates", (9, 4000), "mm(layers.2 result[0], layers.3.weight_ih.t())"),
             ("hidden_gates", (9, 4000), "mm(hx[0], layers.3.weight_hh.t())"),
-            (
-                "cx",
-                cx,
-                f"layers.3 call {step - 1} result[1]" if step > 1 else "hx[1]",
-                None if cx else "it requires no grad",
-            ),
+            cx if step > 1 else ("cx", None, "hx[1]", "it requires no grad"),
             ("input_bias", (4000,), "layers.3.bias_ih"),
             ("hidden_bias", (4000,), "layers.3.bias_hh"),
         ),

@@ -70,7 +70,7 @@ def choose(call: Attention) -> Choice:
 
 
 def _choose_half(call: Attention) -> Choice:
-    if torch.backends.cuda.flash_sdp_enabled() and _flash_takes(call):
+    if torch._C._get_flash_sdp_enabled() and _flash_takes(call):
         return Choice(Kernel.FLASH, _HALF.format(here=Kernel.FLASH.value))
     kernel, caveat = _choose_efficient(call, alignment=ALIGNMENT_HALF)
     return Choice(kernel, caveat or _HALF.format(here=kernel.value or _COMPOSITE))
@@ -78,7 +78,7 @@ def _choose_half(call: Attention) -> Choice:
 
 def _choose_efficient(call: Attention, *, alignment: int) -> Choice:
     """The memory-efficient kernel or none: can_use_mem_efficient_attention."""
-    if not (torch.backends.cuda.mem_efficient_sdp_enabled() and _efficient_shapes(call)):
+    if not (torch._C._get_mem_efficient_sdp_enabled() and _efficient_shapes(call)):
         return Choice(Kernel.MATH)
     if len({tensor.size(1) for tensor in call.tensors}) > 1:
         return Choice(Kernel.MATH, _HEADS)

@@ -102,7 +102,7 @@ def _clear_autocast_cache() -> None:
 
 def _below_autocast(kernel: Kernel) -> Kernel:
     """As the C++ wrappers do: what `kernel` calls is not cast again. And it is no call of the user's."""
-    below = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    below = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction(), torch._C._ExcludeDispatchKeyGuard(below):
@@ -147,10 +147,13 @@ def _float32_appended(operator: Any) -> Kernel:
 
 
 def _promote(operator: Any) -> Kernel:
+    """To the widest of the arguments' types, which may be the lower precision of the region and float32 only."""
+
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        eligible = [each for each in _tensors((args, kwargs)) if _eligible(each)]
-        widest = any(each.dtype == torch.float32 for each in eligible)
-        return _call(operator, torch.float32 if widest else _dtype(NAME), args, kwargs)
+        found = {each.dtype for each in _tensors((args, kwargs)) if _eligible(each)}
+        if found - {torch.float32, _dtype(NAME)}:
+            raise RuntimeError("Unexpected floating ScalarType in at::autocast::prioritize")
+        return _call(operator, torch.float32 if torch.float32 in found else _dtype(NAME), args, kwargs)
 
     return _below_autocast(kernel)
 

@@ -6,6 +6,7 @@ FakeTensorMode its tensors have a shape and a device and no data, while autograd
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import backend_registration
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.observe.accelerator import autocast, dispatch, kernels
+from fxgrad.observe.accelerator import autocast, dispatch, engine, kernels
 from fxgrad.observe.accelerator.caveats import forget_choices
 from fxgrad.observe.accelerator.device import NAME, check_emulated, fake_device
 from fxgrad.observe.accelerator.redirect import redirected
@@ -55,11 +56,13 @@ def emulate(device: str) -> Iterator[torch.device]:
     check_emulated(device)
     register()
     forget_choices()
+    mode = EmulatedMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
     with ExitStack() as stack:
         stack.enter_context(_clear_errors())
-        stack.enter_context(_EmulatedMode(allow_non_fake_inputs=True, allow_fallback_kernels=False))
+        stack.enter_context(mode)
         stack.enter_context(fake_device())
-        stack.enter_context(redirected())
+        stack.enter_context(redirected(mode))
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         yield fake_device()
 
 
@@ -70,51 +73,82 @@ def register() -> None:
         raise UsageError(reason, "a process in which a device can be emulated", "trace on the CPU or on a CUDA device")
     if _libraries:
         return
-    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
-    for operator, kernel in kernels.missing_kernels():
-        _library().impl(operator, kernel, "Meta")
+    setup: Any = backend_registration._setup_privateuseone_for_python_backend
+    setup(NAME, backend_module=_Backend(), device_guard=engine.device_guard())
+    _register_kernels()
+
+
+def _register_kernels() -> None:
+    aten, every = _library("aten"), _library("_")
+    for operator, kernel in kernels.shape_kernels():
+        aten.impl(operator, kernel, "Meta")
     for operator, kernel in dispatch.overrides():
-        _library().impl(operator, kernel, "AutogradPrivateUse1")
+        aten.impl(operator, kernel, "AutogradPrivateUse1")
     for operator in dispatch.backend_operators():
-        _library().impl(operator, _never_runs, "PrivateUse1")
+        aten.impl(operator, _never_runs, "PrivateUse1")
     for operator, kernel in autocast.kernels():
-        _library().impl(operator, kernel, "AutocastPrivateUse1")
+        aten.impl(operator, kernel, "AutocastPrivateUse1")
+    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
 
-def _library() -> torch.library.Library:
-    if not _libraries:
-        _libraries.append(torch.library.Library("aten", "IMPL"))
-    return _libraries[0]
+def _library(namespace: str) -> Any:
+    library = torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]
+    _libraries.append(library)
+    return library
 
 
 def _never_runs(*_args: Any, **_kwargs: Any) -> Any:
     raise AssertionError("FakeTensorMode answers before a kernel of the backend is asked")
 
 
-class _Backend(backend_registration._DummyBackendModule):
+class _Backend:
     """The module ``torch.fakecuda``, which PyTorch asks about the device."""
 
     def is_available(self) -> bool:
         """No memory can be had from it."""
         return False
 
+    def is_initialized(self) -> bool:
+        """Nothing is left to do before it is used."""
+        return True
+
+    def device_count(self) -> int:
+        """One device is emulated."""
+        return 1
+
+    def current_device(self) -> int:
+        """The first."""
+        return 0
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        """Without data there is nothing random."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """What autocast may cast to (torch/amp/autocast_mode.py)."""
         return [torch.float16, torch.bfloat16]
 
 
-class _EmulatedMode(FakeTensorMode):
+class EmulatedMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Never asks the device for memory, whatever ``torch.cuda.is_available()`` answers in the meantime."""
 
     @property
     def avoid_device_init(self) -> bool:
+        """Whether FakeTensorMode must not ask a device for memory."""
         return True
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
+    """Say what cannot be done without data, and say it once: FakeTensorMode logs its errors besides raising them."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, log.disabled = log.disabled, True
     try:
         yield
+    except SystemError as error:
+        raise engine.taken_error() or error from error
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise TargetError(
             f"{error.func} on the emulated CUDA device, whose tensors hold no data",
@@ -127,3 +161,5 @@ def _clear_errors() -> Iterator[None]:
             "operators for which PyTorch can tell the shape of the result without running them (a Meta or fake kernel)",
             "trace on the CPU, or on a machine with a CUDA device",
         ) from error
+    finally:
+        log.disabled = was_disabled

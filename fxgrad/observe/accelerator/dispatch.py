@@ -41,6 +41,8 @@ def overrides() -> Iterator[tuple[str, Override]]:
     yield "_batch_norm_impl_index", without_modes(_batch_norm_impl_index)
     yield "grid_sampler", without_modes(_grid_sampler)
     yield "scaled_dot_product_attention", without_modes(_scaled_dot_product_attention)
+    yield "softmax.int", without_modes(_softmax)
+    yield "log_softmax.int", without_modes(_log_softmax)
     yield "ctc_loss.IntList", _ctc_loss
     yield "ctc_loss.Tensor", _ctc_loss
     for operator, kernel in recurrent_kernels():
@@ -182,6 +184,28 @@ def _scaled_dot_product_attention(
 
 def _makes_nodes(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
+
+
+def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """SoftMax.cpp: softmax. CUDA's kernel converts float16 to float32 itself."""
+    if _converts_half(input, dtype):
+        fused: Tensor = aten._softmax.default(input, dim, True)
+        return fused
+    result: Tensor = aten.softmax.int.decompose(input, dim, dtype)
+    return result
+
+
+def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """SoftMax.cpp: log_softmax, in the same way."""
+    if _converts_half(input, dtype):
+        fused: Tensor = aten._log_softmax.default(input, dim, True)
+        return fused
+    result: Tensor = aten.log_softmax.int.decompose(input, dim, dtype)
+    return result
+
+
+def _converts_half(input: Tensor, dtype: torch.dtype | None) -> bool:
+    return input.dtype == torch.float16 and dtype == torch.float32
 
 
 def _ctc_loss(*_args: Any, **_kwargs: Any) -> Tensor:

@@ -77,7 +77,7 @@ def _why_not() -> str | None:
         return f"{sys.platform} cannot fork"
     if sys.platform == "darwin":
         return "on macOS system libraries do not survive a fork"
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "CUDA is initialised in this process and does not survive a fork"
     return None
 

@@ -18,11 +18,23 @@ GRU_WORKSPACE_MULTIPLIER = 5
 """aten/src/ATen/native/cuda/RNN.cu."""
 
 
-def missing_kernels() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Operator and shape kernel, for those that this version of PyTorch has no shape kernel of its own for."""
+def shape_kernels() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Operator and shape kernel, for those that this version of PyTorch has no good shape kernel of its own for."""
     for operator, kernel in _KERNELS.items():
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operator}", "Meta"):
+        has_one = torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operator}", "Meta")
+        if not has_one or operator in _BETTER:
             yield operator, kernel
+
+
+def _lstm_cell(
+    input_gates: Tensor,
+    hidden_gates: Tensor,
+    cx: Tensor,
+    input_bias: Tensor | None = None,
+    hidden_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """aten/src/ATen/native/cuda/RNN.cu: _thnn_fused_lstm_cell_cuda."""
+    return torch.empty_like(cx), torch.empty_like(cx), torch.empty_like(input_gates)
 
 
 def _gru_cell(
@@ -91,9 +103,12 @@ def _cudnn_grid_sampler_backward(input: Tensor, grid: Tensor, grad_output: Tenso
 
 
 _KERNELS: dict[str, Callable[..., Any]] = {
+    "_thnn_fused_lstm_cell": _lstm_cell,
     "_thnn_fused_gru_cell": _gru_cell,
     "_thnn_fused_gru_cell_backward": _gru_cell_backward,
     "_cudnn_rnn_backward": _cudnn_rnn_backward,
     "cudnn_grid_sampler": _cudnn_grid_sampler,
     "cudnn_grid_sampler_backward": _cudnn_grid_sampler_backward,
 }
+_BETTER = frozenset({"_thnn_fused_lstm_cell"})
+"""torch/_meta_registrations.py asks for the device of biases that are None."""

@@ -122,9 +122,9 @@ def _refuse_autocast() -> None:
 
 def _run(mode: int, layers: Layers) -> tuple[Tensor, ...]:
     """cudnn/RNN.cpp: _cudnn_impl. Three outputs for LSTM (output, h_n, c_n), two for the others."""
-    hx, cx = (*layers.hidden, None)[:2]
+    hx, cx = layers.hidden[0], layers.hidden[1] if len(layers.hidden) > 1 else None
     hidden_size = (hx if cx is None else cx).size(2)
-    projection = 0 if cx is None or hx.size(2) == hidden_size else hx.size(2)
+    projection = 0 if hx.size(2) == hidden_size else hx.size(2)
     results: tuple[Tensor, ...] = aten._cudnn_rnn.default(
         layers.input,
         layers.weights,

@@ -15,22 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
 from fxgrad.errors import TargetError
-from fxgrad.observe.accelerator import autocast
+from fxgrad.observe.accelerator import autocast, engine
 from fxgrad.observe.accelerator.device import NAME, fake_device, public_name, stand_in
-
-_is_cuda = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 
 
 @contextmanager
-def redirected() -> Iterator[None]:
+def redirected(mode: FakeTensorMode) -> Iterator[None]:
     """Within it, ``cuda`` means the emulated device, in this whole process (and nothing needs a GPU to say so)."""
     with ExitStack() as stack:
-        for owner, name, value in _replacements():
+        for owner, name, value in _replacements(mode):
             stack.enter_context(_replaced(owner, name, value))
         stack.enter_context(RedirectMode())
         yield
@@ -54,10 +52,9 @@ class RedirectMode(TorchFunctionMode):
     ) -> Any:
         del types
         named = dict(kwargs or {})
-        if func is _is_cuda:
-            return func(*args) or _on_fake_device(args[0])
-        if func is Tensor.cuda:
-            return _to_cuda(*args, **named)
+        own = _OWN_ANSWERS.get(func)
+        if own is not None:
+            return own(*args, **named)
         if "device" in named:
             named["device"] = _device(named["device"])
         positional = [_device(each) if isinstance(each, torch.device) else each for each in args]
@@ -80,16 +77,26 @@ def _to_cuda(tensor: Tensor, device: Any = None, non_blocking: bool = False, mem
     return tensor.to(to, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
 
 
-def _on_fake_device(tensor: Tensor) -> bool:
+def _is_cuda(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor) and tensor.fake_device.type == NAME
 
 
-def _replacements() -> Iterator[tuple[Any, str, object]]:
+_OWN_ANSWERS: dict[Any, Callable[..., Any]] = {
+    Tensor.cuda: _to_cuda,
+    Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]
+}
+
+
+def _replacements(mode: FakeTensorMode) -> Iterator[tuple[Any, str, object]]:
+    yield from engine.replacements()
+    yield torch.utils, "swap_tensors", _swapping(mode)
     yield FakeTensor, "device", property(_visible_device)
     yield DeviceContext, "__init__", _device_context
     yield torch.accelerator, "current_accelerator", _always(torch.device("cuda"))
     for name, answer in _CUDA_ANSWERS.items():
         yield torch.cuda, name, answer
+    for module in (torch.cuda, torch.cuda.random):
+        yield module, "_lazy_init", _needs_a_gpu
     for name, replacement in autocast.replacements():
         yield torch, name, replacement
 
@@ -108,6 +115,17 @@ def _visible_device(tensor: FakeTensor) -> torch.device:
         return device
     caller = sys._getframe(1).f_globals.get("__name__", "")
     return device if caller == "torch" or caller.startswith("torch.") else torch.device(public_name(device))
+
+
+def _swapping(mode: FakeTensorMode) -> Callable[[Tensor, Tensor], None]:
+    """``swap_tensors``, by which ``Module.to`` moves fake parameters: it refuses what the mode refers to weakly."""
+    swap: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
+
+    def swap_tensors(first: Tensor, second: Tensor) -> None:
+        mode.fake_tensor_converter.meta_converter.tensor_memo.clear()
+        swap(first, second)
+
+    return swap_tensors
 
 
 def _always(answer: Any) -> Callable[..., Any]:
@@ -142,7 +160,10 @@ _CUDA_ANSWERS: dict[str, Callable[..., Any]] = {
     "synchronize": _always(None),
     "manual_seed": _always(None),
     "manual_seed_all": _always(None),
+    "get_rng_state": lambda *_: torch.empty(0, dtype=torch.uint8, device="cpu"),
+    "get_rng_state_all": lambda: [torch.empty(0, dtype=torch.uint8, device="cpu")],
+    "set_rng_state": _always(None),
+    "set_rng_state_all": _always(None),
     "_exchange_device": _always(0),
     "_maybe_exchange_device": _always(0),
-    "_lazy_init": _needs_a_gpu,
 }

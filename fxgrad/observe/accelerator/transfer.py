@@ -111,7 +111,7 @@ def _share_hooks(tensor: Tensor, copy: Tensor) -> None:
 
 
 def _check_kind(tensor: Tensor) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(tensor):
         raise UsageError("a lazy parameter, which has no shape yet", "initialised modules", "run one forward first")
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else tensor.layout

@@ -199,7 +199,7 @@ def _advance(character: str, weight: str) -> float:
     return MARKS.get(character, 1.0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def look_at():
     """Reads an SVG."""
     return Drawing

@@ -339,7 +339,9 @@ def library():
         )
         library.impl("plain", lambda x, k, mask=None, eps=0.5: (x * k, x + 1), "CPU")
         library.impl("lists", lambda x, ws, k=2, b=None, *, flag=True: (x * k, [x + 1, x + 2]), "CPU")
-        for name in ("plain", "lists"):
+        library.define("optional(Tensor x, Tensor? a, Tensor? b, Tensor y) -> Tensor")
+        library.impl("optional", lambda x, a, b, y: x * y, "CPU")
+        for name in ("plain", "lists", "optional"):
             torch.library.register_autograd(f"fxgrad_signatures::{name}", lambda ctx, *grads: None, lib=library)
         yield torch.ops.fxgrad_signatures
 
@@ -357,6 +359,15 @@ def test_an_operator_names_null_edges_by_the_types_of_its_arguments(library):
 def test_an_optional_argument_of_an_operator_may_be_left_out(library):
     assert custom_signature(library.plain(leaf(), 2)[0].grad_fn).arguments == ("x",)
     assert custom_signature(library.plain(leaf(), 2, None, 0.1)[0].grad_fn).arguments == ("x",)
+
+
+def test_without_optional_tensors_the_null_edges_of_an_operator_are_those_of_the_others(library):
+    assert custom_signature(library.optional(constant(), None, None, leaf()).grad_fn).arguments == ("x", "y")
+
+
+def test_an_operator_does_not_name_null_edges_where_some_optional_tensors_are_given(library):
+    signature = custom_signature(library.optional(constant(), None, constant(), leaf()).grad_fn)
+    assert signature.arguments == (None, None, "y")
 
 
 def test_lists_of_an_operator_are_named_member_by_member(library):

@@ -259,6 +259,10 @@ def test_foreach_lists_that_cannot_be_of_equal_length_have_no_names():
     assert edge_arguments(signature_with("_foreach_f", "a[]", "b[]"), 3) == ((None, None),) * 3
 
 
+def test_what_stands_between_two_foreach_lists_has_no_name():
+    assert edge_arguments(signature_with("_foreach_f", "a[]", "b", "c[]"), 3) == ((None, None),) * 3
+
+
 def test_empty_lists_take_no_edges():
     assert edge_arguments(signature_with("f", "a[]", "b"), 1) == (("b", None),)
 

@@ -1,0 +1,50 @@
+"""What watching a forward costs, against the same forward by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrad
+from fxgrad.observe.tracing import Session
+from tests.benchmarks.models import encoder, resnet
+
+
+def watched(model: nn.Module, inputs: tuple[Any, ...]) -> Session:
+    session = Session(model)
+    with session.recording(inputs):
+        model(*inputs)
+    return session
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(resnet, (8, 3, 224, 224)), (encoder, (8, 128, 768))],
+    ids=["a resnet-50, batch 8", "an encoder of BERT-base's size, 8 x 128"],
+)
+def test_watching_forward_of(compare: Callable[..., float], make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model, inputs = make(), (torch.randn(shape),)
+    compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(resnet, (8, 3, 224, 224)), (encoder, (8, 128, 768))],
+    ids=["a resnet-50, batch 8", "an encoder of BERT-base's size, 8 x 128"],
+)
+def test_whole_trace_of(compare: Callable[..., float], make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model, inputs = make(), (torch.randn(shape),)
+    compare(lambda: fxgrad.trace(model, inputs), lambda: model(*inputs), rounds=3)
+
+
+def test_each_recorded_call_of_a_tiny_model(figure: Callable[[str], None], compare: Callable[..., float]) -> None:
+    model, inputs = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(50)]), (torch.randn(2, 8),)
+    session = watched(model, inputs)
+    assert session.recorder is not None
+    calls = len(session.recorder.function_calls)
+    compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=15, per=calls)
+    figure(f"       of {calls} function calls, in {len(session.recorder.module_calls)} module calls")

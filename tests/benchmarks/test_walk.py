@@ -1,0 +1,87 @@
+"""What the records of a graph cost, against a bare walk of next_functions, and against torchviz."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchviz
+
+import fxgrad
+from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.walk import NodeRecorder, walk
+from tests.benchmarks.models import chain, resnet
+
+
+def bare_walk(root: Any) -> set[Any]:
+    """A stack and a set: the least that a walk in Python can do."""
+    seen = {root}
+    stack = [root]
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return seen
+
+
+def recorded(root: Any) -> tuple[Any, ...]:
+    return NodeRecorder(walk([root]), MetaTable(), {}).records()
+
+
+@pytest.mark.parametrize("length", [1_000, 30_000, 300_000])
+def test_records_of_a_chain_against_a_bare_walk(compare: Callable[..., float], length: int) -> None:
+    root = chain(length).grad_fn
+    rounds = 7 if length < 300_000 else 3
+    compare(lambda: recorded(root), lambda: bare_walk(root), rounds=rounds, per=length)
+
+
+def test_records_of_a_resnet_against_a_bare_walk(compare: Callable[..., float]) -> None:
+    root = resnet((3, 8, 36, 3))(torch.randn(1, 3, 64, 64)).grad_fn
+    compare(lambda: recorded(root), lambda: bare_walk(root), per=len(bare_walk(root)))
+
+
+def test_capture_of_a_resnet_against_torchviz(compare: Callable[..., float]) -> None:
+    model = resnet((3, 8, 36, 3))
+    output = model(torch.randn(1, 3, 64, 64))
+    named = dict(model.named_parameters())
+    compare(lambda: fxgrad.capture(output, model), lambda: torchviz.make_dot(output, params=named), rounds=5)
+
+
+def test_capture_of_unrolled_lstm_cells_against_torchviz(compare: Callable[..., float]) -> None:
+    cell = torch.nn.LSTMCell(32, 32)
+    state = (torch.zeros(4, 32), torch.zeros(4, 32))
+    for _ in range(50):
+        state = cell(torch.randn(4, 32), state)
+    named = dict(cell.named_parameters())
+    compare(lambda: fxgrad.capture(state[0], cell), lambda: torchviz.make_dot(state[0], params=named), rounds=5)
+
+
+MILLION = """
+import resource, time
+import fxgrad
+from tests.benchmarks.models import chain
+value = chain({length})
+start = time.perf_counter()
+trace = fxgrad.capture(value)
+nodes = len(trace.graph.nodes)
+captured = time.perf_counter() - start
+del value
+freed = time.perf_counter() - start - captured
+print(nodes, captured, freed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def test_capture_of_a_million_nodes(figure: Callable[[str], None], repository: Any) -> None:
+    figures = []
+    for length in (100_000, 1_000_000):
+        program = MILLION.format(length=length)
+        done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+        figures.append([float(part) for part in done.stdout.split()])
+    (few, short, _, _), (many, long, freed, memory) = figures
+    growth = (long / many) / (short / few)
+    figure(f"{growth:6.2f} times the cost per node of 100,000   {long:.1f} s, freed in {freed:.1f} s, {memory:.2f} GiB")

@@ -1,0 +1,134 @@
+"""Pictures of real models: everything can be read, nothing overlaps or is cut, and backward runs from top to bottom."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrad
+
+
+def print_sizes(module, grad_input, grad_output):
+    pass
+
+
+class LSTMStack(nn.Module):
+    """Three steps through four cells, the question that started the project, in small."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTMCell(10, 10) for _ in range(4))
+
+    def forward(self, x):
+        states = [(torch.zeros(9, 10), torch.zeros(9, 10)) for _ in self.layers]
+        for _ in range(3):
+            hidden = x
+            for number, cell in enumerate(self.layers):
+                states[number] = cell(hidden, states[number])
+                hidden = states[number][0]
+        return hidden
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        self.downsample = nn.Sequential(nn.Conv2d(3, 8, 1, 2, bias=False), nn.BatchNorm2d(8))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        inside = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(inside + self.downsample(x))
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+class ManyOutputs(nn.Module):
+    """Several roots, a list argument, a custom Function and an in-place change of a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        base = self.weight * 1
+        base[0].mul_(2)
+        parts = torch.cat([Double.apply(base), x, base @ x]).split([4, 8])
+        return {"first": parts[0].max(dim=1).values, "rest": [parts[1].sum()]}
+
+
+def lstm_stack():
+    model = LSTMStack()
+    model.layers[3].register_backward_hook(print_sizes)
+    return model, (torch.ones(9, 10),)
+
+
+def residual_block():
+    model = ResidualBlock()
+    model.bn1.register_full_backward_hook(print_sizes)
+    model.conv2.register_full_backward_pre_hook(print_sizes)
+    model.conv1.weight.register_hook(lambda grad: None)
+    model.conv1.weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    return model, (torch.ones(2, 3, 8, 8),)
+
+
+def transformer():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 2, enable_nested_tensor=False)
+    model.layers[1].linear1.register_full_backward_hook(print_sizes)
+    model.layers[0].norm2.register_backward_hook(print_sizes)
+    return model, (torch.ones(5, 3, 16),)
+
+
+def many_outputs():
+    model = ManyOutputs()
+    model.register_full_backward_pre_hook(print_sizes)
+    return model, (torch.ones(4, 4),)
+
+
+MODELS = (lstm_stack, residual_block, transformer, many_outputs)
+OPTIONS = {"whole": {}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}, "depth 0": {"depth": 0}}
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda build: build.__name__)
+def trace(request):
+    model, args = request.param()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of non-full hooks
+        return fxgrad.trace(model, args)
+
+
+@pytest.fixture(scope="module", params=OPTIONS.values(), ids=OPTIONS)
+def drawing(trace, request, look_at):
+    return look_at(trace.draw(**request.param))
+
+
+@pytest.fixture(scope="module")
+def whole(trace, look_at):
+    return look_at(trace.draw())
+
+
+def test_nothing_overlaps_or_is_cut(drawing):
+    assert drawing.problems() == []
+
+
+def test_every_arrow_leads_down(drawing):
+    assert drawing.upward() == []
+
+
+def test_every_node_is_drawn(trace, whole):
+    assert {f"n{node.id}" for node in trace.graph.nodes} <= {box.name for box in whole.boxes}
+
+
+def test_every_edge_is_drawn(trace, whole):
+    edges = [(node.id, edge.next_node) for node in trace.graph.nodes for edge in node.edges]
+    assert {f"n{tail}->n{head}" for tail, head in edges if head is not None} <= set(whole.arrows)

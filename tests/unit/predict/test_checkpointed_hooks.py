@@ -1,0 +1,62 @@
+"""Hooks inside ``torch.utils.checkpoint``: known without recomputation, open with it."""
+
+import torch
+from module_hooks import FromFunction, assert_as_predicted, site_of
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad", "ignore:Using .*non-full backward hook")
+
+
+def leaf(*shape):
+    return torch.randn(shape or (4, 3), requires_grad=True)
+
+
+def checkpointed(*, reentrant):
+    model = FromFunction(lambda m, a: checkpoint(m.inside, a, use_reentrant=reentrant) * 2)
+    model.inside = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    return model
+
+
+def hook_all(notebook, model):
+    notebook.legacy(model.inside[0], "legacy")
+    notebook.full(model.inside[1], "full")
+    notebook.full_pre(model.inside[1], "pre")
+    model.inside[0].weight.register_hook(notebook.tensor("weight"))
+
+
+def test_a_non_reentrant_checkpoint_changes_nothing(notebook):
+    model = checkpointed(reentrant=False)
+    hook_all(notebook, model)
+    graph = assert_as_predicted(notebook, model, [leaf()])
+    assert [site.fires for site in graph.sites] == [True] * 4
+
+
+def test_inside_a_reentrant_checkpoint_only_backward_decides(notebook):
+    model = checkpointed(reentrant=True)
+    hook_all(notebook, model)
+    graph = assert_as_predicted(notebook, model, [leaf()])
+    assert [(site.fires, site.times) for site in graph.sites] == [(None, None)] * 4
+    assert site_of(graph, "legacy").reason == (
+        "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
+    )
+    assert {name for name, _, _ in notebook.log} == {"legacy", "full", "pre", "weight"}
+
+
+def test_a_reentrant_checkpoint_without_an_input_that_requires_grad_is_silent(notebook):
+    model = checkpointed(reentrant=True)
+    notebook.legacy(model.inside[0], "legacy")
+    graph = assert_as_predicted(notebook, model, [torch.randn(4, 3)], loss=lambda result: result.sum() + model.weight.sum())
+    assert site_of(graph, "legacy").fires is False
+    assert notebook.log == []
+
+
+def test_how_often_hooks_of_a_leaf_are_called_is_open_where_a_reentrant_checkpoint_runs(notebook):
+    model = FromFunction(lambda m, a: checkpoint(lambda b: b * m.weight, a, use_reentrant=True) + m.weight)
+    model.weight.register_hook(notebook.tensor("weight"))
+    graph = assert_as_predicted(notebook, model, [leaf()])
+    site = site_of(graph, "weight")
+    assert (site.fires, site.times) == (True, None)
+    assert len(notebook.log) == 2

@@ -1,0 +1,35 @@
+"""Random programs with hooks of every kind: order, number and contents of all calls against a real backward."""
+
+import random
+
+import pytest
+from random_programs import bench_with_hooks, inputs_of, program
+from real_backward import compared
+
+
+@pytest.mark.parametrize("way", ["plain", "inputs", "grad"])
+@pytest.mark.parametrize("seed", range(60))
+def test_every_hook_of_a_random_program_is_called_as_predicted(seed, way):
+    rng = random.Random(seed)
+    made = program(rng)
+    if not made.roots:
+        pytest.skip("this program has nothing to differentiate")
+    bench = bench_with_hooks(rng, made)
+    inputs = None if way == "plain" else inputs_of(rng, made)
+    api = "grad" if way == "grad" else "backward"
+    predicted = bench.predicted(inputs, api)
+    try:
+        bench.run(inputs, api)
+    except RuntimeError as error:
+        assert "A leaf node was passed" in str(error)  # an "all" hook on a leaf in inputs=: what came before counts
+    comparison = compared(predicted, bench.log, bench.retained)
+    assert not comparison.wrong, "\n".join(comparison.wrong)
+
+
+def test_the_comparison_finds_a_wrong_prediction():
+    rng = random.Random(0)
+    bench = bench_with_hooks(rng, program(rng))
+    predicted = bench.predicted()
+    bench.run()
+    assert compared(predicted, bench.log[:-1]).wrong
+    assert compared(predicted, bench.log[::-1]).wrong

@@ -1,0 +1,79 @@
+"""The report as Markdown: headings, tables, and nothing of the user's that becomes markup."""
+
+from dataclasses import replace
+
+import pytest
+
+from fxgrad.render.document import Table
+from fxgrad.render.markdown import inline, markdown, report_markdown
+from fxgrad.rules import explain
+
+
+def report_of(program, **options):
+    graph = program.graph()
+    return report_markdown(graph, explain(graph), **options)
+
+
+def test_the_report_has_a_title_and_sections(linear):
+    headings = [line for line in report_of(linear).splitlines() if line.startswith("#")]
+    assert headings[:4] == ["# Backward graph", "## summary", "## hooks, as they were registered", "## firing order"]
+
+
+def test_a_picture_stands_under_the_title(linear):
+    assert report_of(linear, picture="my graph.svg").splitlines()[2] == "![The backward graph](<my%20graph.svg>)"
+
+
+def test_a_picture_cannot_break_out_of_its_link(linear):
+    assert "![The backward graph](<a%3E%29%0A.svg>)" in report_of(linear, picture="a>)\n.svg").replace(")%0A", "%29%0A")
+
+
+def test_without_a_picture_there_is_no_image(linear):
+    assert "![" not in report_of(linear)
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_header(lstm_cells):
+    rows = [line for line in report_of(lstm_cells).splitlines() if line.startswith("|")]
+    assert rows
+    assert {line.replace(r"\|", "").count("|") for line in rows} <= {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a|b", r"a\|b"),
+        ("<script>", r"\<script\>"),
+        ("*a* _b_", r"\*a\* \_b\_"),
+        ("[a](b)", r"\[a\](b)"),
+        ("# no heading", r"\# no heading"),
+        ("- no list", r"\- no list"),
+        ("1. no list", r"1\. no list"),
+        ("&lt;", r"\&lt;"),
+        ("two\nlines", r"two\\nlines"),
+        ("a`b", r"a\`b"),
+        ("https://example.org", r"https\://example.org"),
+        ("code: `a|<b>*c*`", "code: `a|<b>*c*`"),
+    ],
+)
+def test_what_markdown_gives_a_meaning_is_escaped(text, written):
+    assert inline(text) == written
+
+
+@pytest.mark.parametrize("name", ["a|b", "a\\|b", "a\\\\|b", "`a|b`", "`a\\|b`", "| |"])
+def test_a_pipe_never_ends_a_cell(name):
+    *_, row = markdown((Table(("on", "node"), ((name, "x"),)),)).splitlines()
+    assert cells_of(row) == 2
+
+
+def cells_of(row):
+    """How many cells GitHub sees: a pipe ends one unless an unescaped backslash is before it, in code as well."""
+    number, escaped = 0, False
+    for char in row.strip().removeprefix("|"):
+        number += char == "|" and not escaped
+        escaped = char == "\\" and not escaped
+    return number
+
+
+def test_names_from_the_program_stay_names(linear):
+    linear.hooks[0] = replace(linear.hooks[0], function="show|<b>`*\n*")
+    linear.sites[0] = replace(linear.sites[0], hook=linear.hooks[0])
+    assert r"| fc | non-full | show\|\<b\>\`\*\\n\* | once |" in report_of(linear)

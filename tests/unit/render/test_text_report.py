@@ -1,0 +1,122 @@
+"""The report: golden file, and what holds for any."""
+
+from dataclasses import replace
+
+import pytest
+
+from fxgrad.graph import HookKind
+from fxgrad.render.text import report_text
+from fxgrad.rules import explain
+
+
+def report_of(program, *, width=100):
+    graph = program.graph()
+    return report_text(graph, explain(graph), width=width)
+
+
+def test_lstm_cells_are_reported_as_in_the_golden_file(lstm_cells, repository, overwrite):
+    path = repository / "tests" / "golden" / "report_lstm_cells.txt"
+    if overwrite:
+        path.write_text(report_of(lstm_cells), encoding="utf-8")
+    assert report_of(lstm_cells) == path.read_text(encoding="utf-8")
+
+
+def test_the_first_line_is_the_root_rule(linear):
+    assert report_of(linear).splitlines()[0] == "roots: the output of forward"
+
+
+def test_the_versions_and_the_device_come_next(linear):
+    line = report_of(linear).splitlines()[1]
+    assert line == "traced with fxgrad 0.1.0, torch 2.13.0 and Python 3.12.0, on cpu"
+
+
+def test_notes_are_told(linear):
+    linear.info = replace(linear.info, notes=("compiled modules ran eagerly",))
+    assert "compiled modules ran eagerly\n" in report_of(linear)
+
+
+def test_a_capture_says_why_it_has_no_calls(linear):
+    linear.info = replace(linear.info, calls_reason="the forward is over")
+    report = report_of(linear)
+    assert "the forward is over\n" in report
+    assert "module calls" not in report
+
+
+def test_the_promise_and_its_limits_stand_at_the_end(linear):
+    assert " ".join(report_of(linear).split()).endswith(
+        "right, given that every hook returns None and none starts a backward of its own. "
+        "What depends on values is called unknown, with the reason."
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_line_is_longer_than_the_width(lstm_cells, width):
+    assert [line for line in report_of(lstm_cells, width=width).splitlines() if len(line) > width] == []
+
+
+def test_counts_are_those_of_the_records(lstm_cells):
+    lines = [" ".join(line.split()) for line in report_of(lstm_cells).splitlines()]
+    assert "nodes 19: 15 function and 4 accumulate grad" in lines
+    assert "module calls 3; 1 of 1 module called" in lines
+    assert "hooks 1, at 3 sites (a hook at one call, node or tensor)" in lines
+    assert "entries 21: 19 tensors, 2 None, 0 unknown" in lines
+
+
+def test_hooks_are_listed_as_they_were_registered(linear):
+    linear.site(linear.hook(HookKind.TENSOR, "fc.weight", "second"), fires=False, reason="no root depends on it")
+    lines = report_of(linear).splitlines()
+    at = lines.index("hooks, as they were registered")
+    assert [line.split() for line in lines[at + 1 : at + 4]] == [
+        ["on", "kind", "function", "fires"],
+        ["fc", "non-full", "show", "once"],
+        ["fc.weight", "tensor", "second", "never"],
+    ]
+
+
+def test_what_does_not_fire_has_no_place_in_the_order(linear):
+    linear.site(linear.hook(HookKind.TENSOR, "fc.weight", "second"), fires=False, reason="no root depends on it")
+    report = report_of(linear)
+    order = report[report.index("firing order") : report.index("findings")]
+    assert "fc.weight" not in order
+
+
+def test_parameters_without_a_gradient_are_listed_with_the_reason(linear):
+    linear.module("unused", "Linear")
+    linear.variable("unused.weight", 3, 3)
+    linear.variable("fc.frozen", 2, requires_grad=False)
+    report = report_of(linear)
+    assert "  `unused.weight`  (3, 3)  no root depends on it: `unused` is never called\n" in report
+    assert "  1 more parameter with requires_grad=False\n" in report
+
+
+def test_no_section_is_written_for_nothing(linear):
+    report = report_of(linear)
+    assert "parameters without a gradient" not in report
+    assert "outputs that backward does not start from" not in report
+
+
+def test_skipped_outputs_are_listed(linear):
+    linear.info = replace(linear.info, skipped=("result[1]: it requires no grad",))
+    assert "outputs that backward does not start from\n  result[1]: it requires no grad\n" in report_of(linear)
+
+
+def test_warnings_come_before_infos(lstm_cells):
+    report = report_of(lstm_cells)
+    assert report.index("warning: ") < report.index("info: ")
+
+
+def test_findings_of_one_code_are_told_once_and_then_listed(linear):
+    first = linear.sites[0]
+    linear.module("other", "Linear")
+    linear.call("other", "Linear", outputs=[linear.ref(("result",), 8, 20, node="AddmmBackward0_0")])
+    hook = linear.hook(HookKind.MODULE_BACKWARD, "other", "second")
+    linear.sites.append(replace(first, hook=hook, call="other#1", order=1))
+    report = " ".join(report_of(linear).split())
+    assert report.count("one per differentiable argument of aten::addmm") == 1
+    assert "the same code on kind function finding other non-full second PyTorch put `second` on" in report
+
+
+def test_long_tables_are_cut_and_say_so(linear):
+    for number in range(200):
+        linear.site(linear.hook(HookKind.TENSOR, f"x{number}", "f"), fires=False, reason="no use")
+    assert "and 101 more: the saved trace (`--json`) has them all" in report_of(linear)

@@ -1,0 +1,184 @@
+"""FXG104, FXG105: whether and when a hook fires."""
+
+from dataclasses import replace
+
+import pytest
+
+from fxgrad.graph import FullHookSetup, HookKind
+from fxgrad.rules import explain
+
+
+def told(graph, code):
+    return [explanation for explanation in explain(graph) if explanation.code == code]
+
+
+def silent(program, kind=HookKind.MODULE_BACKWARD, *, reason="it has its reasons", call=True, **about_call):
+    """A module `m` whose one hook never fires."""
+    program.node("ExpBackward0_0", (4, 3), arguments=[("self", "AccumulateGrad_0")], schema="exp(Tensor self)")
+    program.leaf("AccumulateGrad_0", "x", 4, 3, kind="input")
+    program.module("m", "M")
+    if call:
+        outputs = [program.ref(("result",), 4, 3)]
+        program.call("m", "M", **({"outputs": outputs} | about_call))
+    program.site(program.hook(kind, "m"), "m#1" if call else None, fires=False, reason=reason)
+    return program
+
+
+def test_a_silent_hook_is_named_with_its_reason(program):
+    (found,) = told(silent(program, reason="forward returned a dict").graph(), "FXG104")
+    assert (found.severity, found.headline, found.because) == (
+        "warning",
+        "`show` never fires",
+        "forward returned a dict.",
+    )
+
+
+def test_a_hook_that_fires_is_no_finding(linear):
+    assert told(linear.graph(), "FXG104") == []
+
+
+def test_a_hook_of_which_only_backward_decides_is_no_finding(linear):
+    linear.sites[0] = replace(linear.sites[0], fires=None, times=None)
+    assert told(linear.graph(), "FXG104") == []
+
+
+def test_a_removed_hook_that_is_nowhere_is_silent_on_purpose(program):
+    silent(program)
+    program.hooks[0] = replace(program.hooks[0], active=False)
+    program.sites[0] = replace(program.sites[0], hook=program.hooks[0])
+    assert told(program.graph(), "FXG104") == []
+
+
+def test_a_hook_that_fires_for_some_calls_is_told_for_which_it_does_not(lstm_cells):
+    lstm_cells.sites[1:] = [replace(site, fires=False, order=None, reason="no use") for site in lstm_cells.sites[1:]]
+    (found,) = told(lstm_cells.graph(), "FXG104")
+    assert found.headline == "`print_sizes` does not fire for calls 2 and 1 of 3"
+
+
+def test_different_reasons_are_told_call_by_call(lstm_cells):
+    sites = lstm_cells.sites
+    sites[1] = replace(sites[1], fires=False, order=None, reason="it ran under no_grad")
+    sites[2] = replace(sites[2], fires=False, order=None, reason="no root depends on it")
+    (found,) = told(lstm_cells.graph(), "FXG104")
+    assert found.because == "Call 2: it ran under no_grad. Call 1: no root depends on it."
+
+
+def fix_of(program):
+    (found,) = told(program.graph(), "FXG104")
+    return found.fix
+
+
+def test_no_grad_is_the_first_thing_to_change(program):
+    assert fix_of(silent(program, grad_enabled=False)).startswith("call `m` with gradients enabled")
+
+
+def test_a_module_that_was_never_called_is_to_be_called(program):
+    assert fix_of(silent(program, call=False)).startswith("call the module itself, as in `module(x)`")
+
+
+def test_a_container_that_was_never_called_points_to_what_it_holds(program):
+    silent(program, call=False).module("m.0", "Linear")
+    assert fix_of(program) == "it only holds other modules: hook those"
+
+
+def test_parameters_that_are_used_without_a_call_are_noticed(program):
+    silent(program, call=False)
+    program.modules[0] = replace(program.modules[0], parameters=("x",))
+    assert fix_of(program).startswith("something uses its parameters without calling it")
+
+
+def test_a_hook_that_came_after_the_calls_is_to_be_registered_before(program):
+    silent(program)
+    program.sites[0] = replace(program.sites[0], call=None)
+    assert fix_of(program).startswith("register the hook before forward runs")
+
+
+def test_a_capture_cannot_see_calls_and_says_what_can(program):
+    silent(program, call=False)
+    program.info = replace(program.info, calls_reason="the forward is over")
+    assert fix_of(program).startswith("trace the run itself")
+
+
+def test_a_result_without_grad_needs_something_that_requires_it(program):
+    frozen = [program.ref(("result",), 4, 3, requires_grad=False)]
+    assert fix_of(silent(program, outputs=frozen)).startswith("let one of its parameters or inputs require grad")
+
+
+def test_a_dict_is_to_become_a_tuple(program):
+    silent(program, HookKind.MODULE_FULL_BACKWARD, outputs=[program.ref(("result", "y"), 4, 3)])
+    assert fix_of(program) == (
+        "return a Tensor or a tuple of Tensors from M.forward, or put Tensor.register_hook on result['y']"
+    )
+
+
+def test_a_first_result_without_grad_is_to_change_places(program):
+    outputs = [program.ref(("result", 0), requires_grad=False), program.ref(("result", 1), 4, 3)]
+    assert fix_of(silent(program, outputs=outputs)) == (
+        "return a tensor that requires grad first, or put Tensor.register_hook on result[1]"
+    )
+
+
+def test_an_unused_result_is_to_be_used(program):
+    assert fix_of(silent(program)) == (
+        "let what you call backward on depend on this call's result, or use register_full_backward_hook"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "fix"),
+    [
+        (HookKind.TENSOR, "x", "let what you call backward on depend on `x`"),
+        (
+            HookKind.TENSOR,
+            "y",
+            "register it on the tensor that the rest of forward uses, after any in-place change of it",
+        ),
+        (HookKind.MULTI_GRAD, "", "register it on tensors that what you call backward on depends on"),
+        (
+            HookKind.NODE,
+            "n",
+            "register it on a node between what you call backward on and the leaves that require grad",
+        ),
+    ],
+)
+def test_hooks_on_tensors_and_nodes_have_a_fix_too(program, kind, owner, fix):
+    silent(program, kind, call=False)
+    program.hooks[0] = replace(program.hooks[0], owner=owner)
+    program.sites[0] = replace(program.sites[0], hook=program.hooks[0])
+    assert fix_of(program) == fix
+
+
+def test_a_legacy_hook_is_told_what_of_the_module_runs_later(lstm_cells):
+    (found,) = told(lstm_cells.graph(), "FXG105")
+    assert "4 more nodes of the module run later (MmBackward0_0, _1, TBackward0_0 and _1)" in found.because
+
+
+def test_a_legacy_hook_on_the_last_node_of_its_module_is_not_early(linear):
+    assert told(linear.graph(), "FXG105") == []
+
+
+def full(program, setup):
+    program.node("BackwardHookFunctionBackward_0", (8, 20), call=None)
+    program.module("fc", "Linear")
+    program.call(
+        "fc",
+        "Linear",
+        inputs=[program.ref(("args", 0), 8, 10, requires_grad=setup.input_positions is not None)],
+        outputs=[program.ref(("result",), 8, 20, node="BackwardHookFunctionBackward_0")],
+        full_hook=setup,
+        argument_names=("input",),
+    )
+    hook = program.hook(HookKind.MODULE_FULL_BACKWARD, "fc")
+    program.site(hook, "fc#1", "BackwardHookFunctionBackward_0")
+    return program.graph()
+
+
+def test_a_full_hook_without_an_input_node_is_told_that_it_gets_only_none(program):
+    (found,) = told(full(program, FullHookSetup(1, None, 1, (0,))), "FXG105")
+    assert found.severity == "warning"
+    assert found.headline == "the hook fires when backward of `fc` begins, and its grad_input is all None"
+    assert "`input` must require grad" in found.fix
+
+
+def test_a_full_hook_with_an_input_node_is_in_order(program):
+    assert told(full(program, FullHookSetup(1, (0,), 1, (0,))), "FXG105") == []

@@ -1,0 +1,102 @@
+"""Error messages of PyTorch that are explained, each raised by PyTorch itself."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fxgrad.rules import explain_error, inplace_error_help
+
+
+def silent(*given):
+    return None
+
+
+def message_of(program):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError) as raised:
+            program()
+    return str(raised.value)
+
+
+def change_the_result():
+    linear = nn.Linear(3, 2)
+    linear.register_full_backward_hook(silent)
+    linear(torch.ones(4, 3)).relu_()
+
+
+def change_a_view_of_the_result():
+    linear = nn.Linear(3, 2)
+    linear.register_full_backward_hook(silent)
+    linear(torch.ones(4, 3))[:1].relu_()
+
+
+def change_the_argument():
+    activation = nn.ReLU(inplace=True)
+    activation.register_full_backward_hook(silent)
+    activation(torch.ones(4, 3, requires_grad=True) * 1)
+
+
+def change_one_of_two_results():
+    cell = nn.LSTMCell(3, 3)
+    cell.register_full_backward_hook(silent)
+    cell(torch.ones(4, 3))[0].relu_()
+
+
+@pytest.mark.parametrize(
+    "program", [change_the_result, change_a_view_of_the_result, change_the_argument, change_one_of_two_results]
+)
+def test_in_place_changes_of_what_a_full_hook_marks_are_recognised(program):
+    found = inplace_error_help(message_of(program))
+    assert found is not None
+    assert (found.code, found.severity) == ("FXG106", "error")
+
+
+def test_a_view_of_the_result_is_not_blamed_on_a_full_hook_alone():
+    found = inplace_error_help(message_of(change_a_view_of_the_result))
+    assert found is not None
+    assert "output 0 of Slice" in found.because
+    assert "A custom Function of your own" in found.because
+
+
+def test_views_of_chunk_raise_a_similar_error_that_has_nothing_to_do_with_hooks():
+    def program():
+        torch.ones(4, 2, requires_grad=True).clone().chunk(2)[0].relu_()
+
+    assert inplace_error_help(message_of(program)) is None
+
+
+def test_mixing_both_kinds_of_hooks_is_recognised():
+    def program():
+        linear = nn.Linear(3, 2)
+        linear.register_full_backward_hook(silent).remove()
+        linear.register_backward_hook(silent)
+
+    found = explain_error(message_of(program))
+    assert found is not None
+    assert (found.code, found.severity) == ("FXG108", "error")
+
+
+@pytest.mark.parametrize(
+    ("register", "returned", "headline"),
+    [
+        ("register_backward_hook", (None,), "a hook returned 1 value where 3 are expected"),
+        ("register_full_backward_hook", (None, None), "a hook returned 2 values where 1 are expected"),
+        ("register_full_backward_pre_hook", (None, None), "a hook returned 2 values where 1 are expected"),
+    ],
+)
+def test_a_wrong_number_of_values_is_recognised(register, returned, headline):
+    def program():
+        linear = nn.Linear(3, 2)
+        getattr(linear, register)(lambda *given: returned)
+        linear(torch.ones(4, 3, requires_grad=True)).sum().backward()
+
+    found = explain_error(message_of(program))
+    assert found is not None
+    assert (found.code, found.headline) == ("FXG109", headline)
+
+
+def test_other_messages_are_left_alone():
+    assert explain_error("mat1 and mat2 shapes cannot be multiplied (8x3 and 4x2)") is None
