@@ -206,7 +206,7 @@ class ForwardGraph:
 def _operation(seen: SeenFunctionCall) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
     target, args, kwargs = seen.target, seen.args, seen.kwargs
     if isinstance(target, type):
-        return "call_function", target.apply, args, kwargs  # type: ignore[attr-defined]
+        return "call_function", _named(target.apply), args, kwargs  # type: ignore[attr-defined]
     name = getattr(target, "__name__", "")
     owner = getattr(target, "__self__", None)
     if name == "__get__":

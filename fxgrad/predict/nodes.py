@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph
+from fxgrad.graph import BackwardGraph, Node
 from fxgrad.predict.engine import BackwardCall
 from fxgrad.predict.outlook import Outlook
 
 _PLAIN = BackwardCall()
+_CPU = "cpu"
+_HOST_DEVICES = (_CPU, "meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,23 @@ def predict_nodes(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> tupl
             )
         ]
     )
+
+
+def order_caveat(graph: BackwardGraph) -> str | None:
+    """Say why the order in which hooks are called may be another one than predicted; None where it may not.
+
+    Each accelerator has a thread of its own in the engine (torch/csrc/autograd/engine.cpp, ``Engine::ready_queue``), and
+    what several threads do at once has no order; the threads also start while the roots are still being handed out.
+    """
+    devices = list(dict.fromkeys(_device(node) for node in graph.nodes))
+    if len(devices) > 1:
+        return f"backward runs in a thread for each device ({', '.join(devices)}), so nodes of different devices have no order"
+    if len(graph.roots) > 1 and devices != [_CPU]:
+        return f"the thread of {devices[0]} starts while the {len(graph.roots)} roots are still being handed out"
+    return None
+
+
+def _device(node: Node) -> str:
+    """Where the engine runs a node: the first accelerator among its gradients (function.h, ``Node::device``)."""
+    devices = (meta.device for meta in node.grad_outputs)
+    return next((device for device in devices if device.partition(":")[0] not in _HOST_DEVICES), _CPU)

@@ -29,8 +29,10 @@ def predict(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> BackwardGr
     not called come last, by hook, and receive nothing. Right given that every hook returns None and none starts a
     backward of its own.
     """
-    outlook = Outlook.of(graph, backward)
     sites = graph.sites or resolve(graph)
+    if not sites:
+        return graph
+    outlook = Outlook.of(graph, backward)
     firing = Firing(outlook, sites)
     times = Counter(firing.calls)
     predicted = [_predicted(outlook, firing, number, site, times[number]) for number, site in enumerate(sites)]

@@ -42,9 +42,10 @@ def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:
     if not places:
         return _site_without_place(surroundings, hook)
     node, slot = places[0]
-    waits = "called with the first gradient that arrives" if hook.mode == "any" else "called once all have arrived"
-    several = f"{len(places)} of its {len(hook.target_slots)} tensors are in the graph"
-    return placed(hook, call=None, node=node, slot=slot, reason=f"{several}; it is {waits}")
+    first = "with the first gradient that arrives"
+    waits = first if hook.mode == "any" else "once the gradients of all have arrived"
+    several = f"in the graph: {len(places)} of its {len(hook.target_slots)} tensors"
+    return placed(hook, call=None, node=node, slot=slot, reason=f"{several}; it is called {waits}")
 
 
 def _site_without_place(surroundings: Surroundings, hook: Hook) -> HookSite:

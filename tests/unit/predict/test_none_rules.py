@@ -270,7 +270,7 @@ class TestChangesOfAViewInPlace:
                 return None, grad
 
         reason = "the backward of the function that changed the view in place decides"
-        assert in_place(notebook, InPlace.apply) == [("unknown", reason)] * 2
+        assert in_place(notebook, lambda view, w: InPlace.apply(view, w)) == [("unknown", reason)] * 2
 
 
 def test_shapes_are_those_before_broadcasting():

@@ -1,0 +1,33 @@
+"""Thousands of random programs with hooks of every kind: order, number and contents of all calls."""
+
+import random
+
+import pytest
+from random_programs import bench_with_hooks, inputs_of, program
+from real_backward import compared
+
+pytestmark = pytest.mark.oracle
+PROGRAMS = 2_000
+FIRST = 1_000
+
+
+@pytest.mark.parametrize("way", ["plain", "inputs", "grad"])
+def test_every_hook_of_every_program_is_called_as_predicted(way):
+    wrong, compared_programs = [], 0
+    for seed in range(FIRST, FIRST + PROGRAMS):
+        rng = random.Random(seed)
+        made = program(rng)
+        if not made.roots:
+            continue
+        bench = bench_with_hooks(rng, made)
+        inputs = None if way == "plain" else inputs_of(rng, made)
+        api = "grad" if way == "grad" else "backward"
+        predicted = bench.predicted(inputs, api)
+        try:
+            bench.run(inputs, api)
+        except RuntimeError as error:
+            assert "A leaf node was passed" in str(error)  # an "all" hook on a leaf in inputs=
+        wrong += [f"seed {seed}: {text}" for text in compared(predicted, bench.log, bench.retained).wrong]
+        compared_programs += 1
+    assert not wrong, "\n".join(wrong[:20])
+    assert compared_programs > PROGRAMS * 0.9
