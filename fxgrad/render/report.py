@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, Explanation, HookSite, Variable
+from fxgrad.graph import BackwardGraph, Explanation, HookSite, NodeKind, Variable
 from fxgrad.graph.notation import escaped
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
@@ -178,13 +178,17 @@ def _without_gradient(graph: BackwardGraph) -> Section:
     missing = [variable for variable in parameters if variable.requires_grad and variable.node is None]
     frozen = sum(not variable.requires_grad for variable in parameters)
     rows = [(code(each.name), meta_text(each.meta), _why_none(graph, each)) for each in missing[:_MOST_ROWS]]
-    section = _long_table("parameters without a gradient", ("parameter", "shape", "why"), rows, len(missing))
+    section = _long_table("parameters that no gradient reaches in this graph", ("parameter", "shape", "why"), rows, len(missing))
     note = Paragraph(f"{counted(frozen, 'more parameter')} with requires_grad=False")
     return Section(section.title, (*section.body, *([note] if rows and frozen else [])))
 
 
 def _why_none(graph: BackwardGraph, parameter: Variable) -> str:
     owner = parameter.name.rpartition(".")[0]
+    if any(call.checkpointed == "reentrant" and call.path == owner for call in graph.calls):
+        return f"only backward decides: a reentrant checkpoint runs {module_name(owner)} again then"
+    if any(node.kind is NodeKind.CHECKPOINT for node in graph.nodes):
+        return "no root depends on it, outside of what a reentrant checkpoint runs again in backward"
     called = graph.info.calls_reason is not None or owner not in graph.modules_by_path or graph.calls_per_module[owner]
     return "no root depends on it" if called else f"no root depends on it: {module_name(owner)} is never called"
 

@@ -11,12 +11,13 @@ from functools import cache
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
-from fxgrad.graph.notation import escaped, path_text, shape_text
+from fxgrad.graph.notation import escaped, one_line, path_text, shape_text
 from fxgrad.render.drawing.shapes import Line
 from fxgrad.render.escaping import shortened
 
 NAME_WIDTH = 44
 PART_WIDTH = 32
+HEADLINE_WIDTH = 100
 MOST_HOOKS = 8
 MOST_UNPLACED = 3
 
@@ -197,6 +198,7 @@ def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
     """What the picture is of, and how it is read."""
     yield " · ".join(_headline_parts(graph, shown))
     yield "Backward runs from the roots at the top down to the leaves."
+    yield f"roots: {shortened(one_line(graph.info.root_rule), HEADLINE_WIDTH)}"
     unplaced = list(_unplaced_hooks(graph))
     if unplaced:
         named = ", ".join(unplaced[:MOST_UNPLACED]) + (", ..." if len(unplaced) > MOST_UNPLACED else "")

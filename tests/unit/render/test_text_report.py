@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fxgrad.graph import HookKind
+from fxgrad.graph import HookKind, NodeKind
 from fxgrad.render.text import report_text
 from fxgrad.rules import explain
 
@@ -91,7 +91,7 @@ def test_parameters_without_a_gradient_are_listed_with_the_reason(linear):
 
 def test_no_section_is_written_for_nothing(linear):
     report = report_of(linear)
-    assert "parameters without a gradient" not in report
+    assert "parameters that no gradient" not in report
     assert "outputs that backward does not start from" not in report
 
 
@@ -120,3 +120,13 @@ def test_long_tables_are_cut_and_say_so(linear):
     for number in range(200):
         linear.site(linear.hook(HookKind.TENSOR, f"x{number}", "f"), fires=False, reason="no use")
     assert "and 101 more: the saved trace (`--json`) has them all" in report_of(linear)
+
+
+def test_weights_under_a_reentrant_checkpoint_are_not_said_to_get_no_gradient(program):
+    program.node("CheckpointFunctionBackward_0", (3, 8), kind=NodeKind.CHECKPOINT)
+    program.module("", "Net")
+    program.module("inner", "Linear", parameters=("inner.weight",))
+    program.variable("inner.weight", 8, 8)
+    program.call("inner", "Linear", checkpointed="reentrant")
+    report = report_text(program.graph(), ())
+    assert "only backward decides: a reentrant checkpoint runs `inner` again then" in " ".join(report.split())

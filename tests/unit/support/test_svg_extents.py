@@ -5,6 +5,7 @@ import re
 import pytest
 
 from fxgrad.render.layout import render
+from tests.support.svg_extents import Drawing
 
 SOURCE = """
 digraph {
@@ -36,68 +37,68 @@ def place(svg, words):
     return float(element[1]), float(element[2])
 
 
-def test_a_good_picture_has_no_problems(look_at, good):
-    assert look_at(good).problems() == []
+def test_a_good_picture_has_no_problems(good):
+    assert Drawing(good).problems() == []
 
 
-def test_everything_in_it_was_seen(look_at, good):
-    drawing = look_at(good)
+def test_everything_in_it_was_seen(good):
+    drawing = Drawing(good)
     assert {text.words for text in drawing.texts} == {"frame", "upper box", "lower box", "an arrow"}
     assert [box.name for box in drawing.boxes] == ["upper", "lower"]
     assert [frame.name for frame in drawing.frames] == ["cluster_frame"]
 
 
-def test_text_that_is_too_long_for_its_box_is_found(look_at, good):
+def test_text_that_is_too_long_for_its_box_is_found(good):
     spoilt = good.replace(">upper box<", ">upper box with a long name<")
-    assert '"upper box with a long name" leaves box upper' in look_at(spoilt).problems()
+    assert '"upper box with a long name" leaves box upper' in Drawing(spoilt).problems()
 
 
-def test_text_that_sits_too_low_in_its_box_is_found(look_at, good):
-    assert '"upper box" leaves box upper' in look_at(move(good, "upper box", y=15)).problems()
+def test_text_that_sits_too_low_in_its_box_is_found(good):
+    assert '"upper box" leaves box upper' in Drawing(move(good, "upper box", y=15)).problems()
 
 
-def test_text_in_the_corner_of_a_box_that_is_no_rectangle_is_found(look_at):
+def test_text_in_the_corner_of_a_box_that_is_no_rectangle_is_found():
     svg = render(
         'digraph { a [shape=octagon, width=2, height=2, label="corner", fontname="sans-serif"] }', "svg"
     ).decode()
-    assert look_at(svg).problems() == []
-    assert '"corner" leaves box a' in look_at(move(svg, "corner", x=-40, y=-60)).problems()
+    assert Drawing(svg).problems() == []
+    assert '"corner" leaves box a' in Drawing(move(svg, "corner", x=-40, y=-60)).problems()
 
 
-def test_boxes_that_overlap_are_found(look_at, good):
+def test_boxes_that_overlap_are_found(good):
     points = re.search(r'<title>lower</title>\s*<polygon[^>]*points="([^"]*)"', good)[1]
     upper = re.search(r'<title>upper</title>\s*<polygon[^>]*points="([^"]*)"', good)[1]
-    assert "boxes upper and lower overlap" in look_at(good.replace(points, upper)).problems()
+    assert "boxes upper and lower overlap" in Drawing(good.replace(points, upper)).problems()
 
 
-def test_texts_that_overlap_are_found(look_at, good):
+def test_texts_that_overlap_are_found(good):
     (x1, y1), (x2, y2) = place(good, "an arrow"), place(good, "frame")
     spoilt = move(good, "an arrow", x=x2 - x1, y=y2 - y1)
-    assert 'texts "frame" and "an arrow" overlap' in look_at(spoilt).problems()
+    assert 'texts "frame" and "an arrow" overlap' in Drawing(spoilt).problems()
 
 
-def test_an_arrows_text_on_a_box_is_found(look_at, good):
+def test_an_arrows_text_on_a_box_is_found(good):
     (x1, y1), (x2, y2) = place(good, "an arrow"), place(good, "lower box")
     spoilt = move(good, "an arrow", x=x2 - x1, y=y2 - y1)
-    assert '"an arrow" lies on box lower' in look_at(spoilt).problems()
+    assert '"an arrow" lies on box lower' in Drawing(spoilt).problems()
 
 
-def test_a_title_that_leaves_its_frame_is_found(look_at, good):
-    assert '"frame" leaves frame cluster_frame' in look_at(move(good, "frame", y=-30)).problems()
+def test_a_title_that_leaves_its_frame_is_found(good):
+    assert '"frame" leaves frame cluster_frame' in Drawing(move(good, "frame", y=-30)).problems()
 
 
-def test_what_the_page_cuts_is_found(look_at, good):
-    assert '"an arrow" is cut' in look_at(move(good, "an arrow", x=200)).problems()
+def test_what_the_page_cuts_is_found(good):
+    assert '"an arrow" is cut' in Drawing(move(good, "an arrow", x=200)).problems()
 
 
-def test_frames_that_cross_are_found(look_at, good):
+def test_frames_that_cross_are_found(good):
     crossing = (
         '<g id="clust2" class="cluster"><title>other</title><polygon points="60,-60 20,-60 20,-100 60,-100"/></g>'
     )
     spoilt = good.replace("</svg>", f"{crossing}</svg>")
-    assert "frames cluster_frame and other cross" in look_at(spoilt).problems()
+    assert "frames cluster_frame and other cross" in Drawing(spoilt).problems()
 
 
-def test_an_arrow_that_leads_up_is_found(look_at):
+def test_an_arrow_that_leads_up_is_found():
     svg = render("digraph { node [shape=box] a -> b; b -> a [constraint=false] }", "svg").decode()
-    assert look_at(svg).upward() == ["b->a"]
+    assert Drawing(svg).upward() == ["b->a"]

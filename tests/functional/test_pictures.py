@@ -1,12 +1,17 @@
 """Pictures of real models: everything can be read, nothing overlaps or is cut, and backward runs from top to bottom."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import fxgrad
+from fxgrad.api import trace_target
+from tests.support.svg_extents import Drawing
+
+SAMPLES = sorted(path.stem for path in (Path(__file__).parents[2] / "samples").glob("*.py"))
 
 
 def print_sizes(module, grad_input, grad_output):
@@ -107,14 +112,23 @@ def trace(request):
         return fxgrad.trace(model, args)
 
 
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_the_picture_of_a_sample_can_be_read(sample, repository):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        drawing = Drawing(trace_target(str(repository / "samples" / f"{sample}.py")).draw())
+    assert drawing.problems() == []
+    assert drawing.upward() == []
+
+
 @pytest.fixture(scope="module", params=OPTIONS.values(), ids=OPTIONS)
-def drawing(trace, request, look_at):
-    return look_at(trace.draw(**request.param))
+def drawing(trace, request):
+    return Drawing(trace.draw(**request.param))
 
 
 @pytest.fixture(scope="module")
-def whole(trace, look_at):
-    return look_at(trace.draw())
+def whole(trace):
+    return Drawing(trace.draw())
 
 
 def test_nothing_overlaps_or_is_cut(drawing):

@@ -7,8 +7,6 @@ import xml.etree.ElementTree as ET
 from itertools import combinations
 from typing import NamedTuple
 
-import pytest
-
 SVG = "{http://www.w3.org/2000/svg}"
 # advance widths of DejaVu Sans in 1/1000 em, from the space on: of the usual sans-serif fonts it is the widest
 REGULAR = (
@@ -197,9 +195,3 @@ def _advance(character: str, weight: str) -> float:
     if " " <= character <= "~":
         return ADVANCES[weight][ord(character) - ord(" ")]
     return MARKS.get(character, 1.0)
-
-
-@pytest.fixture(scope="session")
-def look_at():
-    """Reads an SVG."""
-    return Drawing
