@@ -1,6 +1,7 @@
 """The records of a backward graph, and the graph itself. No torch."""
 
 from fxgrad.graph.backward_graph import BackwardGraph
+from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.records import (
     Edge,
     Explanation,
@@ -9,12 +10,10 @@ from fxgrad.graph.records import (
     Gradient,
     GraphInfo,
     Hook,
-    HookKind,
     HookSite,
     Module,
     ModuleCall,
     Node,
-    NodeKind,
     Path,
     Root,
     Shape,

@@ -45,30 +45,31 @@ def dot_source(
     Raises `UsageError` for a negative depth and for a module that was not called in this graph.
     """
     drawn = picture(graph, module=module, hooks_only=hooks_only, depth=depth)
-    return _written(drawn, _GRAPH | _SPARSE if hooks_only else _GRAPH)
+    return _written(drawn)
 
 
-def _written(drawn: Picture, graph_attributes: dict[str, str]) -> str:
+def _written(drawn: Picture) -> str:
     import graphviz
 
-    dot = graphviz.Digraph("backward", graph_attr=graph_attributes, node_attr=_NODE, edge_attr=_EDGE)
+    homes = {box.key: box.cluster for box in drawn.boxes}
+    dot = graphviz.Digraph("backward", graph_attr=_GRAPH, node_attr=_NODE, edge_attr=_EDGE)
     _write_legend(dot, drawn)
     _write_boxes(dot, drawn)
     for arrow in drawn.arrows:
-        dot.edge(arrow.tail, arrow.head, **_arrow_attributes(arrow))
+        inside = homes[arrow.tail] == homes[arrow.head]
+        dot.edge(arrow.tail, arrow.head, weight="8" if inside else "1", **_arrow_attributes(arrow))
     return str(dot.source)
 
 
 _GRAPH = {
     "bgcolor": "transparent",
     "fontname": theme.FONT,
+    "newrank": "true",
     "nodesep": "0.3",
     "rankdir": "TB",
     "ranksep": "0.35",
     "tooltip": " ",
 }
-_SPARSE = {"newrank": "true"}
-"""Ranks nodes across frames, so that every arrow leads down. Frames of many nodes it would draw out."""
 _NODE = {"fontname": theme.FONT, "fontsize": str(BOX_SIZE), "margin": "0.12,0.06", "height": "0.4"}
 _EDGE = {"fontname": theme.FONT, "fontsize": str(SMALL_SIZE), "color": theme.EDGE_LINE, "arrowsize": "0.7"}
 

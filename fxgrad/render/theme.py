@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from fxgrad.graph.records import HookKind, NodeKind
+from fxgrad.graph.kinds import HookKind, NodeKind
 
 FONT = "sans-serif"
 BLACK = "#000000"

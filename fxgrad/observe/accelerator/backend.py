@@ -63,6 +63,7 @@ def emulate(device: str) -> Iterator[torch.device]:
         stack.enter_context(fake_device())
         stack.enter_context(redirected(mode))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(_without_fast_path())
         yield fake_device()
 
 
@@ -138,6 +139,20 @@ class EmulatedMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     def avoid_device_init(self) -> bool:
         """Whether FakeTensorMode must not ask a device for memory."""
         return True
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Transformer layers in eval mode and without grad call kernels that have no shapes, and make no nodes either way.
+
+    torch/nn/modules/transformer.py, activation.py.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager
