@@ -27,11 +27,11 @@ def explain_document(
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
     wanted = subjects(graph) if module is None else _of_module(graph, module)
-    head = tuple(_head(graph))
+    head = tuple(graph_head(graph))
     if not wanted:
         return (*head, Paragraph(_nothing(graph, module)))
     told = _by_subject(graph, explanations)
-    return (*head, *(_subject_section(subject, told.get(subject.key, [])) for subject in wanted))
+    return (*head, *(subject_section(subject, told.get(subject.key, [])) for subject in wanted))
 
 
 def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> dict[tuple[int, str], list[Explanation]]:
@@ -42,7 +42,8 @@ def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> di
     return found
 
 
-def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
+def graph_head(graph: BackwardGraph) -> Iterator[Paragraph]:
+    """What backward starts from, and whether the trace was emulated."""
     yield Paragraph(say.roots_sentence(graph.info))
     if graph.info.emulated:
         yield Paragraph(say.emulation_sentence(graph.info))
@@ -73,7 +74,8 @@ def _nothing(graph: BackwardGraph, module: str | None) -> str:
     )
 
 
-def _subject_section(subject: Subject, explanations: Sequence[Explanation]) -> Section:
+def subject_section(subject: Subject, explanations: Sequence[Explanation]) -> Section:
+    """One hook at one owner: what it is, each of its sites, alike ones folded, and what the rules say."""
     title = (*say.owner_title(subject), say.registration(subject.hook), say.registered_at(subject.hook))
     return Section(title, (*_fold_sections(subject), *map(finding, explanations)))
 

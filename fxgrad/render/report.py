@@ -178,7 +178,9 @@ def _without_gradient(graph: BackwardGraph) -> Section:
     missing = [variable for variable in parameters if variable.requires_grad and variable.node is None]
     frozen = sum(not variable.requires_grad for variable in parameters)
     rows = [(code(each.name), meta_text(each.meta), _why_none(graph, each)) for each in missing[:_MOST_ROWS]]
-    section = _long_table("parameters that no gradient reaches in this graph", ("parameter", "shape", "why"), rows, len(missing))
+    section = _long_table(
+        "parameters that no gradient reaches in this graph", ("parameter", "shape", "why"), rows, len(missing)
+    )
     note = Paragraph(f"{counted(frozen, 'more parameter')} with requires_grad=False")
     return Section(section.title, (*section.body, *([note] if rows and frozen else [])))
 

@@ -121,6 +121,13 @@ def test_the_picture_of_a_sample_can_be_read(sample, repository):
     assert drawing.upward() == []
 
 
+def test_the_picture_of_the_fused_cells_can_be_read(repository):
+    trace = trace_target(str(repository / "samples" / "lstm_cell.py"), device="cuda")
+    drawing = Drawing(trace.draw())
+    assert "ThnnFusedLstmCellBackward0_0" in {text.words for text in drawing.texts}
+    assert drawing.problems() == []
+
+
 @pytest.fixture(scope="module", params=OPTIONS.values(), ids=OPTIONS)
 def drawing(trace, request):
     return Drawing(trace.draw(**request.param))

@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import fxgrad
 import pytest
 import torch
-from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
-from fxgrad.observe.roots import find_roots
 from real_backward import Comparison, Described, described, wrong_entries
 from torch import nn
 from torch.nn.modules import module as module_hooks
+
+import fxgrad
+from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.observe.roots import find_roots
 
 Noted = tuple[str, tuple[Described, ...] | None, tuple[Described, ...] | None]
 """A hook's name, and what it got."""

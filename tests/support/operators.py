@@ -8,9 +8,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from fxgrad.graph import NodeKind
 from real_backward import Bench, compared
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from fxgrad.graph import NodeKind
 
 WAYS = ("all outputs", "one output", "one input without grad", "backward(inputs=)", "autograd.grad", "double backward")
 

@@ -79,10 +79,17 @@ def _node_box(view: View, node: Node) -> Box:
     sites = view.sites.get(node.id, [])
     tooltip = tuple(labels.node_tooltip(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
     if node.id in view.scope.stubs:
-        lines = tuple(labels.stub_lines(view.graph, node, view.homes[node.id]))
+        lines = (*labels.node_lines(view.graph, node), *_place(view, node))
         return Box(view.key(node.id), theme.STUB, lines, tooltip, None)
     lines = (*labels.node_lines(view.graph, node), *labels.hook_lines(sites))
     return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, view.cluster_key(view.homes[node.id]))
+
+
+def _place(view: View, node: Node) -> Iterator[Line]:
+    home = view.homes[node.id]
+    if home is not None:
+        call = view.graph.calls_by_id[home]
+        yield Line(labels.place_text(call, times=view.call_counts[call.path]))
 
 
 def _group_boxes(view: View) -> Iterator[Box]:

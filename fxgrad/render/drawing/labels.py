@@ -41,11 +41,9 @@ def _leaf_text(graph: BackwardGraph, node: Node) -> str:
     return f"{shape} · {escaped(variable.kind)}" if variable and variable.kind != "parameter" else shape
 
 
-def stub_lines(graph: BackwardGraph, node: Node, call: str | None) -> Iterator[Line]:
-    """What a neighbour is, and the module call that it is in."""
-    yield from node_lines(graph, node)
-    if call is not None:
-        yield Line(f"in {call_title(graph.calls_by_id[call])}")
+def place_text(call: ModuleCall, *, times: int) -> str:
+    """The module call that a neighbour is in."""
+    return f"in {call_title(call)}" + (f", call {call.index} of {times}" if times > 1 else "")
 
 
 def hook_lines(sites: Iterable[HookSite]) -> Iterator[Line]:

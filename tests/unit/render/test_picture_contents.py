@@ -329,6 +329,15 @@ class TestModule:
         box = box_of(picture(encoder.graph(), module="encoder.1"), "MulBackward0_1")
         assert (texts(box), box.look, box.cluster) == (["MulBackward0_1", "in encoder.0"], theme.STUB, None)
 
+    def test_a_stub_tells_which_call_of_its_module_it_is_in(self, program):
+        program.call("cell", "Cell")
+        program.call("cell", "Cell")
+        program.call("head", "Head")
+        program.node("MulBackward0_0", (3,), arguments=[("self", "TanhBackward0_0")], call="head#1")
+        program.node("TanhBackward0_0", (3,), call="cell#2")
+        box = box_of(picture(program.graph(), module="head"), "TanhBackward0_0")
+        assert texts(box) == ["TanhBackward0_0", "in cell, call 2 of 2"]
+
     def test_leaves_are_drawn_whole(self, encoder):
         assert box_of(picture(encoder.graph(), module="encoder.1"), "bias").look is not theme.STUB
 
