@@ -4,8 +4,8 @@
 >>> model = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.ReLU())
 >>> handle = model[0].register_full_backward_hook(lambda module, grad_input, grad_output: None)
 >>> trace = fxgrad.trace(model, torch.randn(8, 10))
->>> [site.reason for site in trace.sites if site.fires]
-['no top-level positional input of the call requires grad, so it fires from the node on its outputs']
+>>> [(site.call, trace.graph.nodes[site.node].label) for site in trace.sites]
+[('0#1', 'BackwardHookFunctionBackward_0')]
 
 The public names are loaded when they are first used, so that a saved trace can be read where torch is not installed.
 """

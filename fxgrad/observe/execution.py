@@ -7,6 +7,7 @@ are not touched. Which node runs is asked of the engine (torch/csrc/autograd/eng
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ def _backward(observation: Observation, hooks: HookCollector) -> tuple[Firing, .
 def _run(observation: Observation) -> None:
     roots = observation.root_tensors
     try:
-        torch.autograd.backward(roots, [torch.ones_like(root) for root in roots], retain_graph=True)
+        with warnings.catch_warnings(record=True):  # as while forward is recorded: PyTorch warns of hooks, too
+            warnings.simplefilter("always")
+            torch.autograd.backward(roots, [torch.ones_like(root) for root in roots], retain_graph=True)
     except Exception as error:
         raise TargetError(
             f"backward raised {type(error).__name__}: {error}",
