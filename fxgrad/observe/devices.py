@@ -14,6 +14,8 @@ from fxgrad.graph import BackwardGraph
 from fxgrad.observe import accelerator
 from fxgrad.observe.tracing import observe_forward
 
+NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
+
 
 def needs_emulation(device: str | torch.device | None) -> bool:
     """Whether `device` names a CUDA device on a machine that has none."""
@@ -62,9 +64,11 @@ def observe_emulated(
 ) -> BackwardGraph:
     """Forward of a live model on the fake accelerator. Only for a process that will end: it changes the model."""
     with accelerator.emulate(device) as fake:
-        accelerator.move_module(model, fake)
-        arguments, keywords = accelerator.fake_copy((args, kwargs), fake)
-        return as_emulated(observe_forward(model, arguments, keywords, loss=loss).graph, device)
+        memo: dict[int, Any] = {}  # an input that is a parameter, too, stays one tensor
+        accelerator.move_module(model, fake, memo=memo)
+        arguments, keywords = accelerator.fake_copy((args, kwargs), fake, memo=memo)
+        graph = as_emulated(observe_forward(model, arguments, keywords, loss=loss).graph, device)
+    return replace(graph, info=replace(graph.info, notes=(*graph.info.notes, NOT_CARRIED_OVER)))
 
 
 def as_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:

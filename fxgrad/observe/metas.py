@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fxgrad.graph import TensorMeta
+from fxgrad.observe.accelerator import public_name
 
 
 class MetaTable:
@@ -47,7 +48,7 @@ def _tensor_meta(
     shape: tuple[object, ...] | None, dtype: torch.dtype, device: torch.device, layout: torch.layout
 ) -> TensorMeta:
     sizes = None if shape is None else tuple(size if type(size) is int else str(size) for size in shape)
-    return TensorMeta(sizes, _last(dtype), str(device), _last(layout))
+    return TensorMeta(sizes, _last(dtype), public_name(device), _last(layout))
 
 
 def _last(name: object) -> str:

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+BATCHED = 4
+"""Dimensions of query, key and value: batch, heads, positions, head."""
 MAX_HEAD_DIM_FLASH = 256
 MASK_ALIGNMENT = 8
 """Elements; attention.cpp: preprocess_mask."""
@@ -56,9 +59,42 @@ class Attention(NamedTuple):
         """The three that every kernel takes."""
         return self.query, self.key, self.value
 
+    def with_batch(self) -> Attention:
+        """With a batch dimension of size 1 before the three of each tensor; this makes nodes."""
+        mask = self.mask
+        while mask is not None and mask.dim() < BATCHED:
+            mask = mask.unsqueeze(0)
+        query, key, value = (tensor.unsqueeze(0) for tensor in self.tensors)
+        return self._replace(query=query, key=key, value=value, mask=mask)
 
-def choose(call: Attention) -> Choice:
+
+@cache
+def adds_batch() -> bool:
+    """Whether this version of PyTorch gives three-dimensional tensors a batch dimension first: 2.15 does."""
+    tensor = torch.zeros(1, 1, 8, device="meta", requires_grad=True)
+    output = torch.nn.functional.scaled_dot_product_attention(tensor, tensor, tensor)
+    return output.grad_fn is not None and output.grad_fn.name().startswith("Squeeze")
+
+
+def output_of(call: Attention, *, scale: float | None) -> tuple[Tensor | None, Choice]:
+    """What CUDA's fused kernel gives for `call`, None where it runs none; and the choice that was made."""
+    lacks_batch = adds_batch() and all(tensor.dim() == BATCHED - 1 for tensor in call.tensors)
+    with torch.no_grad():  # only to look at it
+        choice = choose(call.with_batch() if lacks_batch else call, mask_needs_grad=_needs_grad(call.mask))
+    if choice.kernel is Kernel.MATH:
+        return None, choice
+    output = _RUN[choice.kernel](call.with_batch() if lacks_batch else call, scale)
+    return output.squeeze(0) if lacks_batch else output, choice
+
+
+def _needs_grad(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def choose(call: Attention, *, mask_needs_grad: bool) -> Choice:
     """The kernel that CUDA would run for `call`."""
+    if mask_needs_grad:
+        return Choice(Kernel.MATH, _MASK)
     dtype = call.query.dtype
     if any(tensor.dtype != dtype for tensor in call.tensors) or not _dense(call):
         return Choice(Kernel.MATH)
@@ -82,8 +118,6 @@ def _choose_efficient(call: Attention, *, alignment: int) -> Choice:
         return Choice(Kernel.MATH)
     if len({tensor.size(1) for tensor in call.tensors}) > 1:
         return Choice(Kernel.MATH, _HEADS)
-    if call.mask is not None and call.mask.requires_grad:
-        return Choice(Kernel.MATH, _MASK)
     if any(tensor.size(-1) % alignment or tensor.storage_offset() % alignment for tensor in call.tensors):
         return Choice(Kernel.MATH, _ODD_HEAD)
     return Choice(Kernel.EFFICIENT)
@@ -91,7 +125,7 @@ def _choose_efficient(call: Attention, *, alignment: int) -> Choice:
 
 def _dense(call: Attention) -> bool:
     """check_tensor_shapes, check_nonzero_sequence_lengths_dense, and the same batch size everywhere."""
-    if any(tensor.dim() != 4 for tensor in call.tensors):  # noqa: PLR2004
+    if any(tensor.dim() != BATCHED for tensor in call.tensors):
         return False
     same_batch = call.query.size(0) == call.key.size(0) == call.value.size(0)
     return same_batch and call.query.size(2) > 0 and call.key.size(2) > 0
@@ -117,11 +151,6 @@ def _heads_match(call: Attention) -> bool:
     """check_batch_size_and_num_heads_dense."""
     query, key, value = (tensor.size(1) for tensor in call.tensors)
     return query == key == value or (call.grouped and key == value > 0 and query % key == 0)
-
-
-def run(call: Attention, kernel: Kernel, *, scale: float | None) -> Tensor:
-    """Run `call` through the fused `kernel`, with what attention.cpp puts around it."""
-    return _RUN[kernel](call, scale)
 
 
 def _run_flash(call: Attention, scale: float | None) -> Tensor:

@@ -25,7 +25,8 @@ Policy = Callable[[Any], Kernel]
 HEADER = "include/ATen/autocast_mode.h"
 _MACRO = re.compile(r"#define AT_FORALL_(\w+)\(_\)((?:.*\\\n)*.*)")
 _ENTRY = re.compile(r"_\(([a-z]\w*|_\w+)(?:,\s*(\w+))?\)")
-_NORM = re.compile(r'"(norm\.\w+)"')
+_NORM = re.compile(r'"(norm\.Scalar(?:Opt_dim)?)"')
+"""Not the overload for named dimensions, which older versions have."""
 _is_enabled = torch.is_autocast_enabled
 _set_enabled = torch.set_autocast_enabled
 _dtype = torch.get_autocast_dtype
@@ -42,6 +43,14 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         name, _, overload = operator.partition(".")
         yield operator, _POLICIES[policy](getattr(getattr(torch.ops.aten, name), overload or "default"))
     yield "binary_cross_entropy", _banned
+    for operator in _cast_on_cuda() - policies().keys() - {"binary_cross_entropy"}:
+        yield operator, _refusing(operator)
+
+
+def _cast_on_cuda() -> set[str]:
+    """The operators that this build of PyTorch has autocast kernels for CUDA for."""
+    registered = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
+    return {name.removeprefix("aten::") for name in registered if name.startswith("aten::")}
 
 
 @cache
@@ -161,6 +170,19 @@ def _promote(operator: Any) -> Kernel:
 def _banned(*_args: Any, **_kwargs: Any) -> Any:
     """aten/src/ATen/autocast_mode.cpp: binary_cross_entropy_banned."""
     raise RuntimeError("torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.")
+
+
+def _refusing(operator: str) -> Kernel:
+    """For what is cast in a way that no header says."""
+
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise TargetError(
+            f"aten::{operator} under autocast on the emulated CUDA device",
+            "operators whose casting the headers of PyTorch tell",
+            "trace without autocast, or on a machine with a CUDA device",
+        )
+
+    return refuse
 
 
 def _call(operator: Any, dtype: torch.dtype, args: Any, kwargs: Any) -> Any:

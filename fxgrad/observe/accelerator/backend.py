@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import backend_registration
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.observe.accelerator import autocast, dispatch, engine, kernels
+from fxgrad.observe.accelerator import attention, autocast, dispatch, engine, kernels
 from fxgrad.observe.accelerator.caveats import forget_choices
 from fxgrad.observe.accelerator.device import NAME, check_emulated, fake_device
 from fxgrad.observe.accelerator.redirect import redirected
@@ -72,17 +72,23 @@ def register() -> None:
     reason = available()
     if reason is not None:
         raise UsageError(reason, "a process in which a device can be emulated", "trace on the CPU or on a CUDA device")
-    if _libraries:
+    if is_registered():
         return
+    attention.adds_batch()  # asked here, outside every mode, and remembered
     setup: Any = backend_registration._setup_privateuseone_for_python_backend
     setup(NAME, backend_module=_Backend(), device_guard=engine.device_guard())
     _register_kernels()
 
 
+def is_registered() -> bool:
+    """Whether the backend is registered in this process."""
+    return bool(torch._C._get_privateuse1_backend_name() == NAME)
+
+
 def _register_kernels() -> None:
     aten, every = _library("aten"), _library("_")
     for operator, kernel in kernels.shape_kernels():
-        aten.impl(operator, kernel, "Meta")
+        aten.impl(operator, kernel, "Meta", allow_override=True)
     for operator, kernel in dispatch.overrides():
         aten.impl(operator, kernel, "AutogradPrivateUse1")
     for operator in dispatch.backend_operators():
@@ -140,6 +146,10 @@ class EmulatedMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         """Whether FakeTensorMode must not ask a device for memory."""
         return True
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmulatedMode:
+        """Copies of fake tensors (``copy.deepcopy(model)``) belong to the mode of their originals."""
+        return self
+
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
@@ -162,8 +172,11 @@ def _clear_errors() -> Iterator[None]:
     was_disabled, log.disabled = log.disabled, True
     try:
         yield
-    except SystemError as error:
-        raise engine.taken_error() or error from error
+    except SystemError:
+        error = engine.taken_error()
+        if error is None:
+            raise
+        raise error from None
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise TargetError(
             f"{error.func} on the emulated CUDA device, whose tensors hold no data",

@@ -21,6 +21,7 @@ from torch import Tensor
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator import attention
 from fxgrad.observe.accelerator.caveats import note_choice
+from fxgrad.observe.accelerator.composite import composite
 from fxgrad.observe.accelerator.recurrent import recurrent_kernels
 
 aten = torch.ops.aten
@@ -54,7 +55,7 @@ def backend_operators() -> tuple[str, ...]:
 
     With such a kernel the operator is one node (native_functions.yaml, derivatives.yaml).
     """
-    return "_fused_rms_norm", "mish_backward"
+    return "_fused_rms_norm", "mish_backward", "silu_backward"
 
 
 def without_modes(kernel: Override) -> Override:
@@ -75,7 +76,7 @@ def _reshape(self: Tensor, shape: list[int]) -> Tensor:
         if strides is not None:
             alias: Tensor = aten._reshape_alias.default(self, *strides)
             return alias
-    result: Tensor = aten.reshape.default.decompose(self, shape)
+    result: Tensor = composite(aten.reshape.default)(self, shape)
     return result
 
 
@@ -103,8 +104,7 @@ def _batch_norm_impl_index(
     """Normalization.cpp: _select_batch_norm_backend, and its use in _batch_norm_impl_index."""
     statistics = running_mean, running_var
     if weight is None or bias is None or not _cudnn_normalizes(input, weight, statistics, training, eps):
-        composite = aten._batch_norm_impl_index.default.decompose
-        result: tuple[Tensor, Tensor, Tensor, Tensor, int] = composite(
+        result: tuple[Tensor, Tensor, Tensor, Tensor, int] = composite(aten._batch_norm_impl_index.default)(
             input, weight, bias, *statistics, training, momentum, eps, cudnn_enabled
         )
         return result
@@ -139,7 +139,7 @@ def _grid_sampler(input: Tensor, grid: Tensor, interpolation: int, padding: int,
     if interpolation == 0 and padding == 0 and align_corners and _cudnn_samples(input, grid):
         sampled: Tensor = aten.cudnn_grid_sampler.default(input, grid)
         return sampled
-    result: Tensor = aten.grid_sampler.default.decompose(input, grid, interpolation, padding, align_corners)
+    result: Tensor = composite(aten.grid_sampler.default)(input, grid, interpolation, padding, align_corners)
     return result
 
 
@@ -172,13 +172,15 @@ def _scaled_dot_product_attention(
 ) -> Tensor:
     """transformers/attention.cpp: scaled_dot_product_attention."""
     call = attention.Attention(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-    kernel, caveat = attention.choose(call)
+    output, (kernel, caveat) = attention.output_of(call, scale=scale)
     if caveat is not None and _makes_nodes(query, key, value, attn_mask):
         note_choice(kernel.value, caveat)
-    if kernel is not attention.Kernel.MATH:
-        return attention.run(call, kernel, scale=scale)
-    composite = aten.scaled_dot_product_attention.default.decompose
-    result: Tensor = composite(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if output is not None:
+        return output
+    made_of_others = composite(aten.scaled_dot_product_attention.default)
+    result: Tensor = made_of_others(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
     return result
 
 
@@ -191,7 +193,7 @@ def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tenso
     if _converts_half(input, dtype):
         fused: Tensor = aten._softmax.default(input, dim, True)
         return fused
-    result: Tensor = aten.softmax.int.decompose(input, dim, dtype)
+    result: Tensor = composite(aten.softmax.int)(input, dim, dtype)
     return result
 
 
@@ -200,7 +202,7 @@ def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
     if _converts_half(input, dtype):
         fused: Tensor = aten._log_softmax.default(input, dim, True)
         return fused
-    result: Tensor = aten.log_softmax.int.decompose(input, dim, dtype)
+    result: Tensor = composite(aten.log_softmax.int)(input, dim, dtype)
     return result
 
 

@@ -23,6 +23,8 @@ _fetch = ctypes.pythonapi.PyErr_Fetch
 _fetch.restype = None
 _normalize = ctypes.pythonapi.PyErr_NormalizeException
 _normalize.restype = None
+_release = ctypes.pythonapi.Py_DecRef
+_release.argtypes, _release.restype = [ctypes.c_void_p], None
 
 
 def device_guard() -> Any:
@@ -45,6 +47,8 @@ def _take_error() -> None:
     value, traceback = (ctypes.cast(slot, ctypes.py_object).value if slot.value else None for slot in _slots[1:])
     if isinstance(value, BaseException):
         _taken.append(value.with_traceback(traceback))
+    for slot in _slots:
+        _release(slot)
 
 
 def taken_error() -> BaseException | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator.caveats import note_choice
+from fxgrad.observe.accelerator.composite import composite
 from fxgrad.observe.accelerator.device import NAME
 
 aten = torch.ops.aten
@@ -67,7 +68,7 @@ def _padded_kernel(name: str, mode: int) -> Callable[..., Any]:
     ) -> Any:
         options = has_biases, num_layers, dropout, train, bidirectional, batch_first
         if not _cudnn_runs(input):
-            return operator.decompose(input, hx, params, *options)
+            return composite(operator)(input, hx, params, *options)
         return _run(mode, Layers(input, _hidden(hx), params, *options, batch_sizes=[]))
 
     return kernel
@@ -89,7 +90,7 @@ def _packed_kernel(name: str, mode: int) -> Callable[..., Any]:
     ) -> Any:
         options = has_biases, num_layers, dropout, train, bidirectional
         if not _cudnn_runs(data):
-            return operator.decompose(data, batch_sizes, hx, params, *options)
+            return composite(operator)(data, batch_sizes, hx, params, *options)
         sizes: list[int] = batch_sizes.tolist()
         return _run(mode, Layers(data, _hidden(hx), params, *options, batch_first=False, batch_sizes=sizes))
 

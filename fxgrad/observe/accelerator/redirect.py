@@ -9,6 +9,7 @@ What only a real GPU can answer (its memory, streams, compute capability) raises
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -81,7 +82,16 @@ def _is_cuda(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor) and tensor.fake_device.type == NAME
 
 
+def _deepcopied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """torch/_tensor.py asks every subclass for its data pointer, and fake tensors warn that they have none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        copy: Tensor = Tensor.__deepcopy__(tensor, memo)  # type: ignore[no-untyped-call]
+        return copy
+
+
 _OWN_ANSWERS: dict[Any, Callable[..., Any]] = {
+    Tensor.__deepcopy__: _deepcopied,
     Tensor.cuda: _to_cuda,
     Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]
 }

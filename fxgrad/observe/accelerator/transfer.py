@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fxgrad.errors import UsageError
@@ -22,10 +23,11 @@ def fake_copy(value: Any, device: torch.device, *, memo: Memo | None = None) -> 
 
     To be called within `emulate`. A copy has the shape, strides, dtype, requires_grad and the Python attributes of its
     original, is a Parameter where that is one, and has *the same* hook dicts. The same tensor twice becomes the same
-    copy twice, and so across calls that share a `memo`. Containers without a tensor are returned as they are.
+    copy twice, and so across calls that share a `memo`. What is on the device already stays as it is, as do containers
+    without a tensor.
 
     Integer tensors are copied like all others: their values are lost, and code that reads them raises TargetError.
-    Only the ``batch_sizes`` of a PackedSequence stay, which are on the CPU beside any device and say how it is packed.
+    Only the ``batch_sizes`` of a PackedSequence, which are on the CPU beside any device, keep theirs.
 
     Raises UsageError for a tensor that is no leaf (the graph behind it cannot be copied), that is not strided, or of a
     subclass with behaviour of its own.
@@ -89,6 +91,8 @@ def _rebuilder(value: Any) -> Rebuild | None:
 
 
 def _rebuilt_tensor(tensor: Tensor, transfer: _Transfer) -> Tensor:
+    if isinstance(tensor, FakeTensor) and tensor.fake_device == transfer.device:
+        return tensor
     _check_kind(tensor)
     if not tensor.is_leaf:
         return transfer.non_leaf(tensor)
@@ -97,7 +101,7 @@ def _rebuilt_tensor(tensor: Tensor, transfer: _Transfer) -> Tensor:
         copy = nn.Parameter(copy, requires_grad=tensor.requires_grad)
     else:
         copy.requires_grad_(tensor.requires_grad)
-    copy.__dict__.update(tensor.__dict__)
+    copy.__dict__.update({name: value for name, value in tensor.__dict__.items() if name not in copy.__dict__})
     _share_hooks(tensor, copy)
     return copy
 
@@ -116,7 +120,7 @@ def _check_kind(tensor: Tensor) -> None:
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else tensor.layout
         raise UsageError(f"a tensor of layout {kind}", "strided tensors", "trace on the CPU")
-    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__ and not isinstance(tensor, FakeTensor):
         raise UsageError(f"a tensor of type {type(tensor).__qualname__}", "plain tensors", "trace on the CPU")
 
 
@@ -176,7 +180,16 @@ def _rebuilt_dataclass(value: Any, transfer: _Transfer) -> Any:
 
 def _rebuilt_packed(value: PackedSequence, transfer: _Transfer) -> PackedSequence:
     sorted_indices, unsorted_indices = transfer.copied(value.sorted_indices), transfer.copied(value.unsorted_indices)
-    return PackedSequence(transfer.copied(value.data), value.batch_sizes, sorted_indices, unsorted_indices)
+    return PackedSequence(
+        transfer.copied(value.data), _with_values(value.batch_sizes), sorted_indices, unsorted_indices
+    )
+
+
+def _with_values(tensor: Tensor) -> Tensor:
+    """A fake copy on the CPU whose values FakeTensorMode knows, as those of a constant."""
+    mode: Any = torch._guards.detect_fake_mode()
+    copy: Tensor = mode.fake_tensor_converter.from_real_tensor(mode, tensor, make_constant=True)
+    return copy
 
 
 def _shallow(value: Any) -> Any:

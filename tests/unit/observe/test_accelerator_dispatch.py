@@ -1,0 +1,135 @@
+"""What the emulation rests on, asked of the installed PyTorch: it fails where a new version needs a look."""
+
+import re
+
+import pytest
+import torch
+
+from fxgrad.observe.accelerator import autocast, dispatch
+from fxgrad.observe.accelerator.attention import Attention, Kernel, choose
+from tests.support.emulation import emulated
+
+
+def kernels(operator):
+    return dict(re.findall(r"^(\w+): (.*)$", torch._C._dispatch_dump_table(operator), re.MULTILINE))
+
+
+def makes_other_nodes_on_cuda(operator):
+    """Whether the kernel that makes the nodes is another for CUDA; a fallback makes none."""
+    table = kernels(operator)
+    fallback = "VariableFallbackKernel"
+    return fallback not in table["AutogradCUDA"] and table["AutogradCUDA"] != table["AutogradPrivateUse1"]
+
+
+def test_every_operator_makes_the_same_nodes_on_private_use_as_on_cuda_but_for_those_that_are_handled():
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")]
+    others = {name for name in names if makes_other_nodes_on_cuda(name) and "::_test_autograd" not in name}
+    assert others <= {f"aten::{name}" for name in dispatch.backend_operators()}
+
+
+def test_what_is_overridden_is_a_composite_of_this_pytorch():
+    overridden = [name for name, _ in dispatch.overrides()]
+    assert [
+        name
+        for name in overridden
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CompositeImplicitAutograd")
+    ] == []
+
+
+def test_every_operator_that_cuda_casts_has_a_policy_or_is_refused():
+    registered = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
+    wanted = {name.removeprefix("aten::") for name in registered if name.startswith("aten::")}
+    assert wanted == {name for name, _ in autocast.kernels()}
+
+
+def test_the_headers_tell_the_policy_of_all_but_a_few():
+    refused = {name for name, _ in autocast.kernels()} - autocast.policies().keys()
+    assert len(refused) <= 6
+    assert len(autocast.policies()) > 100
+
+
+@pytest.mark.parametrize(
+    ("operator", "policy"),
+    [
+        ("linear", "LOWER_PRECISION_FP"),
+        ("conv_transpose2d.input", "LOWER_PRECISION_FP"),
+        ("pow.Tensor_Scalar", "FP32"),
+        ("layer_norm", "FP32"),
+        ("softmax.int", "FP32_SET_OPT_DTYPE"),
+        ("norm.Scalar", "DIFFERENT_REDISPATCH_SIGNATURE"),
+        ("addcmul", "PROMOTE"),
+    ],
+)
+def test_the_policies_are_read_from_the_header(operator, policy):
+    assert autocast.policies()[operator] == policy
+
+
+def attention(*, heads=(4, 4, 4), length=(5, 5), head=(8, 8, 8), dtype=torch.float32, **options):
+    """One call on tensors without data."""
+    lengths = (length[0], length[1], length[1])
+    query, key, value = (
+        torch.empty(2, *sizes, dtype=dtype, device="meta") for sizes in zip(heads, lengths, head, strict=True)
+    )
+    given = {"mask": None, "dropout": 0.0, "causal": False, "grouped": False, **options}
+    return Attention(query, key, value, **given)
+
+
+@pytest.mark.parametrize(
+    ("call", "kernel"),
+    [
+        (attention(), Kernel.EFFICIENT),
+        (attention(dropout=0.5, causal=True), Kernel.EFFICIENT),
+        (attention(length=(0, 5)), Kernel.MATH),
+        (attention(head=(8, 12, 12)), Kernel.MATH),
+        (attention(head=(8, 8, 12)), Kernel.EFFICIENT),
+        (attention(dtype=torch.float64), Kernel.MATH),
+        (attention(dtype=torch.complex64), Kernel.MATH),
+    ],
+)
+def test_a_certain_choice_of_attention_has_no_caveat(call, kernel):
+    assert choose(call, mask_needs_grad=False) == (kernel, None)
+
+
+HALF = {"dtype": torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("call", "kernel"),
+    [
+        (attention(head=(6, 6, 6)), Kernel.MATH),
+        (attention(heads=(4, 2, 2), grouped=True), Kernel.MATH),
+        (attention(**HALF), Kernel.FLASH),
+        (attention(**HALF, heads=(4, 2, 2), grouped=True), Kernel.FLASH),
+        (attention(**HALF, head=(6, 6, 6)), Kernel.FLASH),
+        (attention(**HALF, length=(5, 7), causal=True), Kernel.EFFICIENT),
+        (attention(**HALF, head=(512, 512, 512)), Kernel.EFFICIENT),
+        (attention(**HALF, mask=torch.empty(5, 5, device="meta")), Kernel.EFFICIENT),
+        (attention(dtype=torch.bfloat16), Kernel.FLASH),
+    ],
+)
+def test_a_choice_of_attention_that_depends_on_the_gpu_has_a_caveat(call, kernel):
+    chosen, caveat = choose(call, mask_needs_grad=False)
+    assert (chosen, caveat is None) == (kernel, False)
+
+
+def test_attention_whose_tensors_are_not_dense_in_the_head_is_no_fused_kernel():
+    call = attention()
+    transposed = call._replace(query=torch.empty(2, 4, 8, 5, device="meta").transpose(-1, -2))
+    assert choose(transposed, mask_needs_grad=False) == (Kernel.MATH, None)
+
+
+def test_a_mask_that_requires_grad_has_a_caveat():
+    kernel, caveat = choose(attention(mask=torch.empty(5, 5, device="meta")), mask_needs_grad=True)
+    assert kernel is Kernel.MATH
+    assert "attention mask that requires grad" in caveat
+
+
+def test_flash_attention_pads_the_head_with_nodes_of_its_own():
+    def program(_):
+        query, key, value = (torch.randn(2, 4, 5, 6, dtype=torch.float16, requires_grad=True) for _ in "qkv")
+        node = torch.nn.functional.scaled_dot_product_attention(query, key, value).grad_fn
+        inner = node.next_functions[0][0]
+        return [node.name(), inner.name(), [each.name() for each, _ in inner.next_functions]]
+
+    padded = ["ConstantPadNdBackward0"] * 3
+    assert emulated(program) == ["SliceBackward0", "ScaledDotProductFlashAttentionBackward0", padded]
