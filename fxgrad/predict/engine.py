@@ -8,10 +8,10 @@ to the size of the graph, but for the heap's logarithm.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Node, NodeKind, Root
 
 _LAST_SEQUENCE_NR = 2**64 - 1
 """The sequence number of nodes that take none: they run as soon as they are ready (function.h: UINT64_MAX)."""
@@ -64,8 +64,8 @@ def schedule(graph: BackwardGraph, call: BackwardCall) -> Schedule:
     """Work out which nodes one backward from the roots reaches and executes, and in which order."""
     dependencies, reached = _dependencies(graph)
     needed, executed = _execution(graph.nodes, call)
-    waiting = _start(graph, dependencies, needed)
-    order, raises_at = _drain(graph.nodes, waiting, dependencies, needed, executed)
+    queue = _Queue(graph.nodes, dependencies, needed)
+    order, raises_at = _run(graph, queue, executed, _raising_kinds(call))
     runs = bytearray(len(graph.nodes))
     for node in order:
         runs[node] = executed[node]
@@ -114,51 +114,60 @@ def _execution(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearray, 
     return needed, leads_on if call.api == "grad" else needed
 
 
-def _start(graph: BackwardGraph, dependencies: list[int], needed: bytearray) -> list[tuple[int, _Ready]]:
-    """The queue as backward finds it: one root itself, or what a GraphRoot over several roots makes ready."""
-    if len(graph.roots) == 1:
-        node = graph.roots[0].node
-        return [(_priority(graph.nodes[node]), _Ready(node))]
-    waiting: list[tuple[int, _Ready]] = []
-    if any(needed[root.node] for root in graph.roots):
-        _pass_on(graph.nodes, (root.node for root in graph.roots), waiting, dependencies, needed)
-    return waiting
+def _raising_kinds(call: BackwardCall) -> frozenset[NodeKind]:
+    """The nodes that raise as soon as they are executed; with inputs= reentrant checkpoints do.
+
+    torch/utils/checkpoint.py asks ``torch.autograd._is_checkpoint_valid``.
+    """
+    always = {NodeKind.ERROR}
+    return frozenset(always if call.inputs is None else always | {NodeKind.CHECKPOINT})
 
 
-def _drain(
-    nodes: tuple[Node, ...],
-    waiting: list[tuple[int, _Ready]],
-    dependencies: list[int],
-    needed: bytearray,
-    executed: bytearray,
+class _Queue:
+    """The nodes that are ready to run, and how many gradients each of the others waits for."""
+
+    def __init__(self, nodes: tuple[Node, ...], dependencies: list[int], needed: bytearray) -> None:
+        self._nodes = nodes
+        self._dependencies = dependencies
+        self._needed = needed
+        self._heap: list[tuple[int, _Ready]] = []
+
+    def push(self, node: int) -> None:
+        """Add a node. The engine takes the largest sequence number first, heapq the smallest key."""
+        sequence_nr = self._nodes[node].sequence_nr
+        heapq.heappush(self._heap, (-(_LAST_SEQUENCE_NR if sequence_nr is None else sequence_nr), _Ready(node)))
+
+    def deliver(self, node: int) -> None:
+        """Count one gradient, None or not, as arrived at a node; the last one makes it ready."""
+        self._dependencies[node] -= 1
+        if self._dependencies[node] == 0 and self._needed[node]:
+            self.push(node)
+
+    def drain(self) -> Iterator[Node]:
+        """Take one node after the other until none is ready."""
+        while self._heap:
+            yield self._nodes[heapq.heappop(self._heap)[1].node]
+
+
+def _run(
+    graph: BackwardGraph, queue: _Queue, executed: bytearray, raising: frozenset[NodeKind]
 ) -> tuple[list[int], int | None]:
+    _start(graph.roots, queue)
     order = []
-    while waiting:
-        node = nodes[heapq.heappop(waiting)[1].node]
+    for node in queue.drain():
         order.append(node.id)
-        if not executed[node.id]:
-            continue
-        if node.kind is NodeKind.ERROR:
+        if executed[node.id] and node.kind in raising:
             return order, node.id
-        following = [edge.next_node for edge in node.edges if edge.next_node is not None]
-        _pass_on(nodes, following, waiting, dependencies, needed)
+        for edge in node.edges if executed[node.id] else ():
+            if edge.next_node is not None:
+                queue.deliver(edge.next_node)
     return order, None
 
 
-def _pass_on(
-    nodes: tuple[Node, ...],
-    following: Iterable[int],
-    waiting: list[tuple[int, _Ready]],
-    dependencies: list[int],
-    needed: bytearray,
-) -> None:
-    """Count one gradient, None or not, as arrived at each of these nodes; queue those that wait for no more."""
-    for node in following:
-        dependencies[node] -= 1
-        if dependencies[node] == 0 and needed[node]:
-            heapq.heappush(waiting, (_priority(nodes[node]), _Ready(node)))
-
-
-def _priority(node: Node) -> int:
-    """The engine takes the largest sequence number first; heapq takes the smallest key."""
-    return -(_LAST_SEQUENCE_NR if node.sequence_nr is None else node.sequence_nr)
+def _start(roots: tuple[Root, ...], queue: _Queue) -> None:
+    """Start a single root whatever it leads to; several hang on a GraphRoot, which runs where one of them is needed."""
+    if len(roots) == 1:
+        queue.push(roots[0].node)
+        return
+    for root in roots:
+        queue.deliver(root.node)

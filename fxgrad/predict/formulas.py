@@ -119,7 +119,9 @@ def _group_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -
     statistics = NONE if NONE in (mean, rstd) else UNKNOWN if UNKNOWN in (mean, rstd) else TENSOR
     into_input = TENSOR if statistics == TENSOR else UNKNOWN if UNKNOWN in (result, statistics) else NONE
     statuses = (into_input, *(result,) * (len(node.edges) - 1))
-    return Verdict(statuses, "without a gradient for the result, those for mean and rstd count only for the input, together")
+    return Verdict(
+        statuses, "without a gradient for the result, those for mean and rstd count only for the input, together"
+    )
 
 
 def _fused_rms_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001

@@ -49,12 +49,12 @@ def predict_nodes(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> tupl
 def order_caveat(graph: BackwardGraph) -> str | None:
     """Say why the order in which hooks are called may be another one than predicted; None where it may not.
 
-    Each accelerator has a thread of its own in the engine (torch/csrc/autograd/engine.cpp, ``Engine::ready_queue``), and
-    what several threads do at once has no order; the threads also start while the roots are still being handed out.
+    Each accelerator has a thread of its own (torch/csrc/autograd/engine.cpp, ``Engine::ready_queue``), and what several
+    threads do at once has no order; they also start while the roots are still being handed out.
     """
     devices = list(dict.fromkeys(_device(node) for node in graph.nodes))
     if len(devices) > 1:
-        return f"backward runs in a thread for each device ({', '.join(devices)}), so nodes of different devices have no order"
+        return f"each device ({', '.join(devices)}) has a thread of its own, so between them there is no order"
     if len(graph.roots) > 1 and devices != [_CPU]:
         return f"the thread of {devices[0]} starts while the {len(graph.roots)} roots are still being handed out"
     return None

@@ -48,8 +48,8 @@ class Outlook:
     @cached_property
     def checkpoint(self) -> Node | None:
         """The first reentrant checkpoint that backward executes; it runs a backward of its own."""
-        kinds = (self.graph.nodes[node] for node in self.schedule.order if self.schedule.runs[node])
-        return next((node for node in kinds if node.kind is NodeKind.CHECKPOINT), None)
+        executed = (self.graph.nodes[node] for node in self.schedule.order if self.runs(node))
+        return next((node for node in executed if node.kind is NodeKind.CHECKPOINT), None)
 
     def runs(self, node: int) -> bool:
         """Whether backward executes the node to its end, so that hooks after it are called."""

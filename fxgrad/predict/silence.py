@@ -8,22 +8,29 @@ from fxgrad.predict import multi_grad
 from fxgrad.predict.firing import Firing, is_held_back
 from fxgrad.predict.outlook import Outlook
 
-_BEFORE_APPLY = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
+_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
 
 
 def silence_reason(outlook: Outlook, firing: Firing, site: HookSite) -> str:
     """Why backward does not call the hook."""
     if site.node is None:
-        return site.reason if site.fires is False else "this backward does not come to the reentrant checkpoint"
+        return site.reason if site.fires is False else "this backward does not run the reentrant checkpoint"
     if not site.hook.active and not site.hook.kind.is_module:
         return "its handle was removed"
     if site.hook.kind is HookKind.RETAIN_GRAD and outlook.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
         return "retain_grad does nothing on a leaf"
     if site.hook.kind is HookKind.MULTI_GRAD and any(node in outlook.ranks for node, _ in site.hook.target_slots):
         return multi_grad.silence(outlook, site.hook)
-    if firing.raised_by is not None and not is_held_back(outlook, site):
-        return "backward ends before it: a multi-grad hook raises"
+    if firing.raised_by is not None and _would_be_called(outlook, site, site.node):
+        return "backward ends before it: an 'all' hook on several tensors raises"
     return _node_silence(outlook, site, site.node)
+
+
+def _would_be_called(outlook: Outlook, site: HookSite, node: int) -> bool:
+    """Whether the engine would come to the hook if no hook raised before."""
+    if site.hook.kind in _BEFORE_EXECUTION:
+        return node in outlook.ranks
+    return outlook.runs(node) and not is_held_back(outlook, site)
 
 
 def _node_silence(outlook: Outlook, site: HookSite, node: int) -> str:

@@ -25,13 +25,12 @@ _PLAIN = BackwardCall()
 def predict(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> BackwardGraph:
     """Say what every hook will receive, how often and in which order, when backward is called from the roots.
 
-    Returns the graph with its sites (resolved first, where it has none) predicted and in firing order; those that are
-    not called come last, by hook, and receive nothing. Right given that every hook returns None and none starts a
-    backward of its own.
+    Returns the graph with its sites, found anew, in firing order; those that are not called come last, by hook, and
+    receive nothing. Right given that every hook returns None and none starts a backward of its own.
     """
-    sites = graph.sites or resolve(graph)
+    sites = resolve(graph)
     if not sites:
-        return graph
+        return replace(graph, sites=())
     outlook = Outlook.of(graph, backward)
     firing = Firing(outlook, sites)
     times = Counter(firing.calls)

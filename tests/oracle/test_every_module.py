@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from fxgrad.graph import HookKind
 from module_hooks import Comparison, backward, compare
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.testing._internal.common_modules import module_db
+
+from fxgrad.graph import HookKind
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 SAMPLES = 6
@@ -24,9 +25,7 @@ def with_grad(value):
 
 
 def models_and_inputs(info, *, training):
-    samples = info.module_inputs_func(
-        info, device="cpu", dtype=torch.float64, requires_grad=True, training=training
-    )
+    samples = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=training)
     for _, sample in zip(range(SAMPLES), samples, strict=False):
         made = sample.constructor_input
         if sample.forward_input is not None:

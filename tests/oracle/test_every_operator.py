@@ -4,7 +4,7 @@ import operators
 import pytest
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
-SAMPLES = 40
+SAMPLES = 20
 MOST_OPEN = 0.001
 """Of the entries, those that only values decide."""
 MOST_OPEN_SECOND_DERIVATIVES = 0.03

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from random_programs import bench_with_hooks, inputs_of, program
+from random_programs import bench_with_hooks, ignored_refusals, inputs_of, program
 from real_backward import compared
 
 pytestmark = pytest.mark.oracle
@@ -23,10 +23,8 @@ def test_every_hook_of_every_program_is_called_as_predicted(way):
         inputs = None if way == "plain" else inputs_of(rng, made)
         api = "grad" if way == "grad" else "backward"
         predicted = bench.predicted(inputs, api)
-        try:
+        with ignored_refusals():
             bench.run(inputs, api)
-        except RuntimeError as error:
-            assert "A leaf node was passed" in str(error)  # an "all" hook on a leaf in inputs=
         wrong += [f"seed {seed}: {text}" for text in compared(predicted, bench.log, bench.retained).wrong]
         compared_programs += 1
     assert not wrong, "\n".join(wrong[:20])

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from fxgrad.graph import NodeKind
 
 WAYS = ("all outputs", "one output", "one input without grad", "backward(inputs=)", "autograd.grad", "double backward")
+_NOT_HERE = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError)
+"""What operators raise for samples that they cannot differentiate."""
 
 
 @dataclass
@@ -59,11 +61,11 @@ def _of_sample(operator: Any, way: str, number: int, sample: Any) -> Tally:
     try:
         argument, args, kwargs = tree_unflatten(flat, structure)
         roots = _roots(way, number, operator(argument, *args, **kwargs), flat)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+    except _NOT_HERE:
         return Tally()  # a sample that torch itself does not run here
     if not roots:
         return Tally()
-    bench = Bench(roots).on_every_node()
+    bench = Bench(roots, made_by="torch.operator").on_every_node()
     inputs = None
     if way in ("backward(inputs=)", "autograd.grad"):
         leaves = [node.variable for node in bench.walked.order if hasattr(node, "variable")]
@@ -97,8 +99,8 @@ def _compared(bench: Bench, inputs: Sequence[torch.Tensor] | None, api: str, pre
     predicted = bench.predicted(inputs, api)
     try:
         log = bench.run(inputs, api)
-    except (RuntimeError, NotImplementedError):
-        return Tally()  # this derivative is not implemented
+    except _NOT_HERE:
+        return Tally()  # this derivative is not implemented, or not for this sample
     result = compared(predicted, log)
     python = any(node.kind is NodeKind.CUSTOM_FUNCTION for node in predicted.nodes)
     open_by_torch = 0 if python else result.unknown

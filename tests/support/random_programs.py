@@ -57,9 +57,9 @@ def program(rng: random.Random, *, custom: bool = True) -> Program:
     return Program(leaves, [value for value in values if value.requires_grad], roots)
 
 
-def _step(
+def _step(  # noqa: PLR0911
     rng: random.Random, leaves: Sequence[torch.Tensor], values: Sequence[torch.Tensor], *, custom: bool
-) -> list[torch.Tensor]:  # noqa: PLR0911
+) -> list[torch.Tensor]:
     def pick() -> torch.Tensor:
         return rng.choice(values)
 
@@ -85,7 +85,7 @@ def _step(
 
 def bench_with_hooks(rng: random.Random, made: Program) -> Bench:
     """Hooks of every kind that needs no module, in random order of registration."""
-    bench = Bench(made.roots)
+    bench = Bench(made.roots, made_by="torch.Tensor.mul_")
     tensors = [value for value in made.values if bench.place(value)[0] is not None]
     for node in range(len(bench.walked.order)):
         if rng.random() < 0.8:

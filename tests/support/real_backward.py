@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
-from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, Root
+from fxgrad.graph import BackwardGraph, FxNode, Gradient, GraphInfo, Hook, HookKind, HookSite, Root
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.walk import NodeRecorder, walk
 from fxgrad.predict import BackwardCall, predict
@@ -51,9 +51,10 @@ class Comparison:
 
 
 class Bench:
-    """The graph behind some outputs, with hooks on it."""
+    """The graph behind some outputs, with hooks on it. ``made_by`` is the function that the records shall name."""
 
-    def __init__(self, outputs: torch.Tensor | Sequence[torch.Tensor]) -> None:
+    def __init__(self, outputs: torch.Tensor | Sequence[torch.Tensor], *, made_by: str | None = None) -> None:
+        self.made_by = made_by
         self.outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
         edges = [get_gradient_edge(output) for output in self.outputs]
         self.walked = walk([edge.node for edge in edges])
@@ -151,7 +152,12 @@ class Bench:
         for node in range(len(nodes)):
             hooks, prehooks = self.post_hooks.get(node, ()), self.prehooks.get(node, ())
             nodes[node] = nodes[node]._replace(hooks=tuple(hooks), prehooks=tuple(prehooks))
-        return BackwardGraph(self.roots, tuple(nodes), (), (), (), tuple(self.hooks), (), (), INFO)
+        if self.made_by is None:
+            return BackwardGraph(self.roots, tuple(nodes), (), (), (), tuple(self.hooks), (), (), INFO)
+        recorded = tuple(node._replace(fx_node="call", call_reason="no module was called") for node in nodes)
+        forward = (FxNode("call", "call_function", self.made_by, "", (), None, (), None),)
+        info = replace(INFO, calls_reason=None)
+        return BackwardGraph(self.roots, recorded, (), (), (), tuple(self.hooks), (), forward, info)
 
     def call(self, inputs: Sequence[torch.Tensor] | None, api: str) -> BackwardCall:
         if inputs is None:

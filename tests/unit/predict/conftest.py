@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
 
-from module_hooks import notebook  # noqa: E402, F401
+from module_hooks import notebook  # noqa: F401

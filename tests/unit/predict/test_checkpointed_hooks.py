@@ -1,13 +1,17 @@
 """Hooks inside ``torch.utils.checkpoint``: known without recomputation, open with it."""
 
+import pytest
 import torch
-from module_hooks import FromFunction, assert_as_predicted, site_of
+from module_hooks import FromFunction, assert_as_predicted, compared, site_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import pytest
+import fxgrad
+from fxgrad.predict import BackwardCall, predict
 
-pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad", "ignore:Using .*non-full backward hook")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:None of the inputs have requires_grad", "ignore:Using .*non-full backward hook"
+)
 
 
 def leaf(*shape):
@@ -48,7 +52,9 @@ def test_inside_a_reentrant_checkpoint_only_backward_decides(notebook):
 def test_a_reentrant_checkpoint_without_an_input_that_requires_grad_is_silent(notebook):
     model = checkpointed(reentrant=True)
     notebook.legacy(model.inside[0], "legacy")
-    graph = assert_as_predicted(notebook, model, [torch.randn(4, 3)], loss=lambda result: result.sum() + model.weight.sum())
+    graph = assert_as_predicted(
+        notebook, model, [torch.randn(4, 3)], loss=lambda result: result.sum() + model.weight.sum()
+    )
     assert site_of(graph, "legacy").fires is False
     assert notebook.log == []
 
@@ -60,3 +66,23 @@ def test_how_often_hooks_of_a_leaf_are_called_is_open_where_a_reentrant_checkpoi
     site = site_of(graph, "weight")
     assert (site.fires, site.times) == (True, None)
     assert len(notebook.log) == 2
+
+
+def test_under_inputs_backward_ends_at_a_reentrant_checkpoint(notebook):
+    model = checkpointed(reentrant=True)
+    model.inside[0].weight.register_hook(notebook.tensor("weight"))
+    x = leaf()
+    with fxgrad.record(model) as recording:
+        result = model(x)
+        result.grad_fn.register_hook(notebook.on_node("multiplied"))
+        result.grad_fn.next_functions[0][0].register_hook(notebook.on_node("checkpoint"))
+        loss = result.sum()
+    graph = recording.trace(loss).graph
+    (accumulate,) = [node.id for node in graph.nodes if node.short_name == "AccumulateGrad"]
+    predicted = predict(graph, BackwardCall(((accumulate, 0),)))
+    with pytest.raises(RuntimeError, match="incompatible with"):
+        loss.backward(inputs=[x])
+    assert not compared(predicted, notebook.log).wrong
+    assert [name for name, _, _ in notebook.log] == ["multiplied"]
+    assert site_of(predicted, "checkpoint").reason == "CheckpointFunctionBackward_0 raises when backward executes it"
+    assert site_of(predicted, "weight").reason == "this backward does not run the reentrant checkpoint"

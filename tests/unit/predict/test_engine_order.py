@@ -4,9 +4,10 @@ import threading
 
 import pytest
 import torch
+from real_backward import INFO, Bench, assert_as_predicted
+
 from fxgrad.graph import BackwardGraph, Edge, HookKind, Node, NodeKind, Root, TensorMeta
 from fxgrad.predict import predict_nodes
-from real_backward import INFO, Bench, assert_as_predicted
 
 
 def leaf(*shape):
@@ -190,10 +191,22 @@ def chain(length):
     """A graph of `length` multiplications in a row, made of records alone."""
     meta = (TensorMeta((3,), "float32", "cpu"),)
     nodes = [
-        Node(i, f"M_{i}", "MulBackward0", NodeKind.FUNCTION, None, length - i, meta, ("result",), (Edge("self", None, i + 1, 0),))
+        Node(
+            i,
+            f"M_{i}",
+            "MulBackward0",
+            NodeKind.FUNCTION,
+            None,
+            length - i,
+            meta,
+            ("result",),
+            (Edge("self", None, i + 1, 0),),
+        )
         for i in range(length)
     ]
-    end = Node(length, "A", "torch::autograd::AccumulateGrad", NodeKind.ACCUMULATE_GRAD, None, None, meta, ("grad",), ())
+    end = Node(
+        length, "A", "torch::autograd::AccumulateGrad", NodeKind.ACCUMULATE_GRAD, None, None, meta, ("grad",), ()
+    )
     return BackwardGraph((Root(0, 0, ()),), (*nodes, end), (), (), (), (), (), (), INFO)
 
 

@@ -3,13 +3,14 @@
 import collections
 import dataclasses
 
-import fxgrad
 import pytest
 import torch
-from fxgrad.graph import HookKind
-from fxgrad.predict import BackwardCall, predict
 from module_hooks import FromFunction, assert_as_predicted, backward, compared, site_of, sites_of, statuses
 from torch import nn
+
+import fxgrad
+from fxgrad.graph import HookKind
+from fxgrad.predict import BackwardCall, predict
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook is firing",
@@ -319,9 +320,11 @@ def test_what_fires_under_inputs_is_predicted(notebook, api, name):
     chosen = x if name != "weight" else module.weight
     shape = tuple(chosen.shape)
     (place,) = [
-        (node.id, 0) for node in graph.nodes if node.short_name == "AccumulateGrad" and node.grad_outputs[0].shape == shape
+        (node.id, 0)
+        for node in graph.nodes
+        if node.short_name == "AccumulateGrad" and node.grad_outputs[0].shape == shape
     ]
-    predicted = predict(dataclasses.replace(graph, sites=()), BackwardCall((place,), api))
+    predicted = predict(graph, BackwardCall((place,), api))
     if api == "grad":
         torch.autograd.grad(loss, [chosen])
     else:

@@ -1,8 +1,9 @@
 """What ``backward(inputs=...)`` and ``autograd.grad`` run, held against the real thing."""
 
 import torch
-from fxgrad.graph import HookKind
 from real_backward import Bench, assert_as_predicted
+
+from fxgrad.graph import HookKind
 
 
 def leaf():

@@ -1,11 +1,12 @@
 """What non-full module hooks get, and when: traced, then held against a real backward."""
 
-import fxgrad
 import pytest
 import torch
-from fxgrad.graph import HookKind
 from module_hooks import FromFunction, assert_as_predicted, backward, compared, site_of, sites_of, statuses
 from torch import nn
+
+import fxgrad
+from fxgrad.graph import HookKind
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using .*non-full backward hook")
 
@@ -59,9 +60,7 @@ def test_it_never_fires_where_only_another_result_is_used(notebook):
     module = FromFunction(lambda _, a: (a.exp(), a.sin()))
     notebook.legacy(module, "legacy")
     graph = assert_as_predicted(notebook, module, lambda: [inner()], loss=lambda result: result[1].sum())
-    assert site_of(graph, "legacy").reason == (
-        "it is on ExpBackward0, the grad_fn of result[0]: no root depends on it"
-    )
+    assert site_of(graph, "legacy").reason == ("it is on ExpBackward0, the grad_fn of result[0]: no root depends on it")
 
 
 def test_it_never_fires_where_the_first_result_requires_no_grad(notebook):

@@ -270,7 +270,8 @@ class TestChangesOfAViewInPlace:
                 return None, grad
 
         reason = "the backward of the function that changed the view in place decides"
-        assert in_place(notebook, lambda view, w: InPlace.apply(view, w)) == [("unknown", reason)] * 2
+        # looked up while it is recorded: that is when the recorder sees it
+        assert in_place(notebook, lambda view, w: InPlace.apply(view, w)) == [("unknown", reason)] * 2  # noqa: PLW0108
 
 
 def test_shapes_are_those_before_broadcasting():

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from random_programs import bench_with_hooks, inputs_of, program
+from random_programs import bench_with_hooks, ignored_refusals, inputs_of, program
 from real_backward import compared
 
 
@@ -18,10 +18,8 @@ def test_every_hook_of_a_random_program_is_called_as_predicted(seed, way):
     inputs = None if way == "plain" else inputs_of(rng, made)
     api = "grad" if way == "grad" else "backward"
     predicted = bench.predicted(inputs, api)
-    try:
+    with ignored_refusals():
         bench.run(inputs, api)
-    except RuntimeError as error:
-        assert "A leaf node was passed" in str(error)  # an "all" hook on a leaf in inputs=: what came before counts
     comparison = compared(predicted, bench.log, bench.retained)
     assert not comparison.wrong, "\n".join(comparison.wrong)
 

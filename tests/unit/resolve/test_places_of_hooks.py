@@ -1,6 +1,7 @@
-"""Every registered hook has a site, and each site says why it is there or why it is nowhere: records in, records out."""
+"""Every registered hook has a site, and each site says why it is there, or why it is nowhere."""
 
 import pytest
+
 from fxgrad.graph import (
     BackwardGraph,
     FullHookSetup,
@@ -34,7 +35,9 @@ def ref(*path, **fields):
 
 def call(index=1, **fields):
     fields = {"result_type": "Tensor", "grad_enabled": True, "completed": True, "outputs": (), **fields}
-    return ModuleCall(f"m#{index}", "m", "M", index, None, (0, 1), 0, (), n_args=1, n_results=1, training=True, **fields)
+    return ModuleCall(
+        f"m#{index}", "m", "M", index, None, (0, 1), 0, (), n_args=1, n_results=1, training=True, **fields
+    )
 
 
 def graph(*hooks, nodes=(), calls=(), variables=(), info=INFO):
@@ -108,9 +111,7 @@ def test_a_full_hook_is_on_the_node_on_the_inputs_and_a_pre_hook_on_that_on_the_
 def test_without_an_input_that_requires_grad_a_full_hook_is_on_the_outputs():
     site = only(resolve(graph(hook(FULL), nodes=hook_nodes(), calls=[full_call(None, output_hook_node=0)])))
     assert site.node == 0
-    assert site.reason == (
-        "the node that PyTorch put on the module's outputs, as no positional input requires grad"
-    )
+    assert site.reason == ("the node that PyTorch put on the module's outputs, as no positional input requires grad")
 
 
 def test_a_full_hook_waits_in_vain_where_no_result_is_hooked():

@@ -1,0 +1,70 @@
+"""What is said of nodes without any hook: records alone."""
+
+import pytest
+
+from fxgrad.graph import BackwardGraph, Edge, GraphInfo, Node, NodeKind, Root, TensorMeta
+from fxgrad.predict import BackwardCall, NodePrediction, order_caveat, predict, predict_nodes
+
+INFO = GraphInfo(1, "0", "2.13.0", "3", "cpu", False, "the output of forward")
+
+
+def node(number, *following, device="cpu", name="MulBackward0", kind=NodeKind.FUNCTION):
+    edges = tuple(Edge("self", None, next_node, 0) for next_node in following)
+    meta = (TensorMeta((3,), "float32", device),)
+    return Node(number, f"{name}_{number}", name, kind, None, 100 - number, meta, ("result",), edges)
+
+
+def graph(*nodes, roots=(0,)):
+    return BackwardGraph(tuple(Root(root, 0, ()) for root in roots), nodes, (), (), (), (), (), (), INFO)
+
+
+def test_a_node_that_runs_has_a_rank_and_a_status_per_entry():
+    first, second = predict_nodes(graph(node(0, 1), node(1)))
+    assert first == NodePrediction(True, 0, ("tensor",), ("tensor",))
+    assert second == NodePrediction(True, 1, ("tensor",), ())
+
+
+def test_a_node_that_the_engine_does_not_come_to_has_no_rank_and_gets_nothing():
+    _, aside, _ = predict_nodes(graph(node(0, 1, 2), node(1), node(2)), BackwardCall(((2, 0),)))
+    assert aside == NodePrediction(False, None, ("none",), ())
+
+
+def test_a_node_that_grad_only_captures_has_a_rank_but_does_not_run():
+    *_, captured = predict_nodes(graph(node(0, 1), node(1)), BackwardCall(((1, 0),), "grad"))
+    assert captured == NodePrediction(False, 1, ("tensor",), ())
+
+
+def test_inputs_that_are_not_in_the_graph_leave_the_lone_root_reached_but_not_run():
+    first, second = predict_nodes(graph(node(0, 1), node(1)), BackwardCall(()))
+    assert (first.runs, first.rank, second.rank) == (False, 0, None)
+
+
+def test_a_graph_without_roots_has_nothing_to_run():
+    (only,) = predict_nodes(graph(node(0), roots=()))
+    assert only == NodePrediction(False, None, ("none",), ())
+
+
+def test_a_graph_without_hooks_has_no_sites():
+    assert predict(graph(node(0))).sites == ()
+
+
+@pytest.mark.parametrize("kind", [NodeKind.OPAQUE, NodeKind.SCRIPTED, NodeKind.COMPILED, NodeKind.CHECKPOINT])
+def test_what_nodes_of_unknown_code_return_is_unknown(kind):
+    first, second = predict_nodes(graph(node(0, 1, kind=kind), node(1)))
+    assert (first.grad_inputs, second.grad_outputs) == (("unknown",), ("unknown",))
+
+
+def test_on_one_thread_the_order_is_certain():
+    assert order_caveat(graph(node(0, 1), node(1), roots=(0, 1))) is None
+    assert order_caveat(graph(node(0, 1, device="cuda:0"), node(1, device="cuda:0"))) is None
+
+
+def test_between_two_devices_there_is_no_order():
+    assert order_caveat(graph(node(0, 1, device="cuda:0"), node(1))) == (
+        "each device (cuda:0, cpu) has a thread of its own, so between them there is no order"
+    )
+
+
+def test_with_several_roots_the_thread_of_an_accelerator_starts_early():
+    several = graph(node(0, device="cuda:0"), node(1, device="cuda:0"), roots=(0, 1))
+    assert order_caveat(several) == "the thread of cuda:0 starts while the 2 roots are still being handed out"
