@@ -90,4 +90,3 @@ def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
         return {"graph": to_json(targets.observe_emulated(request))}
     executed = targets.run_emulated(request)
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings, _FIRINGS)}
-

@@ -256,12 +256,14 @@ class Trace:
         Each ``call_function`` and ``call_method`` has ``nn_module_stack``, ``stack_trace``, ``tensor_meta`` and
         ``sequence_window`` (the autograd sequence numbers before and after) in its ``meta``.
         """
-        return self._recorded("forward").graph
+        graph: torch.fx.Graph = self._recorded("forward").graph
+        return graph
 
     def forward_module(self, model: torch.nn.Module) -> torch.fx.GraphModule:
         """A GraphModule that runs the recorded forward again, with the parameters of `model`, which is not touched:
         what the run would change is copied."""
-        return self._recorded("forward_module").module(model)
+        module: torch.fx.GraphModule = self._recorded("forward_module").module(model)
+        return module
 
     def _recorded(self, what: str) -> Any:
         if self._forward is None:

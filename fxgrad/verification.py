@@ -159,9 +159,7 @@ def _order_differences(sites: Sequence[HookSite], firings: Sequence[Firing]) -> 
             yield Difference(came, "order", f"{_site_text(expected)} as number {rank}", f"{_site_text(came)}")
 
 
-def _unforeseen(
-    graph: BackwardGraph, left: dict[tuple[int, str | None], list[Firing]]
-) -> Iterator[Difference]:
+def _unforeseen(graph: BackwardGraph, left: dict[tuple[int, str | None], list[Firing]]) -> Iterator[Difference]:
     """Firings of a hook at a call for which there is no site."""
     for (hook_id, call), firings in left.items():
         sites = [site for site in graph.sites if site.hook.id == hook_id]
@@ -173,7 +171,9 @@ def _unforeseen(
 
 def _site_text(site: HookSite) -> str:
     place = site.call or (f"node {site.node}" if site.node is not None else "no place")
-    return escaped(f"{site.hook.function or 'retain_grad'} ({site.hook.kind.value}) on {site.hook.owner or 'all'} at {place}")
+    return escaped(
+        f"{site.hook.function or 'retain_grad'} ({site.hook.kind.value}) on {site.hook.owner or 'all'} at {place}"
+    )
 
 
 def _difference_line(difference: Difference) -> str:
@@ -183,5 +183,3 @@ def _difference_line(difference: Difference) -> str:
 
 def _unknown_line(unknown: Unknown) -> str:
     return f"  unknown {unknown.what}: {_site_text(unknown.site)}: {escaped(unknown.reason)}"
-
-

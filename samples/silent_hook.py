@@ -1,6 +1,6 @@
 """Five hooks that never fire, each for another reason.
 
-    fxgrad explain samples/silent_hook.py
+fxgrad explain samples/silent_hook.py
 """
 
 import torch

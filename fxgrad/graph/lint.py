@@ -9,17 +9,16 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import (
     SCHEMA_VERSION,
     Gradient,
     GraphInfo,
     Hook,
-    HookKind,
     HookSite,
     ModuleCall,
     Node,
-    NodeKind,
     TensorRef,
     Variable,
 )

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Path, Source, TensorRef, Value
+from fxgrad.graph.kinds import NodeKind
+from fxgrad.graph.records import Edge, ModuleCall, Node, Path, Source, TensorRef, Value
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -185,7 +186,8 @@ def slot_name(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None
     """What a grad_output of a node belongs to: ``the module's result[0], `hidden` at model.py:38``."""
     for call_id, path in graph.results_of_slots.get((node_id, slot), ()):
         if call_id == call:
-            assigned = assigned_name(graph.calls_by_id[call_id].source, path)
+            made = graph.calls_by_id[call_id]
+            assigned = assigned_name(made.source, path) if made.on_source_line else None
             return f"the module's {path_text(path)}" + ("" if assigned is None else f", {assigned}")
     return _known_name(graph, graph.nodes[node_id], slot, call)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.kinds import NodeKind
 from fxgrad.graph.notation import escaped, one_line, path_text, shape_text, source_text, value_text
 from fxgrad.graph.records import (
     Edge,
@@ -18,7 +19,6 @@ from fxgrad.graph.records import (
     HookSite,
     ModuleCall,
     Node,
-    NodeKind,
     Root,
     TensorMeta,
     TensorRef,

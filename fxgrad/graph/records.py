@@ -141,6 +141,7 @@ class TensorRef:
     ``slot``       which of that node's gradients
     ``name``       the parameter's or buffer's qualified name
     ``fx_node``    the fx node that had made it, and which of its results it is, ``fx_index`` (None: its only one)
+    ``sequence_nr`` that of its node where the node is not in the graph; None where it is, or takes none
     """
 
     path: Path
@@ -153,6 +154,7 @@ class TensorRef:
     name: str | None = None
     fx_node: str | None = None
     fx_index: int | None = None
+    sequence_nr: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,10 @@ class ModuleCall:
                          None where it was not made or is not in the graph (``full_hook`` tells which)
     ``checkpointed``     made inside torch.utils.checkpoint: "reentrant", "non-reentrant" or None
     ``argument_names``   forward's parameter name of each positional argument
+    ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
+    ``forward_start``    the sequence number at which forward begins: after the forward pre-hooks; None: not seen
+    ``result_kind``      "tensor", "tuple", "namedtuple", "struct sequence" (``torch.return_types``), "tuple subclass"
+                         or "other"; None: not seen
     """
 
     id: str
@@ -244,6 +250,9 @@ class ModuleCall:
     checkpointed: str | None = None
     argument_names: tuple[str, ...] = ()
     source: Source | None = None
+    on_source_line: bool = True
+    forward_start: int | None = None
+    result_kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +260,11 @@ class FxNode:
     """One node of the recorded ``torch.fx.Graph``.
 
     ``modules`` are the ids of the module calls around it, outermost first; ``meta`` the metas of its tensor results.
+
+    ``changes``       the values that it changed in place
+    ``aliases``       for each tensor result, the value that it is a view of, or is itself, or shares memory with since
+                      ``detach``; None where it has memory of its own
+    ``grad_enabled``  whether autograd recorded what it did
     """
 
     name: str
@@ -261,6 +275,9 @@ class FxNode:
     source: Source | None
     meta: tuple[TensorMeta, ...]
     sequence_window: tuple[int, int] | None
+    changes: tuple[Value, ...] = ()
+    aliases: tuple[Value | None, ...] = ()
+    grad_enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +294,8 @@ class Hook:
     ``unplaced``    why it is on no node of the graph, where it is on none
     ``may_return``  whether its code can return something else than None; None: not known
     ``target_slots`` (node, slot) of each of ``targets``, (None, 0) where that is not in the graph
+    ``registered_nr`` autograd's sequence number when it was registered, where that was seen, and ``registered_in`` the
+                    id of the module call that was running then, None outside of every call
     """
 
     id: int
@@ -293,6 +312,8 @@ class Hook:
     unplaced: str | None = None
     may_return: bool | None = None
     target_slots: tuple[tuple[int | None, int], ...] = ()
+    registered_nr: int | None = None
+    registered_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +371,7 @@ class GraphInfo:
     """How the graph was made.
 
     ``calls_reason``  why there are no module calls and no fx nodes (a capture); None where there are
+    ``global_backward_sticky`` which global backward hooks this process has had: full (True), legacy (False), or none
     ``skipped``       outputs that are no roots, each with why
     ``notes``         what else a reader must know (compiled modules run eagerly, warnings of PyTorch, ...)
     """
@@ -364,3 +386,4 @@ class GraphInfo:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     calls_reason: str | None = None
+    global_backward_sticky: bool | None = None

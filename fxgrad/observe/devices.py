@@ -23,7 +23,11 @@ def needs_emulation(device: str | torch.device | None) -> bool:
         return False
     reason = accelerator.available()
     if reason is not None:
-        raise UsageError(f"device {device}: no CUDA here, and no fake accelerator: {reason}", "a device that is there", "leave the device out, or upgrade torch to 2.10 or later")
+        raise UsageError(
+            f"device {device}: no CUDA here, and no fake accelerator: {reason}",
+            "a device that is there",
+            "leave the device out, or upgrade torch to 2.10 or later",
+        )
     return True
 
 
@@ -32,7 +36,9 @@ def torch_device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"device {device!r}", "a device of torch: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda") from error
+        raise UsageError(
+            f"device {device!r}", "a device of torch: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda"
+        ) from error
 
 
 def check_placed(model: nn.Module, device: str | torch.device | None) -> None:

@@ -20,14 +20,14 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.firings import Firing, Received
+from fxgrad.graph.naming import path_text
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.hooks import LiveHook, RegistrationWatch
 from fxgrad.observe.observation import Observation
-from fxgrad.graph.naming import path_text
 from fxgrad.observe.state import preserved
 from fxgrad.observe.structure import tensors_in
 from fxgrad.observe.tracebacks import user_traceback
-from fxgrad.observe.tracing import Session, check_model, run_forward
+from fxgrad.observe.tracing import Session, check_model, forgotten, run_forward
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def execute(
     check_model(model)
     session = Session(model, watch or RegistrationWatch())
     inputs = [tensor for _, tensor in tensors_in((args, kwargs)).tensors]
-    with preserved(model, inputs):
+    with preserved(model, inputs), forgotten(session.watch):
         with session.recording(args, kwargs):
             output = run_forward(session, loss)
         observed, observation, hooks = session.observed_live(output.value, output.found)
@@ -98,7 +98,7 @@ class _Log:
 
     def note(self, rank: int, kind: HookKind, call: str | None, arguments: tuple[Any, ...]) -> None:
         """Note one firing by the arguments that the hook is called with."""
-        node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node = torch._C._current_autograd_node()
         grad_input, grad_output = _gradients(kind, arguments)
         order = len(self.firings)
         self.firings.append(

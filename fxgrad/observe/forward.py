@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -24,9 +24,10 @@ from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.errors import UsageError
-from fxgrad.observe.frames import user_frames
+from fxgrad.observe.frames import user_calls_module, user_frames
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import (
+    Earlier,
     Producer,
     SeenFunctionCall,
     SeenModuleCall,
@@ -76,10 +77,12 @@ class ForwardRecorder:
         self.in_loss = False
         self.failed: SeenModuleCall | None = None
         self.base_frame: FrameType | None = None
+        self.retained: dict[int, tuple[SeenModuleCall | None, int]] = {}
         self._current: SeenModuleCall | None = None
         self._finished = 0
         self._inside_function = 0
         self._inside_checkpoint = 0
+        self._arguments: list[torch.Tensor] = []
         self._known_tensors = list(known)
         self._known = {id(tensor) for tensor in self._known_tensors}
         self._producers: dict[int, Producer] = {}
@@ -94,6 +97,8 @@ class ForwardRecorder:
         name = getattr(function, "__name__", "")
         if name in _CHANGES_METADATA:
             self._settle_metas(args)
+        if name == "retain_grad" and args:
+            self.retained.setdefault(id(args[0]), self.running())
         return self._run(function, function, args, kwargs, needs_result=name in _WITHOUT_EFFECT)
 
     def function_apply(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -117,7 +122,10 @@ class ForwardRecorder:
         *,
         needs_result: bool,
     ) -> Any:
+        self._arguments = []
         seen = SeenFunctionCall(target, self._freeze(args, 0), self._freeze(kwargs, 0) if kwargs else kwargs)
+        with torch._C.DisableTorchFunction():
+            before = [(self._earlier(tensor), _version(tensor)) for tensor in self._arguments]
         self._inside_function += 1
         start = next_sequence_nr()
         try:
@@ -126,6 +134,9 @@ class ForwardRecorder:
             self._inside_function -= 1
         with torch._C.DisableTorchFunction():
             self._note_results(seen, result)
+            seen.changes = [earlier for earlier, version in before if version != _version(earlier.tensor)]
+            detaches = getattr(target, "__name__", "") == "detach"
+            seen.aliases = [_shared(tensor, before, detaches=detaches) for _, tensor in seen.results]
         if seen.results or (result is None and not needs_result):
             seen.window = (start, next_sequence_nr())
             seen.frames = user_frames(self.base_frame)
@@ -140,12 +151,16 @@ class ForwardRecorder:
         if isinstance(value, torch.Tensor):
             if id(value) not in self._known:
                 self._add_constant(value)
+            self._arguments.append(value)
             return value
         if kind not in _CONTAINERS or depth > _DEEPEST_ARGUMENT:
             return value
         if kind is dict:
             return {key: self._freeze(member, depth + 1) for key, member in value.items()}
         return kind([self._freeze(member, depth + 1) for member in value])
+
+    def _earlier(self, tensor: torch.Tensor) -> Earlier:
+        return Earlier(tensor, self._producers.get(id(tensor)))
 
     def _add_constant(self, tensor: torch.Tensor) -> None:
         self._known.add(id(tensor))
@@ -204,6 +219,7 @@ class ForwardRecorder:
         call.in_loss = self.in_loss
         call.checkpointed = self._checkpointed()
         call.frames = user_frames(self.base_frame)
+        call.on_source_line = user_calls_module()
         self.module_calls.append(call)
         self._current = call
         call.kwargs = kwargs
@@ -253,6 +269,7 @@ class ForwardRecorder:
 
         def note_and_leave(_: nn.Module, args: tuple[Any, ...]) -> None:
             hooks.pop(key, None)
+            call.forward_start = next_sequence_nr()
             self._note_inputs(call, args)
 
         hooks[key] = note_and_leave
@@ -264,7 +281,7 @@ class ForwardRecorder:
     def _checkpointed(self) -> str | None:
         if self._inside_checkpoint:
             return "reentrant"
-        top = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+        top = torch._C._autograd._top_saved_tensors_default_hooks(True)
         # torch/utils/checkpoint.py packs what is saved inside a non-reentrant checkpoint with this function
         inside = top is not None and getattr(top[0], "__qualname__", "").startswith("_checkpoint_hook.")
         return "non-reentrant" if inside else None
@@ -272,9 +289,11 @@ class ForwardRecorder:
     def input_hook(self, setup: Any, hook: BackwardHook, args: tuple[Any, ...]) -> Any:
         """See the BackwardHookFunction that a full hook puts on the inputs of the current call."""
         call = self._current
+        start = next_sequence_nr()
         result = setup(hook, args)
         if call is not None and call.module is hook.module:
             call.backward_hook = hook
+            call.forward_start = start
             self._note_inputs(call, args)
             with torch._C.DisableTorchFunction():
                 call.input_hook_node = self._hook_node(hook.input_tensors_index, result)
@@ -294,6 +313,10 @@ class ForwardRecorder:
     def _hook_node(positions: list[int] | None, values: tuple[Any, ...]) -> Any:
         nodes = [values[position].grad_fn for position in positions or ()]
         return next((node for node in nodes if node is not None), None)
+
+    def running(self) -> tuple[SeenModuleCall | None, int]:
+        """The module call that is running, and autograd's sequence number."""
+        return self._current, next_sequence_nr()
 
     # Recording
 
@@ -324,6 +347,22 @@ class ForwardRecorder:
         return True
 
 
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _shared(result: torch.Tensor, arguments: Sequence[tuple[Earlier, int | None]], *, detaches: bool) -> Earlier | None:
+    """The argument whose version counter a result shares: itself, what it is a view of, or was detached from."""
+    base = result._base if result._is_view() else None
+    for earlier, _ in arguments:
+        argument = earlier.tensor
+        if argument is result or detaches:
+            return earlier
+        if base is not None and (argument is base or (argument._is_view() and argument._base is base)):
+            return earlier
+    return None
+
+
 class _FunctionMode(TorchFunctionMode):
     def __init__(self, recorder: ForwardRecorder) -> None:
         super().__init__()
@@ -337,9 +376,9 @@ class _FunctionMode(TorchFunctionMode):
 
 @contextmanager
 def _wrapped_methods(recorder: ForwardRecorder) -> Iterator[None]:
-    call_impl = nn.Module._call_impl
-    setup_input_hook = BackwardHook.setup_input_hook
-    setup_output_hook = BackwardHook.setup_output_hook
+    call_impl: Callable[..., Any] = nn.Module._call_impl
+    setup_input_hook: Callable[..., Any] = BackwardHook.setup_input_hook
+    setup_output_hook: Callable[..., Any] = BackwardHook.setup_output_hook
     apply = torch.autograd.Function.__dict__["apply"]
 
     def watched_call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -19,9 +19,13 @@ from fxgrad.graph import Source
 Frame = tuple[CodeType, int]
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_ENTRY = os.path.join(_OWN, "observe", "tracing.py")
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
 _SITE_PACKAGES = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib"))
+
+_MODULE_CALL = ("_wrapped_call_impl", "_call_impl")
+"""What lies between ``module(x)`` and ``forward`` (torch/nn/modules/module.py)."""
 
 _is_user: dict[CodeType, bool] = {}
 
@@ -36,6 +40,8 @@ def user_frames(limit: FrameType | None) -> tuple[Frame, ...]:
     fallback: Frame | None = None
     while frame is not None and frame is not limit:
         code = frame.f_code
+        if code.co_filename == _ENTRY:  # what lies outside called fxgrad, not the model
+            break
         user = _is_user.get(code)
         if user is None:
             user = _is_user[code] = _is_user_code(code)
@@ -47,6 +53,18 @@ def user_frames(limit: FrameType | None) -> tuple[Frame, ...]:
     if found or fallback is None:
         return tuple(found)
     return (fallback,)
+
+
+def user_calls_module() -> bool:
+    """Whether the user's own code calls the module that is being called, and not torch or fxgrad for it."""
+    recorder = sys._getframe(1).f_code.co_filename
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename != recorder and code.co_name not in _MODULE_CALL:
+            return _is_user_code(code)
+        frame = frame.f_back
+    return False
 
 
 def _is_user_code(code: CodeType) -> bool:
@@ -71,7 +89,11 @@ def source_of(frames: tuple[Frame, ...]) -> Source | None:
 
 def definition_of(function: object) -> Source | None:
     """Where a function, or the class of a callable object, is defined."""
-    code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
+    code = getattr(function, "__code__", None) or getattr(
+        getattr(type(function), "__call__", None),  # noqa: B004
+        "__code__",
+        None,
+    )
     if not isinstance(code, CodeType):
         return None
     return Source(

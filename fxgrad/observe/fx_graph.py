@@ -25,7 +25,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 
 from fxgrad.graph import Path, Value
 from fxgrad.observe.frames import stack_trace
-from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall, SeenTensor
+from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
 from fxgrad.observe.structure import tensors_in
 
 _PRINTABLE = (
@@ -59,6 +59,8 @@ class ForwardGraph:
         self._fx_nodes: dict[int, fx.Node] = {}
         self._access: dict[int, tuple[fx.Node, Any, Path]] = {}
         self._attribute_nodes: dict[str, fx.Node] = {}
+        self._originals: dict[int, str | None] = {}
+        self._hook_functions: dict[int, SeenFunctionCall] = {}
         self._autocast: Any = None
         self._entered: fx.Node | None = None
 
@@ -72,6 +74,7 @@ class ForwardGraph:
     def add_call(self, number: int, seen: SeenFunctionCall) -> None:
         """Append one recorded call. A BackwardHookFunction is the identity, so it adds none."""
         if seen.target is BackwardHookFunction:
+            self._hook_functions[number] = seen
             for argument, (_, result) in zip(seen.args, seen.results, strict=True):
                 self._fx_nodes[id(result)] = self.fx_node_of(argument)
             return
@@ -81,6 +84,7 @@ class ForwardGraph:
         self.node_of_call[number] = fx_node
         self._describe(fx_node, seen)
         for path, tensor in seen.results:
+            self._originals.setdefault(id(tensor), self.made(tensor))
             self._access[id(tensor)] = (fx_node, None, path)
             self._fx_nodes.pop(id(tensor), None)
 
@@ -140,12 +144,15 @@ class ForwardGraph:
         )
         return None if fx_node is None else fx_node.name
 
-    def value_of(self, seen: SeenTensor) -> Value | None:
+    def value_of(self, seen: SeenTensor | Earlier) -> Value | None:
         """The fx node that had made a tensor at one moment of the run, and which of its results it was."""
         if seen.producer is None:
-            name = self.made(seen.tensor)
+            name = self._originals.get(id(seen.tensor)) or self.made(seen.tensor)
             return None if name is None else Value(name)
         number, position = seen.producer
+        if number in self._hook_functions:  # the identity: the value is that of its argument
+            argument = self._hook_functions[number].aliases[position]
+            return None if argument is None else self.value_of(argument)
         fx_node = self.node_of_call.get(number)
         if fx_node is None:
             return None

@@ -30,7 +30,7 @@ from fxgrad.observe.hooks import (
     with_multi_grad_hooks,
 )
 from fxgrad.observe.seen import Origin, SeenModuleCall
-from fxgrad.observe.walk import ACCUMULATE_GRAD
+from fxgrad.observe.walk import ACCUMULATE_GRAD, name_of, sequence_nr_of
 
 if TYPE_CHECKING:
     from fxgrad.observe.observation import Observation
@@ -87,7 +87,7 @@ class HookCollector:
         found = {hook.key: hook for hook in earlier}
         now = {hook.key: hook for hook in hooks_on_modules(observation.module_names.modules.values())}
         for hook in found.values():
-            hook.active = not hook.kind.is_module or hook.key in now
+            hook.active = self._is_still_there(hook, now)
         for hook in (*now.values(), *self._in_snapshots(), *self._on_tensors()):
             found.setdefault(hook.key, hook)
         for node in self._nodes_to_look_at():
@@ -98,7 +98,19 @@ class HookCollector:
         for key, hook in found.items():
             if key in self._registrations:
                 hook.frames = self._registrations[key].frames
+                hook.sequence_nr = self._registrations[key].sequence_nr
+                hook.call = self._registrations[key].call
+            elif hook.kind is HookKind.RETAIN_GRAD and observation.recorder is not None:
+                hook.call, hook.sequence_nr = observation.recorder.retained.get(id(hook.tensor), (None, None))
         return found
+
+    def _is_still_there(self, hook: LiveHook, now: dict[Any, LiveHook]) -> bool:
+        """A hook that was there before the forward may have been removed in it."""
+        if hook.kind.is_module:
+            return hook.key in now
+        if hook.kind not in (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD) or hook.table is None:
+            return True
+        return hook.key in hook.table
 
     def _in_snapshots(self) -> Iterator[LiveHook]:
         """Hooks that were removed again, but that a call took along."""
@@ -132,9 +144,9 @@ class HookCollector:
         if self._every_node or self._unmatched():
             self._nodes_looked_at = list(walked.order)
             return self._nodes_looked_at
-        wanted = {node for node in walked.order if node.name() == ACCUMULATE_GRAD}
+        wanted = {node for node in walked.order if name_of(node) == ACCUMULATE_GRAD}
         if recorder is not None:
-            wanted.update(node for node in walked.order if node._sequence_nr() < recorder.started)  # type: ignore[attr-defined]
+            wanted.update(node for node in walked.order if sequence_nr_of(node) < recorder.started)
         for call in self._calls():
             if call.hooks:
                 wanted.update(node for node in self._hooked_nodes(call) if node in walked.ids)
@@ -196,6 +208,8 @@ class HookCollector:
             unplaced=self._unplaced(hook, observed),
             may_return=False if hook.function is None else may_return_a_value(hook.function),
             target_slots=tuple(parts),
+            registered_nr=hook.sequence_nr,
+            registered_in=None if hook.call is None else self._observation.call_ids[hook.call],
         )
 
     def _observed(self, hook: LiveHook) -> tuple[int, int | None] | None:
@@ -218,7 +232,7 @@ class HookCollector:
         if hook.kind.is_module or hook.parts or observed is not None:
             return None
         if hook.origin is not None:
-            return NOT_REACHED.format(name=hook.origin[0].name())
+            return NOT_REACHED.format(name=name_of(hook.origin[0]))
         if hook.tensor is not None and not hook.tensor.requires_grad:
             return "its tensor requires no grad"
         return NOT_REACHED.format(name="" if hook.tensor is None else "AccumulateGrad").replace("  ", " ")
@@ -269,7 +283,7 @@ class HookCollector:
         if hook.kind is HookKind.TENSOR and hook.tensor is not None:
             return hook.tensor._backward_hooks
         if hook.kind is HookKind.POST_ACCUMULATE_GRAD and hook.tensor is not None:
-            return hook.tensor._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+            return hook.tensor._post_accumulate_grad_hooks
         return None
 
     @cached_property

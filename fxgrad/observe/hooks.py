@@ -11,7 +11,7 @@ torch/autograd/graph.py (register_multi_grad_hook), torch/csrc/autograd/python_h
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,14 @@ from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from fxgrad.graph import HookKind
 from fxgrad.observe.frames import Frame, user_frames
-from fxgrad.observe.seen import Origin, backward_kind, global_backward_kind, origin_of
+from fxgrad.observe.seen import (
+    Origin,
+    SeenModuleCall,
+    backward_kind,
+    global_backward_kind,
+    next_sequence_nr,
+    origin_of,
+)
 
 _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
@@ -48,6 +55,9 @@ class LiveHook:
     frames: tuple[Frame, ...] = ()
     prepend: bool = False
     active: bool = True
+    table: Any = None
+    sequence_nr: int | None = None
+    call: SeenModuleCall | None = None
     parts: list[LiveHook] = field(default_factory=list)
     """Of a multi-grad hook: the tensor hook on each of its tensors."""
 
@@ -61,6 +71,8 @@ class Registration:
     frames: tuple[Frame, ...]
     tensor: torch.Tensor | None
     origin: Origin | None
+    call: SeenModuleCall | None
+    sequence_nr: int
     by_user: bool
     """False for the hooks that torch/utils/hooks.py and torch/nn/modules/module.py put on nodes by themselves."""
 
@@ -70,6 +82,7 @@ class RegistrationWatch:
 
     def __init__(self) -> None:
         self.registrations: dict[Any, Registration] = {}
+        self.running: Callable[[], tuple[SeenModuleCall | None, int]] = lambda: (None, next_sequence_nr())
 
     @contextmanager
     def watching(self) -> Iterator[RegistrationWatch]:
@@ -87,7 +100,7 @@ class RegistrationWatch:
                 tensor = tensor if isinstance(tensor, torch.Tensor) else None
                 origin = None if tensor is None else origin_of(tensor)
             self.registrations[handle.id] = Registration(
-                handle.id, hooks_dict, user_frames(None), tensor, origin, by_user
+                handle.id, hooks_dict, user_frames(None), tensor, origin, *self.running(), by_user
             )
 
         RemovableHandle.__init__ = watched  # type: ignore[assignment]
@@ -95,6 +108,13 @@ class RegistrationWatch:
             yield self
         finally:
             RemovableHandle.__init__ = init  # type: ignore[method-assign]
+
+    def forget(self, known: frozenset[Any]) -> None:
+        """Take away the hooks that were registered since `known`: on nodes and tensors that outlive the run, they would
+        fire in the user's own backward."""
+        for key, registration in self.registrations.items():
+            if key not in known:
+                registration.table.pop(key, None)
 
 
 def _nothing(*_: object) -> None:
@@ -112,9 +132,11 @@ def prehooks_of(node: AutogradNode) -> dict[Any, Any]:
 
 
 def _table(handle: RemovableHandle) -> dict[Any, Any]:
-    table: dict[Any, Any] = handle.hooks_dict_ref()
+    table = handle.hooks_dict_ref()
     handle.remove()
-    return table
+    assert table is not None  # the node holds it
+    found: dict[Any, Any] = table
+    return found
 
 
 def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
@@ -145,7 +167,7 @@ def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
         (getattr(tensor, "_post_accumulate_grad_hooks", None), HookKind.POST_ACCUMULATE_GRAD),
     ):
         for key, function in (table or {}).items():
-            yield LiveHook(key, kind, function, tensor=tensor, origin=origin)
+            yield LiveHook(key, kind, function, tensor=tensor, origin=origin, table=table)
     if tensor.retains_grad:
         yield LiveHook(("retain_grad", id(tensor)), HookKind.RETAIN_GRAD, None, tensor=tensor, origin=origin)
 
@@ -181,6 +203,7 @@ def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
             groups[group].parts.append(hook)
         else:
             whole = LiveHook(hook.key, HookKind.MULTI_GRAD, _closure(hook.function)["fn"], frames=hook.frames)
+            whole.sequence_nr, whole.call = hook.sequence_nr, hook.call
             whole.parts.append(hook)
             groups[group] = whole
             found.append(whole)
@@ -218,7 +241,7 @@ def may_return_a_value(function: Any) -> bool | None:
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if code is None:
-        call = getattr(type(function), "__call__", None)
+        call = getattr(type(function), "__call__", None)  # noqa: B004
         code = getattr(call, "__code__", None)
     if code is None:
         return None

@@ -39,8 +39,8 @@ class MetaTable:
         except KeyError:
             pass
         except TypeError:  # a symbolic size that cannot be hashed
-            return _tensor_meta(*key)  # type: ignore[arg-type]
-        meta = self._metas[key] = _tensor_meta(*key)  # type: ignore[arg-type]
+            return _tensor_meta(*key)
+        meta = self._metas[key] = _tensor_meta(*key)
         return meta
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules import module as module_hooks
 
 from fxgrad import __version__
 from fxgrad.graph import (
@@ -38,8 +39,8 @@ from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.names import ModuleNames, NamedTensor, named_tensors, shown_path
 from fxgrad.observe.provenance import Operands, Timeline
-from fxgrad.observe.seen import Origin, SeenModuleCall, SeenTensor, backward_kind
-from fxgrad.observe.walk import NodeRecorder, WalkedGraph, labels, walk
+from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, SeenTensor, backward_kind, origin_of
+from fxgrad.observe.walk import NO_SEQUENCE_NR, NodeRecorder, WalkedGraph, labels, name_of, sequence_nr_of, walk
 
 Roots = Sequence[tuple[Path, torch.Tensor]]
 
@@ -111,11 +112,11 @@ class Observation:
     def node_name(self, node: AutogradNode) -> str:
         """The label of a node; its plain name where the roots do not reach it."""
         rank = self.walked.ids.get(node)
-        return node.name() if rank is None else self._labels[rank]
+        return name_of(node) if rank is None else self._labels[rank]
 
     @cached_property
     def _labels(self) -> list[str]:
-        return labels([node.name() for node in self.walked.order])
+        return labels([name_of(node) for node in self.walked.order])
 
     # Records
 
@@ -146,15 +147,16 @@ class Observation:
 
     def _operands(self) -> Operands:
         operands = Operands(self.metas)
-        assert self.recorder is not None and self.forward is not None
+        assert self.recorder is not None
+        assert self.forward is not None
         for tensor_id, fx_node in self.forward.named_nodes():
             if tensor_id in self.named:
                 operands.add(self.named[tensor_id].tensor, Value(fx_node.name))
         for number, seen in enumerate(self.recorder.function_calls):
-            fx_node = self.forward.node_of_call.get(number)
-            if fx_node is not None:
+            made_by = self.forward.node_of_call.get(number)
+            if made_by is not None:
                 for position, (_, tensor) in enumerate(seen.results):
-                    operands.add(tensor, Value(fx_node.name, position if len(seen.results) > 1 else None))
+                    operands.add(tensor, Value(made_by.name, position if len(seen.results) > 1 else None))
         return operands
 
     def _modules(self, hooks: HookCollector) -> Iterable[Module]:
@@ -175,8 +177,7 @@ class Observation:
     def _variables(self) -> Iterable[Variable]:
         for tensor_id, named in self.named.items():
             tensor = named.tensor
-            in_graph = tensor_id in self.leaves
-            if named.kind == "other leaf" and not (in_graph or tensor.requires_grad):
+            if not self._is_listed(tensor_id, named):
                 continue
             node, slot = self._place(tensor)
             yield Variable(
@@ -190,6 +191,10 @@ class Observation:
                 node=node,
                 slot=slot,
             )
+
+    def _is_listed(self, tensor_id: int, named: NamedTensor) -> bool:
+        """Whether a named tensor is among the variables: an attribute that requires no grad is not."""
+        return named.kind != "other leaf" or tensor_id in self.leaves or named.tensor.requires_grad
 
     def _place(self, tensor: torch.Tensor) -> tuple[int | None, int]:
         if id(tensor) in self.leaves:
@@ -227,19 +232,25 @@ class Observation:
             checkpointed=call.checkpointed,
             argument_names=argument_names(call.module, len(call.args)),
             source=source_of(call.frames),
+            on_source_line=call.on_source_line,
+            forward_start=call.forward_start,
+            result_kind=_result_kind(call.result) if call.completed else None,
         )
 
     def reference(self, seen: SeenTensor) -> TensorRef:
         """The record of a tensor as it was at one moment of the run."""
-        node, slot, node_name = None, 0, None
+        node, slot, node_name, sequence_nr = None, 0, None, None
         if seen.requires_grad and seen.is_leaf:
             node_name = "torch::autograd::AccumulateGrad"
             if id(seen.tensor) in self.leaves:
                 node = self.walked.ids[self.leaves[id(seen.tensor)]]
-        elif seen.origin is not None:
-            live, slot = seen.origin
-            node, node_name = self.walked.ids.get(live), live.name()
+        elif (origin := _origin_now(seen)) is not None:
+            live, slot = origin
+            node, node_name = self.walked.ids.get(live), name_of(live)
+            sequence_nr = sequence_nr_of(live) if node is None else None
         named = self.named.get(id(seen.tensor))
+        if named is not None and not self._is_listed(id(seen.tensor), named):
+            named = None
         value = None if self.forward is None else self.forward.value_of(seen)
         return TensorRef(
             path=seen.path,
@@ -252,6 +263,7 @@ class Observation:
             name=None if named is None else named.name,
             fx_node=None if value is None else value.fx_node,
             fx_index=None if value is None else value.index,
+            sequence_nr=None if sequence_nr == NO_SEQUENCE_NR else sequence_nr,
         )
 
     def _fx_nodes(self) -> Iterable[FxNode]:
@@ -268,7 +280,22 @@ class Observation:
                 source=None if seen is None else source_of(seen.frames),
                 meta=() if seen is None else tuple(seen.metas or [self.metas.of_tensor(t) for _, t in seen.results]),
                 sequence_window=None if seen is None else seen.window,
+                changes=() if seen is None else tuple(self._values_before(fx_node, seen)),
+                aliases=() if seen is None else tuple(self._shared_values(seen)),
+                grad_enabled=seen is None or seen.grad_enabled,
             )
+
+    def _values_before(self, fx_node: torch.fx.Node, seen: SeenFunctionCall) -> Iterable[Value]:
+        assert self.forward is not None
+        for earlier in seen.changes:
+            value = self.forward.value_of(earlier)
+            if value is not None and value.fx_node != fx_node.name:
+                yield value
+
+    def _shared_values(self, seen: SeenFunctionCall) -> Iterable[Value | None]:
+        assert self.forward is not None
+        for earlier in seen.aliases:
+            yield None if earlier is None else self.forward.value_of(earlier)
 
     def _stack(self, call: SeenModuleCall | None) -> list[str]:
         stack = []
@@ -276,6 +303,13 @@ class Observation:
             stack.append(self.call_ids[call])
             call = call.parent
         return stack[::-1]
+
+
+def _origin_now(seen: SeenTensor) -> Origin | None:
+    """Where a tensor is; of a view that was stale then, now that forward is over, if nothing has changed it since."""
+    if seen.stale and seen.tensor._version == seen.version:
+        return origin_of(seen.tensor)
+    return seen.origin
 
 
 def _gradient_edge(tensor: torch.Tensor) -> tuple[AutogradNode, int]:
@@ -295,6 +329,19 @@ def _full_hook_setup(call: SeenModuleCall) -> FullHookSetup | None:
         n_outputs=hook.n_outputs,
         output_positions=None if hook.output_tensors_index is None else tuple(hook.output_tensors_index),
     )
+
+
+def _result_kind(result: object) -> str:
+    """What ``BackwardHook`` (torch/utils/hooks.py) would have to build again from its members."""
+    if isinstance(result, torch.Tensor):
+        return "tensor"
+    if not isinstance(result, tuple):
+        return "other"
+    if type(result) is tuple:
+        return "tuple"
+    if hasattr(type(result), "n_sequence_fields"):  # PyStructSequence
+        return "struct sequence"
+    return "namedtuple" if hasattr(type(result), "_fields") else "tuple subclass"
 
 
 def _arguments_text(fx_node: torch.fx.Node) -> str:
@@ -334,6 +381,7 @@ def graph_info(
         skipped=skipped,
         notes=notes,
         calls_reason=calls_reason,
+        global_backward_sticky=module_hooks._global_is_full_backward_hook,
     )
 
 

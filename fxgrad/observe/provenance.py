@@ -18,7 +18,7 @@ from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import source_of
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall
-from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, Provenance
+from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, Provenance, sequence_nr_of
 
 LEAF = "a leaf's: made once, shared by every call that uses it"
 EARLIER = "made before the forward that was recorded"
@@ -60,14 +60,14 @@ class Timeline:
             several = len(seen.results) > 1
             for node, slot, position in seen.origins:
                 start, end = seen.window
-                if start <= node._sequence_nr() < end:  # type: ignore[attr-defined]  # else it handed a tensor through
+                if start <= sequence_nr_of(node) < end:  # else it handed a tensor through
                     self._values.setdefault((node, slot), Value(fx_node.name, position if several else None))
 
     def provenance(self, node: AutogradNode, name: str) -> Provenance:
         """Module call, fx node, forward values and source line of one node; where one is missing, why."""
         if name == ACCUMULATE_GRAD:
             return Provenance(call_reason=LEAF, fx_reason=LEAF)
-        sequence_nr = node._sequence_nr()  # type: ignore[attr-defined]
+        sequence_nr = sequence_nr_of(node)
         if sequence_nr == NO_SEQUENCE_NR:
             return Provenance(call_reason=NO_NUMBER, fx_reason=NO_NUMBER)
         outside = self._outside(sequence_nr)
@@ -77,7 +77,7 @@ class Timeline:
         number = self.function_call(sequence_nr)
         seen = None if number is None else self._recorder.function_calls[number]
         fx_node = None if number is None else self._fx_nodes.get(number)
-        slots = len(node._input_metadata)  # type: ignore[attr-defined]
+        slots = len(node._input_metadata)
         return Provenance(
             None if call is None else self._call_ids[call],
             _no_call_reason(seen) if call is None else None,
@@ -165,8 +165,10 @@ class Operands:
         if not isinstance(saved, torch.Tensor):
             return edge
         meta: TensorMeta = self._metas.of_tensor(saved)
-        value = self._values.get(_memory_of(saved))
-        return edge._replace(operand=meta, value=value, null_reason="it requires no grad")
+        memory = _memory_of(saved)
+        value = None if memory is None else self._values.get(memory)
+        reason = edge.null_reason if saved.requires_grad else "it requires no grad"
+        return edge._replace(operand=meta, value=value, null_reason=reason)
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:

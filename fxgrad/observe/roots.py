@@ -30,8 +30,8 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
     loss = _loss_of(output)
     if loss is not None:
         others = [path for path, tensor in tensors_in(output, ("result",)).tensors if tensor is not loss]
-        skipped = tuple([f"{path_text(path)}: backward starts from the loss alone" for path in others])
-        return FoundRoots([(("result", "loss"), loss)], "the loss in the output of forward", skipped)
+        left = tuple([f"{path_text(path)}: backward starts from the loss alone" for path in others])
+        return FoundRoots([(("result", "loss"), loss)], "the loss in the output of forward", left)
     found = tensors_in(output, ("result",))
     roots = [(path, tensor) for path, tensor in found.tensors if tensor.requires_grad]
     skipped = [f"{path_text(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]

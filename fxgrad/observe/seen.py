@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from torch.utils.hooks import BackwardHook
 from fxgrad.graph import HookKind, Path, TensorMeta
 from fxgrad.observe.frames import Frame
 
-next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
 Origin = tuple[AutogradNode, int]
 """A node, and which of its outputs a tensor is."""
@@ -28,8 +28,15 @@ Producer = tuple[int, int]
 
 
 def origin_of(tensor: torch.Tensor) -> Origin | None:
-    """The grad_fn and output_nr of a tensor; None for a leaf and where no grad is required."""
-    node = tensor.grad_fn
+    """The grad_fn and output_nr of a tensor; None for a leaf and where no grad is required.
+
+    None too for a view that a custom Function returned and whose memory has changed since, which has none any more:
+    reading it raises (``handle_view_on_rebase`` in torch/csrc/autograd/variable.cpp).
+    """
+    try:
+        node = tensor.grad_fn
+    except RuntimeError:
+        return None
     return None if node is None else (node, tensor.output_nr)
 
 
@@ -50,7 +57,7 @@ class SeenTensor:
     ``stale``: reading ``grad_fn`` of a view whose base was changed in place *makes* a node, so that had to wait.
     """
 
-    __slots__ = ("is_leaf", "origin", "path", "producer", "requires_grad", "stale", "tensor")
+    __slots__ = ("is_leaf", "origin", "path", "producer", "requires_grad", "stale", "tensor", "version")
 
     def __init__(self, path: Path, tensor: torch.Tensor, producer: Producer | None, *, stale: bool) -> None:
         self.path = path
@@ -59,16 +66,31 @@ class SeenTensor:
         self.requires_grad = tensor.requires_grad
         self.is_leaf = tensor.is_leaf
         self.stale = stale and self.requires_grad and not self.is_leaf
+        self.version = tensor._version if self.stale else None
         self.origin = None if self.stale or not self.requires_grad else origin_of(tensor)
 
 
+class Earlier(NamedTuple):
+    """A tensor among the arguments of a function call, and what had produced it before the call."""
+
+    tensor: torch.Tensor
+    producer: Producer | None
+
+
 class SeenFunctionCall:
-    """One call of a torch function, or of a custom Function's ``apply`` (``target`` is then the class)."""
+    """One call of a torch function, or of a custom Function's ``apply`` (``target`` is then the class).
+
+    ``changes`` are the arguments that it changed in place; ``aliases`` says for each of ``results`` which argument it
+    shares its memory and version counter with.
+    """
 
     __slots__ = (
+        "aliases",
         "args",
         "autocast",
+        "changes",
         "frames",
+        "grad_enabled",
         "in_loss",
         "kwargs",
         "metas",
@@ -85,6 +107,9 @@ class SeenFunctionCall:
         self.args = args
         self.kwargs = kwargs
         self.results: list[tuple[Path, torch.Tensor]] = []
+        self.changes: list[Earlier] = []
+        self.aliases: list[Earlier | None] = []
+        self.grad_enabled = torch.is_grad_enabled()
         self.result_type: type = type(None)
         self.origins: list[tuple[AutogradNode, int, int | None]] = []
         self.metas: list[TensorMeta] | None = None
@@ -105,6 +130,7 @@ class SeenModuleCall:
         "completed",
         "end",
         "finished",
+        "forward_start",
         "frames",
         "grad_enabled",
         "hooks",
@@ -116,6 +142,7 @@ class SeenModuleCall:
         "legacy_tensor",
         "module",
         "number",
+        "on_source_line",
         "output_hook_node",
         "outputs",
         "parent",
@@ -129,7 +156,7 @@ class SeenModuleCall:
         self.module = module
         self.parent = parent
         self.number = number
-        self.start = self.end = next_sequence_nr()
+        self.start = self.end = self.forward_start = next_sequence_nr()
         self.thread = threading.get_ident()
         self.training = module.training
         self.grad_enabled = torch.is_grad_enabled()
@@ -138,6 +165,7 @@ class SeenModuleCall:
         self.finished = 0
         self.in_loss = False
         self.checkpointed: str | None = None
+        self.on_source_line = True
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.inputs: list[SeenTensor] = []

@@ -14,6 +14,7 @@ import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def _values_of(tensors: list[torch.Tensor]) -> Undo:
     readable = [tensor for tensor in tensors if _has_values(tensor)]
     aliases = [tensor.detach() for tensor in readable]
     storages = {alias.untyped_storage()._cdata: alias.untyped_storage() for alias in aliases}
-    saved = [(storage, storage.clone()) for storage in storages.values()]
+    saved = [(storage, storage.clone()) for storage in storages.values()]  # type: ignore[no-untyped-call]
     versions = [tensor._version for tensor in readable]
 
     def undo() -> None:
@@ -142,7 +143,7 @@ def _values_of(tensors: list[torch.Tensor]) -> Undo:
                 tensor.data = alias
         for storage, copy in saved:
             _put_back(storage, copy)
-        torch._C._autograd._unsafe_set_version_counter(tuple(readable), tuple(versions))  # type: ignore[attr-defined]
+        torch._C._autograd._unsafe_set_version_counter(tuple(readable), tuple(versions))
 
     return undo
 
@@ -157,7 +158,7 @@ def _put_back(storage: torch.UntypedStorage, copy: torch.UntypedStorage) -> None
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def _has_values(tensor: torch.Tensor) -> bool:
@@ -195,7 +196,7 @@ def _device_random_state(backend: Any) -> Undo:
 
 def _modes() -> Undo:
     autocast = [
-        _undo_with(lambda on, device=device: torch.set_autocast_enabled(device, on), torch.is_autocast_enabled(device))
+        _undo_with(partial(torch.set_autocast_enabled, device), torch.is_autocast_enabled(device))
         for device in ("cpu", "cuda")
     ]
     return _all(

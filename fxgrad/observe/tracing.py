@@ -78,6 +78,7 @@ class Session:
         self.earlier = existing_hooks(self.model.modules(), known)
         self.versions = {name: tensor._version for name, tensor in self._parameters() if not tensor.is_inference()}
         self.recorder = ForwardRecorder(self.metas, known)
+        self.watch.running = self.recorder.running
         with ExitStack() as stack:
             stack.enter_context(self._eager())
             caught = stack.enter_context(warnings.catch_warnings(record=True))
@@ -177,10 +178,20 @@ def observe_forward(
     check_model(model)
     session = Session(model, watch or RegistrationWatch())
     inputs = tensors_in((args, kwargs)).tensors
-    with preserved(model, [tensor for _, tensor in inputs]):
+    with preserved(model, [tensor for _, tensor in inputs]), forgotten(session.watch):
         with session.recording(args, kwargs):
             output = run_forward(session, loss)
         return session.observed(output.value, output.found)
+
+
+@contextmanager
+def forgotten(watch: RegistrationWatch) -> Iterator[None]:
+    """The hooks that are registered inside are gone afterwards, also those that PyTorch puts on nodes for modules."""
+    known = frozenset(watch.registrations)
+    try:
+        yield
+    finally:
+        watch.forget(known)
 
 
 @dataclass(frozen=True)

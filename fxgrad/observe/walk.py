@@ -19,7 +19,7 @@ from fxgrad.observe.custom_functions import custom_signature
 from fxgrad.observe.kinds import NodeType, node_type
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.settings import decisive_settings
-from fxgrad.observe.signatures import edge_arguments, output_names
+from fxgrad.observe.signatures import copy_slices_arguments, edge_arguments, output_names
 
 ACCUMULATE_GRAD = "torch::autograd::AccumulateGrad"
 NO_SEQUENCE_NR = 2**64 - 1
@@ -28,10 +28,22 @@ DEEP = 10_000
 """Graphs of more nodes than this get the cure of `free_without_recursion`."""
 SEGMENT = 1_000
 
-NULL_CPP = "it requires no grad, or is no tensor"
-NULL_PYTHON = "it requires no grad"
+NULL_CPP = "it required no grad when it was made or used, or is no tensor"
+NULL_PYTHON = "it required no grad when it was made or used"
 
 NextFunctions = tuple[tuple[AutogradNode | None, int], ...]
+
+
+def name_of(node: AutogradNode) -> str:
+    """``node.name()``, also where the user's ``ctx.name = …`` hides that method of a Python Function's node."""
+    name: str = type(node).name(node)
+    return name
+
+
+def sequence_nr_of(node: AutogradNode) -> int:
+    """``node._sequence_nr()``, also where an attribute of the user's hides it; NO_SEQUENCE_NR where it has none."""
+    number: int = type(node)._sequence_nr(node)
+    return number
 
 
 @dataclass
@@ -113,7 +125,7 @@ def free_without_recursion(order: Sequence[AutogradNode]) -> None:
     for start in range(0, len(order), SEGMENT):
         segment = list(order[start + 1 : start + 1 + SEGMENT])
         segment.reverse()
-        order[start].metadata["fxgrad.keepalive"] = segment
+        order[start].metadata["fxgrad.keepalive"] = segment  # type: ignore[index]  # a property, in C++
 
 
 def labels(names: Iterable[str]) -> list[str]:
@@ -147,7 +159,7 @@ class NodeRecorder:
         record = self._record
         plain = Provenance()
         order = self._walked.order
-        names = [node.name() for node in order]
+        names = [name_of(node) for node in order]
         numbered = enumerate(zip(order, names, labels(names), strict=True))
         if provenance is None:
             return tuple([record(rank, node, name, label, plain) for rank, (node, name, label) in numbered])
@@ -162,7 +174,7 @@ class NodeRecorder:
         kind = known.kind
         schema = known.schema
         meta = self._metas.of_gradient
-        grad_outputs = tuple([meta(entry) for entry in node._input_metadata])  # type: ignore[attr-defined]
+        grad_outputs = tuple([meta(entry) for entry in node._input_metadata])
         next_functions = self._walked.edges[node]
         needs_input_grad: tuple[bool, ...] | None = None
         if isinstance(node, torch._C._FunctionBase):
@@ -176,10 +188,13 @@ class NodeRecorder:
             needs_input_grad = custom.needs_input_grad
             null_reason = NULL_PYTHON
         else:
-            arguments = edge_arguments(known.signature, len(next_functions))
+            if kind is NodeKind.COPY_SLICES:
+                arguments = copy_slices_arguments(node, len(next_functions))
+            else:
+                arguments = edge_arguments(known.signature, len(next_functions))
             outputs = output_names(known.signature, len(grad_outputs))
             null_reason = NULL_CPP
-        sequence_nr: int | None = node._sequence_nr()  # type: ignore[attr-defined]
+        sequence_nr: int | None = sequence_nr_of(node)
         if sequence_nr == NO_SEQUENCE_NR:
             sequence_nr = None
         record = Node(

@@ -40,8 +40,9 @@ def probe_document(supposed: Hypothesis, findings: Sequence[Explanation]) -> Doc
 
 
 def _supposition(supposed: Hypothesis) -> str:
-    where = "every module" if supposed.kind.is_global else module_name(supposed.module)
-    return f"supposed, not registered: {registering(supposed.kind)} on {where}"
+    hook = supposed.graph.hooks[supposed.hook]
+    where = "every module" if hook.kind.is_global else module_name(hook.owner)
+    return f"supposed, not registered: {registering(hook.kind)} on {where}"
 
 
 def _answer(supposed: Hypothesis, findings: Sequence[Explanation]) -> Iterator[Block]:

@@ -26,7 +26,9 @@ def watched(model: nn.Module, inputs: tuple[Any, ...]) -> Session:
     [(resnet, (8, 3, 224, 224)), (encoder, (8, 128, 768))],
     ids=["a resnet-50, batch 8", "an encoder of BERT-base's size, 8 x 128"],
 )
-def test_watching_forward_of(compare: Callable[..., float], make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_watching_forward_of(
+    compare: Callable[..., float], make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
     model, inputs = make(), (torch.randn(shape),)
     compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=3)
 

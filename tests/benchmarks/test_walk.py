@@ -80,7 +80,9 @@ def test_capture_of_a_million_nodes(figure: Callable[[str], None], repository: A
     figures = []
     for length in (100_000, 1_000_000):
         program = MILLION.format(length=length)
-        done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True
+        )
         figures.append([float(part) for part in done.stdout.split()])
     (few, short, _, _), (many, long, freed, memory) = figures
     growth = (long / many) / (short / few)

@@ -57,7 +57,7 @@ def program(rng: random.Random, *, custom: bool = True) -> Program:
     return Program(leaves, [value for value in values if value.requires_grad], roots)
 
 
-def _step(  # noqa: PLR0911
+def _step(
     rng: random.Random, leaves: Sequence[torch.Tensor], values: Sequence[torch.Tensor], *, custom: bool
 ) -> list[torch.Tensor]:
     def pick() -> torch.Tensor:

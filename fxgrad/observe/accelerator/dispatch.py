@@ -7,7 +7,7 @@ others; each follows the conditions of the C++ source that it names. All other o
 device: their Autograd kernels are the same.
 """
 
-# ruff: noqa: PLR0917  # the operators' signatures are PyTorch's
+# the operators' signatures are PyTorch's
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Follows aten/src/ATen/native/RNN.cpp (use_cudnn) and aten/src/ATen/native/cudnn/RNN.cpp (_cudnn_impl).
 """
 
-# ruff: noqa: PLR0917  # the operators' signatures are PyTorch's
+# the operators' signatures are PyTorch's
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""In-place operations that raise once a full hook has replaced a tensor by a view that a custom Function returned.
+
+``check_inplace`` (torch/csrc/autograd/VariableTypeUtils.h) refuses to change such a view, or a view of it. Reading its
+grad_fn raises once its memory was changed in any other way (``handle_view_on_rebase`` in torch/csrc/autograd/variable.h).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from fxgrad.graph import BackwardGraph, FxNode, ModuleCall, TensorRef
+from fxgrad.graph.naming import call_text
+from fxgrad.graph.notation import escaped
+from fxgrad.probe.members import argument_members, result_members
+from fxgrad.probe.memory import Change, Memory
+from fxgrad.probe.sentences import line_text
+
+_VIEW = "a full hook makes that a view which PyTorch lets no one change"
+
+
+class Refusal(NamedTuple):
+    """Why PyTorch would raise, and under which condition it would not, where there is one."""
+
+    reason: str
+    unless: str | None = None
+
+
+class _Exposed(NamedTuple):
+    """A tensor that a full hook replaces by a view.
+
+    ``what`` it is to the call; ``place`` is the view's in the graph; ``is_older`` than the call, a result that it got
+    """
+
+    what: str
+    ref: TensorRef
+    place: tuple[int | None, int]
+    is_older: bool = False
+
+
+def refused_change(graph: BackwardGraph, calls: Sequence[ModuleCall]) -> Refusal | None:
+    """The first operation that certainly raises; `calls` are those that got the hook's nodes, as they are in `graph`."""
+    for call, exposed, change in _harmful(graph, calls, certain=True):
+        reason = f"forward raises RuntimeError: {_change_text(graph, call, exposed.what, change)}, and {_VIEW}"
+        unless = (
+            f"{escaped(call_text(graph, call))} returns what it got: forward raises unless it is that which is changed"
+        )
+        return Refusal(reason, unless if exposed.is_older else None)
+    return None
+
+
+def doubtful_changes(graph: BackwardGraph, calls: Sequence[ModuleCall]) -> Iterator[str]:
+    """Operations that raise only if the view is used after them in a way that the graph does not show."""
+    for call, exposed, change in _harmful(graph, calls, certain=False):
+        text = _change_text(graph, call, exposed.what, change)
+        yield f"{text}: if it is used after that, forward raises RuntimeError, since {_VIEW}"
+
+
+def _harmful(
+    graph: BackwardGraph, calls: Sequence[ModuleCall], *, certain: bool
+) -> Iterator[tuple[ModuleCall, _Exposed, Change]]:
+    memory, uses = Memory(graph), _Uses(graph)
+    for call in calls if memory.has_changes else ():
+        for exposed, change in _changes_at(graph, memory, call):
+            refused = _is_refused(exposed.ref, change)
+            raises = refused or (not exposed.is_older and uses.comes_after(exposed, change.fx_node))
+            if raises == certain and (raises or exposed.ref.requires_grad):
+                yield call, exposed, change
+
+
+def _changes_at(graph: BackwardGraph, memory: Memory, call: ModuleCall) -> Iterator[tuple[_Exposed, Change]]:
+    for argument in _exposed_arguments(call):
+        for change in memory.changes(argument.ref):
+            if _is_inside(call, change.fx_node):
+                yield argument, change
+    for result in _exposed_results(graph, call):
+        for change in memory.changes(result.ref):
+            if _is_after(call, change.fx_node):
+                yield result, change
+
+
+def _exposed_arguments(call: ModuleCall) -> Iterator[_Exposed]:
+    if call.full_hook is not None and call.full_hook.input_positions is not None:
+        for slot, (position, ref) in enumerate(argument_members(call)):
+            yield _Exposed(f"argument {position}", ref, (call.input_hook_node, slot))
+
+
+def _exposed_results(graph: BackwardGraph, call: ModuleCall) -> Iterator[_Exposed]:
+    if call.full_hook is not None and call.full_hook.output_positions is not None:
+        for slot, (position, ref) in enumerate(result_members(call)):
+            what = "the result" if ref.path == ("result",) else f"result {position}"
+            yield _Exposed(what, ref, (call.output_hook_node, slot), _is_older(graph, ref, call))
+
+
+def _is_older(graph: BackwardGraph, ref: TensorRef, call: ModuleCall) -> bool:
+    maker = None if ref.fx_node is None else graph.fx_nodes_by_name.get(ref.fx_node)
+    return maker is not None and call.id not in maker.modules
+
+
+def _is_inside(call: ModuleCall, fx_node: FxNode) -> bool:
+    if call.id not in fx_node.modules or fx_node.sequence_window is None:
+        return False
+    return call.forward_start is None or fx_node.sequence_window[0] >= call.forward_start
+
+
+def _is_after(call: ModuleCall, fx_node: FxNode) -> bool:
+    if call.id in fx_node.modules or fx_node.sequence_window is None:
+        return False
+    return fx_node.sequence_window[0] >= call.sequence_window[1]
+
+
+def _is_refused(ref: TensorRef, change: Change) -> bool:
+    """Whether autograd records the change of the view itself; for a tensor without grad, whether it gets one by it."""
+    fx_node = change.fx_node
+    if not change.is_direct or not fx_node.grad_enabled or fx_node.sequence_window is None:
+        return False
+    makes_nodes = fx_node.sequence_window[0] < fx_node.sequence_window[1]
+    return ref.requires_grad or (makes_nodes and (not fx_node.aliases or any(fx_node.aliases)))
+
+
+class _Uses:
+    """When each gradient of a node was used last, by sequence number; roots are used at the end."""
+
+    def __init__(self, graph: BackwardGraph) -> None:
+        self._roots = {(root.node, root.slot) for root in graph.roots}
+        self._last: dict[tuple[int, int], int] = {}
+        for node in graph.nodes:
+            for edge in node.edges:
+                if edge.next_node is not None and node.sequence_nr is not None:
+                    place = (edge.next_node, edge.input_nr)
+                    self._last[place] = max(self._last.get(place, 0), node.sequence_nr)
+
+    def comes_after(self, exposed: _Exposed, fx_node: FxNode) -> bool:
+        """Whether a use of the view is recorded after what an fx node did."""
+        node, slot = exposed.place
+        if node is None or fx_node.sequence_window is None:
+            return False
+        return (node, slot) in self._roots or self._last.get((node, slot), -1) >= fx_node.sequence_window[1]
+
+
+def _change_text(graph: BackwardGraph, call: ModuleCall, what: str, change: Change) -> str:
+    function = escaped(change.fx_node.target.rpartition(".")[2])
+    changed = what if change.is_direct else f"the memory of {what}"
+    called = escaped(call_text(graph, call))
+    return f"{changed} of {called} is changed in place by {function}{line_text(change.fx_node.source)}"
