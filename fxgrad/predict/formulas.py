@@ -111,11 +111,21 @@ def _lstsq(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Ver
     return Verdict(_everywhere(node, status), "residuals without elements pass no gradient on")
 
 
-def _group_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+_GROUP_NORM_CHANGED = (2, 14)
+
+
+def _version(graph: BackwardGraph) -> tuple[int, ...]:
+    """The major and minor version of the torch that made the graph."""
+    return tuple(int(part) for part in re.findall(r"\d+", graph.info.torch)[:2])
+
+
+def _group_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:
     """``infinitely_differentiable_native_group_norm_backward``: mean and rstd count only where both have a gradient."""
     result, mean, rstd = grad_outputs
     if result == TENSOR:
         return None
+    if _version(graph) >= _GROUP_NORM_CHANGED:
+        return Verdict(_everywhere(node, UNKNOWN), "what mean and rstd alone give depends on the version of torch")
     statistics = NONE if NONE in (mean, rstd) else UNKNOWN if UNKNOWN in (mean, rstd) else TENSOR
     into_input = TENSOR if statistics == TENSOR else UNKNOWN if UNKNOWN in (result, statistics) else NONE
     statuses = (into_input, *(result,) * (len(node.edges) - 1))
