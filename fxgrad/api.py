@@ -13,8 +13,8 @@ from fxgrad.result import Trace, load
 if TYPE_CHECKING:
     import torch
 
+    from fxgrad.observe.session import Observed, Session
     from fxgrad.observe.targets import Request
-    from fxgrad.observe.tracing import Observed, Session
     from fxgrad.verification import Verification
 
 
@@ -113,11 +113,13 @@ def record(model: torch.nn.Module) -> Iterator[Recording]:
     >>> len(recording.trace(loss).graph.nodes)
     5
     """
-    from fxgrad.observe.tracing import Session, check_model
+    from fxgrad.observe.forward import alone
+    from fxgrad.observe.session import Session
+    from fxgrad.observe.tracing import check_model
 
     check_model(model)
     session = Session(model)
-    with session.recording():
+    with alone(), session.recording():
         yield Recording(session, model)
 
 

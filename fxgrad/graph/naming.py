@@ -7,11 +7,12 @@ result[1]``), or of the aten function and its arguments below those. What has no
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from fxgrad.graph.kinds import NodeKind
+from fxgrad.graph.notation import escaped, path_text
 from fxgrad.graph.records import Edge, ModuleCall, Node, Path, Source, TensorRef, Value
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ def _behind_hook_functions(graph: BackwardGraph, node: Node, slot: int) -> tuple
 
 def _known_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) -> str | None:
     if node.variable is not None:
-        return node.variable
+        return escaped(node.variable)
     made_by = _maker(graph, node, slot)
     if made_by is not None and made_by[0].id != call:
         return _result_text(graph, *made_by, call)
-    return graph.names_of_slots.get((node.id, slot))
+    name = graph.names_of_slots.get((node.id, slot))
+    return None if name is None else escaped(name)
 
 
 def _maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
@@ -85,7 +87,7 @@ def _result_text(graph: BackwardGraph, made_by: ModuleCall, path: Path, call: st
 def call_text(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None = None) -> str:
     """``layers.3 call 2``; the number is left out where the module has one call, or the same number of calls and the
     same number of this call as the one it is seen from (the same step of a loop)."""
-    path = call.path or "the model"
+    path = escaped(call.path) or "the model"
     total = graph.calls_per_module[call.path]
     if total == 1:
         return path
@@ -96,22 +98,15 @@ def call_text(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None =
     return f"{path} call {call.index}"
 
 
-def path_text(path: Path) -> str:
-    """A path as one would write it in Python.
+def argument_name(names: Sequence[str], path: Path) -> str:
+    """A tensor inside the arguments of a call, by forward's parameter names: ``hx[0]``.
 
-    >>> path_text(("result", 1, "hidden"))
-    "result[1]['hidden']"
+    >>> argument_name(("input", "hx"), ("args", 1, 0)), argument_name((), ("kwargs", "mask"))
+    ('hx[0]', 'mask')
     """
-    first, *rest = path
-    return str(first) + "".join(f"[{step!r}]" for step in rest)
-
-
-def argument_text(call: ModuleCall, path: Path) -> str:
-    """A tensor inside the arguments of a call, by forward's parameter names: ``hx[0]``."""
     place, first, *rest = path
-    names = call.argument_names
-    name = names[first] if place == "args" and isinstance(first, int) and first < len(names) else str(first)
-    return name + "".join(f"[{step!r}]" for step in rest)
+    name = names[first] if place == "args" and isinstance(first, int) and first < len(names) else first
+    return path_text((name, *rest))
 
 
 def _arguments(graph: BackwardGraph, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
@@ -158,12 +153,12 @@ def _value_text(graph: BackwardGraph, value: Value, call: str | None) -> str | N
     if fx_node is None:
         return None
     if fx_node.op in ("placeholder", "get_attr"):
-        return fx_node.target
+        return escaped(fx_node.target)
     if call is not None:
         for around in _with_parents(graph, call):
             for ref in around.inputs:
                 if ref.fx_node == value.fx_node and _same_result(ref, value):
-                    return argument_text(around, ref.path)
+                    return argument_name(around.argument_names, ref.path)
     function = fx_node.target.rpartition(".")[2]
     arguments = fx_node.args_text
     if len(arguments) > _LONGEST_ARGUMENTS:
@@ -186,8 +181,8 @@ def slot_name(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None
     """What a grad_output of a node belongs to: ``the module's result[0], `hidden` at model.py:38``."""
     for call_id, path in graph.results_of_slots.get((node_id, slot), ()):
         if call_id == call:
-            made = graph.calls_by_id[call_id]
-            assigned = assigned_name(made.source, path) if made.on_source_line else None
+            made_by = graph.calls_by_id[call_id]
+            assigned = assigned_name(made_by.source, path) if made_by.on_source_line else None
             return f"the module's {path_text(path)}" + ("" if assigned is None else f", {assigned}")
     return _known_name(graph, graph.nodes[node_id], slot, call)
 
@@ -205,14 +200,15 @@ def assigned_name(source: Source | None, path: Path) -> str | None:
     """
     if source is None:
         return None
-    target = _assignment_target(source.code)
+    target: ast.AST | None = _assignment_target(source.code)
     for step in path[1:]:
-        if not isinstance(target, (ast.Tuple, ast.List)) or not isinstance(step, int) or step >= len(target.elts):
+        members = target.elts if isinstance(target, (ast.Tuple, ast.List)) else []
+        if not isinstance(step, int) or step >= len(members) or any(isinstance(one, ast.Starred) for one in members):
             return None
-        target = target.elts[step]
+        target = members[step]
     if not isinstance(target, (ast.Name, ast.Attribute)):
         return None
-    return f"`{ast.unparse(target)}` at {source.file}:{source.line}"
+    return f"`{ast.unparse(target)}` at {escaped(source.file)}:{source.line}"
 
 
 @lru_cache(maxsize=4096)

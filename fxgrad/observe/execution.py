@@ -8,7 +8,7 @@ are not touched. Which node runs is asked of the engine (torch/csrc/autograd/eng
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,16 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.firings import Firing, Received
-from fxgrad.graph.naming import path_text
-from fxgrad.observe.hooked import HookCollector
-from fxgrad.observe.hooks import LiveHook, RegistrationWatch
+from fxgrad.graph.notation import path_text
+from fxgrad.observe.forward import alone
+from fxgrad.observe.hooked import HookCollector, Place
+from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.observation import Observation
+from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.session import Session
 from fxgrad.observe.state import preserved
-from fxgrad.observe.structure import tensors_in
 from fxgrad.observe.tracebacks import user_traceback
-from fxgrad.observe.tracing import Session, check_model, forgotten, run_forward
+from fxgrad.observe.tracing import check_model, message_of, run_forward
 
 
 @dataclass(frozen=True)
@@ -48,29 +50,38 @@ def execute(
 ) -> Executed:
     """Run forward and backward once, as ``torch.autograd.backward(roots, ones)``, and put the state back."""
     check_model(model)
-    session = Session(model, watch or RegistrationWatch())
-    inputs = [tensor for _, tensor in tensors_in((args, kwargs)).tensors]
-    with preserved(model, inputs), forgotten(session.watch):
+    session = Session(model, watch)
+    with alone(), preserved(model, (args, kwargs)), session.watch.undone():
         with session.recording(args, kwargs):
             output = run_forward(session, loss)
         observed, observation, hooks = session.observed_live(output.value, output.found)
-        leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
-        grads = [leaf.grad for leaf in (*leaves, *inputs) if leaf.grad is not None]
-        with preserved(model, [*inputs, *leaves, *grads]):
-            firings = _backward(observation, hooks)
+        with preserved(model, (args, kwargs, *_with_gradients(observation, hooks))):
+            firings = _backward(observation, hooks, session.watch)
     return Executed(observed.graph, firings)
 
 
-def _backward(observation: Observation, hooks: HookCollector) -> tuple[Firing, ...]:
-    log = _Log(observation)
+def _with_gradients(observation: Observation, hooks: HookCollector) -> list[torch.Tensor]:
+    """The tensors that backward will give a gradient: leaves, and those that retain theirs."""
+    leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
+    retaining = [hook.tensor for hook in hooks.hooks if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None]
+    return [*leaves, *retaining]
+
+
+def _backward(observation: Observation, hooks: HookCollector, watch: RegistrationWatch) -> tuple[Firing, ...]:
+    log = _Log(observation, hooks)
+    places = list(hooks.places())
+    for place in places:
+        if isinstance(place.table, dict):
+            watch.remember(place.table)
     with ExitStack() as stack:
-        for place in hooks.places():
-            stack.enter_context(_spied(log, place.table, place.key, place.hook, place.kind, place.call))
+        stack.enter_context(watch.watching())
+        for place in places:
+            stack.enter_context(_spied(log, place))
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind is HookKind.MULTI_GRAD:
                 stack.enter_context(_spied_multi_grad(log, rank, hook))
         _run(observation)
-        log.note_retained(hooks)
+        log.note_retained()
     return tuple(log.firings)
 
 
@@ -80,9 +91,11 @@ def _run(observation: Observation) -> None:
         with warnings.catch_warnings(record=True):  # as while forward is recorded: PyTorch warns of hooks, too
             warnings.simplefilter("always")
             torch.autograd.backward(roots, [torch.ones_like(root) for root in roots], retain_graph=True)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise TargetError(
-            f"backward raised {type(error).__name__}: {error}",
+            f"backward raised {type(error).__name__}: {message_of(error)}",
             "a backward that runs, with hooks that do not raise",
             "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
             user_traceback(error),
@@ -92,9 +105,14 @@ def _run(observation: Observation) -> None:
 class _Log:
     """The firings so far."""
 
-    def __init__(self, observation: Observation) -> None:
+    def __init__(self, observation: Observation, hooks: HookCollector) -> None:
         self.firings: list[Firing] = []
         self._ids: dict[AutogradNode, int] = observation.walked.ids
+        self._retaining = [
+            (rank, hook, hook.tensor, hook.tensor.grad)
+            for rank, hook in enumerate(hooks.hooks)
+            if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None
+        ]
 
     def note(self, rank: int, kind: HookKind, call: str | None, arguments: tuple[Any, ...]) -> None:
         """Note one firing by the arguments that the hook is called with."""
@@ -105,12 +123,12 @@ class _Log:
             Firing(rank, call, order, self._ids.get(node), _received(grad_input), _received(grad_output))
         )
 
-    def note_retained(self, hooks: HookCollector) -> None:
+    def note_retained(self) -> None:
         """retain_grad runs no Python; what it stored is seen afterwards, in ``.grad``."""
-        for rank, hook in enumerate(hooks.hooks):
-            if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None and hook.tensor.grad is not None:
+        for rank, hook, tensor, before in self._retaining:
+            if tensor.grad is not None and tensor.grad is not before:
                 node = None if hook.origin is None else self._ids.get(hook.origin[0])
-                self.firings.append(Firing(rank, None, None, node, (), _received((hook.tensor.grad,))))
+                self.firings.append(Firing(rank, None, None, node, (), _received((tensor.grad,))))
 
 
 def _gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -155,16 +173,10 @@ class _Spy:
 
 
 @contextmanager
-def _spied(
-    log: _Log,
-    table: MutableMapping[Any, Any] | MutableSequence[Any],
-    key: Any,
-    rank: int,
-    kind: HookKind,
-    call: str | None,
-) -> Iterator[None]:
+def _spied(log: _Log, place: Place) -> Iterator[None]:
+    table, key = place.table, place.key
     hook = table[key]
-    table[key] = _Spy(log, rank, kind, call, hook)
+    table[key] = _Spy(log, place.hook, place.kind, place.call, hook)
     try:
         yield
     finally:
@@ -175,7 +187,7 @@ def _spied(
 @contextmanager
 def _spied_multi_grad(log: _Log, rank: int, hook: LiveHook) -> Iterator[None]:
     """The user's function sits in a closure cell of the tensor hooks (torch/autograd/graph.py)."""
-    inner = hook.parts[0].function
+    inner = hook.inner
     cell = inner.__closure__[inner.__code__.co_freevars.index("fn")]
     function = cell.cell_contents
     cell.cell_contents = _Spy(log, rank, HookKind.MULTI_GRAD, None, function)

@@ -1,119 +1,192 @@
 """Which line of the user's code is running.
 
-The user's code is everything outside torch, fxgrad and the standard library. Frames are kept as (code, instruction)
-pairs, which cost a tenth of a traceback; lines and texts are looked up afterwards.
+The user's code is everything outside torch, fxgrad and the standard library. While a forward is recorded, frames are
+kept as (code, instruction) pairs, which cost a tenth of a traceback; lines and texts are looked up afterwards.
 """
 
 from __future__ import annotations
 
+import functools
 import linecache
 import os
 import sys
 import sysconfig
-from types import CodeType, FrameType
+from collections.abc import Iterable
+from types import CodeType, FrameType, TracebackType
 
 import torch
 
 from fxgrad.graph import Source
 
 Frame = tuple[CodeType, int]
+"""A code object, and the offset of the instruction that runs (``frame.f_lasti``)."""
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_ENTRY = os.path.join(_OWN, "observe", "tracing.py")
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
-_SITE_PACKAGES = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib"))
+_SITE_PACKAGES = tuple({sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib")})
 
-_MODULE_CALL = ("_wrapped_call_impl", "_call_impl")
-"""What lies between ``module(x)`` and ``forward`` (torch/nn/modules/module.py)."""
-
-_is_user: dict[CodeType, bool] = {}
+_kinds: dict[str, bool | None] = {}
+"""Of files with code that ran: True for the user's, None for torch's, False for the rest."""
 
 
-def user_frames(limit: FrameType | None) -> tuple[Frame, ...]:
-    """The frames of the user's code that are running, innermost first, up to and without `limit`.
+class Stack:
+    """The frames that are running, innermost first: the user's, or one of torch's where there is none of the user's.
 
-    Where there are none below `limit` (a torch module that was called directly), the innermost frame of torch.
+    ``direct`` says that the user's own line made the call, not torch on its behalf.
     """
-    frame: FrameType | None = sys._getframe(2)
+
+    __slots__ = ("direct", "frames", "users")
+
+    def __init__(self, frames: tuple[Frame, ...], *, users: bool, direct: bool) -> None:
+        self.frames = frames
+        self.users = users
+        self.direct = direct
+
+
+NO_STACK = Stack((), users=False, direct=False)
+
+
+def running(frame: FrameType | None, limit: FrameType | None, around: Stack = NO_STACK) -> Stack:
+    """The frames from `frame` outwards, up to and without `limit`; `around` is what is known of those from there on.
+
+    Where none is the user's, the one of torch that is next to `limit`: the forward of the module that is running.
+    """
     found: list[Frame] = []
-    fallback: Frame | None = None
+    torchs: Frame | None = None
+    kinds = _kinds
     while frame is not None and frame is not limit:
         code = frame.f_code
-        if code.co_filename == _ENTRY:  # what lies outside called fxgrad, not the model
-            break
-        user = _is_user.get(code)
-        if user is None:
-            user = _is_user[code] = _is_user_code(code)
-        if user:
-            found.append((code, frame.f_lineno))
-        elif fallback is None and code.co_filename.startswith(_TORCH):
-            fallback = (code, frame.f_lineno)
+        file = code.co_filename
+        try:
+            users = kinds[file]
+        except KeyError:
+            users = kinds[file] = _kind(file)
+        if users:
+            found.append((code, frame.f_lasti))
+        elif users is None and not found and code.co_name not in _MACHINERY:
+            torchs = (code, frame.f_lasti)
         frame = frame.f_back
-    if found or fallback is None:
-        return tuple(found)
-    return (fallback,)
+    if found:
+        return Stack((*found, *around.frames) if around.users else tuple(found), users=True, direct=torchs is None)
+    if around.users or torchs is None:
+        return around if torchs is None else Stack(around.frames, users=True, direct=False)
+    return Stack((torchs,), users=False, direct=False)
 
 
-def user_calls_module() -> bool:
-    """Whether the user's own code calls the module that is being called, and not torch or fxgrad for it."""
-    recorder = sys._getframe(1).f_code.co_filename
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_filename != recorder and code.co_name not in _MODULE_CALL:
-            return _is_user_code(code)
-        frame = frame.f_back
-    return False
+_MACHINERY = ("_call_impl", "_wrapped_call_impl", "inner")
+"""Of torch/nn/modules/module.py: they stand between every call of a module and its forward."""
 
 
-def _is_user_code(code: CodeType) -> bool:
-    file = code.co_filename
-    if file.startswith("<frozen") or file.startswith((_OWN, _TORCH)):
+def _kind(file: str) -> bool | None:
+    if file.startswith(_TORCH):
+        return None
+    if file.startswith(("<frozen", _OWN)):
         return False
     return file.startswith(_SITE_PACKAGES) or not file.startswith(_STANDARD_LIBRARY)
 
 
-def source_of(frames: tuple[Frame, ...]) -> Source | None:
-    """The innermost of the frames, with the text of its line."""
-    if not frames:
-        return None
-    code, line = frames[0]
-    return Source(
-        _shown(code.co_filename),
-        line,
-        _line(code.co_filename, line),
-        code.co_qualname if hasattr(code, "co_qualname") else code.co_name,
-    )
+def is_users(code: CodeType) -> bool:
+    """Whether code is the user's: not torch's, fxgrad's or the standard library's."""
+    return _kind(code.co_filename) is True
+
+
+def read_again() -> None:
+    """Forget the texts of lines: files may have changed since the last look."""
+    _source.cache_clear()
+    _trace_of.cache_clear()
+    linecache.checkcache()
+
+
+def source_of(stack: Stack) -> Source | None:
+    """The innermost frame, with the text of its line."""
+    return _source(*stack.frames[0]) if stack.frames else None
+
+
+@functools.cache
+def _source(code: CodeType, instruction: int) -> Source:
+    return _at(code, _line_number(code, instruction))
+
+
+def _at(code: CodeType, line: int) -> Source:
+    name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
+    return Source(shown_file(code.co_filename), line, _line(code.co_filename, line), name)
+
+
+def _line_number(code: CodeType, instruction: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= instruction < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def source_of_error(error: BaseException) -> Source | None:
+    """The innermost of the user's lines that an error passed through."""
+    step: TracebackType | None = error.__traceback__
+    found: Source | None = None
+    while step is not None:
+        if is_users(step.tb_frame.f_code):
+            found = _at(step.tb_frame.f_code, step.tb_lineno)
+        step = step.tb_next
+    return found
 
 
 def definition_of(function: object) -> Source | None:
-    """Where a function, or the class of a callable object, is defined."""
-    code = getattr(function, "__code__", None) or getattr(
-        getattr(type(function), "__call__", None),  # noqa: B004
-        "__code__",
-        None,
-    )
-    if not isinstance(code, CodeType):
+    """Where a function, the function behind a partial, or the class of a callable object is defined."""
+    code = code_of(function)
+    return None if code is None else _at(code, code.co_firstlineno)
+
+
+def code_of(function: object) -> CodeType | None:
+    """The code that calling a function runs first; None where that is not Python."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        function = getattr(function, "__func__", function)
+        code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    except Exception:  # the user's own class
         return None
-    return Source(
-        _shown(code.co_filename), code.co_firstlineno, _line(code.co_filename, code.co_firstlineno), code.co_name
-    )
+    return code if isinstance(code, CodeType) else None
 
 
-def stack_trace(frames: tuple[Frame, ...]) -> str:
+def stack_trace(stack: Stack) -> str:
     """The frames as torch.fx keeps them in ``meta["stack_trace"]``: outermost first."""
-    return "".join(
-        f'File "{code.co_filename}", line {line}, in {code.co_name}\n    {_line(code.co_filename, line)}\n'
-        for code, line in reversed(frames)
-    )
+    return "".join([_trace_of(*frame) for frame in reversed(stack.frames)])
+
+
+@functools.cache
+def _trace_of(code: CodeType, instruction: int) -> str:
+    line = _line_number(code, instruction)
+    text = _line(code.co_filename, line)
+    return f'File "{code.co_filename}", line {line}, in {code.co_name}\n    {text}\n'
 
 
 def _line(file: str, line: int) -> str:
     return linecache.getline(file, line).strip()
 
 
-def _shown(file: str) -> str:
-    """Relative to the current folder where the file lies in it: the same program gives the same bytes anywhere."""
-    relative = os.path.relpath(file) if os.path.isabs(file) else file
-    return file if relative.startswith(os.pardir) else relative
+def shown_file(file: str) -> str:
+    """A file's name in records, the same wherever a program lies and runs.
+
+    Relative to where packages are installed, to the current folder, or to where modules are found, whichever holds
+    it first; else its last name.
+    """
+    if not os.path.isabs(file):
+        return file
+    nearest = sorted((os.path.abspath(entry) for entry in sys.path if entry), key=len, reverse=True)
+    return _relative(file, [*_SITE_PACKAGES, _STANDARD_LIBRARY, os.getcwd(), *nearest])
+
+
+def _relative(file: str, folders: Iterable[str]) -> str:
+    """The file's name in the first of the folders that holds it.
+
+    >>> _relative("/home/me/work/model.py", ["/usr/lib", "/home/me"])
+    'work/model.py'
+    >>> _relative("/elsewhere/model.py", ["/usr/lib", "/home/me"])
+    'model.py'
+    """
+    for folder in folders:
+        start = folder.rstrip(os.sep) + os.sep
+        if file.startswith(start) and len(start) > 1:
+            return file[len(start) :].replace(os.sep, "/")
+    return os.path.basename(file)

@@ -1,4 +1,4 @@
-"""The recorded forward as a real ``torch.fx.Graph`` that can be run again.
+"""The recorded forward as a real ``torch.fx.Graph``.
 
 ``torch.fx.symbolic_trace`` runs a model on proxies: it fails on data-dependent code and inlines modules without their
 hooks. This graph is made from the calls of a real run. Tensors are tied to fx nodes by identity; results that hold no
@@ -10,23 +10,23 @@ torch/fx/passes/shape_prop.py (TensorMetadata).
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import inspect
+import keyword
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
-from torch.fx.node import _get_qualified_name
-from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch import fx
+from torch.autograd import grad_mode
 from torch.nn.modules._functions import BackwardHookFunction
 
-from fxgrad.graph import Path, Value
+from fxgrad.graph import Value
 from fxgrad.observe.frames import stack_trace
-from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
-from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.fx_operations import operation, placeholder_names, tensor_metas
+from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor, Surroundings
+from fxgrad.observe.structure import Route, routes_in
+from fxgrad.observe.templates import filled, template_of
+from fxgrad.observe.tensor_log import copy_of
 
 _PRINTABLE = (
     int,
@@ -44,91 +44,163 @@ _PRINTABLE = (
 )
 """Arguments that torch/fx/graph.py can write into the code of a GraphModule."""
 _DEEPEST = 20
+_AUTOCAST = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
+_INFERENCE = (grad_mode._enter_inference_mode, grad_mode._exit_inference_mode)
+
+ModuleStack = dict[str, tuple[str, type]]
+
+
+class Made(NamedTuple):
+    """What an fx node was made for: the recorded call, or the call that it prepares; the tensors that it gives."""
+
+    seen: SeenFunctionCall | None
+    tensors: list[torch.Tensor]
+    window: tuple[int, int] | None
 
 
 class ForwardGraph:
-    """A ``torch.fx.Graph`` under construction, and which fx node each call and each tensor became."""
+    """A ``torch.fx.Graph`` under construction, and which fx node each call and each tensor became.
 
-    def __init__(self, attributes: Mapping[int, str], constants: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    ``unfit`` says why the finished graph cannot be run again, where it cannot.
+    """
+
+    def __init__(
+        self,
+        attributes: Mapping[int, str],
+        copies: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        call_names: Mapping[SeenModuleCall, tuple[str, type]],
+    ) -> None:
         self.graph = fx.Graph()
         self.constants: dict[str, Any] = {}
         self.node_of_call: dict[int, fx.Node] = {}
-        self.stack_of_node: dict[fx.Node, SeenFunctionCall] = {}
+        self.made_for: dict[fx.Node, Made] = {}
+        self.unfit: str | None = None
         self._attributes = attributes
-        self._copies = {id(tensor): copy for tensor, copy in constants}
+        self._taken = set(attributes.values())
+        self._copies = {id(tensor): copy for tensor, copy in copies}
+        self._call_names = call_names
         self._fx_nodes: dict[int, fx.Node] = {}
-        self._access: dict[int, tuple[fx.Node, Any, Path]] = {}
+        self._routes: dict[int, tuple[fx.Node, Route]] = {}
         self._attribute_nodes: dict[str, fx.Node] = {}
         self._originals: dict[int, str | None] = {}
         self._hook_functions: dict[int, SeenFunctionCall] = {}
-        self._autocast: Any = None
-        self._entered: fx.Node | None = None
+        self._surroundings = Surroundings()
+        self._entered: dict[str, fx.Node] = {}
+        self._current: SeenFunctionCall | None = None
+        self._end = 0
 
-    def add_placeholders(self, names: list[str], values: list[Any]) -> None:
+    # Inputs
+
+    def add_placeholders(self, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """One placeholder per argument; the tensors inside an argument are reached from it when they are used."""
-        for name, value in zip(names, values, strict=True):
+        plain = [name for name in kwargs if name.isidentifier() and not keyword.iskeyword(name)]
+        values = [*zip(placeholder_names(names, plain), args, strict=True), *[(name, kwargs[name]) for name in plain]]
+        odd = {name: value for name, value in kwargs.items() if name not in plain}
+        if odd:
+            values.append(("**keywords", odd))
+        for name, value in values:
             placeholder = self.graph.placeholder(name)
-            for path, tensor in tensors_in(value).tensors:
-                self._access.setdefault(id(tensor), (placeholder, value, path))
+            for route, tensor in routes_in(value):
+                self._routes.setdefault(id(tensor), (placeholder, route))
+
+    # Calls
 
     def add_call(self, number: int, seen: SeenFunctionCall) -> None:
         """Append one recorded call. A BackwardHookFunction is the identity, so it adds none."""
+        self._current = seen
+        self._end = seen.window[1]
         if seen.target is BackwardHookFunction:
             self._hook_functions[number] = seen
             for argument, (_, result) in zip(seen.args, seen.results, strict=True):
                 self._fx_nodes[id(result)] = self.fx_node_of(argument)
             return
-        self._switch_autocast(seen)
-        op, target, args, kwargs = _operation(seen)
-        fx_node = self.graph.create_node(op, target, self.argument(args), self.argument(kwargs))
+        self._set_surroundings(seen.surroundings)
+        op, target, args, kwargs = operation(seen)
+        arguments = tuple([self._argument_or_constant(value) for value in args])
+        keywords = {name: self._argument_or_constant(value) for name, value in kwargs.items()}
+        fx_node = self.graph.create_node(op, target, arguments, keywords)
         self.node_of_call[number] = fx_node
-        self._describe(fx_node, seen)
-        for path, tensor in seen.results:
+        self._describe(fx_node, [tensor for _, tensor in seen.results], seen.window)
+        for route, tensor in seen.results:
             self._originals.setdefault(id(tensor), self.made(tensor))
-            self._access[id(tensor)] = (fx_node, None, path)
+            self._routes[id(tensor)] = (fx_node, route)
             self._fx_nodes.pop(id(tensor), None)
 
-    def _switch_autocast(self, seen: SeenFunctionCall) -> None:
-        if seen.autocast == self._autocast:
-            return
-        self.leave_autocast()
-        if seen.autocast is not None:
-            enter = torch.amp.autocast_mode._enter_autocast
-            self._entered = self.graph.call_function(enter, seen.autocast)
-            self._describe(self._entered, seen)
-        self._autocast = seen.autocast
+    def _describe(
+        self, fx_node: fx.Node, tensors: list[torch.Tensor], window: tuple[int, int] | None = None
+    ) -> fx.Node:
+        seen = self._current
+        if window is None:
+            start = self._end if seen is None else seen.window[0]
+            window = start, start
+        is_call = seen is not None and window is seen.window
+        self.made_for[fx_node] = Made(seen, tensors, window)
+        fx_node.meta["nn_module_stack"] = {} if seen is None else self._module_stack(seen.module_call)
+        fx_node.meta["stack_trace"] = "" if seen is None else stack_trace(seen.stack)
+        fx_node.meta["sequence_window"] = window
+        fx_node.meta["tensor_meta"] = tensor_metas(tensors, seen.metas if is_call and seen is not None else None)
+        return fx_node
 
-    def leave_autocast(self) -> None:
-        """Close the autocast region that is open, if one is."""
-        if self._entered is not None:
-            leave = self.graph.call_function(torch.amp.autocast_mode._exit_autocast, (self._entered,))
-            leave.meta = dict(self._entered.meta)
-            self.stack_of_node[leave] = self.stack_of_node[self._entered]
-        self._entered = self._autocast = None
+    def _module_stack(self, call: SeenModuleCall | None) -> ModuleStack:
+        stack = []
+        while call is not None:
+            stack.append(self._call_names[call])
+            call = call.parent
+        return {path: (path, kind) for path, kind in reversed(stack)}
 
-    def _describe(self, fx_node: fx.Node, seen: SeenFunctionCall) -> None:
-        self.stack_of_node[fx_node] = seen
-        fx_node.meta["stack_trace"] = stack_trace(seen.frames)
-        fx_node.meta["sequence_window"] = seen.window
-        fx_node.meta["tensor_meta"] = _tensor_metas(seen)
+    def _set_surroundings(self, wanted: Surroundings) -> None:
+        before = self._surroundings
+        if wanted.inference != before.inference:
+            self._switch("inference", _INFERENCE, (True,) if wanted.inference else None)
+        if wanted.autocast != before.autocast:
+            self._switch("autocast", _AUTOCAST, wanted.autocast)
+        if wanted.random is not None:
+            self._function(torch.set_rng_state, self._constant(wanted.random))
+        self._surroundings = wanted
 
-    def argument(self, value: Any, depth: int = 0) -> Any:
-        """The same value with fx nodes for tensors, and constants for what fx cannot write down."""
+    def _switch(self, mode: str, functions: tuple[Any, Any], values: tuple[Any, ...] | None) -> None:
+        enter, leave = functions
+        if mode in self._entered:
+            self._function(leave, self._entered.pop(mode))
+        if values is not None:
+            self._entered[mode] = self._function(enter, *values)
+
+    def _function(self, function: Any, *args: Any, tensors: list[torch.Tensor] | None = None) -> fx.Node:
+        """A call that no recorded call stands for."""
+        return self._describe(self.graph.call_function(function, args), tensors or [])
+
+    # Values
+
+    def argument(self, value: Any) -> Any:
+        """The same value with fx nodes for tensors; what fx cannot write down is a constant, or made of a template."""
         if isinstance(value, torch.Tensor):
             return self.fx_node_of(value)
         if isinstance(value, _PRINTABLE):
             return tuple(value) if isinstance(value, torch.Size) else value
-        if depth < _DEEPEST:
-            if type(value) in (tuple, list):
-                return type(value)([self.argument(member, depth + 1) for member in value])
-            if isinstance(value, tuple) and hasattr(value, "_fields"):
-                members = tuple([self.argument(member, depth + 1) for member in value])
-                return self.graph.call_function(type(value), members)
-            if type(value) is dict and all(isinstance(key, str) for key in value):
-                return {key: self.argument(member, depth + 1) for key, member in value.items()}
-            if isinstance(value, slice):
-                return slice(*[self.argument(part, depth + 1) for part in (value.start, value.stop, value.step)])
-        return self._constant(value)
+        return self._converted(value) if _is_plain_tree(value) else self._of_other_class(value)
+
+    def _argument_or_constant(self, value: Any) -> Any:
+        try:
+            return self.argument(value)
+        except Exception:  # the user's own class cannot be copied
+            return self._constant(value)
+
+    def _converted(self, value: Any) -> Any:
+        if type(value) in (tuple, list):
+            return type(value)([self._converted(member) for member in value])
+        if type(value) is dict:
+            return {key: self._converted(member) for key, member in value.items()}
+        if type(value) is slice:
+            return slice(*[self._converted(part) for part in (value.start, value.stop, value.step)])
+        return self.argument(value)
+
+    def _of_other_class(self, value: Any) -> fx.Node:
+        if not routes_in(value):
+            return self._constant(value)
+        template, tensors = template_of(value)
+        return self._function(
+            filled, self._constant(template), *[self.fx_node_of(tensor) for tensor in tensors], tensors=tensors
+        )
 
     def fx_node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The fx node whose result the tensor is; made now where it is an attribute, a constant or part of a result."""
@@ -137,11 +209,52 @@ class ForwardGraph:
             known = self._fx_nodes[id(tensor)] = self._make(tensor)
         return known
 
+    def _make(self, tensor: torch.Tensor) -> fx.Node:
+        if id(tensor) in self._routes:
+            return self._reach(tensor, *self._routes[id(tensor)])
+        if id(tensor) in self._attributes:
+            return self._get_attr(self._attributes[id(tensor)])
+        copied = self._copies.get(id(tensor))
+        return self._constant(copy_of(tensor) if copied is None else copied)
+
+    def _reach(self, tensor: torch.Tensor, fx_node: fx.Node, route: Route) -> fx.Node:
+        for step in route:
+            key = step.key if isinstance(step.key, _PRINTABLE) else self._constant(step.key)
+            fx_node = self._function(getattr if step.is_attribute else operator.getitem, fx_node, key, tensors=[tensor])
+        return fx_node
+
+    def _get_attr(self, name: str) -> fx.Node:
+        if name not in self._attribute_nodes:
+            self._attribute_nodes[name] = self.graph.create_node("get_attr", name)
+        return self._attribute_nodes[name]
+
+    def _constant(self, value: Any) -> fx.Node:
+        name = f"_constant{len(self.constants)}"
+        while name in self._taken:
+            name += "_"
+        self.constants[name] = value
+        return self._get_attr(name)
+
+    # Output
+
+    def add_output(self, value: Any) -> None:
+        """Finish the graph: it returns what the model returned, in the same containers."""
+        self._current = None
+        self._set_surroundings(Surroundings())
+        try:
+            result = self.argument(value)
+        except Exception as error:  # the user's own class cannot be copied: its tensors alone
+            self.unfit = f"its output holds what cannot be copied ({type(error).__name__}: {error})"
+            result = tuple([self.fx_node_of(tensor) for _, tensor in routes_in(value)])
+        self.graph.output(result)
+
+    # Questions
+
     def made(self, tensor: torch.Tensor) -> str | None:
         """The name of the fx node that made a tensor, at the end of the run; None where none did."""
-        fx_node = self._fx_nodes.get(id(tensor)) or (
-            self._access[id(tensor)][0] if id(tensor) in self._access else None
-        )
+        fx_node = self._fx_nodes.get(id(tensor))
+        if fx_node is None and id(tensor) in self._routes:
+            fx_node = self._routes[id(tensor)][0]
         return None if fx_node is None else fx_node.name
 
     def value_of(self, seen: SeenTensor | Earlier) -> Value | None:
@@ -156,185 +269,41 @@ class ForwardGraph:
         fx_node = self.node_of_call.get(number)
         if fx_node is None:
             return None
-        return Value(fx_node.name, position if len(self.stack_of_node[fx_node].results) > 1 else None)
+        return Value(fx_node.name, position if len(self.made_for[fx_node].tensors) > 1 else None)
 
     def named_nodes(self) -> list[tuple[int, fx.Node]]:
         """The fx nodes of placeholders, attributes and constants, by the identity of their tensor."""
         return [(key, node) for key, node in self._fx_nodes.items() if node.op in ("placeholder", "get_attr")]
 
-    def _make(self, tensor: torch.Tensor) -> fx.Node:
-        if id(tensor) in self._access:
-            return self._reach(*self._access[id(tensor)])
-        if id(tensor) in self._attributes:
-            return self._get_attr(self._attributes[id(tensor)])
-        return self._constant(self._copies.get(id(tensor), tensor.detach()))
 
-    def _reach(self, fx_node: fx.Node, value: Any, path: Path) -> fx.Node:
-        for key in path:
-            by_name = value is not None and dataclasses.is_dataclass(value) and not isinstance(value, Mapping)
-            parent = fx_node
-            fx_node = self.graph.call_function(getattr if by_name else operator.getitem, (fx_node, key))
-            if parent in self.stack_of_node:
-                self.stack_of_node[fx_node] = self.stack_of_node[parent]
-            fx_node.meta.update(parent.meta)
-            if value is not None:
-                value = getattr(value, str(key)) if by_name else value[key]
-        return fx_node
-
-    def _get_attr(self, name: str) -> fx.Node:
-        if name not in self._attribute_nodes:
-            self._attribute_nodes[name] = self.graph.create_node("get_attr", name)
-        return self._attribute_nodes[name]
-
-    def _constant(self, value: Any) -> fx.Node:
-        number = len(self.constants)
-        taken = set(self._attributes.values())
-        name = next(name for name in (f"_constant{number}{'_' * extra}" for extra in range(99)) if name not in taken)
-        self.constants[name] = value
-        return self._get_attr(name)
-
-    def add_output(self, value: Any) -> None:
-        """Finish the graph: it returns what the model returned, in the same containers."""
-        self.leave_autocast()
-        self.graph.output(self._result(value))
-
-    def _result(self, value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-            members = {name: self._result(member) for name, member in fields.items()}
-            return self.graph.call_function(type(value), (), members)
-        if type(value) in (tuple, list):
-            return type(value)([self._result(member) for member in value])
-        if type(value) is dict and all(isinstance(key, str) for key in value):
-            return {key: self._result(member) for key, member in value.items()}
-        return self.argument(value)
+def _is_plain_tree(value: Any) -> bool:
+    """Whether fx can write the containers down: builtin ones, not too deep, none of them in there twice."""
+    entered: set[int] = set()
+    stack = [(value, 0)]
+    while stack:
+        part, depth = stack.pop()
+        members = _members(part)
+        if members is None:
+            if type(part) not in _SIMPLE and not isinstance(part, (torch.Tensor, *_PRINTABLE)) and routes_in(part):
+                return False
+            continue
+        if depth > _DEEPEST or id(part) in entered:
+            return False
+        if type(part) in (list, dict):
+            entered.add(id(part))
+        stack.extend([(member, depth + 1) for member in members])
+    return True
 
 
-def _operation(seen: SeenFunctionCall) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
-    target, args, kwargs = seen.target, seen.args, seen.kwargs
-    if isinstance(target, type):
-        return "call_function", _named(target.apply), args, kwargs  # type: ignore[attr-defined]
-    name = getattr(target, "__name__", "")
-    owner = getattr(target, "__self__", None)
-    if name == "__get__":
-        return "call_function", getattr, (args[0], owner.__name__), {}  # type: ignore[union-attr]
-    if name == "__set__":
-        return "call_function", setattr, (args[0], owner.__name__, *args[1:]), {}  # type: ignore[union-attr]
-    if args and isinstance(args[0], torch.Tensor) and getattr(torch.Tensor, name, None) is target:
-        return _method(name, args, kwargs)
-    return "call_function", _named(target), args, kwargs
+_SIMPLE = frozenset({int, float, bool, str, type(None)})
 
 
-def _method(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
-    """``x.__rsub__(1)`` becomes ``operator.sub(1, x)``, as torch.fx writes it; other methods stay methods."""
-    if not (name.startswith("__") and name.endswith("__")) or kwargs:
-        return "call_method", name, args, kwargs
-    bare = name.strip("_")
-    if hasattr(operator, name):
-        return "call_function", getattr(operator, bare, getattr(operator, name)), args, kwargs
-    if len(args) == 2 and bare.startswith("r") and hasattr(operator, f"__{bare[1:]}__"):  # noqa: PLR2004
-        return "call_function", getattr(operator, f"__{bare[1:]}__"), args[::-1], kwargs
-    return "call_method", name, args, kwargs
-
-
-def _named(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, or a wrapper of it where torch.fx could not find a name for it."""
-    try:
-        _get_qualified_name(function)
-    except (AttributeError, RuntimeError, ValueError):
-
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
-
-        recorded.__name__ = recorded.__qualname__ = str(getattr(function, "__name__", "recorded"))
-        return recorded
-    return function
-
-
-def _tensor_metas(seen: SeenFunctionCall) -> Any:
-    metas = [_extract_tensor_metadata(tensor) for _, tensor in seen.results]
-    if seen.metas is not None:
-        metas = [
-            found._replace(shape=torch.Size(meta.shape)) if meta.shape is not None else found  # type: ignore[arg-type]
-            for found, meta in zip(metas, seen.metas, strict=True)
-        ]
-    return metas[0] if len(metas) == 1 else tuple(metas) or None
-
-
-def argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
-    """The names that ``module.forward`` gives to its first `n_args` positional arguments: ``rest[0]`` for varargs."""
-    try:
-        parameters = list(inspect.signature(module.forward).parameters.values())
-    except (TypeError, ValueError):
-        return tuple(f"argument {position}" for position in range(n_args))
-    names: list[str] = []
-    for parameter in parameters:
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}[{position}]" for position in range(max(0, n_args - len(names)))]
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-    names += [f"argument {position}" for position in range(len(names), n_args)]
-    return tuple(names[:n_args])
-
-
-def build(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    output: Any,
-    calls: list[SeenFunctionCall],
-    constants: list[tuple[torch.Tensor, torch.Tensor]],
-    call_names: Mapping[SeenModuleCall, tuple[str, type]],
-) -> ForwardGraph:
-    """Make the graph of one recorded run of `model`."""
-    forward = ForwardGraph(attribute_names(model), constants)
-    positional = [
-        name.replace("[", "_").replace("]", "").replace(" ", "_") for name in argument_names(model, len(args))
-    ]
-    forward.add_placeholders([*positional, *kwargs], [*args, *kwargs.values()])
-    for number, seen in enumerate(calls):
-        if not seen.in_loss:
-            forward.add_call(number, seen)
-    forward.add_output(output)
-    for fx_node, seen in forward.stack_of_node.items():
-        fx_node.meta["nn_module_stack"] = _module_stack(seen.module_call, call_names)
-    return forward
-
-
-def _module_stack(
-    call: SeenModuleCall | None, call_names: Mapping[SeenModuleCall, tuple[str, type]]
-) -> dict[str, tuple[str, type]]:
-    stack = []
-    while call is not None:
-        stack.append(call_names[call])
-        call = call.parent
-    return {path: (path, kind) for path, kind in reversed(stack)}
-
-
-def attribute_names(model: nn.Module) -> dict[int, str]:
-    """The first qualified name of every parameter and buffer, by the tensor's id."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {id(tensor): name for name, tensor in reversed(named)}
-
-
-def runnable(
-    graph: fx.Graph, constants: Mapping[str, Any], model: nn.Module, changed: frozenset[str]
-) -> fx.GraphModule:
-    """A GraphModule that runs the graph with the model's parameters; it gets copies of what running would change.
-
-    Buffers, and the parameters that the recorded run wrote to (`changed`), are copied, so the model stays as it is.
-    """
-    attributes: dict[str, Any] = dict(constants)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    for fx_node in graph.nodes:
-        name = str(fx_node.target)
-        if fx_node.op == "get_attr" and name not in attributes:
-            tensor = parameters[name] if name in parameters else buffers[name]
-            copied = name in changed or name in buffers
-            attributes[name] = tensor.detach().clone().requires_grad_(tensor.requires_grad) if copied else tensor
-        elif fx_node.op == "get_attr" and isinstance(attributes[name], torch.Tensor):
-            attributes[name] = attributes[name].clone()
-    return fx.GraphModule(attributes, copy.deepcopy(graph))
+def _members(part: Any) -> list[Any] | None:
+    """The members of a container that fx can write down; None for anything else."""
+    if type(part) in (tuple, list):
+        return list(part)
+    if type(part) is slice:
+        return [part.start, part.stop, part.step]
+    if type(part) is dict and all(type(key) is str for key in part):
+        return list(part.values())
+    return None

@@ -1,8 +1,4 @@
-"""Finds every backward hook that is registered, and which node it sits on.
-
-Three ways, because no single one sees them all: the tables of modules, of tensors and the global ones; the hook dict of
-a node, which PyTorch shows to whoever registers a hook there; and, while a forward is recorded, the making of each
-``RemovableHandle``, through which every registering function goes.
+"""The places where PyTorch keeps backward hooks, and what is found there.
 
 Sources relied on: torch/utils/hooks.py, torch/_tensor.py (register_hook), torch/nn/modules/module.py,
 torch/autograd/graph.py (register_multi_grad_hook), torch/csrc/autograd/python_hook.cpp.
@@ -10,115 +6,71 @@ torch/autograd/graph.py (register_multi_grad_hook), torch/csrc/autograd/python_h
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import dis
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import _HookMixin
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from fxgrad.graph import HookKind
-from fxgrad.observe.frames import Frame, user_frames
-from fxgrad.observe.seen import (
-    Origin,
-    SeenModuleCall,
-    backward_kind,
-    global_backward_kind,
-    next_sequence_nr,
-    origin_of,
-)
+from fxgrad.observe.frames import NO_STACK, Stack, code_of
+from fxgrad.observe.registrations import Key
+from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, origin_of
 
 _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
 _MULTI_GRAD_ALL = "register_multi_grad_hook.<locals>.get_inner_hook.<locals>.inner_hook"
-_OWN_REGISTRATIONS = ("torch.utils.hooks", "torch.nn.modules.module")
 _MULTI_GRAD_ANY = ("fn", "lock", "ran_hook")
+_MAKES_AN_OBJECT = 0x20 | 0x80 | 0x200
+"""Flags of the code of generators, coroutines and both: calling them returns an object."""
 
 
-@dataclass
+@dataclass(eq=False)
 class LiveHook:
-    """A hook as it was found. ``key`` is its handle's id, which counts registrations in the whole process."""
+    """A hook as it was found: ``table[number]`` is ``function``, or was. The number counts registrations.
 
-    key: Any
+    ``call`` and ``sequence_nr`` say when it was registered, where that was seen.
+    """
+
     kind: HookKind
+    number: int
+    table: Any
     function: Any
     module: nn.Module | None = None
     tensor: torch.Tensor | None = None
     origin: Origin | None = None
     node: AutogradNode | None = None
-    frames: tuple[Frame, ...] = ()
+    stack: Stack = NO_STACK
     prepend: bool = False
     active: bool = True
-    table: Any = None
     sequence_nr: int | None = None
     call: SeenModuleCall | None = None
     parts: list[LiveHook] = field(default_factory=list)
     """Of a multi-grad hook: the tensor hook on each of its tensors."""
 
+    @property
+    def key(self) -> Key:
+        """Tells it from all others."""
+        return self.number, id(self.table)
 
-@dataclass
-class Registration:
-    """A RemovableHandle that was made while recording: for the tensor or module of the call that made it."""
-
-    key: Any
-    table: Any
-    frames: tuple[Frame, ...]
-    tensor: torch.Tensor | None
-    origin: Origin | None
-    call: SeenModuleCall | None
-    sequence_nr: int
-    by_user: bool
-    """False for the hooks that torch/utils/hooks.py and torch/nn/modules/module.py put on nodes by themselves."""
+    @property
+    def inner(self) -> Any:
+        """Of a multi-grad hook: the function that it put on one of its tensors."""
+        return next((part.function for part in self.parts if part.function is not None), None)
 
 
-class RegistrationWatch:
-    """Sees every registration while `watching` is entered."""
-
-    def __init__(self) -> None:
-        self.registrations: dict[Any, Registration] = {}
-        self.running: Callable[[], tuple[SeenModuleCall | None, int]] = lambda: (None, next_sequence_nr())
-
-    @contextmanager
-    def watching(self) -> Iterator[RegistrationWatch]:
-        """Wrap ``RemovableHandle.__init__``, which every registering function calls, C++ ones included."""
-        init = RemovableHandle.__init__
-
-        def watched(handle: RemovableHandle, hooks_dict: Any, *, extra_dict: Any = None) -> None:
-            init(handle, hooks_dict, extra_dict=extra_dict)
-            caller = sys._getframe(1)
-            tensor = caller.f_locals.get("self")
-            if caller.f_code is _HookMixin._register_hook.__code__ and caller.f_back is not None:
-                caller = caller.f_back  # Node.register_hook is C++, and calls this to make the handle
-            by_user = caller.f_globals.get("__name__") not in _OWN_REGISTRATIONS
-            with torch._C.DisableTorchFunction():
-                tensor = tensor if isinstance(tensor, torch.Tensor) else None
-                origin = None if tensor is None else origin_of(tensor)
-            self.registrations[handle.id] = Registration(
-                handle.id, hooks_dict, user_frames(None), tensor, origin, *self.running(), by_user
-            )
-
-        RemovableHandle.__init__ = watched  # type: ignore[assignment]
-        try:
-            yield self
-        finally:
-            RemovableHandle.__init__ = init  # type: ignore[method-assign]
-
-    def forget(self, known: frozenset[Any]) -> None:
-        """Take away the hooks that were registered since `known`: on nodes and tensors that outlive the run, they would
-        fire in the user's own backward."""
-        for key, registration in self.registrations.items():
-            if key not in known:
-                registration.table.pop(key, None)
+LAST = 2**62
+"""The number of what makes no handle: retain_grad, and hooks whose registration nobody saw."""
 
 
-def _nothing(*_: object) -> None:
-    return None
+# Tables
 
 
 def post_hooks_of(node: AutogradNode) -> dict[Any, Any]:
@@ -131,6 +83,10 @@ def prehooks_of(node: AutogradNode) -> dict[Any, Any]:
     return _table(node.register_prehook(_nothing))
 
 
+def _nothing(*_: object) -> None:
+    return None
+
+
 def _table(handle: RemovableHandle) -> dict[Any, Any]:
     table = handle.hooks_dict_ref()
     handle.remove()
@@ -140,54 +96,67 @@ def _table(handle: RemovableHandle) -> dict[Any, Any]:
 
 
 def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
-    """The backward hooks in the modules' own tables and in the global ones."""
-    kind = global_backward_kind()
-    if kind is not None:
-        yield from _in_table(module_hooks._global_backward_hooks, kind)
+    """The backward hooks in the global tables and in the modules' own."""
+    yield from _in_table(module_hooks._global_backward_hooks, global_backward_kind())
     yield from _in_table(module_hooks._global_backward_pre_hooks, HookKind.GLOBAL_FULL_BACKWARD_PRE)
     for module in modules:
-        kind = backward_kind(module)
-        if kind is not None:
-            yield from _in_table(module._backward_hooks, kind, module=module)
-        yield from _in_table(module._backward_pre_hooks, HookKind.MODULE_FULL_BACKWARD_PRE, module=module)
+        yield from hooks_on_module(module)
 
 
-def _in_table(table: dict[Any, Any], kind: HookKind, *, module: nn.Module | None = None) -> Iterator[LiveHook]:
-    keys = list(table)
-    for position, (key, function) in enumerate(table.items()):
-        prepend = any(isinstance(later, int) and later < key for later in keys[position + 1 :])
-        yield LiveHook(key, kind, function, module=module, prepend=prepend)
+def hooks_on_module(module: nn.Module) -> Iterator[LiveHook]:
+    """The backward hooks in a module's own tables."""
+    yield from _in_table(module._backward_hooks, backward_kind(module), module=module)
+    yield from _in_table(module._backward_pre_hooks, HookKind.MODULE_FULL_BACKWARD_PRE, module=module)
+
+
+def _in_table(table: dict[Any, Any], kind: HookKind | None, *, module: nn.Module | None = None) -> list[LiveHook]:
+    """One each. What stands before an earlier registration was prepended."""
+    found: list[LiveHook] = []
+    earliest = LAST
+    for number, function in reversed(table.items() if kind is not None else ()):
+        assert kind is not None
+        found.append(LiveHook(kind, number, table, function, module=module, prepend=number > earliest))
+        earliest = min(earliest, number)
+    return found[::-1]
+
+
+def has_hooks(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's own tables hold hooks, or it retains its gradient."""
+    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None) or tensor.retains_grad)
 
 
 def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
     """The hooks in a tensor's own tables, and retain_grad. Reads ``grad_fn`` first: a stale view shows its old hooks."""
     origin = origin_of(tensor)
-    for table, kind in (
-        (tensor._backward_hooks, HookKind.TENSOR),
-        (getattr(tensor, "_post_accumulate_grad_hooks", None), HookKind.POST_ACCUMULATE_GRAD),
+    for kind, table in (
+        (HookKind.TENSOR, tensor._backward_hooks),
+        (HookKind.POST_ACCUMULATE_GRAD, getattr(tensor, "_post_accumulate_grad_hooks", None)),
     ):
-        for key, function in (table or {}).items():
-            yield LiveHook(key, kind, function, tensor=tensor, origin=origin, table=table)
-    if tensor.retains_grad:
-        yield LiveHook(("retain_grad", id(tensor)), HookKind.RETAIN_GRAD, None, tensor=tensor, origin=origin)
+        for number, function in (table or {}).items():
+            yield LiveHook(kind, number, table, function, tensor=tensor, origin=origin)
+    if tensor.retains_grad and not tensor.is_leaf:
+        yield LiveHook(HookKind.RETAIN_GRAD, LAST, tensor, None, tensor=tensor, origin=origin)
 
 
-def hooks_on_node(node: AutogradNode) -> Iterator[LiveHook]:
-    """The hooks that the user registered on a node, without what module hooks put there."""
-    for key, function in post_hooks_of(node).items():
-        if isinstance(function, module_hooks._WrappedHook) or backward_hook_of(function) is not None:
-            continue
-        yield LiveHook(key, HookKind.NODE, function, node=node)
-    for key, function in prehooks_of(node).items():
-        yield LiveHook(key, HookKind.NODE_PRE, function, node=node)
+# What PyTorch wraps around the user's functions
 
 
-def backward_hook_of(function: Any) -> tuple[BackwardHook, str] | None:
-    """The BackwardHook behind a post-hook that a full module hook put on a node, and its side: "input" or "output"."""
-    name = getattr(function, "__qualname__", "")
-    if name not in (_SET_USER_HOOK, _OUTPUT_HOOK) or getattr(function, "__module__", "") != BackwardHook.__module__:
+def legacy_hook_behind(function: Any) -> tuple[nn.Module | None, Any] | None:
+    """The module and the user's function behind what a legacy module hook put on a node; None for anything else."""
+    if not isinstance(function, module_hooks._WrappedHook):
         return None
-    (hook,) = [cell.cell_contents for cell in function.__closure__ if isinstance(cell.cell_contents, BackwardHook)]
+    return (function.module() if function.with_module else None), function.hook
+
+
+def backward_hook_behind(function: Any) -> tuple[BackwardHook, str] | None:
+    """The BackwardHook behind a post-hook that a full module hook put on a node, and its side: "input" or "output"."""
+    if not isinstance(function, FunctionType) or function.__module__ != BackwardHook.__module__:
+        return None
+    name = function.__qualname__
+    if name not in (_SET_USER_HOOK, _OUTPUT_HOOK):
+        return None
+    cells = function.__closure__ or ()
+    (hook,) = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, BackwardHook)]
     return hook, "output" if name == _OUTPUT_HOOK else "input"
 
 
@@ -202,11 +171,13 @@ def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
         elif group in groups:
             groups[group].parts.append(hook)
         else:
-            whole = LiveHook(hook.key, HookKind.MULTI_GRAD, _closure(hook.function)["fn"], frames=hook.frames)
-            whole.sequence_nr, whole.call = hook.sequence_nr, hook.call
-            whole.parts.append(hook)
-            groups[group] = whole
-            found.append(whole)
+            function = _closure(hook.function)["fn"]
+            groups[group] = LiveHook(HookKind.MULTI_GRAD, hook.number, hook.table, function, stack=hook.stack)
+            groups[group].sequence_nr, groups[group].call = hook.sequence_nr, hook.call
+            groups[group].parts.append(hook)
+            found.append(groups[group])
+    for whole in groups.values():
+        _complete(whole)
     return found
 
 
@@ -218,13 +189,26 @@ def _multi_grad_group(hook: LiveHook) -> int | None:
     return id(cells["buffer"] if "buffer" in cells else cells["ran_hook"])
 
 
+def _complete(whole: LiveHook) -> None:
+    """Add the tensors of an "all" hook that nobody holds any more: it holds their nodes, and active are all or none."""
+    cells = _closure(whole.inner)
+    if "grad_fns" in cells:
+        parts = {_closure(part.function)["idx"]: part for part in whole.parts}
+        for index, node in enumerate(cells["grad_fns"]):
+            if index not in parts:
+                parts[index] = LiveHook(HookKind.TENSOR, LAST, None, None, origin=(node, 0))
+        whole.parts = [parts[index] for index in sorted(parts)]
+    whole.active = any(part.active for part in whole.parts)
+
+
 def multi_grad_mode(function: Any) -> str | None:
     """Which mode of ``register_multi_grad_hook`` made this tensor hook: "all", "any", or None for no such hook."""
-    code = getattr(function, "__code__", None)
-    if getattr(function, "__qualname__", "") == _MULTI_GRAD_ALL:
+    if not isinstance(function, FunctionType):
+        return None
+    if function.__qualname__ == _MULTI_GRAD_ALL:
         return "all"
-    # the wrapper of an "any" hook carries the user's name (functools.wraps), but its own code
-    if code is not None and tuple(sorted(code.co_freevars)) == _MULTI_GRAD_ANY and code.co_name == "wrapped_fn":
+    code = function.__code__  # the wrapper of an "any" hook carries the user's name (functools.wraps), but its own code
+    if tuple(sorted(code.co_freevars)) == _MULTI_GRAD_ANY and code.co_name == "wrapped_fn":
         return "any"
     return None
 
@@ -234,27 +218,49 @@ def _closure(function: Any) -> dict[str, Any]:
     return {name: cell.cell_contents for name, cell in cells}
 
 
-def may_return_a_value(function: Any) -> bool | None:
-    """Whether the code of a hook can return something else than None; None where there is no code to look at."""
-    import dis
+# The user's functions
 
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        call = getattr(type(function), "__call__", None)  # noqa: B004
-        code = getattr(call, "__code__", None)
+
+def function_name(function: Any) -> str:
+    """The qualified name of a hook; "" for retain_grad, which has none.
+
+    >>> function_name(functools.partial(print, 1))
+    'partial(print)'
+    """
+    if function is None:
+        return ""
+    if isinstance(function, functools.partial):
+        return f"partial({function_name(function.func)})"
+    try:
+        name = getattr(function, "__qualname__", None)
+    except Exception:  # the user's own class
+        name = None
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def may_return_a_value(function: Any) -> bool | None:
+    """Whether the code of a hook can return something else than None; None where there is no code to look at.
+
+    >>> may_return_a_value(lambda grad: None), may_return_a_value(lambda grad: grad * 2), may_return_a_value(print)
+    (False, True, None)
+    """
+    code = code_of(function)
     if code is None:
         return None
-    if code.co_flags & 0x20:  # a generator function returns a generator
+    if code.co_flags & _MAKES_AN_OBJECT:
         return True
-    instructions = [
-        entry for entry in dis.get_instructions(code) if entry.opname not in ("EXTENDED_ARG", "CACHE", "NOP")
-    ]
-    for before, entry in zip([None, *instructions], instructions, strict=False):
-        if entry.opname == "RETURN_CONST" and entry.argval is not None:
+    before: dis.Instruction | None = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
             return True
-        if entry.opname == "RETURN_VALUE":
-            returns_none = before is not None and before.opname == "LOAD_CONST" and before.argval is None
-            if not returns_none:
-                return True
+        if instruction.opname == "RETURN_VALUE" and not _loads_none(before, instruction):
+            return True
+        if instruction.opname not in ("EXTENDED_ARG", "CACHE", "NOP"):
+            before = instruction
     return False
+
+
+def _loads_none(before: dis.Instruction | None, returns: dis.Instruction) -> bool:
+    """Whether what is returned is surely None: loaded just before, and not jumped to with another value."""
+    loads = before is not None and before.opname == "LOAD_CONST" and before.argval is None
+    return loads and not returns.is_jump_target

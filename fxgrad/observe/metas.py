@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ class MetaTable:
 
     def __init__(self) -> None:
         self._metas: dict[tuple[object, ...], TensorMeta] = {}
+        self._alone: dict[tuple[object, ...], tuple[TensorMeta]] = {}
 
     def of_tensor(self, tensor: torch.Tensor) -> TensorMeta:
         """Describe a tensor. The shape of a strided nested tensor cannot be read: None."""
@@ -22,13 +24,23 @@ class MetaTable:
         shape = None if tensor.is_nested and layout is torch.strided else tensor.shape
         return self._intern(shape, tensor.dtype, tensor.device, layout)
 
-    def of_gradient(self, metadata: object) -> TensorMeta:
-        """Describe one entry of ``node._input_metadata``: the gradient that the node gets in that slot."""
+    def of_gradients(self, metadata: Sequence[Any]) -> tuple[TensorMeta, ...]:
+        """Describe ``node._input_metadata``: the gradients that the node gets, one for each slot."""
+        if len(metadata) != 1:
+            return tuple([self._of_gradient(entry) for entry in metadata])
+        (entry,) = metadata
         try:
-            shape = metadata.shape  # type: ignore[attr-defined]
+            key = (*entry.shape, entry.dtype, entry.device)
+            return self._alone.get(key) or self._alone.setdefault(key, (self._of_gradient(entry),))
+        except (RuntimeError, TypeError):  # no shape, or a symbolic size that cannot be hashed
+            return (self._of_gradient(entry),)
+
+    def _of_gradient(self, metadata: Any) -> TensorMeta:
+        try:
+            shape = metadata.shape
         except RuntimeError:  # is_cpp_nested_tensor: torch/csrc/autograd/input_metadata.cpp
             shape = None
-        return self._intern(shape, metadata.dtype, metadata.device, torch.strided)  # type: ignore[attr-defined]
+        return self._intern(shape, metadata.dtype, metadata.device, torch.strided)
 
     def _intern(
         self, shape: Sequence[object] | None, dtype: torch.dtype, device: torch.device, layout: torch.layout

@@ -1,16 +1,111 @@
-"""Names of modules and tensors, as the model itself has them."""
+"""Names of modules and tensors, as the model itself has them.
+
+Modules are told apart by identity alone: a module of the user's may be equal to others, or have no hash. And a module
+may hold itself, on which ``named_modules(remove_duplicate=False)`` never ends; so it is not used here.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxgrad.graph import Path
+from fxgrad.graph.naming import argument_name
 from fxgrad.observe.structure import tensors_in
+
+_MOST_ENTRIES = 32
+"""A module that is shared is looked into this many times at most: nested sharing has paths beyond number."""
+
+
+def module_paths(model: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
+    """Every path of every module, in the order of ``named_modules``; a path passes each module once."""
+    entries: Counter[int] = Counter()
+    trail: dict[int, None] = {}
+    stack: list[tuple[str, nn.Module | None]] = [] if model is None else [("", model)]
+    while stack:
+        path, module = stack.pop()
+        if module is None:
+            trail.popitem()
+            continue
+        yield path, module
+        entries[id(module)] += 1
+        if entries[id(module)] <= _MOST_ENTRIES:
+            trail[id(module)] = None
+            stack.append(("", None))
+            stack.extend(_children(path, module, trail))
+
+
+def _children(path: str, module: nn.Module, trail: dict[int, None]) -> list[tuple[str, nn.Module | None]]:
+    prefix = f"{path}." if path else ""
+    children = reversed(table_of(module, "_modules").items())
+    return [(prefix + name, child) for name, child in children if child is not None and id(child) not in trail]
+
+
+def modules_of(model: nn.Module | None) -> list[nn.Module]:
+    """Every module once, as ``model.modules()``."""
+    return list({id(module): module for _, module in module_paths(model)}.values())
+
+
+def table_of(module: nn.Module, name: str) -> dict[str, Any]:
+    """A table that Module.__init__ makes, like ``_parameters``; {} for a module that has none."""
+    table: dict[str, Any] = vars(module).get(name) or {}
+    return table
+
+
+def tensor_paths(model: nn.Module | None, table: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every path of every tensor in one table of the modules: ``_parameters`` or ``_buffers``."""
+    for path, module in module_paths(model):
+        prefix = f"{path}." if path else ""
+        for name, tensor in table_of(module, table).items():
+            if tensor is not None:
+                yield prefix + name, tensor
+
+
+class ModuleNames:
+    """The paths of every module, by identity; a module that the model does not hold gets a name in angle brackets."""
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self.modules: dict[int, nn.Module] = {}
+        self.paths: dict[int, list[str]] = {}
+        self._taken: set[str] = set()
+        self.add(model)
+
+    def add(self, model: nn.Module | None) -> None:
+        """Add what the model holds now. A path stays with the module that had it first."""
+        if model is None:
+            return
+        for path, module in module_paths(model):
+            if path not in self._taken:
+                self._add(path, module)
+
+    def _add(self, path: str, module: nn.Module) -> None:
+        self._taken.add(path)
+        self.modules[id(module)] = module
+        self.paths.setdefault(id(module), []).append(path)
+
+    def path_of(self, module: nn.Module) -> str:
+        """The first path of a module; ``<Linear>``, ``<Linear 2>`` … for one that the model does not hold."""
+        if id(module) not in self.paths:
+            self._add(_free(f"<{type(module).__name__}>", self._taken), module)
+        return self.paths[id(module)][0]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or the name with a number, whichever is not taken yet.
+
+    >>> _free("<Linear>", {"<Linear>"}), _free("x", {"x", "x 2"}), _free("y", set())
+    ('<Linear 2>', 'x 3', 'y')
+    """
+    count, free = 1, name
+    while free in taken:
+        count += 1
+        free = f"{name[:-1]} {count}>" if name.endswith(">") else f"{name} {count}"
+    return free
 
 
 class NamedTensor:
@@ -25,87 +120,60 @@ class NamedTensor:
         self.aliases: list[str] = []
 
 
-class ModuleNames:
-    """The path of every module, by identity; modules outside the model get a name in angle brackets."""
+class TensorNames:
+    """Every tensor that has a name, by identity: parameters, buffers, inputs, then other tensor attributes."""
 
     def __init__(self, model: nn.Module | None) -> None:
-        self.modules: dict[int, nn.Module] = {}
-        self.paths: dict[int, list[str]] = {}
-        self._outside: dict[str, int] = {}
-        if model is not None:
-            for path, module in model.named_modules(remove_duplicate=False):
-                self.modules[id(module)] = module
-                self.paths.setdefault(id(module), []).append(path)
+        self.named: dict[int, NamedTensor] = {}
+        self._taken: set[str] = set()
+        self.add_model(model)
 
-    def path_of(self, module: nn.Module) -> str:
-        """The first path of a module; ``<Linear>``, ``<Linear 2>`` … for one that the model does not hold."""
-        if id(module) not in self.paths:
-            kind = type(module).__name__
-            count = self._outside[kind] = self._outside.get(kind, 0) + 1
-            self.modules[id(module)] = module
-            self.paths[id(module)] = [f"<{kind}>" if count == 1 else f"<{kind} {count}>"]
-        return self.paths[id(module)][0]
-
-
-def shown_path(names: tuple[str, ...], path: Path) -> str:
-    """The name of a tensor inside the arguments: ``hx[0]`` for ("args", 1, 0) where argument 1 is called hx.
-
-    >>> shown_path(("input", "hx"), ("args", 1, 0))
-    'hx[0]'
-    >>> shown_path((), ("kwargs", "mask"))
-    'mask'
-    """
-    place, first, *rest = path
-    name = names[first] if place == "args" and isinstance(first, int) and first < len(names) else str(first)
-    return name + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest)
-
-
-def named_tensors(model: nn.Module | None, inputs: Iterable[tuple[str, torch.Tensor]]) -> dict[int, NamedTensor]:
-    """Every tensor that has a name, by identity: parameters, buffers, other tensor attributes, then inputs."""
-    named: dict[int, NamedTensor] = {}
-    taken: set[str] = set()
-
-    def add(name: str, kind: str, tensor: torch.Tensor) -> None:
-        known = named.get(id(tensor))
-        if known is not None:
+    def add(self, name: str, kind: str, tensor: torch.Tensor) -> None:
+        """Give a tensor a name; one that has a name gets another. A name that is taken gets the kind, or a number."""
+        if name in self._taken:
+            if id(tensor) in self.named:
+                return
+            name = _free(f"{name} ({kind})", self._taken)
+        self._taken.add(name)
+        known = self.named.get(id(tensor))
+        if known is None:
+            self.named[id(tensor)] = NamedTensor(name, kind, tensor)
+        else:
             known.aliases.append(name)
-            return
-        if name in taken:
-            name = f"{name} ({kind})"
-        taken.add(name)
-        named[id(tensor)] = NamedTensor(name, kind, tensor)
 
-    if model is not None:
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            add(name, "parameter", parameter)
-        for name, buffer in model.named_buffers(remove_duplicate=False):
-            add(name, "buffer", buffer)
-    for name, tensor in inputs:
-        add(name, "input", tensor)
-    if model is not None:
-        for path, module in model.named_modules():
+    def add_model(self, model: nn.Module | None) -> None:
+        """Name the parameters and buffers that the model has now."""
+        for table, kind in (("_parameters", "parameter"), ("_buffers", "buffer")):
+            for name, tensor in tensor_paths(model, table):
+                self.add(name, kind, tensor)
+
+    def add_inputs(self, argument_names: tuple[str, ...], inputs: Iterable[tuple[Path, torch.Tensor]]) -> None:
+        """Name the tensors among the arguments by the parameters of forward."""
+        for path, tensor in inputs:
+            self.add(argument_name(argument_names, path), "input", tensor)
+
+    def add_leaf(self, tensor: torch.Tensor) -> None:
+        """Name a leaf of the graph that has no name."""
+        self.add(f"leaf {sum(named.kind == 'other leaf' for named in self.named.values())}", "other leaf", tensor)
+
+    def add_attributes(self, model: nn.Module | None) -> None:
+        """Name the tensors that modules hold as plain attributes, or in containers."""
+        for path, module in {id(module): (path, module) for path, module in reversed([*module_paths(model)])}.values():
             for attribute, value in _plain_attributes(module):
-                for inner, tensor in tensors_in(value, (attribute,)).tensors:
-                    add(_dotted(path, inner), "other leaf", tensor)
-    return named
+                for inner, tensor in tensors_in(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
+                    self.add(argument_name((), ("kwargs", *inner)), "other leaf", tensor)
 
 
 def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     own = ("_parameters", "_buffers", "_modules")
-    values = [(name, value) for name, value in vars(module).items() if name not in own]
+    values = [(str(name), value) for name, value in vars(module).items() if name not in own]
     return [(name, value) for name, value in values if isinstance(value, (torch.Tensor, list, tuple, dict))]
-
-
-def _dotted(path: str, inner: Path) -> str:
-    first, *rest = inner
-    name = f"{path}.{first}" if path else str(first)
-    return name + "".join(f"[{step}]" if isinstance(step, int) else f"[{step!r}]" for step in rest)
 
 
 def path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
     """Finds the path of a module object, without keeping any module alive."""
-    named = () if model is None else model.named_modules()
-    known = {id(module): (weakref.ref(module), path) for path, module in named}
+    first = {id(module): (path, module) for path, module in reversed([*module_paths(model)])}
+    known = {key: (weakref.ref(module), path) for key, (path, module) in first.items()}
 
     def path_of(module: object) -> str | None:
         reference, path = known.get(id(module), (None, None))

@@ -1,122 +1,169 @@
-"""Where each node comes from: the module call and the function call in whose window its sequence number lies.
+"""Where each node comes from: the module call and the function call that made it.
 
 Sequence numbers count, per thread, the nodes that were made (torch/csrc/autograd/function.h), so the numbers before and
-after a call bound exactly what the call made. The windows of module calls nest; those of function calls do not.
+after a call bound what the call made. Numbers of other threads mean nothing here, and nodes do not say which thread made
+them; so a node is a function's only if the function's results lead to it, too.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import fx
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, Node, NodeKind, TensorMeta, Value
+from fxgrad.graph import Value
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import source_of
-from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall
-from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, Provenance, sequence_nr_of
+from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall, SeenTensor
+from fxgrad.observe.walk import ACCUMULATE_GRAD, Provenance, WalkedGraph, sequence_nr_of
 
 LEAF = "a leaf's: made once, shared by every call that uses it"
 EARLIER = "made before the forward that was recorded"
 LATER = "made after the forward that was recorded"
+ELSEWHERE = "made before the forward that was recorded, in another thread, or by what cannot be recorded"
 IN_LOSS = "made by the loss function, after the model's forward"
-OTHER_THREAD = "modules ran in other threads too, and sequence numbers count per thread"
+NO_CALL = "made outside of every module call"
+OTHER_THREAD = "made by no recorded function call, and other threads, whose numbers count apart, ran meanwhile"
 OUTSIDE = "made by no recorded function call"
 HOOK_FUNCTION = "put there by PyTorch for a full module hook; it stands for no operation of forward"
 CHECKPOINT = "a reentrant checkpoint: the operations inside are recorded one by one"
 NO_NUMBER = "the node has no sequence number"
 
 
+class Ownership:
+    """Which function call made each node, and which nodes the recorded run did not make.
+
+    ``upstream`` are the nodes behind the tensors that came from elsewhere: inputs with a history, tensors that were
+    made before or in other threads. ``earlier`` are those of them that were there before the run, for certain.
+    """
+
+    def __init__(self, recorder: ForwardRecorder) -> None:
+        self._calls = recorder.function_calls
+        self.owner: dict[AutogradNode, int] = {}
+        self.earlier = _origins(recorder.log.inputs)
+        self.upstream = self.earlier | _origins(recorder.log.foreign)
+        for number, seen in enumerate(self._calls):
+            self._own(number, seen)
+        self._add_behind(self.earlier)
+        self._add_behind(self.upstream)
+        self.upstream |= self.earlier
+
+    def _own(self, number: int, seen: SeenFunctionCall) -> None:
+        start, end = seen.window
+        stack = [node for node, _, _ in seen.origins]
+        while stack:
+            node = stack.pop()
+            if node in self.owner or node in self.upstream or not start <= sequence_nr_of(node) < end:
+                continue
+            self.owner[node] = number
+            if end - start > 1:
+                stack.extend([next_node for next_node, _ in node.next_functions if next_node is not None])
+
+    def _add_behind(self, nodes: set[AutogradNode]) -> None:
+        stack = list(nodes)
+        while stack:
+            for node, _ in stack.pop().next_functions:
+                if node is not None and node not in nodes and node not in self.owner:
+                    nodes.add(node)
+                    stack.append(node)
+
+
+def _origins(tensors: Iterable[SeenTensor]) -> set[AutogradNode]:
+    origins = []
+    for seen in tensors:
+        seen.settle()
+        origins.append(seen.origin)
+    return {origin[0] for origin in origins if origin is not None}
+
+
 class Timeline:
-    """Looks up the module call and the function call that made a node."""
+    """Looks up what made each node of a walked graph."""
 
     def __init__(
         self,
+        walked: WalkedGraph,
         recorder: ForwardRecorder,
+        ownership: Ownership,
         call_ids: Mapping[SeenModuleCall, str],
         fx_nodes: Mapping[int, fx.Node],
     ) -> None:
+        self._walked = walked
         self._recorder = recorder
+        self._ownership = ownership
         self._call_ids = call_ids
         self._fx_nodes = fx_nodes
-        self._module_starts = [call.start for call in recorder.module_calls]
-        numbered = [
-            (seen.window[0], number) for number, seen in enumerate(recorder.function_calls) if _made_nodes(seen)
-        ]
-        self._function_starts = [start for start, _ in numbered]
-        self._function_numbers = [number for _, number in numbered]
+        self._starts = [call.start for call in recorder.module_calls]
         self._values: dict[tuple[AutogradNode, int], Value] = {}
         self._note_values()
 
     def _note_values(self) -> None:
+        owner = self._ownership.owner
         for number, seen in enumerate(self._recorder.function_calls):
             fx_node = self._fx_nodes.get(number)
             if fx_node is None:
                 continue
             several = len(seen.results) > 1
             for node, slot, position in seen.origins:
-                start, end = seen.window
-                if start <= sequence_nr_of(node) < end:  # else it handed a tensor through
+                if owner.get(node) == number:  # else the function handed a tensor through
                     self._values.setdefault((node, slot), Value(fx_node.name, position if several else None))
 
-    def provenance(self, node: AutogradNode, name: str) -> Provenance:
+    def provenance(self, number: int) -> Provenance:
         """Module call, fx node, forward values and source line of one node; where one is missing, why."""
+        place = self._walked.places[number]
+        name, sequence_nr = self._walked.all_names[place], self._walked.sequence_nrs[place]
         if name == ACCUMULATE_GRAD:
-            return Provenance(call_reason=LEAF, fx_reason=LEAF)
-        sequence_nr = sequence_nr_of(node)
-        if sequence_nr == NO_SEQUENCE_NR:
-            return Provenance(call_reason=NO_NUMBER, fx_reason=NO_NUMBER)
-        outside = self._outside(sequence_nr)
-        if outside is not None:
-            return Provenance(call_reason=outside, fx_reason=outside)
+            return _LEAF
+        if sequence_nr is None:
+            return _WITHOUT_NUMBER
+        node = self._walked.nodes[place]
+        owner = self._ownership.owner.get(node)
+        if owner is None:
+            return self._without_function(node, name, sequence_nr)
+        seen, fx_node = self._recorder.function_calls[owner], self._fx_nodes.get(owner)
         call = self.module_call(sequence_nr)
-        number = self.function_call(sequence_nr)
-        seen = None if number is None else self._recorder.function_calls[number]
-        fx_node = None if number is None else self._fx_nodes.get(number)
-        slots = len(node._input_metadata)
+        slots = len(self._walked.gradients[place])
         return Provenance(
             None if call is None else self._call_ids[call],
-            _no_call_reason(seen) if call is None else None,
+            None if call is not None else IN_LOSS if seen.in_loss else NO_CALL,
             None if fx_node is None else fx_node.name,
             None if fx_node is not None else _no_fx_reason(name, seen),
             tuple([self._values.get((node, slot)) for slot in range(slots)]),
-            None if seen is None else source_of(seen.frames),
+            source_of(seen.stack),
         )
 
-    def _outside(self, sequence_nr: int) -> str | None:
-        if self._recorder.other_threads:
-            return OTHER_THREAD
-        if sequence_nr < self._recorder.started:
+    def _without_function(self, node: AutogradNode, name: str, sequence_nr: int) -> Provenance:
+        outside = self._outside(node, sequence_nr)
+        if outside is not None:
+            return Provenance(call_reason=outside, fx_reason=outside)
+        call = self.module_call(sequence_nr)
+        call_id = None if call is None else self._call_ids[call]
+        return Provenance(call_id, None if call is not None else NO_CALL, None, _no_fx_reason(name, None))
+
+    def _outside(self, node: AutogradNode, sequence_nr: int) -> str | None:
+        recorder = self._recorder
+        if node in self._ownership.earlier:
             return EARLIER
-        return LATER if sequence_nr >= self._recorder.ended else None
+        if node in self._ownership.upstream:
+            return EARLIER if sequence_nr < recorder.started and not recorder.other_threads else ELSEWHERE
+        if recorder.other_threads:
+            return OTHER_THREAD
+        if sequence_nr < recorder.started:
+            return EARLIER
+        return LATER if sequence_nr >= recorder.ended else None
 
     def module_call(self, sequence_nr: int) -> SeenModuleCall | None:
-        """The innermost module call that was running when the node of this number was made."""
-        position = bisect_right(self._module_starts, sequence_nr) - 1
+        """The innermost module call that was running when this thread made the node of this number."""
+        position = bisect_right(self._starts, sequence_nr) - 1
         call = self._recorder.module_calls[position] if position >= 0 else None
         while call is not None and sequence_nr >= call.end:
             call = call.parent
         return call
 
-    def function_call(self, sequence_nr: int) -> int | None:
-        """The number of the function call that made the node of this number."""
-        position = bisect_right(self._function_starts, sequence_nr) - 1
-        if position < 0:
-            return None
-        number = self._function_numbers[position]
-        return number if sequence_nr < self._recorder.function_calls[number].window[1] else None
 
-
-def _made_nodes(seen: SeenFunctionCall) -> bool:
-    return seen.window[0] < seen.window[1]
-
-
-def _no_call_reason(seen: SeenFunctionCall | None) -> str:
-    return IN_LOSS if seen is not None and seen.in_loss else "made outside of every module call"
+_LEAF = Provenance(call_reason=LEAF, fx_reason=LEAF)
+_WITHOUT_NUMBER = Provenance(call_reason=NO_NUMBER, fx_reason=NO_NUMBER)
 
 
 def _no_fx_reason(name: str, seen: SeenFunctionCall | None) -> str:
@@ -125,55 +172,3 @@ def _no_fx_reason(name: str, seen: SeenFunctionCall | None) -> str:
     if name == "CheckpointFunctionBackward":
         return CHECKPOINT
     return IN_LOSS if seen is not None and seen.in_loss else OUTSIDE
-
-
-class Operands:
-    """Says which recorded tensor stands behind a null edge, by what the node saved for backward.
-
-    A tensor that a node saved shares its storage with the tensor that was passed. Reading it runs the unpack hook of
-    ``saved_tensors_hooks`` where there is one, so there it is left alone (torch/csrc/autograd/saved_variable.cpp).
-    """
-
-    def __init__(self, metas: MetaTable) -> None:
-        self._metas = metas
-        self._values: dict[tuple[object, ...], Value] = {}
-
-    def add(self, tensor: torch.Tensor, value: Value) -> None:
-        """Make a tensor of the recorded forward known; of several with one memory the first stays."""
-        key = _memory_of(tensor)
-        if key is not None:
-            self._values.setdefault(key, value)
-
-    def with_operands(self, nodes: Sequence[Node], order: Sequence[AutogradNode]) -> tuple[Node, ...]:
-        """The same nodes; edges that lead nowhere say what stands behind them, where the node saved that."""
-        return tuple([self._with_operands(node, live) for node, live in zip(nodes, order, strict=True)])
-
-    def _with_operands(self, node: Node, live: AutogradNode) -> Node:
-        if node.kind is not NodeKind.FUNCTION or all(edge.next_node is not None for edge in node.edges):
-            return node
-        edges = [edge if edge.next_node is not None else self._with_operand(edge, live) for edge in node.edges]
-        return node._replace(edges=tuple(edges))
-
-    def _with_operand(self, edge: Edge, live: AutogradNode) -> Edge:
-        raw = getattr(live, f"_raw_saved_{edge.argument}", None)
-        if raw is None or isinstance(raw, tuple) or raw.unpack_hook is not None:
-            return edge
-        try:
-            saved = getattr(live, f"_saved_{edge.argument}")
-        except RuntimeError:  # freed by an earlier backward
-            return edge
-        if not isinstance(saved, torch.Tensor):
-            return edge
-        meta: TensorMeta = self._metas.of_tensor(saved)
-        memory = _memory_of(saved)
-        value = None if memory is None else self._values.get(memory)
-        reason = edge.null_reason if saved.requires_grad else "it requires no grad"
-        return edge._replace(operand=meta, value=value, null_reason=reason)
-
-
-def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
-    try:
-        storage = tensor.untyped_storage()._cdata
-        return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
-    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a plain storage
-        return None

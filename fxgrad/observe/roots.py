@@ -9,7 +9,7 @@ import torch
 
 from fxgrad.errors import TargetError
 from fxgrad.graph import Path
-from fxgrad.graph.naming import path_text
+from fxgrad.graph.notation import path_text
 from fxgrad.observe.structure import tensors_in
 
 

@@ -5,7 +5,6 @@ Records are made of these as soon as the run is over (`fxgrad.observe.observatio
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind, Path, TensorMeta
-from fxgrad.observe.frames import Frame
+from fxgrad.observe.frames import NO_STACK, Stack
+from fxgrad.observe.structure import Route
 
 next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
@@ -40,41 +40,62 @@ def origin_of(tensor: torch.Tensor) -> Origin | None:
     return None if node is None else (node, tensor.output_nr)
 
 
-def autocast_now() -> tuple[str, torch.dtype, bool, bool] | None:
-    """Device type, dtype, enabled and cache flag of the autocast region that is entered; None outside of any."""
-    if not torch._C._is_any_autocast_enabled():
-        return None
-    device = next(kind for kind in _AUTOCAST_DEVICES if torch.is_autocast_enabled(kind))
-    return device, torch.get_autocast_dtype(device), True, torch.is_autocast_cache_enabled()
-
-
-_AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone")
+_LONGEST_SEARCH = 1_000
 
 
 class SeenTensor:
     """A tensor at one moment of the run. It is held, so that its id stays its own.
 
-    ``stale``: reading ``grad_fn`` of a view whose base was changed in place *makes* a node, so that had to wait.
+    Reading ``grad_fn`` of a view whose base was changed in place *makes* a node, so for a view that may be in that
+    state it waits until `settle`; until then ``late`` holds the version it had. ``earlier_meta`` describes a tensor that
+    was given another shape afterwards.
     """
 
-    __slots__ = ("is_leaf", "origin", "path", "producer", "requires_grad", "stale", "tensor", "version")
+    __slots__ = ("earlier_meta", "late", "origin", "path", "producer", "requires_grad", "tensor")
 
     def __init__(self, path: Path, tensor: torch.Tensor, producer: Producer | None, *, stale: bool) -> None:
+        self.earlier_meta: TensorMeta | None = None
         self.path = path
         self.tensor = tensor
         self.producer = producer
         self.requires_grad = tensor.requires_grad
-        self.is_leaf = tensor.is_leaf
-        self.stale = stale and self.requires_grad and not self.is_leaf
-        self.version = tensor._version if self.stale else None
-        self.origin = None if self.stale or not self.requires_grad else origin_of(tensor)
+        self.late: int | None = None
+        self.origin: Origin | None = None
+        if self.requires_grad:
+            if stale:
+                self.late = tensor._version
+            else:
+                self.origin = origin_of(tensor)
+
+    def settle(self) -> None:
+        """Read what had to wait, now that the run is over. A tensor that has changed since stays without an origin."""
+        if self.late is not None and self.tensor._version == self.late:
+            self.late = None
+            self.origin = origin_of(self.tensor)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no function had made it."""
+        return self.origin is None and self.late is None
+
+
+class Surroundings(NamedTuple):
+    """The modes in which a function ran: autocast (device, dtype, enabled, cache), and inference mode.
+
+    ``random`` is the state of torch's generator, where somebody had set it since the function before.
+    """
+
+    autocast: tuple[str, torch.dtype, bool, bool] | None = None
+    inference: bool = False
+    random: torch.Tensor | None = None
 
 
 class Earlier(NamedTuple):
-    """A tensor among the arguments of a function call, and what had produced it before the call."""
+    """A tensor among the arguments of a function call: what had produced it before the call, and its version then."""
 
     tensor: torch.Tensor
     producer: Producer | None
+    version: int | None
 
 
 class SeenFunctionCall:
@@ -82,14 +103,15 @@ class SeenFunctionCall:
 
     ``changes`` are the arguments that it changed in place; ``aliases`` says for each of ``results`` which argument it
     shares its memory and version counter with.
+
+    ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed in place that is
+    no result. ``metas`` describes the results, where they were changed afterwards.
     """
 
     __slots__ = (
         "aliases",
         "args",
-        "autocast",
         "changes",
-        "frames",
         "grad_enabled",
         "in_loss",
         "kwargs",
@@ -98,15 +120,18 @@ class SeenFunctionCall:
         "origins",
         "result_type",
         "results",
+        "stack",
+        "surroundings",
         "target",
         "window",
     )
 
-    def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], surroundings: Surroundings) -> None:
         self.target = target
         self.args = args
         self.kwargs = kwargs
-        self.results: list[tuple[Path, torch.Tensor]] = []
+        self.surroundings = surroundings
+        self.results: list[tuple[Route, torch.Tensor]] = []
         self.changes: list[Earlier] = []
         self.aliases: list[Earlier | None] = []
         self.grad_enabled = torch.is_grad_enabled()
@@ -114,10 +139,9 @@ class SeenFunctionCall:
         self.origins: list[tuple[AutogradNode, int, int | None]] = []
         self.metas: list[TensorMeta] | None = None
         self.window = (0, 0)
-        self.frames: tuple[Frame, ...] = ()
+        self.stack = NO_STACK
         self.module_call: SeenModuleCall | None = None
         self.in_loss = False
-        self.autocast = autocast_now()
 
 
 class SeenModuleCall:
@@ -131,33 +155,32 @@ class SeenModuleCall:
         "end",
         "finished",
         "forward_start",
-        "frames",
+        "given",
         "grad_enabled",
         "hooks",
         "in_loss",
         "input_hook_node",
         "inputs",
         "kwargs",
+        "legacy",
         "legacy_reason",
-        "legacy_tensor",
         "module",
         "number",
-        "on_source_line",
         "output_hook_node",
         "outputs",
         "parent",
         "result",
+        "stack",
         "start",
-        "thread",
         "training",
     )
 
-    def __init__(self, module: nn.Module, parent: SeenModuleCall | None, number: int) -> None:
+    def __init__(self, module: nn.Module, parent: SeenModuleCall | None, number: int, stack: Stack) -> None:
         self.module = module
         self.parent = parent
         self.number = number
+        self.stack = stack
         self.start = self.end = self.forward_start = next_sequence_nr()
-        self.thread = threading.get_ident()
         self.training = module.training
         self.grad_enabled = torch.is_grad_enabled()
         self.hooks = snapshot_of_hooks(module)
@@ -165,32 +188,45 @@ class SeenModuleCall:
         self.finished = 0
         self.in_loss = False
         self.checkpointed: str | None = None
-        self.on_source_line = True
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.inputs: list[SeenTensor] = []
         self.result: Any = None
         self.outputs: list[SeenTensor] = []
-        self.legacy_tensor: torch.Tensor | None = None
+        self.legacy: SeenTensor | None = None
         self.legacy_reason: str | None = None
         self.backward_hook: BackwardHook | None = None
         self.input_hook_node: AutogradNode | None = None
         self.output_hook_node: AutogradNode | None = None
-        self.frames: tuple[Frame, ...] = ()
 
 
-def snapshot_of_hooks(module: nn.Module) -> list[tuple[HookKind, Any, Any]]:
-    """(kind, key, function) of the backward hooks that a call of `module` takes along, in the order they will run.
+class CarriedHook(NamedTuple):
+    """A backward hook that a call took along: ``table[number]`` was ``function`` then."""
+
+    kind: HookKind
+    number: int
+    function: Any
+    table: Any
+
+
+def snapshot_of_hooks(module: nn.Module) -> list[CarriedHook]:
+    """The backward hooks that a call of `module` takes along, in the order in which they will run.
 
     As ``Module._get_backward_pre_hooks`` and ``_get_backward_hooks`` do: of each kind, global ones first.
     """
-    tables = [
+    tables = (
         (HookKind.GLOBAL_FULL_BACKWARD_PRE, module_hooks._global_backward_pre_hooks),
         (HookKind.MODULE_FULL_BACKWARD_PRE, module._backward_pre_hooks),
         (global_backward_kind(), module_hooks._global_backward_hooks),
         (backward_kind(module), module._backward_hooks),
+    )
+    return [
+        CarriedHook(kind, number, function, table)
+        for kind, table in tables
+        if table and kind
+        for number, function in table.items()
     ]
-    return [(kind, key, hook) for kind, table in tables for key, hook in table.items() if kind is not None]
 
 
 def backward_kind(module: nn.Module) -> HookKind | None:
@@ -211,19 +247,19 @@ def legacy_tensor(result: Any) -> tuple[torch.Tensor | None, str | None]:
     The loop of ``Module._call_impl``: the first tensor among a dict's values, else element 0, until that is a tensor.
     """
     value = result
-    entered: set[int] = set()
+    entered: list[Any] = []
     while not isinstance(value, torch.Tensor):
-        if isinstance(value, str) or id(value) in entered:
+        if isinstance(value, str) or len(entered) > _LONGEST_SEARCH or any(value is earlier for earlier in entered):
             return None, "the result leads to a str or to itself, and PyTorch's search for its first tensor never ends"
-        entered.add(id(value))
-        if isinstance(value, dict):
-            tensors = [member for member in value.values() if isinstance(member, torch.Tensor)]
-            if not tensors:
-                return None, "the result is a dict without a tensor among its values (StopIteration in forward)"
-            value = tensors[0]
-        else:
-            try:
-                value = value[0]
-            except (TypeError, IndexError, KeyError) as error:
-                return None, f"the result has no first element to look into ({type(error).__name__} in forward)"
+        entered.append(value)
+        try:
+            value = next(filter(_is_tensor, value.values())) if isinstance(value, dict) else value[0]
+        except StopIteration:
+            return None, "the result is a dict without a tensor among its values (StopIteration in forward)"
+        except Exception as error:  # whatever the user's class makes of [0]
+            return None, f"the result has no first element to look into ({type(error).__name__} in forward)"
     return value, None
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)

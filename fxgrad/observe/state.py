@@ -1,78 +1,102 @@
 """Leaves the user's process as it was: what forward changes is put back afterwards, also when it raises.
 
-What is put back: the values, shapes and version counters of parameters, buffers, tensor attributes and input tensors;
-``.grad``; every module's ``__dict__`` and class, with the contents of the lists, dicts and sets in it; the global hook
-tables; the random state of torch (of every device that is initialised), Python and numpy; grad mode, autocast and the
-default dtype. What lies deeper (attributes of the user's own objects, files, globals) is not, nor is the history that an
-in-place operation gives to an input.
+What is put back: of parameters, buffers, tensor attributes and input tensors the values, shapes, version counters,
+``requires_grad``, ``.grad`` with its values, and the tables of hooks; every module's ``__dict__`` and class, and the
+lists, dicts and sets in it and in the arguments; the global hook tables; the random state of torch (of every device
+that is initialised), of Python, of numpy and of generators that modules hold; grad mode, autocast and default dtype.
+
+What lies deeper (attributes of the user's own objects, files, globals) is not, nor is the history that an in-place
+operation gives to an input that is a view or had a history before.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
-Undo = Callable[[], None]
+from fxgrad.observe.memory import remembered_memory
+from fxgrad.observe.names import modules_of
+from fxgrad.observe.structure import tensors_in
 
-_MAPPINGS = (dict, OrderedDict, defaultdict)
+Undo = Callable[[], object]
+
+_MAPPINGS = (dict, OrderedDict, defaultdict, Counter)
 _CONTAINERS = (*_MAPPINGS, list, set, deque)
 _GLOBAL_HOOK_TABLES = tuple(
     table
     for name, table in sorted(vars(module_hooks).items())
     if name.startswith("_global_") and isinstance(table, dict)
 )
+_GLOBAL_HOOK_FLAG = "_global_is_full_backward_hook"
+_TENSOR_HOOK_TABLES = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
 @contextmanager
-def preserved(model: nn.Module, inputs: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Whatever runs inside, `model`, `inputs` and the global state named above are afterwards as they were."""
-    modules = list(model.modules())
-    containers = _containers([*[module.__dict__ for module in modules], *_GLOBAL_HOOK_TABLES])
-    tensors = _distinct([*inputs, *_tensors_in(containers)])
-    undo = [
-        *[_class_of(module) for module in modules],
-        *[_contents_of(container) for container in containers],
-        *[_grad_of(tensor) for tensor in tensors if tensor.is_leaf or tensor.retains_grad],
-        _values_of(tensors),
-        _random_state(),
-        _modes(),
-    ]
+def preserved(model: nn.Module, arguments: Any) -> Iterator[None]:
+    """Whatever runs inside, `model`, the tensors in `arguments` and the global state are afterwards as they were."""
     with ExitStack() as stack:
-        for step in undo:
-            stack.callback(step)
+        with torch._C.DisableTorchFunction():
+            for undo in _steps(modules_of(model), arguments):
+                stack.callback(_without_torch_function, undo)
         yield
 
 
-def _containers(starts: list[Any]) -> list[Any]:
+def _without_torch_function(undo: Undo) -> None:
+    """The user's tensor subclasses, and modes that are entered, are not asked."""
+    with torch._C.DisableTorchFunction():
+        undo()
+
+
+def _steps(modules: Sequence[nn.Module], arguments: Any) -> Iterator[Undo]:
+    containers = _containers([*[vars(module) for module in modules], *_GLOBAL_HOOK_TABLES, arguments])
+    inputs = [tensor for _, tensor in tensors_in(arguments).tensors]
+    tensors = _distinct([*inputs, *_members(containers, torch.Tensor)])
+    grads = [tensor.grad for tensor in tensors if _may_have_grad(tensor) and tensor.grad is not None]
+    hook_tables = [table for tensor in tensors for table in _hook_tables(tensor) if table is not None]
+    yield _random_state(_members(containers, torch.Generator), _members(containers, random.Random))
+    yield _modes()
+    yield from map(_class_of, modules)
+    yield from map(_contents_of, _containers([*containers, *hook_tables]))
+    yield _global_hook_flag()
+    yield from map(_hooks_of, tensors)
+    yield from [_grad_of(tensor) for tensor in tensors if _may_have_grad(tensor)]
+    yield remembered_memory(_distinct([*tensors, *grads]))
+    yield from [_gradient_flow_of(tensor) for tensor in tensors if not tensor.is_inference()]
+
+
+# Python's side
+
+
+def _containers(starts: Iterable[Any]) -> list[Any]:
     """The starts and every builtin container in them, each once; objects of other classes are not entered."""
     found: dict[int, Any] = {}
-    stack = starts[::-1]
+    stack = list(starts)[::-1]
     while stack:
         container = stack.pop()
-        if id(container) not in found:
+        if id(container) not in found and type(container) in (*_CONTAINERS, tuple):
             found[id(container)] = container
             stack.extend(value for value in _values(container) if type(value) in (*_CONTAINERS, tuple))
     return list(found.values())
 
 
-def _values(container: Any) -> Iterable[Any]:
-    return list(container.values()) if isinstance(container, dict) else list(container)
+def _values(container: Any) -> list[Any]:
+    return list(container.values() if isinstance(container, dict) else container)
 
 
-def _tensors_in(containers: list[Any]) -> list[torch.Tensor]:
-    return [value for container in containers for value in _values(container) if isinstance(value, torch.Tensor)]
+def _members(containers: Iterable[Any], kind: type) -> list[Any]:
+    return [value for container in containers for value in _values(container) if isinstance(value, kind)]
 
 
-def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
@@ -88,31 +112,40 @@ def _class_of(module: nn.Module) -> Undo:
 
 def _contents_of(container: Any) -> Undo:
     """Put the same objects back into the same container; it is not touched when they are all still there."""
-    if isinstance(container, tuple):
+    if type(container) is tuple:
         return lambda: None
-    mapping = isinstance(container, dict)
-    before = list(container.items()) if mapping else list(container)
+    before = _flat(container)
 
     def undo() -> None:
-        now = list(container.items()) if mapping else list(container)
-        if not _identical(now, before):
-            container.clear()
-            container.update(before) if mapping or isinstance(container, set) else container.extend(before)
+        now = _flat(container)
+        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+            _refill(container, before)
 
     return undo
 
 
-def _identical(now: list[Any], before: list[Any]) -> bool:
-    if len(now) != len(before):
-        return False
-    if now and type(now[0]) is tuple and type(before[0]) is tuple:
-        return all(len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True)) for a, b in _tuples(now, before))
-    return all(a is b for a, b in zip(now, before, strict=True))
+def _flat(container: Any) -> list[Any]:
+    """The members; of a mapping all keys, then all values."""
+    return [*container, *container.values()] if isinstance(container, dict) else list(container)
 
 
-def _tuples(now: list[Any], before: list[Any]) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    for a, b in zip(now, before, strict=True):
-        yield (a if type(a) is tuple else (a,)), (b if type(b) is tuple else (b,))
+def _refill(container: Any, flat: list[Any]) -> None:
+    container.clear()
+    if isinstance(container, dict):
+        middle = len(flat) // 2
+        container.update(zip(flat[:middle], flat[middle:], strict=True))
+    elif isinstance(container, set):
+        container.update(flat)
+    else:
+        container.extend(flat)
+
+
+# torch's side
+
+
+def _may_have_grad(tensor: torch.Tensor) -> bool:
+    """Whether ``.grad`` may be read: of others PyTorch warns."""
+    return tensor.is_leaf or tensor.retains_grad
 
 
 def _grad_of(tensor: torch.Tensor) -> Undo:
@@ -125,65 +158,54 @@ def _grad_of(tensor: torch.Tensor) -> Undo:
     return undo
 
 
-def _values_of(tensors: list[torch.Tensor]) -> Undo:
-    """Put values back through the storages, which no version counter sees, and then the version counters.
+def _hook_tables(tensor: torch.Tensor) -> list[Any]:
+    return [getattr(tensor, name, None) for name in _TENSOR_HOOK_TABLES]
 
-    A live graph of the user's that saved one of the tensors stays valid. An alias, taken before, remembers a tensor's
-    storage, sizes and strides, for the case that forward gives it others (``p.data = …``, ``resize_``).
-    """
-    readable = [tensor for tensor in tensors if _has_values(tensor)]
-    aliases = [tensor.detach() for tensor in readable]
-    storages = {alias.untyped_storage()._cdata: alias.untyped_storage() for alias in aliases}
-    saved = [(storage, storage.clone()) for storage in storages.values()]  # type: ignore[no-untyped-call]
-    versions = [tensor._version for tensor in readable]
+
+def _hooks_of(tensor: torch.Tensor) -> Undo:
+    """Take away the tables that a tensor had not; autograd may hold on to a table, so it is emptied first."""
+    before = _hook_tables(tensor)
 
     def undo() -> None:
-        for tensor, alias in zip(readable, aliases, strict=True):
-            if not _same_geometry(tensor, alias):
-                tensor.data = alias
-        for storage, copy in saved:
-            _put_back(storage, copy)
-        torch._C._autograd._unsafe_set_version_counter(tuple(readable), tuple(versions))
+        for name, table, now in zip(_TENSOR_HOOK_TABLES, before, _hook_tables(tensor), strict=True):
+            if table is None and now is not None:
+                now.clear()
+                setattr(tensor, name, None)
 
     return undo
 
 
-def _put_back(storage: torch.UntypedStorage, copy: torch.UntypedStorage) -> None:
-    """Write only where something changed: the memory may be a mapped file, or shared."""
-    if storage.nbytes() != copy.nbytes():
-        storage.resize_(copy.nbytes())
-    elif torch.equal(_bytes_of(storage), _bytes_of(copy)):
-        return
-    storage.copy_(copy)
+def _gradient_flow_of(tensor: torch.Tensor) -> Undo:
+    """Put ``requires_grad`` back, and take away the history that an in-place operation gave to a leaf."""
+    was_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
+
+    def undo() -> None:
+        if was_leaf and not tensor.is_leaf and not tensor._is_view():
+            tensor.detach_()
+        if was_leaf and tensor.is_leaf and tensor.requires_grad != requires_grad:
+            tensor.requires_grad_(requires_grad)
+
+    return undo
 
 
-def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+def _global_hook_flag() -> Undo:
+    before = getattr(module_hooks, _GLOBAL_HOOK_FLAG)
+    return lambda: setattr(module_hooks, _GLOBAL_HOOK_FLAG, before)
 
 
-def _has_values(tensor: torch.Tensor) -> bool:
-    """Fake, meta, sparse and wrapper tensors have no plain storage; inference tensors no version counter."""
-    plain = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer)
-    return plain and not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_inference()
+# Global state
 
 
-def _same_geometry(tensor: torch.Tensor, alias: torch.Tensor) -> bool:
-    return (
-        tensor.untyped_storage()._cdata == alias.untyped_storage()._cdata
-        and tensor.shape == alias.shape
-        and tensor.stride() == alias.stride()
-        and tensor.storage_offset() == alias.storage_offset()
-    )
-
-
-def _random_state() -> Undo:
+def _random_state(generators: Iterable[torch.Generator], randoms: Iterable[random.Random]) -> Undo:
     restore = [_undo_with(torch.set_rng_state, torch.get_rng_state()), _undo_with(random.setstate, random.getstate())]
+    restore += [_undo_with(generator.set_state, generator.get_state()) for generator in generators]
+    restore += [_undo_with(one.setstate, one.getstate()) for one in randoms]
     for name in ("cuda", "xpu", "mps"):
         backend = getattr(torch, name, None)
         if backend is not None and backend.is_available() and getattr(backend, "is_initialized", lambda: True)():
             restore.append(_device_random_state(backend))
-    if "numpy" in sys.modules:
-        numpy_random = sys.modules["numpy"].random
+    if "numpy.random" in sys.modules:
+        numpy_random = sys.modules["numpy.random"]
         restore.append(_undo_with(numpy_random.set_state, numpy_random.get_state()))
     return _all(restore)
 
@@ -195,17 +217,24 @@ def _device_random_state(backend: Any) -> Undo:
 
 
 def _modes() -> Undo:
-    autocast = [
-        _undo_with(partial(torch.set_autocast_enabled, device), torch.is_autocast_enabled(device))
-        for device in ("cpu", "cuda")
-    ]
     return _all(
         [
             _undo_with(torch._C._set_grad_enabled, torch.is_grad_enabled()),
             _undo_with(torch.set_default_dtype, torch.get_default_dtype()),
-            *autocast,
+            _undo_with(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled()),
+            *map(_autocast, _AUTOCAST_DEVICES),
         ]
     )
+
+
+def _autocast(device: str) -> Undo:
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def undo() -> None:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)
+
+    return undo
 
 
 def _undo_with(setter: Callable[[Any], Any], before: Any) -> Undo:

@@ -14,11 +14,12 @@ from fxgrad.graph import BackwardGraph
 from fxgrad.observe import accelerator
 from fxgrad.observe.devices import as_emulated
 from fxgrad.observe.execution import Executed, execute
-from fxgrad.observe.hooks import RegistrationWatch
 from fxgrad.observe.importing import as_program
 from fxgrad.observe.loading import Target, load_target
+from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.session import Observed
 from fxgrad.observe.target_text import parse_target
-from fxgrad.observe.tracing import Observed, observe_forward
+from fxgrad.observe.tracing import observe_forward
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 

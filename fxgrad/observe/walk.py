@@ -1,22 +1,23 @@
 """Walks ``next_functions`` from the roots and makes a record of every node that can be reached.
 
-Nothing here recurses: autograd graphs are as deep as the program ran long. Sources relied on:
-torch/csrc/autograd/python_cpp_function.cpp (what a node shows to Python), torch/csrc/autograd/function.h (topological
-numbers, sequence numbers).
+Nothing here recurses: autograd graphs are as deep as the program ran long. What is done for every node is written for
+speed, as a graph may have a million of them. Sources relied on: torch/csrc/autograd/python_cpp_function.cpp (what a node
+shows to Python), torch/csrc/autograd/function.h (topological numbers, sequence numbers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, Node, NodeKind, Source, Value
+from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
 from fxgrad.observe.custom_functions import custom_signature
-from fxgrad.observe.kinds import NodeType, node_type
+from fxgrad.observe.kinds import node_type
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.settings import decisive_settings
 from fxgrad.observe.signatures import copy_slices_arguments, edge_arguments, output_names
@@ -31,6 +32,7 @@ SEGMENT = 1_000
 NULL_CPP = "it required no grad when it was made or used, or is no tensor"
 NULL_PYTHON = "it required no grad when it was made or used"
 
+_Record = TypeVar("_Record", bound=tuple[object, ...])
 NextFunctions = tuple[tuple[AutogradNode | None, int], ...]
 
 
@@ -46,13 +48,70 @@ def sequence_nr_of(node: AutogradNode) -> int:
     return number
 
 
-@dataclass
 class WalkedGraph:
-    """The live nodes in id order, with their edges. Holds the graph alive: drop it as soon as the records are made."""
+    """The live nodes behind some roots, with what each shows. Holds the graph alive: drop it when the records are made.
 
-    order: list[AutogradNode]
-    ids: dict[AutogradNode, int]
-    edges: dict[AutogradNode, NextFunctions]
+    The columns are in the order in which the nodes were found, all that a node shows being read at once, while it is in
+    the processor's cache. ``places`` are the places in them by the nodes' ids, and ``id_of_place`` the ids by place,
+    with -1 at -1, the place of None.
+    """
+
+    def __init__(self, roots: Iterable[AutogradNode], metas: MetaTable) -> None:
+        self.nodes = list(dict.fromkeys(roots))
+        self.all_names: list[str] = []
+        self.sequence_nrs: list[int | None] = []
+        self.gradients: list[tuple[TensorMeta, ...]] = []
+        self.next_functions: list[NextFunctions] = []
+        self.targets: list[list[int]] = []
+        self.places = _topological(self.targets, self._discover(metas))
+        self.id_of_place = [-1] * (len(self.nodes) + 1)
+        for number, place in enumerate(self.places):
+            self.id_of_place[place] = number
+
+    def _discover(self, metas: MetaTable) -> list[int]:
+        """Fill the columns; how many edges lead to each node."""
+        nodes, waiting = self.nodes, [0] * len(self.nodes)
+        places: dict[AutogradNode | None, int] = {node: place for place, node in enumerate(nodes)}
+        places[None] = -1
+        place_of, describe = places.get, metas.of_gradients
+        add_next, add_targets, add_name = self.next_functions.append, self.targets.append, self.all_names.append
+        add_sequence_nr, add_gradients = self.sequence_nrs.append, self.gradients.append
+        for node in nodes:  # grows meanwhile
+            next_functions = node.next_functions
+            targets: list[int] = []
+            for next_node, _ in next_functions:
+                place = place_of(next_node)
+                if place is None:
+                    assert next_node is not None
+                    place = places[next_node] = len(nodes)
+                    nodes.append(next_node)
+                    waiting.append(1)
+                elif place >= 0:
+                    waiting[place] += 1
+                targets.append(place)
+            add_next(next_functions)
+            add_targets(targets)
+            kind = type(node)  # the user's attributes may hide the methods of a Python Function's node
+            add_name(kind.name(node))
+            sequence_nr = kind._sequence_nr(node)
+            add_sequence_nr(None if sequence_nr == NO_SEQUENCE_NR else sequence_nr)
+            add_gradients(describe(node._input_metadata))
+        return waiting
+
+    @cached_property
+    def order(self) -> list[AutogradNode]:
+        """The nodes by id."""
+        return [self.nodes[place] for place in self.places]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What ``name()`` says, by id."""
+        return [self.all_names[place] for place in self.places]
+
+    @cached_property
+    def ids(self) -> dict[AutogradNode, int]:
+        """The id of each node."""
+        return dict(zip(self.nodes, self.id_of_place, strict=False))
 
 
 class Provenance(NamedTuple):
@@ -66,52 +125,28 @@ class Provenance(NamedTuple):
     source: Source | None = None
 
 
-def walk(roots: Iterable[AutogradNode]) -> WalkedGraph:
-    """Find every node behind `roots` and put them in a topological order that depends on the graph alone."""
-    starts = list(dict.fromkeys(roots))
-    edges, dependencies = _discover(starts)
-    order = _topological(starts, edges, dependencies)
-    if len(order) > DEEP:
-        free_without_recursion(order)
-    return WalkedGraph(order, {node: rank for rank, node in enumerate(order)}, edges)
+def walk(roots: Iterable[AutogradNode], metas: MetaTable | None = None) -> WalkedGraph:
+    """Find every node behind `roots` and put them in a topological order that depends on the graph alone.
+
+    `metas` makes the descriptions of the gradients.
+    """
+    walked = WalkedGraph(roots, metas or MetaTable())
+    if len(walked.nodes) > DEEP:
+        free_without_recursion(walked.order)
+    return walked
 
 
-def _discover(
-    starts: list[AutogradNode],
-) -> tuple[dict[AutogradNode, NextFunctions], dict[AutogradNode, int]]:
-    edges: dict[AutogradNode, NextFunctions] = {}
-    dependencies = dict.fromkeys(starts, 0)
-    stack = starts[::-1]
-    while stack:
-        node = stack.pop()
-        next_functions = edges[node] = node.next_functions
-        for next_node, _ in next_functions:
-            if next_node is None:
-                continue
-            if next_node in dependencies:
-                dependencies[next_node] += 1
-            else:
-                dependencies[next_node] = 1
-                stack.append(next_node)
-    return edges, dependencies
-
-
-def _topological(
-    starts: list[AutogradNode],
-    edges: dict[AutogradNode, NextFunctions],
-    dependencies: dict[AutogradNode, int],
-) -> list[AutogradNode]:
-    ready = [node for node in reversed(starts) if dependencies[node] == 0]
+def _topological(edges: list[list[int]], waiting: list[int]) -> list[int]:
+    ready = [place for place, count in enumerate(waiting) if count == 0][::-1]
     order = []
     while ready:
-        node = ready.pop()
-        order.append(node)
-        for next_node, _ in reversed(edges[node]):
-            if next_node is None:
-                continue
-            left = dependencies[next_node] = dependencies[next_node] - 1
-            if left == 0:
-                ready.append(next_node)
+        place = ready.pop()
+        order.append(place)
+        for target in reversed(edges[place]):
+            if target >= 0:
+                left = waiting[target] = waiting[target] - 1
+                if left == 0:
+                    ready.append(target)
     return order
 
 
@@ -135,103 +170,103 @@ def labels(names: Iterable[str]) -> list[str]:
     ['AddBackward0_0', 'MulBackward0_0', 'AddBackward0_1', 'AccumulateGrad_0']
     """
     counts: dict[str, int] = {}
+    prefixes: dict[str, str] = {}
     made = []
     for name in names:
-        short_name = name.rpartition("::")[2]
-        count = counts.get(short_name, 0)
-        counts[short_name] = count + 1
-        made.append(f"{short_name}_{count}")
+        prefix = prefixes.get(name)
+        if prefix is None:
+            prefix = prefixes[name] = f"{name.rpartition('::')[2]}_"
+        count = counts.get(prefix, 0)
+        counts[prefix] = count + 1
+        made.append(f"{prefix}{count}")
     return made
 
 
-class NodeRecorder:
-    """Makes the record of each node of one walk. The counters behind the labels live here."""
+class _Form(NamedTuple):
+    """What the C++ nodes of one name, with as many edges and gradients, have in common."""
 
-    def __init__(self, walked: WalkedGraph, metas: MetaTable, variables: dict[AutogradNode, str]) -> None:
-        self._walked = walked
-        self._metas = metas
-        self._variables = variables
-        self._types: dict[str, NodeType] = {}
-        self._null_edges: dict[tuple[str | None, str | None, str], Edge] = {}
+    kind: NodeKind
+    schema: str | None
+    outputs: tuple[str, ...]
+    edges: tuple[tuple[str | None, str | None, Edge], ...]
+    """Of each edge the argument, its group, and the record where the edge leads nowhere."""
+    decisive: bool
 
-    def records(self, provenance: Callable[[AutogradNode, str], Provenance] | None = None) -> tuple[Node, ...]:
-        """One record per node, in id order."""
-        record = self._record
-        plain = Provenance()
-        order = self._walked.order
-        names = [name_of(node) for node in order]
-        numbered = enumerate(zip(order, names, labels(names), strict=True))
-        if provenance is None:
-            return tuple([record(rank, node, name, label, plain) for rank, (node, name, label) in numbered])
-        return tuple(
-            [record(rank, node, name, label, provenance(node, name)) for rank, (node, name, label) in numbered]
+
+def node_records(
+    walked: WalkedGraph,
+    variables: Mapping[int, str] = MappingProxyType({}),
+    provenance: Callable[[int], Provenance] | None = None,
+) -> tuple[Node, ...]:
+    """One record per node, in id order.
+
+    `variables` names the leaf of an AccumulateGrad by the node's id, `provenance` says where a node comes from.
+    """
+    forms: dict[str, _Form] = {}
+    records: list[Node] = []
+    nowhere = (*Provenance(), *_NOT_PYTHONS)
+    nodes, sequence_nrs, all_gradients, id_of_place = (
+        walked.nodes,
+        walked.sequence_nrs,
+        walked.gradients,
+        walked.id_of_place,
+    )
+    for number, (place, name, label) in enumerate(zip(walked.places, walked.names, labels(walked.names), strict=True)):
+        rest = nowhere if provenance is None else provenance(number) + _NOT_PYTHONS
+        if isinstance(nodes[place], torch._C._FunctionBase):
+            records.append(_python_record(walked, number, label, rest))
+            continue
+        targets, gradients = walked.targets[place], all_gradients[place]
+        form = forms.get(name)
+        if (
+            form is None
+            or len(form.edges) != len(targets)
+            or len(form.outputs) != len(gradients)
+            or form.kind is NodeKind.COPY_SLICES
+        ):
+            form = forms[name] = _form_of(nodes[place], name, len(targets), len(gradients))
+        kind, schema, outputs, arguments, decisive = form
+        edges = [
+            _new(Edge, (argument, group, id_of_place[target], slot, None, None, None)) if target >= 0 else null_edge
+            for (argument, group, null_edge), target, (_, slot) in zip(arguments, targets, walked.next_functions[place])  # noqa: B905
+        ]
+        variable = variables.get(number)
+        shown = (number, label, name, kind, schema, sequence_nrs[place], gradients, outputs, tuple(edges), variable)
+        record = _new(Node, shown + rest)
+        records.append(
+            record._replace(settings=decisive_settings(nodes[place], record.short_name)) if decisive else record
         )
+    return tuple(records)
 
-    def _record(self, rank: int, node: AutogradNode, name: str, label: str, provenance: Provenance) -> Node:
-        known = self._types.get(name)
-        if known is None:
-            known = self._types[name] = node_type(node, name)
-        kind = known.kind
-        schema = known.schema
-        meta = self._metas.of_gradient
-        grad_outputs = tuple([meta(entry) for entry in node._input_metadata])
-        next_functions = self._walked.edges[node]
-        needs_input_grad: tuple[bool, ...] | None = None
-        if isinstance(node, torch._C._FunctionBase):
-            kind = node_type(node, name).kind  # two classes may share a name
-            custom = custom_signature(node)
-            arguments: Sequence[tuple[str | None, str | None]] = tuple(
-                zip(custom.arguments, custom.groups, strict=True)
-            )
-            outputs: tuple[str, ...] = custom.outputs
-            schema = custom.schema
-            needs_input_grad = custom.needs_input_grad
-            null_reason = NULL_PYTHON
-        else:
-            if kind is NodeKind.COPY_SLICES:
-                arguments = copy_slices_arguments(node, len(next_functions))
-            else:
-                arguments = edge_arguments(known.signature, len(next_functions))
-            outputs = output_names(known.signature, len(grad_outputs))
-            null_reason = NULL_CPP
-        sequence_nr: int | None = sequence_nr_of(node)
-        if sequence_nr == NO_SEQUENCE_NR:
-            sequence_nr = None
-        record = Node(
-            rank,
-            label,
-            name,
-            kind,
-            schema,
-            sequence_nr,
-            grad_outputs,
-            outputs,
-            self._edges(next_functions, arguments, null_reason),
-            self._variables.get(node) if kind is NodeKind.ACCUMULATE_GRAD else None,
-            *provenance,
-            needs_input_grad,
-            True if kind is NodeKind.BACKWARD_HOOK else None,
-        )
-        if known.decisive_argument is None:
-            return record
-        return record._replace(settings=decisive_settings(node, record.short_name))
 
-    def _edges(
-        self, next_functions: NextFunctions, arguments: Sequence[tuple[str | None, str | None]], null_reason: str
-    ) -> tuple[Edge, ...]:
-        ids = self._walked.ids
-        return tuple(
-            [
-                self._null_edge(argument, group, null_reason)
-                if next_node is None
-                else Edge(argument, group, ids[next_node], input_nr)
-                for (next_node, input_nr), (argument, group) in zip(next_functions, arguments, strict=True)
-            ]
-        )
+def _form_of(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Form:
+    kind, signature, decisive_argument = node_type(node, name)
+    is_copy = kind is NodeKind.COPY_SLICES
+    named = copy_slices_arguments(node, n_edges) if is_copy else edge_arguments(signature, n_edges)
+    edges = [(argument, group, Edge(argument, group, None, 0, NULL_CPP)) for argument, group in named]
+    schema = None if signature is None else signature.schema
+    return _Form(kind, schema, output_names(signature, n_outputs), tuple(edges), decisive_argument is not None)
 
-    def _null_edge(self, argument: str | None, group: str | None, reason: str) -> Edge:
-        key = (argument, group, reason)
-        edge = self._null_edges.get(key)
-        if edge is None:
-            edge = self._null_edges[key] = Edge(argument, group, None, 0, reason)
-        return edge
+
+def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any, ...]) -> Node:
+    place = walked.places[number]
+    node, name, gradients = walked.nodes[place], walked.all_names[place], walked.gradients[place]
+    kind = node_type(node, name).kind
+    custom = custom_signature(node)  # type: ignore[arg-type]
+    named = zip(custom.arguments, custom.groups, walked.targets[place], walked.next_functions[place], strict=True)
+    edges = [
+        Edge(argument, group, walked.id_of_place[target], slot)
+        if target >= 0
+        else Edge(argument, group, None, 0, NULL_PYTHON)
+        for argument, group, target, (_, slot) in named
+    ]
+    sequence_nr, outputs = walked.sequence_nrs[place], custom.outputs
+    shown = (number, label, name, kind, custom.schema, sequence_nr, gradients, outputs, tuple(edges), None)
+    materializes = True if kind is NodeKind.BACKWARD_HOOK else None
+    return Node(*shown, *rest)._replace(needs_input_grad=custom.needs_input_grad, materialize_grads=materializes)
+
+
+_new: Callable[[type[_Record], tuple[object, ...]], _Record] = tuple.__new__
+"""What a NamedTuple's own constructor does, in half the time. All fields are given, in order."""
+_NOT_PYTHONS = (None, None, (), (), None, ())
+"""needs_input_grad, materialize_grads, hooks, prehooks, saved and settings of most C++ nodes as they are walked."""

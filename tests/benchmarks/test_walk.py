@@ -12,8 +12,7 @@ import torch
 import torchviz
 
 import fxgrad
-from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.walk import NodeRecorder, walk
+from fxgrad.observe.walk import node_records, walk
 from tests.benchmarks.models import chain, resnet
 
 
@@ -30,7 +29,7 @@ def bare_walk(root: Any) -> set[Any]:
 
 
 def recorded(root: Any) -> tuple[Any, ...]:
-    return NodeRecorder(walk([root]), MetaTable(), {}).records()
+    return node_records(walk([root]))
 
 
 @pytest.mark.parametrize("length", [1_000, 30_000, 300_000])

@@ -11,8 +11,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
 from fxgrad.graph import BackwardGraph, FxNode, Gradient, GraphInfo, Hook, HookKind, HookSite, Root
-from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.walk import NodeRecorder, walk
+from fxgrad.observe.walk import node_records, walk
 from fxgrad.predict import BackwardCall, predict
 
 Described = tuple[tuple[int, ...] | None, str] | None
@@ -148,7 +147,7 @@ class Bench:
     # Records and predictions
 
     def graph(self) -> BackwardGraph:
-        nodes = list(NodeRecorder(self.walked, MetaTable(), {}).records())
+        nodes = list(node_records(self.walked))
         for node in range(len(nodes)):
             hooks, prehooks = self.post_hooks.get(node, ()), self.prehooks.get(node, ())
             nodes[node] = nodes[node]._replace(hooks=tuple(hooks), prehooks=tuple(prehooks))

@@ -1,0 +1,240 @@
+"""Notes the calls of torch functions: what each got, what it returned, and which nodes it made.
+
+Sources relied on: torch/overrides.py (TorchFunctionMode), torch/csrc/autograd/variable.cpp (views),
+torch/autograd/function.py (Function.apply).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointFunction
+
+from fxgrad.observe.frames import running
+from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.seen import (
+    Earlier,
+    Origin,
+    SeenFunctionCall,
+    SeenModuleCall,
+    Surroundings,
+    next_sequence_nr,
+    origin_of,
+)
+from fxgrad.observe.structure import routes_in
+from fxgrad.observe.tensor_log import TensorLog
+from fxgrad.observe.whereabouts import Whereabouts
+
+_CHANGES_METADATA = frozenset(
+    [
+        "__set__",
+        "as_strided_",
+        "detach_",
+        "requires_grad_",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "squeeze_",
+        "swapaxes_",
+        "swapdims_",
+        "t_",
+        "transpose_",
+        "unsqueeze_",
+    ]
+)
+_WITHOUT_EFFECT = frozenset({"retain_grad", "__get__", "__delete__"})
+"""Functions that return None and whose call changes no value."""
+_HOLD_NO_TENSOR = frozenset({int, bool, float, str, torch.Size, torch.dtype, torch.device, type(None)})
+_CONTAINERS = frozenset({list, tuple, dict})
+_DEEPEST_ARGUMENT = 20
+_PLAIN = Surroundings()
+_AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone")
+
+_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+class FunctionCalls:
+    """The function calls of one run, in order.
+
+    ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
+    """
+
+    def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
+        self.calls: list[SeenFunctionCall] = []
+        self.retained: dict[int, tuple[SeenModuleCall | None, int]] = {}
+        self.paused = False
+        self._log = log
+        self._metas = metas
+        self._where = where
+        self._inside = 0
+        self._seed = torch.default_generator.initial_seed()
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function, and note it."""
+        if self._is_hidden():
+            return function(*args, **kwargs)
+        name = getattr(function, "__name__", "")
+        if name in _CHANGES_METADATA:
+            self._settle_metas(args)
+        if name == "retain_grad" and args:
+            self.retained.setdefault(id(args[0]), (self._where.call, next_sequence_nr()))
+        if name == "__get__" and getattr(getattr(function, "__self__", None), "__name__", "") == "grad":
+            return function(*args, **kwargs)  # what backward has left there is no value of this forward
+        return self._run(function, function, args, kwargs, needs_result=name in _WITHOUT_EFFECT)
+
+    def apply(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
+        if self._is_hidden():
+            return apply(*args, **kwargs)
+        if not issubclass(function, CheckpointFunction):
+            return self._run(apply, function, args, kwargs, needs_result=True)
+        self._where.checkpoints += 1  # its operations are recorded as they run in forward: under no_grad
+        try:
+            return apply(*args, **kwargs)
+        finally:
+            self._where.checkpoints -= 1
+
+    def whole(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function of which the parts cannot be recorded (a transform of torch.func, a scripted function)."""
+        if self._is_hidden():
+            return call(*args, **kwargs)
+        return self._run(call, target, args, kwargs, needs_result=True)
+
+    def _is_hidden(self) -> bool:
+        """Whether the call is part of a recorded one, or of a transform, whose tensors exist only inside of it."""
+        return self._inside > 0 or self.paused or _transforming()
+
+    def _run(
+        self,
+        call: Callable[..., Any],
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        needs_result: bool,
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            arguments: list[Earlier] = []
+            frozen = self._frozen(args, arguments), self._frozen(kwargs, arguments) if kwargs else kwargs
+            seen = SeenFunctionCall(target, *frozen, self._surroundings())
+        self._inside += 1
+        start = next_sequence_nr()
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            self._inside -= 1
+        seen.window = (start, next_sequence_nr())
+        with torch._C.DisableTorchFunction():
+            self._note_changes(seen, arguments)
+            self._note_results(seen, result, arguments)
+        if seen.results or (result is None and not needs_result):
+            self._add(seen)
+        return result
+
+    def _add(self, seen: SeenFunctionCall) -> None:
+        where = self._where
+        seen.stack = running(sys._getframe(3), where.limit, where.stack)
+        seen.module_call = where.call
+        seen.in_loss = where.in_loss
+        self.calls.append(seen)
+
+    def _surroundings(self) -> Surroundings:
+        autocast = autocast_now() if torch._C._is_any_autocast_enabled() else None
+        inference = torch.is_inference_mode_enabled()
+        seed = torch.default_generator.initial_seed()
+        if autocast is None and not inference and seed == self._seed:
+            return _PLAIN
+        state = None if seed == self._seed else torch.get_rng_state()
+        self._seed = seed
+        return Surroundings(autocast, inference, state)
+
+    def _frozen(self, value: Any, found: list[Earlier], depth: int = 0) -> Any:
+        """A copy of the argument's containers, which may change later. New tensors in it become constants."""
+        if isinstance(value, torch.Tensor):
+            if id(value) not in self._log.known:
+                self._log.add_constant(value)
+            version = None if value.is_inference() else value._version
+            found.append(Earlier(value, self._log.producers.get(id(value)), version))
+            return value
+        kind = type(value)
+        if kind is torch.Generator:
+            return value.clone_state()
+        if kind not in _CONTAINERS or depth > _DEEPEST_ARGUMENT:
+            return value
+        if kind is dict:
+            return {key: self._frozen(member, found, depth + 1) for key, member in value.items()}
+        return kind([self._frozen(member, found, depth + 1) for member in value])
+
+    def _note_changes(self, seen: SeenFunctionCall, arguments: list[Earlier]) -> None:
+        """Which arguments were changed in place, and the nodes that this made: their new grad_fn, and that of a view's
+        base, CopySlices. A view is then up to date again (rebase_history in torch/csrc/autograd/variable.cpp), but not
+        where the change made no node, as under no_grad: then even ``is_leaf`` would have PyTorch look for its grad_fn,
+        and raise for a view that may not be changed."""
+        made_nodes = seen.window[0] < seen.window[1]
+        for argument in arguments:
+            tensor = argument.tensor
+            if argument.version is None or tensor._version == argument.version:
+                continue
+            seen.changes.append(argument)
+            is_view = tensor._is_view()
+            if is_view and made_nodes and tensor is arguments[0].tensor:
+                self._log.note_fresh(tensor)
+            if tensor.requires_grad and not self._log.is_stale(tensor):
+                changed = [tensor, tensor._base] if is_view else [tensor]
+                origins = [origin_of(one) for one in changed if one is not None and not one.is_leaf]
+                seen.origins += [(*origin, None) for origin in origins if origin is not None]
+
+    def _note_results(self, seen: SeenFunctionCall, result: Any, arguments: list[Earlier]) -> None:
+        seen.result_type = kind = type(result)
+        if isinstance(result, torch.Tensor):
+            seen.results.append(((), result))
+        elif kind not in _HOLD_NO_TENSOR:
+            seen.results.extend(routes_in(result))
+        number = len(self.calls)
+        detaches = getattr(seen.target, "__name__", "") == "detach"
+        for position, (_, tensor) in enumerate(seen.results):
+            seen.aliases.append(_shared(tensor, arguments, detaches=detaches))
+            origin = self._note_result(tensor, number, position)
+            if origin is not None:
+                seen.origins.append((*origin, position))
+
+    def _note_result(self, tensor: torch.Tensor, number: int, position: int) -> Origin | None:
+        log = self._log
+        was_known = id(tensor) in log.known
+        log.add_result(tensor, (number, position))
+        if not tensor.requires_grad:
+            return None
+        if tensor._is_view():
+            if was_known and log.is_stale(tensor):
+                return None
+            log.note_fresh(tensor)
+        return origin_of(tensor)
+
+    def _settle_metas(self, args: tuple[Any, ...]) -> None:
+        """A result that is about to change its shape in place is described before it does."""
+        number, _ = self._log.producers.get(id(args[0]) if args else 0, (None, None))
+        if number is not None and self.calls[number].metas is None:
+            seen = self.calls[number]
+            with torch._C.DisableTorchFunction():
+                seen.metas = [self._metas.of_tensor(tensor) for _, tensor in seen.results]
+
+
+def _shared(result: torch.Tensor, arguments: Sequence[Earlier], *, detaches: bool) -> Earlier | None:
+    """The argument whose version counter a result shares: itself, what it is a view of, or was detached from."""
+    base = result._base if result._is_view() else None
+    for earlier in arguments:
+        argument = earlier.tensor
+        if argument is result or detaches:
+            return earlier
+        if base is not None and (argument is base or (argument._is_view() and argument._base is base)):
+            return earlier
+    return None
+
+
+def autocast_now() -> tuple[str, torch.dtype, bool, bool]:
+    """Device type, dtype, enabled and cache flag of the autocast region that is entered."""
+    device = next(kind for kind in _AUTOCAST_DEVICES if torch.is_autocast_enabled(kind))
+    return device, torch.get_autocast_dtype(device), True, torch.is_autocast_cache_enabled()

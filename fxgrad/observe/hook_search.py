@@ -1,0 +1,289 @@
+"""Finds every hook that is registered: in tables, in what calls took along, on nodes, and as it was being registered.
+
+No single place shows them all. The tables of modules and tensors hold what is registered now; a call keeps what was
+registered when it began; a node shows its hooks to whoever registers one there, which leaves an empty table behind, so
+only nodes are asked that may have hooks; and what was registered while recording was seen as it happened.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.graph import Node as AutogradNode
+from torch.utils.hooks import BackwardHook, RemovableHandle
+
+from fxgrad.graph import HookKind
+from fxgrad.observe.hooks import (
+    LAST,
+    LiveHook,
+    backward_hook_behind,
+    has_hooks,
+    hooks_on_module,
+    hooks_on_modules,
+    hooks_on_tensor,
+    legacy_hook_behind,
+    post_hooks_of,
+    prehooks_of,
+    with_multi_grad_hooks,
+)
+from fxgrad.observe.registrations import Key, RegistrationWatch
+from fxgrad.observe.seen import SeenModuleCall, origin_of
+from fxgrad.observe.walk import ACCUMULATE_GRAD
+
+if TYPE_CHECKING:
+    from fxgrad.observe.observation import Observation
+
+
+_OFTEN_HOOKED = (ACCUMULATE_GRAD, "BackwardHookFunctionBackward")
+"""Nodes to look at in any case: leaves', and those of full hooks, where looking leaves nothing behind."""
+
+
+def existing_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:
+    """The hooks on modules and tensors, and the global ones, as they are now."""
+    found = list(hooks_on_modules(modules))
+    for tensor in tensors:
+        if has_hooks(tensor):
+            found.extend(hooks_on_tensor(tensor))
+    return found
+
+
+class Spot(NamedTuple):
+    """Where backward will find the function of a hook: ``table[key]``; the call whose snapshot that belongs to."""
+
+    table: Any
+    key: Any
+    hook: LiveHook
+    call: SeenModuleCall | None = None
+
+
+class HookSearch:
+    """All hooks of one observation. `earlier` are those that were there before the forward ran.
+
+    ``posts`` and ``pres`` are what was found on the nodes that were looked at.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        *,
+        earlier: Sequence[LiveHook] = (),
+        watch: RegistrationWatch | None = None,
+        every_node: bool = False,
+    ) -> None:
+        self._observation = observation
+        self._registrations = {} if watch is None else watch.registrations
+        self._found: dict[Key, LiveHook] = {}
+        self.posts: dict[AutogradNode, list[Spot]] = {}
+        self.pres: dict[AutogradNode, list[Spot]] = {}
+        self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
+        self._add_all(earlier)
+        self._add_all(hooks_on_modules(observation.module_names.modules.values()))
+        self._add_all(self._carried())
+        self._add_all(self._registered_on_tensors())
+        self._add_all(self._on_tensors())
+        self._look_at_nodes(every_node=every_node)
+        self._add_all(self._registered_on_other_nodes())
+        self.hooks = self._finished()
+
+    def _add_all(self, hooks: Iterable[LiveHook]) -> None:
+        for hook in hooks:
+            self._add(hook)
+
+    def _add(self, hook: LiveHook) -> LiveHook:
+        return self._found.setdefault(hook.key, hook)
+
+    def _finished(self) -> list[LiveHook]:
+        """In the order of registration; retain_grad makes no handle and comes last."""
+        for hook in self._found.values():
+            hook.active = hook.kind is HookKind.RETAIN_GRAD or hook.number in hook.table
+            made = self._registrations.get(hook.key)
+            if made is not None:
+                hook.stack, hook.sequence_nr, hook.call = made.stack, made.sequence_nr, made.call
+            if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None:
+                self._settle_retained(hook, hook.tensor)
+        ordered = sorted(self._found.values(), key=lambda hook: hook.number)
+        return with_multi_grad_hooks(ordered)
+
+    def _settle_retained(self, hook: LiveHook, tensor: torch.Tensor) -> None:
+        """retain_grad follows its tensor when that is changed in place."""
+        hook.origin = origin_of(tensor)
+        if self._observation.recorder is not None:
+            retained = self._observation.recorder.functions.retained
+            hook.call, hook.sequence_nr = retained.get(id(tensor), (None, None))
+
+    # Modules and tensors
+
+    def _carried(self) -> Iterator[LiveHook]:
+        """Hooks that were removed again, but that a call took along."""
+        for call in self._calls():
+            for kind, number, function, table in call.hooks:
+                yield LiveHook(kind, number, table, function, module=None if kind.is_global else call.module)
+
+    def _calls(self) -> list[SeenModuleCall]:
+        recorder = self._observation.recorder
+        return [] if recorder is None else recorder.module_calls
+
+    def _registered_on_tensors(self) -> Iterator[LiveHook]:
+        for made in self._registrations.values():
+            if made.tensor is not None and made.function is not None:
+                after = made.table is getattr(made.tensor, "_post_accumulate_grad_hooks", None)
+                kind = HookKind.POST_ACCUMULATE_GRAD if after else HookKind.TENSOR
+                yield LiveHook(kind, made.number, made.table, made.function, tensor=made.tensor, origin=made.origin)
+
+    def _on_tensors(self) -> Iterator[LiveHook]:
+        for tensor in self._observation.seen_tensors():
+            if has_hooks(tensor):
+                yield from hooks_on_tensor(tensor)
+        if self._may_have_more():
+            yield from _on_tensors_alive(self._observation.walked.ids)
+
+    def _may_have_more(self) -> bool:
+        """Whether tensors that were not seen may have hooks: those of a graph that was there before.
+
+        A process without any handle has no hooks, unless the user retains gradients alone.
+        """
+        upstream = self._observation.upstream
+        return RemovableHandle.next_id > 0 if upstream is None else bool(upstream)
+
+    # Nodes
+
+    def _look_at_nodes(self, *, every_node: bool) -> None:
+        legacy = self._legacy_expected()
+        full = {id(call.backward_hook): call for call in self._calls() if call.backward_hook is not None}
+        if RemovableHandle.next_id == 0:  # this process has never registered a hook
+            return
+        nodes = self._observation.walked.order if every_node or self._on_unknown_nodes() else self._likely_nodes()
+        for node in nodes:
+            table, pre_table = post_hooks_of(node), prehooks_of(node)
+            self._tables |= {id(table): (HookKind.NODE, node), id(pre_table): (HookKind.NODE_PRE, node)}
+            self.posts[node] = list(self._post_hooks(node, table, legacy.get(node, []), full))
+            self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table]
+
+    def _likely_nodes(self) -> list[AutogradNode]:
+        """Nodes that may carry hooks: leaves', those of full hooks and of hooked calls, and a graph's that was there."""
+        observation = self._observation
+        hooked = {node for call in self._calls() if call.hooks for node in _hooked_nodes(call)}
+        hooked |= observation.upstream or set()
+        named = zip(observation.walked.order, observation.walked.names, strict=True)
+        return [node for node, name in named if name in _OFTEN_HOOKED or node in hooked]
+
+    def _on_unknown_nodes(self) -> bool:
+        """Whether a hook was registered, while recording, on some node: which one, its table does not say."""
+        return any(made.on_node for made in self._registrations.values())
+
+    def _legacy_expected(self) -> dict[AutogradNode, list[tuple[LiveHook, SeenModuleCall]]]:
+        """The legacy hooks on each node, in the order in which the calls that put them there ended."""
+        expected: dict[AutogradNode, list[tuple[LiveHook, SeenModuleCall]]] = {}
+        for call in sorted(self._calls(), key=lambda call: call.finished):
+            origin = None if call.legacy is None else call.legacy.origin
+            for carried in call.hooks if origin is not None else ():
+                if carried.kind.is_legacy and origin is not None:
+                    hook = self._found[carried.number, id(carried.table)]
+                    expected.setdefault(origin[0], []).append((hook, call))
+        return expected
+
+    def _post_hooks(
+        self,
+        node: AutogradNode,
+        table: Any,
+        legacy: list[tuple[LiveHook, SeenModuleCall]],
+        full: dict[int, SeenModuleCall],
+    ) -> Iterator[Spot]:
+        for key, function in table.items():
+            wrapped, behind = legacy_hook_behind(function), backward_hook_behind(function)
+            if wrapped is not None:
+                yield self._legacy_spot(table, key, wrapped, legacy)
+            elif behind is not None:
+                yield from self._full_spots(*behind, full.get(id(behind[0])))
+            else:
+                yield self._on_node(HookKind.NODE, node, table, key)
+
+    def _on_node(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> Spot:
+        return Spot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
+
+    def _legacy_spot(
+        self, table: Any, key: Any, wrapped: tuple[nn.Module | None, Any], legacy: list[tuple[LiveHook, SeenModuleCall]]
+    ) -> Spot:
+        module, function = wrapped
+        for position, (hook, call) in enumerate(legacy):
+            if hook.function is function:
+                del legacy[position]
+                return Spot(table, key, hook, call)
+        return Spot(table, key, self._earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key))
+
+    def _full_spots(self, hook: BackwardHook, side: str, call: SeenModuleCall | None) -> Iterator[Spot]:
+        """The user's functions stand in lists that the BackwardHook keeps, in the order of the call's snapshot."""
+        if side == "output":
+            yield from self._full_spots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
+        if side == "input" or hook.input_tensors_index is None:
+            yield from self._full_spots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
+
+    def _full_spots_in(
+        self, functions: list[Any], hook: BackwardHook, call: SeenModuleCall | None, kind: HookKind
+    ) -> Iterator[Spot]:
+        is_pre = kind.is_full_pre
+        carried = [one for one in call.hooks if (one.kind.is_full_pre if is_pre else one.kind.is_full)] if call else []
+        for position, function in enumerate(functions):
+            if position < len(carried):
+                found = self._found[carried[position].number, id(carried[position].table)]
+            else:
+                found = self._earlier_module_hook(function, hook.module, kind, functions, position)
+            yield Spot(functions, position, found, call)
+
+    def _earlier_module_hook(
+        self, function: Any, module: nn.Module | None, kind: HookKind, place: Any, key: Any
+    ) -> LiveHook:
+        """The registration behind a hook that a call before this observation put on a node."""
+        registered = [*(() if module is None else hooks_on_module(module)), *hooks_on_modules(())]
+        same = [hook for hook in registered if hook.function is function and _same_sort(hook.kind, kind)]
+        if not same:
+            return self._add(LiveHook(kind, LAST, _Unseen(place, key), function, module=module))
+        before = [function for function in place[:key]].count(function) if isinstance(place, list) else 0
+        return self._add(same[min(before, len(same) - 1)])
+
+    def _registered_on_other_nodes(self) -> Iterator[LiveHook]:
+        """Hooks on nodes that the roots do not reach, and those that were removed again."""
+        for made in self._registrations.values():
+            if made.on_node and made.function is not None:
+                kind, node = self._tables.get(id(made.table), (HookKind.NODE, None))
+                yield LiveHook(kind, made.number, made.table, made.function, node=node)
+
+
+class _Unseen(dict[Any, Any]):
+    """Stands for the table of a registration that cannot be found any more."""
+
+    def __init__(self, place: Any, key: Any) -> None:
+        super().__init__()
+        self.place = place, key
+
+
+def _same_sort(kind: HookKind, other: HookKind) -> bool:
+    return (kind.is_legacy, kind.is_full, kind.is_full_pre) == (other.is_legacy, other.is_full, other.is_full_pre)
+
+
+def _hooked_nodes(call: SeenModuleCall) -> Iterator[AutogradNode]:
+    legacy = None if call.legacy is None or call.legacy.origin is None else call.legacy.origin[0]
+    for node in (legacy, call.input_hook_node, call.output_hook_node):
+        if node is not None:
+            yield node
+
+
+def _on_tensors_alive(nodes: dict[AutogradNode, int]) -> Iterator[LiveHook]:
+    """The hooks on tensors of the graph that somebody else holds: the garbage collector knows them all."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor) and _belongs_to(thing, nodes):
+            yield from hooks_on_tensor(thing)
+
+
+def _belongs_to(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:
+    """Whether a tensor with hooks is of the graph; reading the grad_fn of a view whose base is not could make a node."""
+    if not tensor.requires_grad or tensor.is_leaf or not has_hooks(tensor):
+        return False
+    base = tensor._base
+    if base is not None and not base.is_leaf and base.grad_fn not in nodes:
+        return False
+    return tensor.grad_fn in nodes

@@ -1,0 +1,122 @@
+"""Wraps, while a forward is recorded, what every program goes through.
+
+The wrapped methods belong to the whole process, so calls from other threads are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch._functorch import eager_transforms
+from torch._functorch import vmap as vmap_transform
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import BackwardHook
+
+if TYPE_CHECKING:
+    from fxgrad.observe.forward import ForwardRecorder
+
+_TRANSFORMS = (
+    (vmap_transform, "_flat_vmap"),
+    (vmap_transform, "restore_vmap"),
+    (eager_transforms, "grad_and_value_impl"),
+    (eager_transforms, "_vjp_with_argnums"),
+    (eager_transforms, "_jvp_with_argnums"),
+)
+"""What the transforms of torch.func go through: the tensors inside of them exist only there."""
+_SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
+"""TorchScript runs its functions without Python, so no mode sees what they do."""
+
+
+@contextmanager
+def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
+    """While it is entered, `recorder` is called instead of the wrapped methods."""
+    replacements = [
+        (nn.Module, "_call_impl", _module_call(recorder)),
+        (BackwardHook, "setup_input_hook", _method(recorder, BackwardHook.setup_input_hook, recorder.input_hook)),
+        (BackwardHook, "setup_output_hook", _method(recorder, BackwardHook.setup_output_hook, recorder.output_hook)),
+        (torch.autograd.Function, "apply", classmethod(_apply(recorder))),
+        (threading.Thread, "start", _start(recorder)),
+        *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
+        *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
+    ]
+    with ExitStack() as stack:
+        for owner, name, replacement in replacements:
+            stack.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, replacement)
+        stack.enter_context(_FunctionMode(recorder))
+        yield
+
+
+class _FunctionMode(TorchFunctionMode):
+    def __init__(self, recorder: ForwardRecorder) -> None:
+        super().__init__()
+        self.call = recorder.functions.call
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.call(function, args, kwargs or {})
+
+
+def _module_call(recorder: ForwardRecorder) -> Callable[..., Any]:
+    call_impl: Callable[..., Any] = nn.Module._call_impl
+
+    def watched_call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return call_impl(module, *args, **kwargs)
+        return recorder.module_call(call_impl, module, args, kwargs)
+
+    return watched_call_impl
+
+
+def _method(recorder: ForwardRecorder, method: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(hook: BackwardHook, values: Any) -> Any:
+        return method(hook, values) if recorder.ignores_this_thread() else watch(method, hook, values)
+
+    return watched
+
+
+def _apply(recorder: ForwardRecorder) -> Callable[..., Any]:
+    apply = vars(torch.autograd.Function)["apply"]
+
+    def watched_apply(function: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = apply.__get__(None, function)
+        if recorder.ignores_this_thread():
+            return bound(*args, **kwargs)
+        return recorder.functions.apply(bound, function, args, kwargs)
+
+    return watched_apply
+
+
+def _start(recorder: ForwardRecorder) -> Callable[..., Any]:
+    start = threading.Thread.start
+
+    def watched_start(thread: threading.Thread) -> None:
+        recorder.other_threads = True
+        start(thread)
+
+    return watched_start
+
+
+def _whole(recorder: ForwardRecorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return function(*args, **kwargs)
+        return recorder.functions.whole(function, function, args, kwargs)
+
+    return watched
+
+
+def _scripted(recorder: ForwardRecorder, call: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return call(function, *args, **kwargs)
+        return recorder.functions.whole(functools.partial(call, function), function, args, kwargs)
+
+    return watched

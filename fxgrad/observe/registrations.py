@@ -1,0 +1,136 @@
+"""Sees every hook being registered and removed while a program runs, and can take all of it back.
+
+Every registering function makes a ``torch.utils.hooks.RemovableHandle``, so there is one place to look: no scan of every
+node is needed, and the line that registered a hook is known.
+
+Sources relied on: torch/utils/hooks.py, torch/_tensor.py (register_hook), torch/autograd/function.py (_HookMixin),
+torch/csrc/autograd/python_cpp_function.cpp (register_hook of a C++ node).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.autograd.function import _HookMixin
+from torch.utils.hooks import RemovableHandle
+
+from fxgrad.observe.frames import Stack, running
+from fxgrad.observe.seen import Origin, SeenModuleCall, next_sequence_nr, origin_of
+
+Key = tuple[Any, int]
+"""A handle's number, and the identity of the table that it stands in: copies of a module have the same numbers."""
+
+_ON_NODE = _HookMixin._register_hook.__code__
+"""What ``register_hook`` of every node calls, C++ ones too."""
+_OF_MODULE_HOOKS = ("torch.utils.hooks", "torch.nn.modules.module")
+_ON_TENSORS = (torch.Tensor.register_hook.__code__, torch.Tensor.register_post_accumulate_grad_hook.__code__)
+
+
+@dataclass
+class Registration:
+    """A handle that was made. ``removed`` is the hook, where the handle was removed again.
+
+    ``tensor`` and its ``origin`` at that moment are there where it was a tensor's; ``on_node`` tells that it was a
+    node's, other than those that module hooks put there. ``call`` is the module call that was running.
+    """
+
+    number: int
+    table: Any
+    stack: Stack
+    tensor: torch.Tensor | None
+    origin: Origin | None
+    on_node: bool
+    call: SeenModuleCall | None
+    sequence_nr: int
+    removed: Any = None
+
+    @property
+    def key(self) -> Key:
+        """Tells it from all others."""
+        return self.number, id(self.table)
+
+    @property
+    def function(self) -> Any:
+        """The hook; None where the table never held one."""
+        return self.table.get(self.number, self.removed)
+
+
+class RegistrationWatch:
+    """Sees every registration and removal while `watching` is entered."""
+
+    def __init__(self) -> None:
+        self.registrations: dict[Key, Registration] = {}
+        self.paused = False
+        self.running: Callable[[], tuple[SeenModuleCall | None, int]] = lambda: (None, next_sequence_nr())
+        self._before: dict[int, tuple[Any, list[tuple[Any, Any]]]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[RegistrationWatch]:
+        """Wrap what every registering and removing function calls, C++ ones included."""
+        init, remove = RemovableHandle.__init__, RemovableHandle.remove
+        RemovableHandle.__init__ = self._init(init)  # type: ignore[method-assign]
+        RemovableHandle.remove = self._remove(remove)  # type: ignore[method-assign]
+        try:
+            yield self
+        finally:
+            RemovableHandle.__init__ = init  # type: ignore[method-assign]
+            RemovableHandle.remove = remove  # type: ignore[method-assign]
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Afterwards every table that was touched inside holds what it held before."""
+        self._before.clear()
+        try:
+            yield
+        finally:
+            for table, items in self._before.values():
+                table.clear()
+                table.update(items)
+            self._before.clear()
+
+    def _init(self, init: Callable[..., None]) -> Callable[..., None]:
+        def watched(handle: RemovableHandle, hooks_dict: Any, *, extra_dict: Any = None) -> None:
+            self.remember(hooks_dict)
+            init(handle, hooks_dict, extra_dict=extra_dict)
+            if not self.paused:
+                made = _registration(handle, hooks_dict, sys._getframe(1), self.running())
+                self.registrations[made.key] = made
+
+        return watched
+
+    def _remove(self, remove: Callable[..., None]) -> Callable[..., None]:
+        def watched(handle: RemovableHandle) -> None:
+            table = handle.hooks_dict_ref()
+            if table is not None and not self.paused:
+                self.remember(table)
+                made = self.registrations.get((handle.id, id(table)))
+                if made is not None:
+                    made.removed = made.function
+            remove(handle)
+
+        return watched
+
+    def remember(self, table: Any) -> None:
+        """Note what a table holds, if this is the first time that it is touched."""
+        if not self.paused and id(table) not in self._before:
+            self._before[id(table)] = table, list(table.items())
+
+
+def _registration(
+    handle: RemovableHandle, table: Any, caller: FrameType, running_then: tuple[SeenModuleCall | None, int]
+) -> Registration:
+    tensor = origin = None
+    on_node = caller.f_code is _ON_NODE
+    if caller.f_code in _ON_TENSORS:
+        tensor = caller.f_locals["self"]
+        with torch._C.DisableTorchFunction():
+            origin = origin_of(tensor)
+    elif on_node and caller.f_back is not None:
+        on_node = caller.f_back.f_globals.get("__name__") not in _OF_MODULE_HOOKS
+    return Registration(handle.id, table, running(caller, None), tensor, origin, on_node, *running_then)

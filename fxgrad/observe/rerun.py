@@ -1,0 +1,77 @@
+"""Runs a recorded forward again, as a ``torch.fx.GraphModule``, without touching the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxgrad.errors import UsageError
+from fxgrad.observe.names import tensor_paths
+from fxgrad.observe.tensor_log import copy_of
+
+
+@dataclass(frozen=True)
+class RecordedForward:
+    """The recorded ``torch.fx.Graph``, with what it needs to run again.
+
+    ``changed`` are the names of the parameters that the run wrote to; ``unfit`` says why it cannot run again.
+    """
+
+    graph: fx.Graph
+    constants: Mapping[str, Any]
+    changed: frozenset[str]
+    unfit: str | None = None
+
+    def module(self, model: nn.Module) -> fx.GraphModule:
+        """A GraphModule that runs the graph with the values that `model` has.
+
+        Its parameters share their memory with those of the model, but have gradients and hooks of their own; what the
+        graph writes to (buffers, parameters like an Embedding's with ``max_norm``) is copied. Raises UsageError for a
+        model without one of the parameters, and where the forward cannot be run again.
+        """
+        if self.unfit is not None:
+            raise UsageError(
+                f"a forward that cannot be run again: {self.unfit}",
+                "a forward whose output can be made anew",
+                "run the model itself, or return tensors in tuples, lists and dicts",
+            )
+        names = dict.fromkeys(str(fx_node.target) for fx_node in self.graph.nodes if fx_node.op == "get_attr")
+        attributes = {name: copied_constant(self.constants[name]) for name in names if name in self.constants}
+        attributes |= self._own(model, [name for name in names if name not in self.constants])
+        return fx.GraphModule(attributes, copy.deepcopy(self.graph), "RecordedForward")
+
+    def _own(self, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
+        parameters, buffers = dict(tensor_paths(model, "_parameters")), dict(tensor_paths(model, "_buffers"))
+        written = self.changed | (frozenset(parameters) if self._takes_data() else frozenset())
+        found: dict[str, torch.Tensor] = {}
+        for name in names:
+            tensor = parameters.get(name, buffers.get(name))
+            if tensor is None:
+                raise _without(name)
+            shares = name in parameters and name not in written
+            found[name] = nn.Parameter(tensor.detach(), tensor.requires_grad) if shares else copy_of(tensor)
+        return found
+
+    def _takes_data(self) -> bool:
+        """Whether the graph takes the ``.data`` of a tensor: what is written to that, no version counter sees."""
+        return any(fx_node.target is getattr and "data" in fx_node.args for fx_node in self.graph.nodes)
+
+
+def copied_constant(value: Any) -> Any:
+    """A constant for one GraphModule: running it may change tensors and advance generators."""
+    if isinstance(value, torch.Tensor):
+        return copy_of(value)
+    return value.clone_state() if isinstance(value, torch.Generator) else value
+
+
+def _without(name: str) -> UsageError:
+    return UsageError(
+        f"a model without the parameter or buffer {name}, which the recorded forward uses",
+        "the model that was traced, or one with the same parameters and buffers",
+        "pass the model that was traced",
+    )

@@ -1,0 +1,76 @@
+"""Keeps track of the tensors of one run: which function made each, and which came from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from fxgrad.graph import Path, TensorMeta
+from fxgrad.observe.seen import Producer, SeenTensor
+
+
+class TensorLog:
+    """The tensors that were seen, by identity; each is kept alive by whoever saw it.
+
+    ``copies`` holds the tensors that no recorded function made (constants of the run), each with a copy of its value
+    when it was first used. ``foreign`` are those of them that have a history: it is not the recorded run's, as that of
+    ``inputs``, which were known before it.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.foreign: list[SeenTensor] = []
+        self.producers: dict[int, Producer] = {}
+        self._kept = list(known)
+        self.known = {id(tensor) for tensor in self._kept}
+        self._versions: dict[int, int] = {}
+        self._seen: dict[int, list[SeenTensor]] = {}
+        self.inputs = [self.seen((), tensor) for tensor in self._kept if _may_have_history(tensor)]
+
+    def add_constant(self, tensor: torch.Tensor) -> None:
+        """Note a tensor that the recorded run has not made, with its value before it is used."""
+        self.known.add(id(tensor))
+        self.copies.append((tensor, copy_of(tensor)))
+        if _may_have_history(tensor):
+            self.foreign.append(self.seen((), tensor))
+
+    def add_result(self, tensor: torch.Tensor, producer: Producer) -> None:
+        """Note that a function returned a tensor."""
+        self.known.add(id(tensor))
+        self.producers[id(tensor)] = producer
+
+    def note_fresh(self, view: torch.Tensor) -> None:
+        """Note that a view knows its grad_fn now: it was just made, or changed itself."""
+        if not view.is_inference():
+            self._versions[id(view)] = view._version
+
+    def is_stale(self, tensor: torch.Tensor) -> bool:
+        """Whether reading ``grad_fn`` may make a node: a view whose base may have changed since it was last seen."""
+        if not tensor._is_view() or tensor.is_inference():
+            return False
+        return self._versions.get(id(tensor)) != tensor._version
+
+    def seen(self, path: Path, tensor: torch.Tensor) -> SeenTensor:
+        """A tensor as it is at this moment."""
+        seen = SeenTensor(path, tensor, self.producers.get(id(tensor)), stale=self.is_stale(tensor))
+        self._seen.setdefault(id(tensor), []).append(seen)
+        return seen
+
+    def note_meta(self, tensor: torch.Tensor, meta: TensorMeta) -> None:
+        """Describe the tensor wherever it was seen so far: it is about to be given another shape."""
+        for seen in self._seen.get(id(tensor), ()):
+            seen.earlier_meta = seen.earlier_meta or meta
+
+
+def _may_have_history(tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad and (tensor._is_view() or not tensor.is_leaf)
+
+
+def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A leaf with the same value; the tensor itself, where its class cannot be copied."""
+    try:
+        with torch.no_grad():
+            return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    except Exception:  # the user's own class, or a tensor that has no values
+        return tensor
