@@ -8,8 +8,8 @@ from fxgrad.graph import BackwardGraph, ModuleCall, NodeKind
 from fxgrad.graph.naming import call_text
 from fxgrad.graph.notation import escaped, path_text
 from fxgrad.predict import predict_nodes
-from fxgrad.probe.changes import doubtful_changes
-from fxgrad.probe.members import hidden_arguments, result_members, same_arguments
+from fxgrad.probe.changes import changes_looked_at, doubtful_changes
+from fxgrad.probe.members import hidden_arguments, result_members, same_arguments, unreadable_members
 from fxgrad.probe.sentences import listed
 from fxgrad.probe.supposition import Supposition
 from fxgrad.probe.undecided import ONE_RESULT
@@ -17,7 +17,9 @@ from fxgrad.probe.undecided import ONE_RESULT
 
 def caveats(supposed: Supposition) -> tuple[str, ...]:
     """Everything that a reader has to know beside the sites, a sentence each."""
-    found = [*_late_nodes(supposed), *_untimed_hooks(supposed)]
+    found = [*_late_nodes(supposed), *_untimed_hooks(supposed), *_unreadable(supposed)]
+    if supposed.hook.kind.is_legacy:
+        found += changes_looked_at(supposed.before, supposed.taking)
     if supposed.changed:
         for sentences in _OF_FULL_HOOKS:
             found += sentences(supposed)
@@ -42,8 +44,8 @@ def _same_arguments(supposed: Supposition) -> Iterator[str]:
     for before, _ in supposed.calls:
         for first, second in same_arguments(before) if _has_input_side(before) else ():
             yield (
-                f"arguments {first} and {second} of {_text(supposed, before)} are one tensor, and with the hook forward "
-                "gets two: code that compares them with `is` may do something else"
+                f"arguments {first} and {second} of {_text(supposed, before)} are one tensor, and with the hook "
+                "forward gets two: code that compares them with `is` may do something else"
             )
 
 
@@ -71,15 +73,22 @@ def _repeated_results(supposed: Supposition) -> Iterator[str]:
 
 def _kept_results(supposed: Supposition) -> Iterator[str]:
     """An attribute that holds the result from before the hook's node."""
+    attributes = _names_of_attributes(supposed.before)
     for before, _ in supposed.calls:
-        places = {(ref.node, ref.slot) for _, ref in result_members(before) if ref.node is not None}
-        for variable in supposed.before.variables:
-            is_attribute = variable.kind != "input" and not variable.is_leaf
-            if is_attribute and (variable.node, variable.slot) in places:
-                name = next((n for n in (variable.name, *variable.aliases) if _belongs_to(n, before)), None)
-                if name is not None:
-                    text = _text(supposed, before)
-                    yield f"{escaped(name)} keeps a result of {text}: what reads it there does not pass the hook"
+        for _, ref in result_members(before):
+            name = next((name for name in attributes.get((ref.node, ref.slot), ()) if _belongs_to(name, before)), None)
+            if name is not None:
+                text = _text(supposed, before)
+                yield f"{escaped(name)} keeps a result of {text}: what reads it there does not pass the hook"
+
+
+def _names_of_attributes(graph: BackwardGraph) -> dict[tuple[int | None, int], list[str]]:
+    """The names of the attributes that hold each tensor that is no leaf, by its place."""
+    found: dict[tuple[int | None, int], list[str]] = {}
+    for variable in graph.variables:
+        if variable.node is not None and variable.kind != "input" and not variable.is_leaf:
+            found.setdefault((variable.node, variable.slot), []).extend((variable.name, *variable.aliases))
+    return found
 
 
 def _belongs_to(name: str, call: ModuleCall) -> bool:
@@ -99,9 +108,18 @@ def _late_nodes(supposed: Supposition) -> Iterator[str]:
     for node in supposed.late:
         label = escaped(supposed.before.nodes[node].label)
         yield (
-            f"{label} is the grad_fn of a view whose base was changed in place: PyTorch makes it when it looks at it, and "
-            "the hook makes it look at it earlier"
+            f"{label} is the grad_fn of a view whose base was changed in place: PyTorch makes it when it looks at it, "
+            "and the hook makes it look at it earlier"
         )
+
+
+def _unreadable(supposed: Supposition) -> Iterator[str]:
+    for call in supposed.taking:
+        for ref in unreadable_members(call):
+            yield (
+                f"{path_text(ref.path)} of {_text(supposed, call)} is a view whose base was changed in place, and then "
+                "once more: it is not known which node stands for it, or whether PyTorch raises when it looks for that"
+            )
 
 
 def _untimed_hooks(supposed: Supposition) -> Iterator[str]:

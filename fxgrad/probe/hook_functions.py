@@ -14,7 +14,7 @@ from fxgrad.probe.outside import Place
 
 _NAME = "BackwardHookFunctionBackward"
 _NO_FX_NODE = "put there by PyTorch for a full module hook; it stands for no operation of forward"
-_NO_GRAD = "it requires no grad"
+_NO_GRAD = "it required no grad when it was made or used"
 
 
 def hook_function(

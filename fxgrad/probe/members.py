@@ -50,6 +50,11 @@ def _is_tuple(call: ModuleCall) -> bool:
     return call.result_type == "tuple" or call.n_results > 1
 
 
+def has_only_tensors(call: ModuleCall) -> bool:
+    """Whether every positional argument and every result is a tensor."""
+    return len(result_members(call)) == call.n_results and len(argument_members(call)) == call.n_args
+
+
 def full_hook_setup(call: ModuleCall) -> FullHookSetup:
     """What ``BackwardHook`` would do at this call; it never comes to the outputs where forward raised."""
     inputs = _positions(call, argument_members(call))
@@ -68,7 +73,7 @@ def identity(ref: TensorRef) -> Identity | None:
     """What all references to one tensor have in common; None where nothing is known that would tell."""
     if ref.node is not None:
         return ref.node, ref.slot
-    if ref.name is not None:
+    if ref.is_leaf and ref.name is not None:
         return (ref.name,)
     if ref.sequence_nr is not None:
         return ref.node_name, ref.sequence_nr, ref.slot
@@ -102,3 +107,13 @@ def results_inside(call: ModuleCall) -> set[Identity | None]:
     """The tensors that are inside containers in the result, where a full hook does not see them."""
     direct = [ref for _, ref in result_members(call)]
     return {identity(ref) for ref in call.outputs if ref not in direct and ref.requires_grad}
+
+
+def unreadable_members(call: ModuleCall) -> list[TensorRef]:
+    """Tensors whose grad_fn a hook makes PyTorch look at, and of which it is not known which node that is.
+
+    They are views whose base was changed in place: looking makes a node, or raises.
+    """
+    looked_at = [ref for _, ref in (*argument_members(call), *result_members(call))]
+    looked_at += [] if call.legacy_tensor is None else [call.legacy_tensor]
+    return [ref for ref in looked_at if ref.requires_grad and not ref.is_leaf and ref.node_name is None]

@@ -48,7 +48,7 @@ class Outside:
         place = self._places[identity(ref) or (ref,)] = (node.id, ref.slot)
         name = node.variable or ref.name
         if name is not None:
-            self._places_of_names[name] = place
+            self._places_of_names.setdefault(name, place)
         return place
 
     def place_of_name(self, name: str) -> Place | None:

@@ -1,4 +1,4 @@
-"""Puts the BackwardHookFunction nodes of a full hook into the records, where PyTorch would have put them into the graph.
+"""Puts the BackwardHookFunction nodes of a full hook into the records, as PyTorch would have put them into the graph.
 
 ``torch.utils.hooks.BackwardHook`` replaces the tensors among the positional arguments by the results of one
 ``BackwardHookFunction`` before forward, and those among the results by the results of another one after the forward
@@ -12,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
-from fxgrad.graph import BackwardGraph, Hook, HookKind, ModuleCall, Node, NodeKind, Path, Root, TensorRef, Variable
+from fxgrad.graph import BackwardGraph, ModuleCall, Node, NodeKind, Path, Root, TensorRef, Variable
 from fxgrad.probe.hook_functions import hook_function, passed_through
-from fxgrad.probe.members import Member, argument_members, result_members
+from fxgrad.probe.members import Member, argument_members, has_only_tensors, result_members
 from fxgrad.probe.moments import Moment, Step, moments
 from fxgrad.probe.outside import Outside, Place
+from fxgrad.probe.placing import attributes_by_module, hook_now
 from fxgrad.probe.whereabouts import Whereabouts
 from fxgrad.probe.windows import INPUT, LOOK, OUTPUT, Insertions
 
 Refs = dict[TensorRef, Place]
+
+_STALE_VIEW = "AsStridedBackward0"
+_AS_STRIDED = ("as_strided", "as_strided_")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class _Replay:
         self._calls: dict[str, ModuleCall] = {}
         self._hooks = list(graph.hooks)
         self._results_of_model: dict[tuple[Path, int | None, int], Place] = {}
-        self._attributes = _attributes_by_module(graph)
+        self._calls_without_nodes = _without_nodes(graph, calls | legacy_calls)
+        self._attributes = attributes_by_module(graph)
         self._places_of_attributes: dict[int, Place] = {}
 
     def result(self) -> Spliced:
@@ -135,7 +140,9 @@ class _Replay:
         if self._done[node]:
             return
         self._done[node] = True
-        record = self._nodes[node]._replace(edges=self._now.of_edges(self._nodes[node].edges))
+        record = self._nodes[node]
+        to_base = self._edges_to_base(record)
+        record = record._replace(edges=(*record.edges[:to_base], *self._now.of_edges(record.edges[to_base:])))
         number = record.sequence_nr
         if number is not None and looked_at_by is not None and number >= self._next_number:
             self._late.append(node)
@@ -144,6 +151,17 @@ class _Replay:
         elif number is not None:
             number = self._insertions.shifted(number)
         self._nodes[node] = record._replace(sequence_nr=number)
+
+    def _edges_to_base(self, node: Node) -> int:
+        """How many of a node's first edges lead to the base of a view that was changed in place, or whose base was.
+
+        What a hook puts in a tensor's place is a view itself, and no base (torch/csrc/autograd/variable.cpp).
+        """
+        if node.kind is NodeKind.COPY_SLICES:
+            return 1
+        fx_node = None if node.fx_node is None else self._graph.fx_nodes_by_name[node.fx_node]
+        is_called = fx_node is not None and fx_node.target.rpartition(".")[2] in _AS_STRIDED
+        return 1 if node.short_name == _STALE_VIEW and not is_called else 0
 
     # Module calls
 
@@ -235,43 +253,28 @@ class _Replay:
         return ref if new is None else passed_through(ref, new)
 
     def _move(self, replaced: Refs) -> None:
-        """Of several references to one tensor the first counts: which of them is meant later the graph does not show."""
+        """Of several references to one tensor the first counts: which is meant later the graph does not show."""
         for ref, place in reversed(replaced.items()):
             self._now.move(self._place(ref), place)
 
     # Hooks, roots and attributes
 
     def _register(self, moment: Moment) -> None:
-        assert moment.hook is not None
-        self._place_hook(moment.hook)
-
-    def _place_hook(self, hook: Hook) -> None:
-        targets = tuple([self._target_now(*target) for target in zip(hook.targets, hook.target_slots, strict=False)])
-        known = hook.observed or self._outside.place_of_owner(hook)
-        observed = None if known is None else self._observed_now(hook, *known)
-        unplaced = hook.unplaced if observed is None else None
-        self._hooks[hook.id] = replace(hook, observed=observed, unplaced=unplaced, target_slots=targets)
-
-    def _observed_now(self, hook: Hook, node: int, slot: int | None) -> tuple[int, int | None]:
-        if hook.kind not in (HookKind.NODE, HookKind.NODE_PRE):
-            return self._now.get((node, slot or 0)) or (node, slot)
-        new = [self._now.get((node, slot)) for slot in range(len(self._nodes[node].grad_outputs))]
-        return next((place[0] for place in new if place is not None), node), None
-
-    def _target_now(self, name: str, place: tuple[int | None, int]) -> tuple[int | None, int]:
-        node, slot = (self._outside.place_of_name(name) or place) if place[0] is None else place
-        return (None, slot) if node is None else self._now.of((node, slot))
+        hook = moment.hook
+        assert hook is not None
+        self._hooks[hook.id] = hook_now(hook, self._now, self._outside, self._nodes)
+        if (moment.number, hook.registered_in) in self._calls_without_nodes:
+            self._untimed.append(hook.id)
 
     def _place_hooks_registered_at_other_times(self) -> None:
         """Before the run: on what was there then. At times that are not known: on what is there at the end."""
         for hook in self._graph.hooks:
-            if hook.registered_nr is not None or hook.kind.is_module:
-                continue
-            is_untimed = hook.registered is not None or hook.kind is HookKind.RETAIN_GRAD
-            if is_untimed or hook.observed is None:
-                self._place_hook(hook)
-            if is_untimed and self._hooks[hook.id] != hook:
-                self._untimed.append(hook.id)
+            if hook.registered_nr is None and not hook.kind.is_module:
+                is_untimed = hook.registered is not None
+                if is_untimed or hook.observed is None:
+                    self._hooks[hook.id] = hook_now(hook, self._now, self._outside, self._nodes)
+                if is_untimed and self._hooks[hook.id] != hook:
+                    self._untimed.append(hook.id)
 
     def _root(self, root: Root) -> Root:
         place = self._results_of_model.get((root.path, root.node, root.slot))
@@ -300,28 +303,16 @@ def _nodes_looked_at(call: ModuleCall) -> Iterator[int]:
 
     ``Module._maybe_warn_non_full_backward_hook``: only where all arguments and all results are tensors.
     """
-    results, arguments = result_members(call), argument_members(call)
-    only_tensors = len(results) == call.n_results and len(arguments) == call.n_args
-    refs = [call.legacy_tensor, *[ref for _, ref in results if only_tensors]]
+    refs = [call.legacy_tensor, *[ref for _, ref in result_members(call) if has_only_tensors(call)]]
     return (ref.node for ref in refs if ref is not None and ref.node is not None)
+
+
+def _without_nodes(graph: BackwardGraph, calls: Set[str]) -> set[tuple[int, str | None]]:
+    """Where calls made no node, by number and parent: what the parent did at that number came before or after."""
+    found = [call for call in graph.calls if call.id in calls and call.sequence_window[0] == call.sequence_window[1]]
+    return {(call.sequence_window[0], call.parent) for call in found}
 
 
 def _call_of(moment: Moment) -> ModuleCall:
     assert moment.call is not None
     return moment.call
-
-
-def _attributes_by_module(graph: BackwardGraph) -> dict[str, list[int]]:
-    """Which variables are attributes of each module that its forward may have set."""
-    found: dict[str, list[int]] = {}
-    for index, variable in enumerate(graph.variables):
-        if variable.node is not None and not variable.is_leaf and variable.kind != "input":
-            found.setdefault(_owner(graph, variable.name), []).append(index)
-    return found
-
-
-def _owner(graph: BackwardGraph, name: str) -> str:
-    path = name
-    while path and path not in graph.modules_by_path:
-        path = path.rpartition(".")[0]
-    return graph.modules_by_path[path].path if path in graph.modules_by_path else ""

@@ -35,6 +35,11 @@ class Supposition:
         return [(self.before.calls_by_id[call], self.after.calls_by_id[call]) for call in self.changed]
 
     @cached_property
+    def taking(self) -> list[ModuleCall]:
+        """The calls that take the hook along and get to its nodes, or to the node that it goes to, as they were."""
+        return [call for call in self.before.calls if self.hook.id in call.hooks and call.completed]
+
+    @cached_property
     def used(self) -> set[tuple[int | None, int]]:
         """The places that edges lead to."""
         return {(edge.next_node, edge.input_nr) for node in self.after.nodes for edge in node.edges}

@@ -6,13 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fxgrad.graph import Gradient, HookSite, ModuleCall
-from fxgrad.probe.members import argument_members, hidden_arguments, identity, result_members, results_inside
+from fxgrad.probe.members import (
+    argument_members,
+    hidden_arguments,
+    identity,
+    result_members,
+    results_inside,
+    unreadable_members,
+)
 from fxgrad.probe.supposition import Supposition
 
 ONE_RESULT = "these results are one tensor, and the graph does not show which of them is used"
 ONE_ARGUMENT = (
     "an argument is a keyword argument, or in a container, as well, and the graph does not show which is used"
 )
+UNREADABLE = "it is not known which node stands for a view whose base was changed in place"
 NOT_RECORDED = "but by way of what was not recorded it may be reached"
 
 
@@ -25,6 +33,8 @@ def decided_sites(supposed: Supposition) -> tuple[HookSite, ...]:
             sites = [_with_repeated_results(supposed, site, before, after, repeated) for site in sites]
         if not _certainly_uses_arguments(supposed, before, after):
             sites = [_maybe_silent(site, ONE_ARGUMENT) if _is_at_inputs(site, after) else site for site in sites]
+    unreadable = {call.id for call in supposed.taking if unreadable_members(call)}
+    sites = [_maybe(site, UNREADABLE) if site.call in unreadable else site for site in sites]
     if supposed.unexplored:
         sites = [_maybe_reached(supposed, site) for site in sites]
     return _in_order(sites)
@@ -89,8 +99,12 @@ def _is_at_inputs(site: HookSite, call: ModuleCall) -> bool:
     return site.node is not None and site.node == call.input_hook_node
 
 
+def _maybe(site: HookSite, reason: str) -> HookSite:
+    return replace(site, fires=None, times=None, reason=f"{site.reason}; {reason}")
+
+
 def _maybe_silent(site: HookSite, reason: str) -> HookSite:
-    return replace(site, fires=None, times=None, reason=f"{site.reason}; {reason}") if site.fires else site
+    return _maybe(site, reason) if site.fires else site
 
 
 # What lies behind nodes that were not recorded
@@ -99,7 +113,7 @@ def _maybe_silent(site: HookSite, reason: str) -> HookSite:
 def _maybe_reached(supposed: Supposition, site: HookSite) -> HookSite:
     if site.fires is not False or not _may_be_behind(supposed, site):
         return site
-    return replace(site, fires=None, times=None, reason=f"{site.reason}; {NOT_RECORDED}")
+    return _maybe(site, NOT_RECORDED)
 
 
 def _may_be_behind(supposed: Supposition, site: HookSite) -> bool:

@@ -13,7 +13,7 @@ from module_hooks import Notebook, backward, compared, short_name
 from torch import nn
 
 from fxgrad.errors import TargetError
-from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall, Node
+from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall, Node, NodeKind
 from fxgrad.observe.tracing import observe_forward
 from fxgrad.predict import predict
 from fxgrad.probe import Hypothesis, hypothesis
@@ -29,47 +29,61 @@ NAME = "hook"
 
 @dataclass
 class Trial:
-    """What was supposed, the error that registering it or forward raised in reality, and where the two differ.
+    """What was supposed, and how that differs from what registering the hook does.
 
+    ``error``    what registering it, or forward after that, raised in reality
     ``records``  differences between the supposed graph and the one that a trace of the hooked model gives
     ``calls``    differences between the sites and what the hooks got in a real backward
     """
 
     supposed: Hypothesis
-    error: str | None
-    backward_error: str | None = None
+    error: str | None = None
     records: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> list[str]:
-        refused, error = self.supposed.refused, self.error
-        if (refused is None) != (error is None):
-            return [f"refused: {refused}, but the error is {error}; caveats {self.supposed.caveats}"]
+        """Differences that no caveat explains: backward must be as supposed even where the records cannot be."""
+        if (self.supposed.refused is None) != (self.error is None):
+            return [f"refused: {self.supposed.refused}, but in reality {self.error}; caveats {self.supposed.caveats}"]
         return [*self.records, *self.calls]
 
 
-def attempt(build: Build, path: str, kind: HookKind, *, loss: Callable[[Any], Any] | None = None) -> Trial:
+def attempt(build: Build, path: str, kind: HookKind) -> Trial:
     """Suppose the hook; then really register it, on fresh copies of the model, and trace one and run another."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _built(build) as (_, (model, args, kwargs)):
-            trial = Trial(hypothesis(_traced(model, args, kwargs, loss), path, kind), None)
+            plain = _traced(model, args, kwargs)
+        trial = Trial(hypothesis(plain, path, kind))
         trial.supposed.graph.lint()
         with _built(build) as (notebook, (model, args, kwargs)):
-            trial.error, real = _real_graph(notebook, model, args, kwargs, path, kind, loss)
-        if real is None or trial.supposed.refused is not None:
-            return trial
-        trial.records = list(graph_differences(trial.supposed.graph, real))
-        with _built(build) as (notebook, (model, args, kwargs)):
-            register(notebook, model, path, kind)
-            try:
-                backward(model(*args, **kwargs), loss)
-            except RuntimeError as error:  # what was saved for backward has been changed in place
-                trial.backward_error = str(error)
-            else:
-                trial.calls = compared(trial.supposed.graph, notebook.log).wrong
+            trial.error, real = _real_graph(notebook, (model, args, kwargs), path, kind)
+        if real is not None and trial.supposed.refused is None:
+            trial.records = [*graph_differences(trial.supposed.graph, real), *_unmentioned(plain, trial.supposed, real)]
+            trial.calls = _differences_in_backward(trial.supposed, build, path, kind)
     return trial
+
+
+def _differences_in_backward(supposed: Hypothesis, build: Build, path: str, kind: HookKind) -> list[str]:
+    with _built(build) as (notebook, (model, args, kwargs)):
+        register(notebook, model, path, kind)
+        error = _backward_error(model, args, kwargs)
+        if error is None:
+            return compared(supposed.graph, notebook.log).wrong
+    with _built(build) as (_, (model, args, kwargs)):
+        without = _backward_error(model, args, kwargs)
+    return [] if without is not None else [f"backward raises with the hook alone: {error}"]
+
+
+def _backward_error(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+    """What backward raises, for example where an in-place operation changed what was saved for it."""
+    output = model(*args, **kwargs)
+    try:
+        backward(output, None)
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 @contextmanager
@@ -82,27 +96,35 @@ def _built(build: Build) -> Iterator[tuple[Notebook, Built]]:
         notebook.close()
 
 
-def _real_graph(
-    notebook: Notebook,
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    path: str,
-    kind: HookKind,
-    loss: Callable[[Any], Any] | None,
-) -> tuple[str | None, BackwardGraph | None]:
+def _real_graph(notebook: Notebook, built: Built, path: str, kind: HookKind) -> tuple[str | None, BackwardGraph | None]:
     """The graph with the hook, or the error that PyTorch raises."""
     try:
-        register(notebook, model, path, kind)
-        return None, predict(_traced(model, args, kwargs, loss))
+        register(notebook, built[0], path, kind)
+        return None, predict(_traced(*built))
     except (TargetError, RuntimeError, StopIteration) as error:
         return f"{type(error).__name__}: {error}", None
 
 
-def _traced(
-    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None
-) -> BackwardGraph:
-    return observe_forward(model, tuple(args), kwargs, loss=loss).graph
+def _unmentioned(plain: BackwardGraph, supposed: Hypothesis, real: BackwardGraph) -> Iterator[str]:
+    """Hooks that get something else in reality, and of which the answer does not say that they are moved."""
+    mentioned = {(short_name(before), before.call) for before, _ in supposed.moved}
+    before, after = ({_key(site): _outcome(site) for site in graph.sites} for graph in (predict(plain), real))
+    for key, outcome in before.items():
+        if key in after and after[key] != outcome and key[:2] not in mentioned:
+            yield f"{key}: {outcome} becomes {after[key]}, which is not among what is moved"
+
+
+def _key(site: HookSite) -> tuple[str, str | None, str]:
+    return short_name(site), site.call, site.hook.kind.value
+
+
+def _outcome(site: HookSite) -> Any:
+    entries = [(entry.status, entry.shape, entry.dtype) for entry in (*site.grad_input, *site.grad_output)]
+    return site.fires, site.times, entries
+
+
+def _traced(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> BackwardGraph:
+    return observe_forward(model, tuple(args), kwargs).graph
 
 
 def register(notebook: Notebook, model: nn.Module, path: str, kind: HookKind) -> None:
@@ -161,21 +183,19 @@ def _nodes(graph: BackwardGraph) -> Iterator[Any]:
     ranks = _numbers(graph)
     for node in graph.nodes:
         number = None if node.sequence_nr is None else ranks[node.sequence_nr]
-        edges = [(edge.argument, edge.group, edge.next_node, edge.input_nr, edge.null_reason) for edge in node.edges]
+        edges = [(edge.argument, edge.group, edge.next_node, edge.input_nr) for edge in node.edges]
         yield node.label, number, node.kind, node.grad_outputs, node.output_names, edges, _rest_of(graph, node)
 
 
 def _rest_of(graph: BackwardGraph, node: Node) -> Any:
     lists = _hook_names(graph, node.hooks), _hook_names(graph, node.prehooks)
-    return (
-        _leaf_name(node.variable),
-        node.call,
-        node.call_reason,
-        node.fx_node,
-        node.source,
-        node.needs_input_grad,
-        lists,
-    )
+    source = None if node.kind is NodeKind.BACKWARD_HOOK else node.source
+    return _leaf_name(node.variable), node.call, node.call_reason, _fx_name(node), source, node.needs_input_grad, lists
+
+
+def _fx_name(node: Node) -> str | None:
+    """Without getitem: those are made where a member of a result is used first, and numbered in that order."""
+    return None if node.fx_node is None or node.fx_node.startswith("getitem") else node.fx_node
 
 
 def _leaf_name(name: str | None) -> str | None:
@@ -188,18 +208,20 @@ def _roots(graph: BackwardGraph) -> Iterator[Any]:
 
 
 def _calls(graph: BackwardGraph) -> Iterator[Any]:
-    first = min((call.sequence_window[0] for call in graph.calls), default=0)
     for call in graph.calls:
-        window = tuple(number - first for number in call.sequence_window)
         nodes = call.input_hook_node, call.output_hook_node
-        yield call.id, window, _members(call), nodes, call.full_hook, _hook_names(graph, call.hooks)
+        yield call.id, _nodes_of(graph, call), _members(call), nodes, call.full_hook, _hook_names(graph, call.hooks)
+
+
+def _nodes_of(graph: BackwardGraph, call: ModuleCall) -> list[int]:
+    start, end = call.sequence_window
+    return [node.id for node in graph.nodes if node.sequence_nr is not None and start <= node.sequence_nr < end]
 
 
 def _members(call: ModuleCall) -> Any:
     legacy = () if call.legacy_tensor is None else (call.legacy_tensor,)
-    return [
-        (ref.path, ref.node, ref.slot, ref.node_name, ref.is_leaf) for ref in (*call.inputs, *call.outputs, *legacy)
-    ]
+    refs = [ref for ref in (*call.inputs, *call.outputs, *legacy) if ref.node is not None]
+    return [(ref.path, ref.node, ref.slot, ref.node_name, ref.is_leaf) for ref in refs]
 
 
 def _variables(graph: BackwardGraph) -> Iterator[Any]:
@@ -220,13 +242,11 @@ def _hooks(graph: BackwardGraph) -> Iterator[Any]:
 
 
 def _fx_nodes(graph: BackwardGraph) -> Iterator[Any]:
-    first = min((call.sequence_window[0] for call in graph.calls), default=0)
     for fx_node in graph.forward:
-        window = fx_node.sequence_window
-        made_nodes = window is not None and window[0] < window[1]
-        if fx_node.target == "operator.getitem":  # made where a member of a result is used first
-            continue
-        yield fx_node.name, None if not made_nodes else (window[0] - first, window[1] - first)  # type: ignore[index]
+        start, end = fx_node.sequence_window or (0, 0)
+        made = [node.id for node in graph.nodes if node.sequence_nr is not None and start <= node.sequence_nr < end]
+        if fx_node.target != "operator.getitem":
+            yield fx_node.name, made
 
 
 def _sites(graph: BackwardGraph) -> Iterator[Any]:
@@ -243,9 +263,7 @@ def _contents(site: HookSite) -> Any:
     ]
 
 
-def assert_as_in_reality(
-    build: Build, path: str, kind: HookKind, *, loss: Callable[[Any], Any] | None = None
-) -> Hypothesis:
-    trial = attempt(build, path, kind, loss=loss)
+def assert_as_in_reality(build: Build, path: str, kind: HookKind) -> Hypothesis:
+    trial = attempt(build, path, kind)
     assert not trial.wrong, "\n".join(trial.wrong)
     return trial.supposed
