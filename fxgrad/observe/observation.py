@@ -9,16 +9,19 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.autograd.graph import get_gradient_edge
+from torch.fx.node import map_aggregate
 from torch.nn.modules import module as module_hooks
 
 from fxgrad import __version__
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
 from fxgrad.graph.records import SCHEMA_VERSION
+from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import source_of
@@ -255,9 +258,14 @@ def _gradient_edge(tensor: torch.Tensor) -> Origin:
 
 
 def _arguments_text(fx_node: torch.fx.Node) -> str:
-    keywords = [f"{name}={value}" for name, value in fx_node.kwargs.items()]
-    text = ", ".join([*map(str, fx_node.args), *keywords])
+    args, kwargs = map_aggregate((fx_node.args, fx_node.kwargs), _as_the_user_names_it)
+    keywords = [f"{name}={value}" for name, value in kwargs.items()]
+    text = ", ".join([*map(str, args), *keywords])
     return text if len(text) <= _LONGEST_ARGUMENTS else text[:_LONGEST_ARGUMENTS] + "…"
+
+
+def _as_the_user_names_it(argument: Any) -> Any:
+    return torch.device(public_name(argument)) if isinstance(argument, torch.device) else argument
 
 
 def _description(module: nn.Module) -> str:

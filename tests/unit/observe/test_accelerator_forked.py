@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+import fxgrad
 from fxgrad.errors import OutputError, TargetError, UsageError
 from fxgrad.observe.accelerator import emulate, fake_copy, forked, in_forked_child, move_module
+from fxgrad.observe.accelerator.device import NAME
 
 
 def test_the_text_comes_back_unchanged():
@@ -214,3 +216,9 @@ def test_an_answer_that_cannot_be_collected_is_still_an_answer():
 
 def test_the_end_of_a_child_that_nobody_saw_is_told_as_such():
     assert forked._ending(None) == "ended without an answer"
+
+
+def test_the_records_call_the_emulated_device_what_the_user_calls_it():
+    trace = fxgrad.trace(nn.LSTMCell(4, 4), torch.randn(2, 4), device="cuda")
+    assert "device=cuda:0" in trace.to_json()
+    assert NAME not in trace.to_json()
