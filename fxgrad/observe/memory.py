@@ -24,18 +24,18 @@ def remembered_memory(tensors: Iterable[torch.Tensor]) -> Callable[[], None]:
     """Remember values, sizes and version counters; what is returned puts them back.
 
     An alias of each tensor remembers its storage and geometry, for the case that it is given others (``p.data = …``,
-    ``resize_``). Fake and meta tensors have no values.
+    ``resize_``, operations that give a sparse tensor other indices). Fake and meta tensors have no values.
     """
     kept = list(tensors)
     counted = [tensor for tensor in kept if not tensor.is_inference()]
     versions = [tensor._version for tensor in counted]
-    aliases = [(tensor, tensor.detach()) for tensor in kept if _is_plain(tensor)]
+    aliases = [(tensor, tensor.detach()) for tensor in kept if _is_plain(tensor) or _is_sparse(tensor)]
     storages = {storage._cdata: storage for tensor in kept for storage in _storages(tensor)}
     saved = [(storage, storage.clone()) for storage in storages.values()]
 
     def undo() -> None:
         for tensor, alias in aliases:
-            if not _same_geometry(tensor, alias):
+            if not _is_alias(tensor, alias):
                 tensor.data = alias
         for storage, copy in saved:
             _put_back(storage, copy)
@@ -58,7 +58,11 @@ def _storages(tensor: torch.Tensor) -> Iterator[Any]:
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor has one storage of its own: it is strided, and its class leaves dispatch alone."""
     dispatches = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-    return not dispatches and not tensor.is_nested and tensor.layout is torch.strided
+    return not dispatches and tensor.layout is torch.strided
+
+
+def _is_sparse(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.sparse_coo or tensor.layout in _COMPRESSED
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -69,6 +73,20 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     if tensor.layout is torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     return [getattr(tensor, name)() for name in _COMPRESSED.get(tensor.layout, ())]
+
+
+def _is_alias(tensor: torch.Tensor, alias: torch.Tensor) -> bool:
+    """Whether a tensor is still made of the same memory, seen in the same way."""
+    if tensor.layout is not alias.layout or _kind(tensor) != _kind(alias):
+        return False
+    if tensor.layout is not torch.strided:
+        parts = zip(_parts(tensor), _parts(alias), strict=True)
+        return tensor.shape == alias.shape and all(_same_geometry(part, other) for part, other in parts)
+    return tensor.is_nested or _same_geometry(tensor, alias)
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.dtype, bool, bool]:
+    return tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
 def _same_geometry(tensor: torch.Tensor, alias: torch.Tensor) -> bool:

@@ -1,51 +1,51 @@
 """Leaves the user's process as it was: what forward changes is put back afterwards, also when it raises.
 
-What is put back: of parameters, buffers, tensor attributes and input tensors the values, shapes, version counters,
-``requires_grad``, ``.grad`` with its values, and the tables of hooks; every module's ``__dict__`` and class, and the
-lists, dicts and sets in it and in the arguments; the global hook tables; the random state of torch (of every device
-that is initialised), of Python, of numpy and of generators that modules hold; grad mode, autocast and default dtype.
+What is put back:
 
-What lies deeper (attributes of the user's own objects, files, globals) is not, nor is the history that an in-place
-operation gives to an input that is a view or had a history before.
+- of every tensor that the model or the arguments hold, as parameter, buffer, attribute or member of a container: values,
+  shape, strides, dtype, storage, version counter, ``requires_grad``, ``.grad`` with its values, hooks, attributes, class;
+- of every module that they hold, also in attributes and containers that ``named_modules`` does not look into: its
+  ``__dict__``, ``__slots__`` and class; so its parameters, buffers, submodules, hooks, flags and attributes;
+- the lists, dicts, sets and deques in all these, nested to any depth, those of derived classes too: the same members in
+  the same order (sets: as Python puts them);
+- the random state of torch (of every device that is initialised), of Python, of numpy, and of the generators of these
+  three that are held; seeds that wait for a device;
+- the global hook tables; grad mode, autocast, the default dtype and device, deterministic algorithms, anomaly mode and
+  the other settings in `fxgrad.observe.process_state`.
+
+What is not: attributes of objects of other classes, class attributes, globals, closures and files, and what is reached
+only through these; numpy arrays that share no memory with a tensor; attributes of scripted modules other than tensors;
+``retain_grad`` on an input; the history that an in-place operation gives to an input that is a view or had a history
+before; modes that forward enters and never leaves; what torch or Python warn of once in a process.
+
+Inside an autocast region of the caller, the casts of weights that the region keeps are dropped: those of the traced run
+must not be used later, so the caller's next run casts again. Numbers that only tell one from another go on: autograd's
+sequence numbers, and the ids of hook handles. Nodes of the user's own graph that are looked at for hooks keep an empty
+table.
 """
 
 from __future__ import annotations
 
-import random
-import sys
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as module_hooks
 
+from fxgrad.observe.holdings import Holdings, Undo, contents_of
 from fxgrad.observe.memory import remembered_memory
-from fxgrad.observe.names import modules_of
+from fxgrad.observe.process_state import GLOBAL_HOOK_TABLES, random_state, settings, waiting_seeds
 from fxgrad.observe.structure import tensors_in
-
-Undo = Callable[[], object]
-
-_MAPPINGS = (dict, OrderedDict, defaultdict, Counter)
-_CONTAINERS = (*_MAPPINGS, list, set, deque)
-_GLOBAL_HOOK_TABLES = tuple(
-    table
-    for name, table in sorted(vars(module_hooks).items())
-    if name.startswith("_global_") and isinstance(table, dict)
-)
-_GLOBAL_HOOK_FLAG = "_global_is_full_backward_hook"
-_TENSOR_HOOK_TABLES = ("_backward_hooks", "_post_accumulate_grad_hooks")
-_AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+from fxgrad.observe.tensor_state import gradient, gradient_flow_of, gradient_of, hook_tables, hooks_of
 
 
 @contextmanager
 def preserved(model: nn.Module, arguments: Any) -> Iterator[None]:
-    """Whatever runs inside, `model`, the tensors in `arguments` and the global state are afterwards as they were."""
+    """Whatever runs inside, `model`, what is in `arguments` and the global state are afterwards as they were."""
     with ExitStack() as stack:
         with torch._C.DisableTorchFunction():
-            for undo in _steps(modules_of(model), arguments):
+            for undo in _steps(model, arguments):
                 stack.callback(_without_torch_function, undo)
         yield
 
@@ -56,194 +56,22 @@ def _without_torch_function(undo: Undo) -> None:
         undo()
 
 
-def _steps(modules: Sequence[nn.Module], arguments: Any) -> Iterator[Undo]:
-    containers = _containers([*[vars(module) for module in modules], *_GLOBAL_HOOK_TABLES, arguments])
+def _steps(model: nn.Module, arguments: Any) -> Iterator[Undo]:
+    """The last one is undone first."""
     inputs = [tensor for _, tensor in tensors_in(arguments).tensors]
-    tensors = _distinct([*inputs, *_members(containers, torch.Tensor)])
-    grads = [tensor.grad for tensor in tensors if _may_have_grad(tensor) and tensor.grad is not None]
-    hook_tables = [table for tensor in tensors for table in _hook_tables(tensor) if table is not None]
-    yield _random_state(_members(containers, torch.Generator), _members(containers, random.Random))
-    yield _modes()
-    yield from map(_class_of, modules)
-    yield from map(_contents_of, _containers([*containers, *hook_tables]))
-    yield _global_hook_flag()
-    yield from map(_hooks_of, tensors)
-    yield from [_grad_of(tensor) for tensor in tensors if _may_have_grad(tensor)]
+    held = Holdings([model, arguments, *inputs, *GLOBAL_HOOK_TABLES, *waiting_seeds()])
+    tensors = held.tensors
+    tables = [table for tensor in tensors for table in hook_tables(tensor) if table is not None]
+    yield from random_state(held.generators)
+    yield from settings()
+    yield from held.undo_steps()
+    yield from map(contents_of, _distinct(tables))
+    yield from map(hooks_of, tensors)
+    yield from map(gradient_of, tensors)
+    grads = [grad for grad in map(gradient, tensors) if grad is not None]
     yield remembered_memory(_distinct([*tensors, *grads]))
-    yield from [_gradient_flow_of(tensor) for tensor in tensors if not tensor.is_inference()]
+    yield from map(gradient_flow_of, tensors)
 
 
-# Python's side
-
-
-def _containers(starts: Iterable[Any]) -> list[Any]:
-    """The starts and every builtin container in them, each once; objects of other classes are not entered."""
-    found: dict[int, Any] = {}
-    stack = list(starts)[::-1]
-    while stack:
-        container = stack.pop()
-        if id(container) not in found and type(container) in (*_CONTAINERS, tuple):
-            found[id(container)] = container
-            stack.extend(value for value in _values(container) if type(value) in (*_CONTAINERS, tuple))
-    return list(found.values())
-
-
-def _values(container: Any) -> list[Any]:
-    return list(container.values() if isinstance(container, dict) else container)
-
-
-def _members(containers: Iterable[Any], kind: type) -> list[Any]:
-    return [value for container in containers for value in _values(container) if isinstance(value, kind)]
-
-
-def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _class_of(module: nn.Module) -> Undo:
-    before = type(module)
-
-    def undo() -> None:
-        if type(module) is not before:
-            module.__class__ = before
-
-    return undo
-
-
-def _contents_of(container: Any) -> Undo:
-    """Put the same objects back into the same container; it is not touched when they are all still there."""
-    if type(container) is tuple:
-        return lambda: None
-    before = _flat(container)
-
-    def undo() -> None:
-        now = _flat(container)
-        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
-            _refill(container, before)
-
-    return undo
-
-
-def _flat(container: Any) -> list[Any]:
-    """The members; of a mapping all keys, then all values."""
-    return [*container, *container.values()] if isinstance(container, dict) else list(container)
-
-
-def _refill(container: Any, flat: list[Any]) -> None:
-    container.clear()
-    if isinstance(container, dict):
-        middle = len(flat) // 2
-        container.update(zip(flat[:middle], flat[middle:], strict=True))
-    elif isinstance(container, set):
-        container.update(flat)
-    else:
-        container.extend(flat)
-
-
-# torch's side
-
-
-def _may_have_grad(tensor: torch.Tensor) -> bool:
-    """Whether ``.grad`` may be read: of others PyTorch warns."""
-    return tensor.is_leaf or tensor.retains_grad
-
-
-def _grad_of(tensor: torch.Tensor) -> Undo:
-    before = tensor.grad
-
-    def undo() -> None:
-        if tensor.grad is not before:
-            tensor.grad = before
-
-    return undo
-
-
-def _hook_tables(tensor: torch.Tensor) -> list[Any]:
-    return [getattr(tensor, name, None) for name in _TENSOR_HOOK_TABLES]
-
-
-def _hooks_of(tensor: torch.Tensor) -> Undo:
-    """Take away the tables that a tensor had not; autograd may hold on to a table, so it is emptied first."""
-    before = _hook_tables(tensor)
-
-    def undo() -> None:
-        for name, table, now in zip(_TENSOR_HOOK_TABLES, before, _hook_tables(tensor), strict=True):
-            if table is None and now is not None:
-                now.clear()
-                setattr(tensor, name, None)
-
-    return undo
-
-
-def _gradient_flow_of(tensor: torch.Tensor) -> Undo:
-    """Put ``requires_grad`` back, and take away the history that an in-place operation gave to a leaf."""
-    was_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
-
-    def undo() -> None:
-        if was_leaf and not tensor.is_leaf and not tensor._is_view():
-            tensor.detach_()
-        if was_leaf and tensor.is_leaf and tensor.requires_grad != requires_grad:
-            tensor.requires_grad_(requires_grad)
-
-    return undo
-
-
-def _global_hook_flag() -> Undo:
-    before = getattr(module_hooks, _GLOBAL_HOOK_FLAG)
-    return lambda: setattr(module_hooks, _GLOBAL_HOOK_FLAG, before)
-
-
-# Global state
-
-
-def _random_state(generators: Iterable[torch.Generator], randoms: Iterable[random.Random]) -> Undo:
-    restore = [_undo_with(torch.set_rng_state, torch.get_rng_state()), _undo_with(random.setstate, random.getstate())]
-    restore += [_undo_with(generator.set_state, generator.get_state()) for generator in generators]
-    restore += [_undo_with(one.setstate, one.getstate()) for one in randoms]
-    for name in ("cuda", "xpu", "mps"):
-        backend = getattr(torch, name, None)
-        if backend is not None and backend.is_available() and getattr(backend, "is_initialized", lambda: True)():
-            restore.append(_device_random_state(backend))
-    if "numpy.random" in sys.modules:
-        numpy_random = sys.modules["numpy.random"]
-        restore.append(_undo_with(numpy_random.set_state, numpy_random.get_state()))
-    return _all(restore)
-
-
-def _device_random_state(backend: Any) -> Undo:
-    if hasattr(backend, "get_rng_state_all"):
-        return _undo_with(backend.set_rng_state_all, backend.get_rng_state_all())
-    return _undo_with(backend.set_rng_state, backend.get_rng_state())
-
-
-def _modes() -> Undo:
-    return _all(
-        [
-            _undo_with(torch._C._set_grad_enabled, torch.is_grad_enabled()),
-            _undo_with(torch.set_default_dtype, torch.get_default_dtype()),
-            _undo_with(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled()),
-            *map(_autocast, _AUTOCAST_DEVICES),
-        ]
-    )
-
-
-def _autocast(device: str) -> Undo:
-    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-
-    def undo() -> None:
-        torch.set_autocast_enabled(device, enabled)
-        torch.set_autocast_dtype(device, dtype)
-
-    return undo
-
-
-def _undo_with(setter: Callable[[Any], Any], before: Any) -> Undo:
-    return lambda: setter(before)
-
-
-def _all(steps: list[Undo]) -> Undo:
-    def undo() -> None:
-        for step in steps:
-            step()
-
-    return undo
+def _distinct(things: Iterable[Any]) -> list[Any]:
+    return list({id(thing): thing for thing in things}.values())
