@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
 from fxgrad.graph.firings import Firing, Received
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.notation import escaped, hook_text, shape_text
+
+_NOT_PREDICTED = "there is no such site among the predicted ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
     """Hold the sites of a predicted graph against the firings of a real backward.
 
     Compared are: whether each hook fired, how often, on which node, the number of entries, each entry's None-ness,
-    shape and dtype, and the order in which the sites fired first.
+    shape and dtype, and the order in which the sites fired first; and whether a hook fired that has no such site.
     """
     by_site: dict[tuple[int, str | None], list[Firing]] = {}
     for firing in firings:
@@ -91,11 +93,18 @@ def _site_differences(site: HookSite, seen: Sequence[Firing]) -> Iterator[Differ
         return
     if site.times is not None and site.times != len(seen):
         yield Difference(site, "times", _times(site.times), _times(len(seen)))
-    for firing in seen[:1]:
-        if site.node != firing.node:
-            yield Difference(site, "node", f"node {site.node}", f"node {firing.node}")
-        yield from _entries(site, "grad_input", site.grad_input, firing.grad_input)
-        yield from _entries(site, "grad_output", site.grad_output, firing.grad_output)
+    yield from dict.fromkeys([difference for firing in seen for difference in _firing_differences(site, firing)])
+
+
+def _firing_differences(site: HookSite, firing: Firing) -> Iterator[Difference]:
+    if site.node != firing.node:
+        yield Difference(site, "node", _node_text(site.node), _node_text(firing.node))
+    yield from _entries(site, "grad_input", site.grad_input, firing.grad_input)
+    yield from _entries(site, "grad_output", site.grad_output, firing.grad_output)
+
+
+def _node_text(node: int | None) -> str:
+    return "no node of the graph" if node is None else f"node {node}"
 
 
 def _times(count: int) -> str:
@@ -122,17 +131,17 @@ def _entry(site: HookSite, place: str, gradient: Gradient, received: Received | 
         return
     shape, dtype = received
     if gradient.shape is not None and gradient.shape != shape:
-        yield Difference(site, "shape", f"{place} {gradient.shape}", f"{place} {shape}")
+        yield Difference(site, "shape", f"{place} {shape_text(gradient.shape)}", f"{place} {shape_text(shape)}")
     if gradient.dtype is not None and gradient.dtype != dtype:
         yield Difference(site, "dtype", f"{place} {gradient.dtype}", f"{place} {dtype}")
 
 
 def _predicted_text(gradient: Gradient) -> str:
-    return "None" if gradient.status == "none" else f"a tensor {gradient.shape}"
+    return "None" if gradient.status == "none" else f"a tensor {shape_text(gradient.shape)}"
 
 
 def _received_text(received: Received | None) -> str:
-    return "None" if received is None else f"a tensor {received[0]}"
+    return "None" if received is None else f"a tensor {shape_text(received[0])}"
 
 
 def _open(site: HookSite) -> Iterator[Unknown]:
@@ -160,20 +169,18 @@ def _order_differences(sites: Sequence[HookSite], firings: Sequence[Firing]) -> 
 
 
 def _unforeseen(graph: BackwardGraph, left: dict[tuple[int, str | None], list[Firing]]) -> Iterator[Difference]:
-    """Firings of a hook at a call for which there is no site."""
+    """Firings of a hook at a call for which there is no site, or of a hook that has none."""
     for (hook_id, call), firings in left.items():
         sites = [site for site in graph.sites if site.hook.id == hook_id]
         if any(site.fires is None for site in sites):
             continue
-        if sites:
-            yield Difference(sites[0], "fires", f"no site at {call}", _times(len(firings)))
+        site = HookSite(graph.hooks[hook_id], call, firings[0].node, None, (), (), None, None, None, _NOT_PREDICTED)
+        yield Difference(site, "fires", "no site there", _times(len(firings)))
 
 
 def _site_text(site: HookSite) -> str:
     place = site.call or (f"node {site.node}" if site.node is not None else "no place")
-    return escaped(
-        f"{site.hook.function or 'retain_grad'} ({site.hook.kind.value}) on {site.hook.owner or 'all'} at {place}"
-    )
+    return f"{hook_text(site.hook)} at {escaped(place)}"
 
 
 def _difference_line(difference: Difference) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fxgrad.graph.records import Path, Shape, Source, Value
+from fxgrad.graph.records import Hook, Path, Shape, Source, Value
+
+_MOST_TARGETS = 3
 
 
 def escaped(text: str) -> str:
@@ -82,3 +84,27 @@ def source_text(source: Source) -> str:
     ('model.py:12', 'model.py:12')
     """
     return f"{escaped(source.file.replace(chr(92), '/').rpartition('/')[2])}:{source.line}"
+
+
+def hook_text(hook: Hook) -> str:
+    """Write which hook it is: its function, how it was registered, and on what.
+
+    >>> from fxgrad.graph import HookKind
+    >>> hook_text(Hook(0, HookKind.TENSOR, "x", "double", None))
+    'double (Tensor.register_hook) on x'
+    >>> hook_text(Hook(0, HookKind.GLOBAL_BACKWARD, "", "show", None))
+    'show (register_module_backward_hook) on all modules'
+    >>> hook_text(Hook(0, HookKind.MULTI_GRAD, "", "show", None, targets=("a", "b", "c", "d")))
+    'show (register_multi_grad_hook) on a, b, c and 1 more'
+    """
+    return f"{escaped(hook.function) or 'retain_grad'} ({hook.kind.value}) on {_owner_text(hook)}"
+
+
+def _owner_text(hook: Hook) -> str:
+    if hook.owner:
+        return escaped(hook.owner)
+    if hook.kind.is_module:
+        return "all modules" if hook.kind.is_global else "the model"
+    shown = [escaped(target) or "a tensor without a name" for target in hook.targets or ("",)]
+    more = len(shown) - _MOST_TARGETS
+    return ", ".join(shown[:_MOST_TARGETS]) + (f" and {more} more" if more > 0 else "")

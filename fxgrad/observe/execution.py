@@ -20,7 +20,7 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.firings import Firing, Received
-from fxgrad.graph.notation import path_text
+from fxgrad.graph.notation import hook_text, path_text, source_text
 from fxgrad.observe.forward import alone
 from fxgrad.observe.hooked import HookCollector, Place
 from fxgrad.observe.hooks import LiveHook
@@ -80,12 +80,12 @@ def _backward(observation: Observation, hooks: HookCollector, watch: Registratio
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind is HookKind.MULTI_GRAD:
                 stack.enter_context(_spied_multi_grad(log, rank, hook))
-        _run(observation)
+        _run(observation, log)
         log.note_retained()
     return tuple(log.firings)
 
 
-def _run(observation: Observation) -> None:
+def _run(observation: Observation, log: _Log) -> None:
     roots = observation.root_tensors
     try:
         with warnings.catch_warnings(record=True):  # as while forward is recorded: PyTorch warns of hooks, too
@@ -95,7 +95,7 @@ def _run(observation: Observation) -> None:
         raise
     except BaseException as error:
         raise TargetError(
-            f"backward raised {type(error).__name__}: {message_of(error)}",
+            f"{log.culprit(error)} raised {type(error).__name__}: {message_of(error)}",
             "a backward that runs, with hooks that do not raise",
             "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
             user_traceback(error),
@@ -107,6 +107,8 @@ class _Log:
 
     def __init__(self, observation: Observation, hooks: HookCollector) -> None:
         self.firings: list[Firing] = []
+        self.failure: tuple[BaseException, int] | None = None
+        self._hooks = hooks
         self._ids: dict[AutogradNode, int] = observation.walked.ids
         self._retaining = [
             (rank, hook, hook.tensor, hook.tensor.grad)
@@ -122,6 +124,19 @@ class _Log:
         self.firings.append(
             Firing(rank, call, order, self._ids.get(node), _received(grad_input), _received(grad_output))
         )
+
+    def note_failure(self, error: BaseException, rank: int) -> None:
+        """Note that an error left a hook; the first hook that it left is where it was raised."""
+        if self.failure is None or self.failure[0] is not error:
+            self.failure = error, rank
+
+    def culprit(self, error: BaseException) -> str:
+        """What raised an error: a hook, or something else in backward."""
+        if self.failure is None or self.failure[0] is not error:
+            return "backward"
+        hook = self._hooks.records()[self.failure[1]]
+        registered = "" if hook.registered is None else f", registered at {source_text(hook.registered)},"
+        return f"the hook {hook_text(hook)}{registered}"
 
     def note_retained(self) -> None:
         """retain_grad runs no Python; what it stored is seen afterwards, in ``.grad``."""
@@ -169,7 +184,11 @@ class _Spy:
     def __call__(self, *arguments: Any) -> Any:
         seen = arguments if not hasattr(self.hook, "with_module") else (None, *arguments)  # _WrappedHook
         self.log.note(self.rank, self.kind, self.call, seen)
-        return self.hook(*arguments)
+        try:
+            return self.hook(*arguments)
+        except BaseException as error:
+            self.log.note_failure(error, self.rank)
+            raise
 
 
 @contextmanager
