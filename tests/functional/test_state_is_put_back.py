@@ -15,7 +15,6 @@ import torch
 from changing_modules import CHANGES, Changing, Stop, ignored
 from snapshots import SETTINGS, differences, taken
 from torch import nn
-from torch.fx.experimental import symbolic_shapes  # noqa: F401  (its imports add warning filters)
 from torch.nn.utils import parametrize
 
 import fxgrad
@@ -54,7 +53,7 @@ def test_what_forward_changes_is_as_before_a_real_backward(change: str) -> None:
 
 @pytest.mark.parametrize("change", ALL)
 def test_what_forward_changes_is_as_before_when_it_raises(change: str) -> None:
-    model, x = Changing([change], stop=Stop()), torch.randn(4, 3)
+    model, x = Changing([change, Stop()]), torch.randn(4, 3)
 
     def run() -> None:
         with pytest.raises(fxgrad.TargetError, match="forward raised Stop"):
@@ -65,7 +64,7 @@ def test_what_forward_changes_is_as_before_when_it_raises(change: str) -> None:
 
 @pytest.mark.parametrize("verb", [fxgrad.trace, fxgrad.verify])
 def test_what_forward_changes_is_as_before_when_it_is_interrupted(verb: Callable[..., Any]) -> None:
-    model = Changing(["batch_norm", "list_appended", "seeds_set", "hooks_registered"], stop=KeyboardInterrupt())
+    model = Changing(["batch_norm", "list_appended", "seeds_set", "hooks_registered", KeyboardInterrupt()])
     x = torch.randn(4, 3)
 
     def run() -> None:

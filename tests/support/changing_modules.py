@@ -57,14 +57,16 @@ class Other(nn.Module):
 
 
 class Changing(nn.Module):
-    """Holds something of everything. Its forward makes the changes one after the other, and calls its children."""
+    """Holds something of everything. Its forward makes the changes one after the other, then calls its children.
+
+    An exception among the changes is raised when its turn comes.
+    """
 
     __slots__ = ("empty_slot", "slot", "slot_list")
 
-    def __init__(self, changes: Sequence[str] = (), *children: nn.Module, stop: BaseException | None = None) -> None:
+    def __init__(self, changes: Sequence[str | BaseException] = (), *children: nn.Module) -> None:
         super().__init__()
         self.changes = changes
-        self.stop = stop
         self.inner = nn.ModuleList(children)
         self.linear = nn.Linear(3, 3)
         self.norm = nn.BatchNorm1d(3)
@@ -102,12 +104,12 @@ class Changing(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for change in self.changes:
+            if isinstance(change, BaseException):
+                raise change
             changed = CHANGES[change](self, x)
             x = x if changed is None else changed
         for child in self.inner:
             x = child(x)
-        if self.stop is not None:
-            raise self.stop
         return x * self.scale
 
     @property

@@ -4,6 +4,7 @@ other. It shares nothing with `fxgrad.observe.state`: it looks at everything tha
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import random
 import types
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.fx.experimental import symbolic_shapes  # noqa: F401  (its first import adds filters of warnings)
 from torch.nn.modules import module as module_hooks
 
 Picture = dict[str, Any]
@@ -70,6 +72,25 @@ def differences(before: Picture, after: Picture) -> list[str]:
     ]
 
 
+def without_identities(picture: Picture) -> Picture:
+    """The same, with each object by when it was seen first: to compare two models that were made alike."""
+    ranks: dict[int, int] = {}
+    for value in picture.values():
+        if isinstance(value, Same):
+            ranks.setdefault(id(value.value), len(ranks))
+    return {place: _without_identity(place, value, ranks) for place, value in picture.items()}
+
+
+def _without_identity(place: str, value: Any, ranks: dict[int, int]) -> Any:
+    if place.endswith("=members"):
+        return len(value)
+    if isinstance(value, type):  # parametrized modules have each a class of their own
+        return value.__qualname__
+    if place.endswith("=storage"):
+        return value[1]
+    return ranks[id(value.value)] if isinstance(value, Same) else value
+
+
 def _short(value: Any) -> str:
     return repr(value)[:60]
 
@@ -86,16 +107,21 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, torch.Tensor):
         yield from _in_tensor(thing)
     elif isinstance(thing, torch.Generator):
-        yield "=state", thing.get_state().tolist()
+        yield "=state", thing.get_state().numpy().tobytes()
     elif isinstance(thing, random.Random):
         yield "=state", thing.getstate()
     elif isinstance(thing, _NUMPY_RANDOM):
-        state = thing.get_state() if isinstance(thing, np.random.RandomState) else thing.bit_generator.state
-        yield "=state", repr(state)
+        yield "=state", _numpy_state(thing)
     elif isinstance(thing, (dict, list, tuple, set, frozenset, collections.deque)):
         yield from _in_container(thing)
     if isinstance(thing, (torch.Tensor, nn.Module, dict, list, collections.deque)):
         yield from _attributes(thing)
+
+
+def _numpy_state(generator: Any) -> list[Any]:
+    if isinstance(generator, np.random.Generator):
+        return [generator.bit_generator.state]
+    return [part.tobytes() if isinstance(part, np.ndarray) else part for part in generator.get_state()]
 
 
 def _in_tensor(tensor: torch.Tensor) -> Iterator[tuple[str, Any]]:
@@ -119,6 +145,8 @@ def _contents(tensor: torch.Tensor) -> Iterator[tuple[str, Any]]:
     if tensor.layout is torch.strided:
         yield "=stride", (tensor.stride(), tensor.storage_offset(), tensor.untyped_storage().nbytes())
         yield "=storage", (tensor.untyped_storage()._cdata, _bytes(tensor))
+    elif tensor.layout is torch.sparse_coo:
+        yield "=entries", (tensor._indices().tolist(), tensor._values().tolist(), tensor.is_coalesced())
     else:
         yield "=dense", tensor.to_dense().tolist()
 
@@ -133,7 +161,7 @@ def _in_container(thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, (set, frozenset)):
         yield "=members", {id(member) for member in thing}
         members = sorted(thing, key=id)
-        yield from [(f"{{{type(member).__name__} {id(member):x}}}", member) for member in members]
+        yield from [(f"{{{rank}}}", member) for rank, member in enumerate(members)]
         return
     if isinstance(thing, dict):
         for rank, key in enumerate(list(thing.keys())):
@@ -146,22 +174,26 @@ def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
     attributes = getattr(thing, "__dict__", None)
     if attributes or isinstance(thing, nn.Module):
         yield ".__dict__", attributes
-    for kind in type(thing).__mro__:
-        for name, member in vars(kind).items():
-            if isinstance(member, types.MemberDescriptorType) and member.__objclass__ is kind:
-                try:
-                    yield f".slot {name}", member.__get__(thing)
-                except AttributeError:
-                    yield f"=slot {name}", "not set"
+    for name, member in _slots(type(thing)):
+        try:
+            yield f".slot {name}", member.__get__(thing)
+        except AttributeError:
+            yield f"=slot {name}", "not set"
+
+
+@functools.cache
+def _slots(kind: type) -> list[tuple[str, Any]]:
+    members = [item for one in kind.__mro__ for item in vars(one).items()]
+    return [(name, member) for name, member in members if isinstance(member, types.MemberDescriptorType)]
 
 
 # The process
 
 
 def _process() -> Iterator[tuple[str, Any]]:
-    yield "torch's random state", torch.get_rng_state().tolist()
+    yield "torch's random state", torch.get_rng_state().numpy().tobytes()
     yield "Python's random state", random.getstate()
-    yield "numpy's random state", repr(np.random.get_state())
+    yield "numpy's random state", _numpy_state(np.random)
     yield "backward hooks are full", module_hooks._global_is_full_backward_hook
     yield "seeds that wait for a device", len(torch.cuda._queued_calls)
     yield from [(name, ask()) for name, ask in SETTINGS.items()]
