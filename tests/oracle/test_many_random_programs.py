@@ -4,7 +4,6 @@ import random
 
 import pytest
 from random_programs import bench_with_hooks, ignored_refusals, inputs_of, program
-from real_backward import compared
 
 pytestmark = pytest.mark.oracle
 PROGRAMS = 2_000
@@ -25,7 +24,7 @@ def test_every_hook_of_every_program_is_called_as_predicted(way):
         predicted = bench.predicted(inputs, api)
         with ignored_refusals():
             bench.run(inputs, api)
-        wrong += [f"seed {seed}: {text}" for text in compared(predicted, bench.log, bench.retained).wrong]
+        wrong += [f"seed {seed}: {text}" for text in bench.compared(predicted).wrong]
         compared_programs += 1
     assert not wrong, "\n".join(wrong[:20])
     assert compared_programs > PROGRAMS * 0.9

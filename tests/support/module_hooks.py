@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from real_backward import Comparison, Described, described, wrong_entries
+from comparison import Called, Comparison, Reality, compare_with, described
+from same_graph import ids_in
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
 import fxgrad
 from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
-from fxgrad.observe.roots import find_roots
-
-Noted = tuple[str, tuple[Described, ...] | None, tuple[Described, ...] | None]
-"""A hook's name, and what it got."""
 
 
 class FromFunction(nn.Module):
@@ -37,23 +35,25 @@ class FromFunction(nn.Module):
 class Notebook:
     """Makes hooks that write down what they get, each with a name of its own."""
 
-    log: list[Noted] = field(default_factory=list)
+    log: list[Called] = field(default_factory=list)
     handles: ExitStack = field(default_factory=ExitStack)
 
     def _named(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         function.__qualname__ = function.__name__ = name
         return function
 
-    def _note(self, name: str, grad_input: Any, grad_output: Any) -> None:
-        self.log.append((name, *[g if g is None else tuple(map(described, g)) for g in (grad_input, grad_output)]))
+    def _note(self, name: str, grad_input: Any, grad_output: Any, module: Any = None) -> None:
+        node = torch._C._current_autograd_node()
+        tuples = [g if g is None else tuple(map(described, g)) for g in (grad_input, grad_output)]
+        self.log.append(Called(name, *tuples, node=node, module=module))
 
     def both(self, name: str) -> Callable[..., None]:
         """For a module hook or full hook."""
-        return self._named(name, lambda module, gi, go: self._note(name, gi, go))
+        return self._named(name, lambda module, gi, go: self._note(name, gi, go, module))
 
     def pre(self, name: str) -> Callable[..., None]:
         """For a full pre-hook."""
-        return self._named(name, lambda module, go: self._note(name, None, go))
+        return self._named(name, lambda module, go: self._note(name, None, go, module))
 
     def tensor(self, name: str) -> Callable[..., None]:
         return self._named(name, lambda grad: self._note(name, None, (grad,)))
@@ -90,8 +90,18 @@ class Notebook:
         module_hooks._global_is_full_backward_hook = None
 
 
-def backward(output: Any, loss: Callable[[Any], Any] | None) -> None:
-    roots = [tensor for _, tensor in find_roots(output if loss is None else loss(output)).roots]
+def roots_in(value: Any) -> list[torch.Tensor]:
+    """The tensors that backward starts from: all that require grad, in the order in which the output holds them."""
+    if isinstance(value, torch.Tensor):
+        return [value] if value.requires_grad else []
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, member.name) for member in dataclasses.fields(value)]
+    members = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return [root for member in members for root in roots_in(member)]
+
+
+def backward(output: Any, loss: Callable[[Any], Any] | None = None) -> None:
+    roots = roots_in(output if loss is None else loss(output))
     torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
 
 
@@ -107,35 +117,24 @@ def compare(
     *,
     loss: Callable[[Any], Any] | None = None,
 ) -> tuple[BackwardGraph, Comparison]:
-    """Trace, then run; the sites that fire must be what was noted, one by one and in that order."""
+    """Trace, then run; the sites that fire must be what was noted, one by one, on their nodes and in that order."""
     graph = fxgrad.trace(model, _made(args), kwargs, loss=loss).graph
     graph.lint()
     notebook.log.clear()
-    backward(model(*_made(args), **(kwargs or {})), loss)
-    return graph, compared(graph, notebook.log)
+    output = model(*_made(args), **(kwargs or {}))
+    output = output if loss is None else loss(output)
+    ids = ids_in(graph, roots_in(output))
+    backward(output)
+    return graph, compared(graph, notebook.log, ids)
 
 
 def _made(args: Arguments) -> tuple[Any, ...]:
     return tuple(args() if callable(args) else args)
 
 
-def compared(graph: BackwardGraph, log: Sequence[Noted]) -> Comparison:
-    undecided = {site.hook.function for site in graph.sites if site.fires is None}
-    sites = [site for site in graph.sites if site.fires and site.hook.kind is not HookKind.RETAIN_GRAD]
-    log = [noted for noted in log if noted[0] not in undecided]
-    sites = [site for site in sites if site.hook.function not in undecided]
-    result = Comparison()
-    expected, real = [short_name(site) for site in sites], [name for name, _, _ in log]
-    if any(site.times is None for site in sites):  # called more than once, perhaps: the first calls count
-        log = list({noted[0]: noted for noted in reversed(log)}.values())[::-1]
-        real = [name for name, _, _ in log]
-    if expected != real:
-        silent = [f"{short_name(site)}: {site.reason}" for site in graph.sites if site.fires is False]
-        result.wrong.append(f"called {real}, but predicted {expected}; silent: {silent}")
-        return result
-    for site, (_, grad_input, grad_output) in zip(sites, log, strict=True):
-        wrong_entries(graph, site, grad_input, grad_output, result)
-    return result
+def compared(graph: BackwardGraph, log: Sequence[Called], ids: Mapping[Any, int] | None) -> Comparison:
+    """Hold the sites against what was noted; `ids` are those of the live nodes, None: nodes are not compared."""
+    return compare_with(graph, Reality(log, ids))
 
 
 def short_name(site: HookSite) -> str:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from real_backward import Bench, compared
+from real_backward import Bench
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fxgrad.graph import NodeKind
@@ -98,10 +98,10 @@ def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:
 def _compared(bench: Bench, inputs: Sequence[torch.Tensor] | None, api: str, prefix: str) -> Tally:
     predicted = bench.predicted(inputs, api)
     try:
-        log = bench.run(inputs, api)
+        bench.run(inputs, api)
     except _NOT_HERE:
         return Tally()  # this derivative is not implemented, or not for this sample
-    result = compared(predicted, log)
+    result = bench.compared(predicted)
     python = any(node.kind is NodeKind.CUSTOM_FUNCTION for node in predicted.nodes)
     open_by_torch = 0 if python else result.unknown
     return Tally(result.entries, result.unknown, open_by_torch, [prefix + text for text in result.wrong])

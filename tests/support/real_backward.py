@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from comparison import Called, Comparison, Reality, Retained, compare_with, described
+from same_graph import ids_in
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
-from fxgrad.graph import BackwardGraph, FxNode, Gradient, GraphInfo, Hook, HookKind, HookSite, Root
+from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Hook, HookKind, Root
 from fxgrad.observe.walk import node_records, walk
 from fxgrad.predict import BackwardCall, predict
-
-Described = tuple[tuple[int, ...] | None, str] | None
-"""(shape, dtype) of a gradient, None for None."""
 
 INFO = GraphInfo(
     1, "0", str(torch.__version__), "3", "cpu", False, "the given outputs", calls_reason="the forward was not watched"
 )
-
-
-def described(gradient: Any) -> Described:
-    """What can be compared of a gradient after it is gone."""
-    if gradient is None:
-        return None
-    strided_nested = gradient.is_nested and gradient.layout is torch.strided
-    return None if strided_nested else tuple(gradient.shape), str(gradient.dtype).removeprefix("torch.")
-
-
-@dataclass(frozen=True)
-class Called:
-    """One call of a hook: which one, on which autograd node, and what it got."""
-
-    hook: int
-    node: int | None
-    grad_input: tuple[Described, ...] | None
-    grad_output: tuple[Described, ...] | None
-
-
-@dataclass
-class Comparison:
-    """How a prediction held: ``wrong`` are sentences, ``entries`` counts the grad_input and grad_output entries."""
-
-    wrong: list[str] = field(default_factory=list)
-    entries: int = 0
-    unknown: int = 0
 
 
 class Bench:
@@ -81,10 +52,9 @@ class Bench:
         return len(self.hooks) - 1
 
     def _note(self, hook: int, grad_input: Any, grad_output: Any) -> None:
-        node = self.node_id(torch._C._current_autograd_node())
-        self.log.append(
-            Called(hook, node, *[g if g is None else tuple(map(described, g)) for g in (grad_input, grad_output)])
-        )
+        node = torch._C._current_autograd_node()
+        tuples = [g if g is None else tuple(map(described, g)) for g in (grad_input, grad_output)]
+        self.log.append(Called(hook, *tuples, node=node))
 
     def on_node(self, node: int) -> int:
         hook = self._add(HookKind.NODE, str(node), observed=(node, None))
@@ -180,105 +150,25 @@ class Bench:
         return self.log
 
     def compare(self, inputs: Sequence[torch.Tensor] | None = None, api: str = "backward") -> Comparison:
-        """Predict, run, compare: contents, number and order of the calls of all hooks."""
+        """Predict, run, compare: contents, number, nodes and order of the calls of all hooks."""
         predicted = self.predicted(inputs, api)
-        return compared(predicted, self.run(inputs, api), self.retained)
+        self.run(inputs, api)
+        return self.compared(predicted)
 
+    def compared(self, predicted: BackwardGraph, log: Sequence[Called] | None = None) -> Comparison:
+        """Hold the sites of a graph against what was noted while backward ran."""
+        reality = Reality(
+            self.log if log is None else log,
+            ids_in(predicted, self.outputs),
+            name_of=lambda site: site.hook.id,
+            retained=self._retained(),
+            registered=range(len(self.hooks)),
+        )
+        return compare_with(predicted, reality)
 
-def compared(
-    predicted: BackwardGraph, log: Sequence[Called], retained: dict[int, torch.Tensor] | None = None
-) -> Comparison:
-    """Hold the sites of a graph against what was noted while backward ran."""
-    result = Comparison()
-    sites = [site for site in predicted.sites if site.hook.kind is not HookKind.RETAIN_GRAD]
-    log = [_wherever(called) if _is_multi_grad(predicted, called) else called for called in log]
-    calls = Counter(_key(called) for called in log)
-    first = {_key(called): called for called in reversed(log)}
-    for site in sites:
-        key = _site_key(site)
-        result.wrong += _wrong_count(predicted, site, calls.pop(key, 0))
-        if site.fires and key in first:
-            wrong_entries(predicted, site, first[key].grad_input, first[key].grad_output, result)
-    result.wrong += [f"{key} was called {times} times, but no site says so" for key, times in calls.items()]
-    expected = [_site_key(site) for site in sites if site.fires]
-    decided = {key for key in expected}
-    real = [key for key in dict.fromkeys(map(_key, log)) if key in decided]
-    if expected != real:
-        result.wrong.append(f"the order is {real}, but predicted {expected}")
-    result.wrong += [text for site in predicted.sites for text in _wrong_retain(site, retained or {})]
-    return result
-
-
-def _key(called: Called) -> tuple[int, int | None]:
-    return called.hook, called.node
-
-
-def _is_multi_grad(graph: BackwardGraph, called: Called) -> bool:
-    return graph.hooks[called.hook].kind is HookKind.MULTI_GRAD
-
-
-def _wherever(called: Called) -> Called:
-    """A multi-grad hook has one site, wherever it is called: its first call is compared by order."""
-    return replace(called, node=None)
-
-
-def _site_key(site: HookSite) -> tuple[int, int | None]:
-    return site.hook.id, None if site.hook.kind is HookKind.MULTI_GRAD else site.node
-
-
-def _text(graph: BackwardGraph, site: HookSite) -> str:
-    label = None if site.node is None else graph.nodes[site.node].label
-    return f"hook {site.hook.id} ({site.hook.kind.value}) at {label} call {site.call}"
-
-
-def _wrong_count(graph: BackwardGraph, site: HookSite, times: int) -> Iterable[str]:
-    if site.fires is not None and site.fires != (times > 0):
-        yield f"{_text(graph, site)}: fires is {site.fires} ({site.reason}), but it was called {times} times"
-    elif site.times is not None and site.times != times:
-        yield f"{_text(graph, site)}: {times} calls, but predicted {site.times}"
-
-
-def wrong_entries(
-    graph: BackwardGraph,
-    site: HookSite,
-    grad_input: tuple[Described, ...] | None,
-    grad_output: tuple[Described, ...] | None,
-    result: Comparison,
-) -> None:
-    """Compare what one hook got with its site; None stands for a tuple that this kind of hook does not get."""
-    pairs = ("grad_input", site.grad_input, grad_input or ()), ("grad_output", site.grad_output, grad_output or ())
-    for name, predicted, real in pairs:
-        if len(predicted) != len(real):
-            result.wrong.append(f"{_text(graph, site)}: {len(real)} entries in {name}, predicted {len(predicted)}")
-            continue
-        for gradient, real_gradient in zip(predicted, real, strict=True):
-            result.entries += 1
-            result.unknown += gradient.status == "unknown"
-            problem = _wrong_entry(gradient, real_gradient)
-            if problem:
-                result.wrong.append(f"{_text(graph, site)}: {name}[{gradient.index}] {gradient.argument}: {problem}")
-
-
-def _wrong_entry(gradient: Gradient, real: Described) -> str | None:
-    if gradient.status != "unknown" and (gradient.status == "none") != (real is None):
-        return f"predicted {gradient.status} ({gradient.reason}), got {real}"
-    if real is None:
-        return None
-    shape, dtype = real
-    if gradient.shape is not None and gradient.shape != shape:
-        return f"predicted the shape {gradient.shape}, got {shape}"
-    if gradient.dtype is not None and gradient.dtype != dtype:
-        return f"predicted the dtype {gradient.dtype}, got {dtype}"
-    return None
-
-
-def _wrong_retain(site: HookSite, retained: dict[int, torch.Tensor]) -> Iterable[str]:
-    tensor = retained.get(site.hook.id)
-    if tensor is None or site.fires is None or tensor.is_leaf:
-        return
-    expected = site.fires and site.grad_output[0].status
-    if expected != "unknown" and (expected == "tensor") != (tensor.grad is not None):
-        yield f"retain_grad {site.hook.id}: predicted {expected}, .grad is {described(tensor.grad)}"
+    def _retained(self) -> list[Retained]:
+        tensors = [tensor for tensor in self.retained.values() if not tensor.is_leaf]
+        return [Retained(*self.place(tensor), described(tensor.grad)) for tensor in tensors]
 
 
 def assert_as_predicted(
@@ -287,6 +177,7 @@ def assert_as_predicted(
     """Compare, and fail with the differences; returns the predicted graph for closer looks."""
     bench = build()
     predicted = bench.predicted(inputs, api)
-    comparison = compared(predicted, bench.run(inputs, api), bench.retained)
+    bench.run(inputs, api)
+    comparison = bench.compared(predicted)
     assert not comparison.wrong, "\n".join(comparison.wrong)
-    return replace(predicted)
+    return predicted

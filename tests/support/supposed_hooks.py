@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from module_hooks import Notebook, backward, compared, short_name
+from module_hooks import Notebook, backward, compared, roots_in, short_name
+from same_graph import NotTheSame, ids_in
 from torch import nn
 
 from fxgrad.errors import TargetError
@@ -68,19 +69,27 @@ def attempt(build: Build, path: str, kind: HookKind) -> Trial:
 def _differences_in_backward(supposed: Hypothesis, build: Build, path: str, kind: HookKind) -> list[str]:
     with _built(build) as (notebook, (model, args, kwargs)):
         register(notebook, model, path, kind)
-        error = _backward_error(model, args, kwargs)
-        if error is None:
-            return compared(supposed.graph, notebook.log).wrong
+        output = model(*args, **kwargs)
+        ids = _ids_if_the_same(supposed.graph, output)
+        if _backward_error(output) is None:
+            return compared(supposed.graph, notebook.log, ids).wrong
     with _built(build) as (_, (model, args, kwargs)):
-        without = _backward_error(model, args, kwargs)
-    return [] if without is not None else [f"backward raises with the hook alone: {error}"]
+        without = _backward_error(model(*args, **kwargs))
+    return [] if without is not None else ["backward raises with the hook alone"]
 
 
-def _backward_error(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
-    """What backward raises, for example where an in-place operation changed what was saved for it."""
-    output = model(*args, **kwargs)
+def _ids_if_the_same(graph: BackwardGraph, output: Any) -> dict[Any, int] | None:
+    """None where the supposed records are not those of the real graph, which `Trial.records` tells."""
     try:
-        backward(output, None)
+        return ids_in(graph, roots_in(output))
+    except NotTheSame:
+        return None
+
+
+def _backward_error(output: Any) -> str | None:
+    """What backward raises, for example where an in-place operation changed what was saved for it."""
+    try:
+        backward(output)
     except RuntimeError as error:
         return str(error)
     return None

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 from module_hooks import FromFunction, assert_as_predicted, backward, compared, site_of, sites_of, statuses
+from same_graph import ids_in
 from torch import nn
 
 import fxgrad
@@ -329,7 +330,7 @@ def test_what_fires_under_inputs_is_predicted(notebook, api, name):
         torch.autograd.grad(loss, [chosen])
     else:
         loss.backward(inputs=[chosen])
-    assert not compared(predicted, notebook.log).wrong
+    assert not compared(predicted, notebook.log, ids_in(predicted, [loss])).wrong
     assert site_of(predicted, "full").fires is (name != "weight")
 
 
@@ -342,8 +343,8 @@ def test_double_backward_fires_again_where_the_result_is_in_that_graph(notebook)
         loss = grad.sum()
     graph = recording.trace(loss).graph
     notebook.log.clear()
-    backward(loss, None)
-    assert not compared(graph, notebook.log).wrong
+    backward(loss)
+    assert not compared(graph, notebook.log, ids_in(graph, [loss])).wrong
     assert site_of(graph, "full").fires is True
 
 
@@ -355,7 +356,7 @@ def test_double_backward_does_not_fire_where_the_result_is_not_in_that_graph(not
         loss = grad.sum()
     graph = recording.trace(loss).graph
     notebook.log.clear()
-    backward(loss, None)
-    comparison = compared(graph, notebook.log)
+    backward(loss)
+    comparison = compared(graph, notebook.log, ids_in(graph, [loss]))
     assert not comparison.wrong, comparison.wrong
     assert site_of(graph, "full").fires is False

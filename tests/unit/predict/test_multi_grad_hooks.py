@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from real_backward import Bench, assert_as_predicted, compared
+from real_backward import Bench, assert_as_predicted
 
 
 def leaf():
@@ -112,7 +112,7 @@ def test_grad_raises_where_an_all_hook_is_on_a_listed_leaf_and_nothing_is_called
     predicted = bench.predicted([x], "grad")
     with pytest.raises(RuntimeError, match="A leaf node was passed"):
         bench.run([x], "grad")
-    assert not compared(predicted, bench.log).wrong
+    assert not bench.compared(predicted).wrong
     assert [site.reason for site in predicted.sites if site.hook.mode] == [
         "autograd.grad raises: one of the hook's tensors is a leaf in inputs="
     ]

@@ -4,7 +4,6 @@ import random
 
 import pytest
 from random_programs import bench_with_hooks, ignored_refusals, inputs_of, program
-from real_backward import compared
 
 
 @pytest.mark.parametrize("way", ["plain", "inputs", "grad"])
@@ -20,7 +19,7 @@ def test_every_hook_of_a_random_program_is_called_as_predicted(seed, way):
     predicted = bench.predicted(inputs, api)
     with ignored_refusals():
         bench.run(inputs, api)
-    comparison = compared(predicted, bench.log, bench.retained)
+    comparison = bench.compared(predicted)
     assert not comparison.wrong, "\n".join(comparison.wrong)
 
 
@@ -29,5 +28,5 @@ def test_the_comparison_finds_a_wrong_prediction():
     bench = bench_with_hooks(rng, program(rng))
     predicted = bench.predicted()
     bench.run()
-    assert compared(predicted, bench.log[:-1]).wrong
-    assert compared(predicted, bench.log[::-1]).wrong
+    assert bench.compared(predicted, bench.log[:-1]).wrong
+    assert bench.compared(predicted, bench.log[::-1]).wrong

@@ -1,0 +1,318 @@
+"""Holds the sites of a predicted graph against the calls of hooks that a real backward made, one property at a time.
+
+Written apart from `fxgrad.observe.execution` and `fxgrad.verification`, so that one mistake cannot hide in both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+
+PROPERTIES = ("site", "fires", "times", "order", "node", "length", "none", "shape", "dtype")
+"""What can be predicted wrongly; "site": a hook that was registered has no site at all."""
+
+Described = tuple[tuple[int, ...] | None, str] | None
+"""(shape, dtype) of a gradient, None for None."""
+
+
+def described(gradient: Any) -> Described:
+    """What can be compared of a gradient after it is gone."""
+    if gradient is None:
+        return None
+    strided_nested = gradient.is_nested and gradient.layout is torch.strided
+    return None if strided_nested else tuple(gradient.shape), str(gradient.dtype).removeprefix("torch.")
+
+
+class Called(NamedTuple):
+    """One call of a hook: which one, on which autograd node, and what it got.
+
+    ``node`` is the live autograd node; a tuple that this kind of hook does not get is None. ``module`` is the module
+    that a module hook is called with.
+    """
+
+    hook: Hashable
+    grad_input: tuple[Described, ...] | None
+    grad_output: tuple[Described, ...] | None
+    node: Any = None
+    module: Any = None
+
+
+class Retained(NamedTuple):
+    """What ``retain_grad`` left on a tensor, and the place in the graph that the tensor's gradient goes to."""
+
+    node: int | None
+    slot: int
+    grad: Described
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A prediction that did not hold; ``what`` is one of PROPERTIES."""
+
+    what: str
+    text: str
+
+
+@dataclass
+class Comparison:
+    """How a prediction held. ``entries`` counts the grad_input and grad_output entries, ``unknown`` reasons."""
+
+    differences: list[Difference] = field(default_factory=list)
+    sites: int = 0
+    entries: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def wrong(self) -> list[str]:
+        """The differences as sentences."""
+        return [f"{difference.what}: {difference.text}" for difference in self.differences]
+
+    @property
+    def unknown(self) -> int:
+        """How many predictions were left open."""
+        return self.reasons.total()
+
+    def add(self, what: str, text: str) -> None:
+        """Note one difference."""
+        assert what in PROPERTIES
+        self.differences.append(Difference(what, text))
+
+
+@dataclass(frozen=True)
+class Reality:
+    """What one backward did, and how to recognize in it what the records speak of.
+
+    ``calls``       in the order in which they came
+    ``ids``         the id in the records of each live node; None: nodes are not compared
+    ``paths``       the path of each module; None where hooks have names of their own at each module
+    ``name_of``     what `Called.hook` says of the hook of a site
+    ``retained``    what each call of retain_grad on a tensor that is no leaf left
+    ``registered``  the names of all hooks that were registered: each must have a site
+    """
+
+    calls: Sequence[Called]
+    ids: Mapping[Any, int] | None = None
+    paths: Mapping[Any, str] | None = None
+    name_of: Callable[[HookSite], Hashable] = lambda site: site.hook.function
+    retained: Sequence[Retained] = ()
+    registered: Iterable[Hashable] = ()
+
+
+Key = tuple[Hashable, str | None]
+"""A hook, and the module that it is called for where one hook is on several."""
+
+
+def compare_with(graph: BackwardGraph, reality: Reality) -> Comparison:
+    """Compare whether each hook was called, how often, on which node, in which order, and each entry that it got."""
+    return _Held(graph, reality).comparison
+
+
+class _Held:
+    """One comparison in the making."""
+
+    def __init__(self, graph: BackwardGraph, reality: Reality) -> None:
+        self.graph, self.reality = graph, reality
+        self.comparison = Comparison(sites=len(graph.sites))
+        self.sites: dict[Key, list[HookSite]] = {}
+        self.calls: dict[Key, list[Called]] = {}
+        for site in graph.sites:
+            if site.hook.kind is not HookKind.RETAIN_GRAD:
+                self.sites.setdefault(self._site_key(site), []).append(site)
+        for called in reality.calls:
+            self.calls.setdefault(self._call_key(called), []).append(called)
+        self._compare()
+
+    def _compare(self) -> None:
+        self._every_hook_has_a_site()
+        sound = [key for key in {**self.sites, **self.calls} if self._compare_count(key)]
+        for key in sound:
+            for site, called in self._paired(key):
+                self._compare_entries(site, called)
+        self._compare_order(set(sound))
+        _compare_retained(self.graph, self.reality.retained, self.comparison)
+
+    # Whose calls
+
+    def _site_key(self, site: HookSite) -> Key:
+        name = self.reality.name_of(site)
+        if not site.hook.kind.is_module or self.reality.paths is None:
+            return name, None
+        return name, site.hook.owner if site.call is None else self.graph.calls_by_id[site.call].path
+
+    def _call_key(self, called: Called) -> Key:
+        known = None if called.module is None or self.reality.paths is None else self.reality.paths[called.module]
+        return called.hook, known
+
+    def _node(self, called: Called) -> int | None:
+        return None if self.reality.ids is None else self.reality.ids.get(called.node)
+
+    def _site_node(self, site: HookSite) -> int | None:
+        return None if self.reality.ids is None else site.node
+
+    def _text(self, site: HookSite) -> str:
+        label = None if site.node is None else self.graph.nodes[site.node].label
+        return f"{self.reality.name_of(site)} ({site.hook.kind.value}) at {label} call {site.call}"
+
+    # Fires, times
+
+    def _every_hook_has_a_site(self) -> None:
+        known = {self.reality.name_of(site) for site in self.graph.sites}
+        for name in self.reality.registered:
+            if name not in known:
+                self.comparison.add("site", f"{name} was registered, but has no site")
+
+    def _compare_count(self, key: Key) -> bool:
+        """Whether the calls of a hook can be compared further: as many as predicted, none of them undecided."""
+        sites, real = self.sites.get(key, []), len(self.calls.get(key, []))
+        undecided = [site.reason for site in sites if site.fires is None]
+        self.comparison.reasons.update(undecided)
+        if undecided:
+            return False
+        firing = [site for site in sites if site.fires]
+        if bool(firing) != bool(real):
+            reasons = [f"{self._text(site)}: {site.reason}" for site in sites]
+            self.comparison.add("fires", f"{key} was called {real} times, but sites say {reasons}")
+            return False
+        times = [site.times for site in firing]
+        open_times = [site.reason for site in firing if site.times is None]
+        self.comparison.reasons.update(open_times)
+        if (open_times and real < len(firing)) or (not open_times and real != sum(filter(None, times))):
+            self.comparison.add("times", f"{key} was called {real} times, but predicted {times}")
+            return False
+        return True
+
+    # Nodes
+
+    def _paired(self, key: Key) -> Iterator[tuple[HookSite, Called]]:
+        """Each site with its calls: those on its node, as far as there are any left, else the next ones."""
+        left = list(self.calls.get(key, []))
+        later = []
+        for site in self._firing(key):
+            there = [called for called in left if self._node(called) == self._site_node(site)]
+            if not there:
+                later.append(site)
+                continue
+            for called in self._share(site, there, left):
+                left.remove(called)
+                yield site, called
+        for site in later:
+            if left:
+                called = left.pop(0)
+                self._wrong_node(site, called)
+                yield site, called
+
+    def _share(self, site: HookSite, there: list[Called], left: list[Called]) -> list[Called]:
+        """A multi-grad hook may be called again at another of its tensors; only where it is first is predicted."""
+        if site.times == 1:
+            return there[:1]
+        if self._node(left[0]) != self._site_node(site):
+            self._wrong_node(site, left[0])
+        return left[: site.times]
+
+    def _wrong_node(self, site: HookSite, called: Called) -> None:
+        number = self._node(called)
+        real = called.node.name() if hasattr(called.node, "name") else called.node
+        label = real if number is None else self.graph.nodes[number].label
+        self.comparison.add("node", f"{self._text(site)}: called on {label}")
+
+    def _firing(self, key: Key) -> list[HookSite]:
+        return sorted((site for site in self.sites.get(key, []) if site.fires), key=_rank)
+
+    # Order
+
+    def _compare_order(self, sound: set[Key]) -> None:
+        """Hooks by their first call at each node; of those that are called more than once per site, the very first."""
+        sites = sorted((site for site in self.graph.sites if site.fires and self._is_in(site, sound)), key=_rank)
+        repeated = {self._site_key(site) for site in sites if site.times != 1}
+        told = [(self._site_key(site), self._site_node(site)) for site in sites]
+        real = [(self._call_key(called), self._node(called)) for called in self.reality.calls]
+        real = [place for place in real if place[0] in sound]
+        told, real = _first_only(told, repeated), _first_only(real, repeated)
+        ranks = [site.order for site in self.graph.sites if site.order is not None]
+        if len(set(ranks)) != len(ranks):
+            self.comparison.add("order", f"two sites have one rank: {ranks}")
+        if told != real and Counter(told) == Counter(real):  # other nodes are told of by now
+            first = next(rank for rank, (a, b) in enumerate(zip(told, real, strict=True)) if a != b)
+            self.comparison.add("order", f"call {first} is {real[first:]}, but predicted {told[first:]}")
+
+    def _is_in(self, site: HookSite, sound: set[Key]) -> bool:
+        return site.hook.kind is not HookKind.RETAIN_GRAD and self._site_key(site) in sound
+
+    # Entries
+
+    def _compare_entries(self, site: HookSite, called: Called) -> None:
+        pairs = (
+            ("grad_input", site.grad_input, called.grad_input or ()),
+            ("grad_output", site.grad_output, called.grad_output or ()),
+        )
+        for name, predicted, real in pairs:
+            if len(predicted) != len(real):
+                self.comparison.add("length", f"{self._text(site)}: {len(real)} in {name}, predicted {len(predicted)}")
+                continue
+            for gradient, received in zip(predicted, real, strict=True):
+                place = f"{self._text(site)}: {name}[{gradient.index}] {gradient.argument}"
+                compare_entry(self.comparison, place, gradient, received)
+
+
+def _rank(site: HookSite) -> int:
+    return -1 if site.order is None else site.order
+
+
+def _first_only(places: Sequence[tuple[Key, Any]], repeated: set[Key]) -> list[tuple[Key, Any]]:
+    seen: set[Key] = set()
+    kept = []
+    for key, node in places:
+        if key not in repeated or key not in seen:
+            kept.append((key, None if key in repeated else node))
+        seen.add(key)
+    return kept
+
+
+def compare_entry(comparison: Comparison, place: str, gradient: Gradient, received: Described) -> None:
+    """Compare one entry: None or Tensor, shape, dtype. What is left open of a Tensor counts as unknown, too."""
+    comparison.entries += 1
+    if gradient.status == "unknown":
+        comparison.reasons[gradient.reason or "no reason is given"] += 1
+    elif (gradient.status == "none") != (received is None):
+        comparison.add("none", f"{place}: predicted {gradient.status} ({gradient.reason}), got {received}")
+        return
+    if received is None:
+        return
+    shape, dtype = received
+    if gradient.shape is None and gradient.status == "tensor" and shape is not None:
+        comparison.reasons["the shape is left open"] += 1
+    elif gradient.shape is not None and gradient.shape != shape:
+        comparison.add("shape", f"{place}: predicted {gradient.shape}, got {shape}")
+    if gradient.dtype is None and gradient.status == "tensor":
+        comparison.reasons["the dtype is left open"] += 1
+    elif gradient.dtype is not None and gradient.dtype != dtype:
+        comparison.add("dtype", f"{place}: predicted {gradient.dtype}, got {dtype}")
+
+
+def _compare_retained(graph: BackwardGraph, retained: Sequence[Retained], comparison: Comparison) -> None:
+    """retain_grad runs no Python: what it did is seen in ``.grad`` of the tensor, by the tensor's place."""
+    sites = {}
+    for site in graph.sites:
+        if site.hook.kind is HookKind.RETAIN_GRAD and site.node is not None:
+            sites[site.node, site.slot] = site
+    for node, slot, grad in retained:
+        site = sites.get((node, slot)) if node is not None else None
+        if site is None:
+            if grad is not None:
+                comparison.add("fires", f"retain_grad at {(node, slot)} has no site, but .grad is {grad}")
+        elif site.fires is None:
+            comparison.reasons[site.reason] += 1
+        elif site.fires:
+            compare_entry(comparison, f"retain_grad at {(node, slot)}", site.grad_output[0], grad)
+        elif grad is not None:
+            comparison.add("fires", f"retain_grad at {(node, slot)}: {site.reason}, but .grad is {grad}")
+    firing = {(site.node, site.slot) for site in sites.values() if site.fires}
+    for place in firing - {(node, slot) for node, slot, _ in retained}:
+        if retained:
+            comparison.add("fires", f"retain_grad is predicted at {place}, where no tensor retains its gradient")
