@@ -14,8 +14,8 @@ import torch
 
 from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
 
-PROPERTIES = ("site", "fires", "times", "order", "node", "length", "none", "shape", "dtype")
-"""What can be predicted wrongly; "site": a hook that was registered has no site at all."""
+PROPERTIES = ("refusal", "site", "fires", "times", "order", "node", "length", "none", "shape", "dtype")
+"""What can be wrong. "refusal": one of fxgrad and PyTorch raises, the other does not; "site": a hook has no site."""
 
 Described = tuple[tuple[int, ...] | None, str] | None
 """(shape, dtype) of a gradient, None for None."""

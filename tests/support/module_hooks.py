@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from comparison import Called, Comparison, Reality, compare_with, described
+from comparison import Called, Comparison, Reality, Retained, compare_with, described
 from same_graph import ids_in
 from torch import nn
 from torch.nn.modules import module as module_hooks
@@ -36,7 +36,20 @@ class Notebook:
     """Makes hooks that write down what they get, each with a name of its own."""
 
     log: list[Called] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    retaining: list[torch.Tensor] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
     handles: ExitStack = field(default_factory=ExitStack)
+
+    def name(self, name: str) -> str:
+        """Note a name that a site must bear."""
+        self.names.add(name)
+        return name
+
+    def clear(self) -> None:
+        """Forget what was noted of a run, but for the hooks' names."""
+        self.log.clear()
+        self.retaining.clear()
 
     def _named(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         function.__qualname__ = function.__name__ = name
@@ -60,6 +73,24 @@ class Notebook:
 
     def on_node(self, name: str) -> Callable[..., None]:
         return self._named(name, lambda gi, go: self._note(name, gi, go))
+
+    def before_node(self, name: str) -> Callable[..., None]:
+        return self._named(name, lambda go: self._note(name, None, go))
+
+    def several(self, name: str, mode: str) -> Callable[..., None]:
+        """For a multi-grad hook."""
+        return self._named(name, lambda grads: self._note(name, None, grads if mode == "all" else (grads,)))
+
+    def retain(self, tensor: torch.Tensor) -> None:
+        tensor.retain_grad()
+        self.retaining.append(tensor)
+
+    def retained(self, ids: Mapping[Any, int]) -> list[Retained]:
+        """What was left on the tensors that retain their gradients; on a leaf retain_grad does nothing."""
+        tensors = {id(tensor): tensor for tensor in self.retaining if not tensor.is_leaf}
+        return [
+            Retained(ids.get(tensor.grad_fn), tensor.output_nr, described(tensor.grad)) for tensor in tensors.values()
+        ]
 
     def leaf(self, name: str) -> Callable[..., None]:
         return self._named(name, lambda parameter: self._note(name, None, None))

@@ -61,7 +61,7 @@ def _behind(graph: BackwardGraph, node: Any, number: int) -> list[tuple[Any, int
     return found
 
 
-def _check(holds: bool, otherwise: str) -> None:  # noqa: FBT001
+def _check(holds: bool, otherwise: str) -> None:
     if not holds:
         raise NotTheSame(otherwise)
 

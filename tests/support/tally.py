@@ -1,0 +1,124 @@
+"""Counts what an oracle tried, what it left out and why, what was wrong and what was left open, and prints it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from comparison import PROPERTIES, Comparison
+
+MOST_TEXTS = 20
+PYTHON = "a Python function"
+"""Part of the reason of everything that only a Python function's own code decides."""
+VARIES = "times, N of them with this gradient"
+"""Part of the reason where one hook is called several times, with other gradients each time: all of it is known."""
+
+
+@dataclass
+class Tally:
+    """One row of an oracle's table.
+
+    ``skipped``  by reason: what PyTorch itself refuses; nothing that is fxgrad's fault
+    ``wrong``    by property; ``texts`` are the differences as sentences
+    ``unknown``  by reason
+    ``note``     what a reader of the row must know: which share of the cases was taken
+    """
+
+    row: str
+    tried: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    sites: int = 0
+    entries: int = 0
+    wrong: Counter[str] = field(default_factory=Counter)
+    texts: list[str] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+    note: str = ""
+
+    def hold(self, case: str, comparison: Comparison) -> None:
+        """Count one case that was compared."""
+        self.tried += 1
+        self.sites += comparison.sites
+        self.entries += comparison.entries
+        self.wrong.update(difference.what for difference in comparison.differences)
+        self.texts += [f"{case}: {text}" for text in comparison.wrong]
+        self.unknown.update(map(without_numbers, comparison.reasons.elements()))
+
+    def skip(self, reason: str) -> None:
+        """Count one case that PyTorch refuses."""
+        self.skipped[without_numbers(reason)] += 1
+
+    def add(self, other: Tally) -> None:
+        """Count all that another one counted."""
+        self.tried += other.tried
+        self.sites += other.sites
+        self.entries += other.entries
+        self.texts += other.texts
+        for mine, others in (
+            (self.skipped, other.skipped),
+            (self.wrong, other.wrong),
+            (self.unknown, other.unknown),
+        ):
+            mine.update(others)
+
+    @property
+    def open_by_torch(self) -> int:
+        """How many predictions were left open that no Python function decides, and that are the same at each call."""
+        return sum(count for reason, count in self.unknown.items() if PYTHON not in reason and VARIES not in reason)
+
+    def assert_nothing_is_wrong(self) -> None:
+        """Fail with the differences."""
+        assert not self.wrong, "\n".join([str(dict(self.wrong)), *self.texts[:MOST_TEXTS]])
+
+
+def without_numbers(text: str) -> str:
+    """One sentence for all that differ by a number, so that they are counted together.
+
+    >>> without_numbers("AddmmBackward0_3 decides, size [3, 4]")
+    'AddmmBackwardN_N decides, size [N, N]'
+    """
+    return re.sub(r"\d+", "N", text)
+
+
+_TALLIES: dict[str, list[Tally]] = {}
+
+
+def tally_of(oracle: str, row: str) -> Tally:
+    """A new row of an oracle's table, which the end of the run shows."""
+    made = Tally(row)
+    _TALLIES.setdefault(oracle, []).append(made)
+    return made
+
+
+def report() -> Iterator[str]:
+    """The tables of all oracles that ran, as lines of text."""
+    for oracle, rows in _TALLIES.items():
+        yield from (oracle, *table(rows), "")
+
+
+def table(rows: Sequence[Tally]) -> Iterator[str]:
+    """One line for each row and their sum, then every reason with its count."""
+    total = Tally("all")
+    for row in rows:
+        total.add(row)
+    head = ("", "tried", "skipped", "sites", "entries", *PROPERTIES, "unknown")
+    cells = [head, *map(_cells, [*rows, total] if len(rows) > 1 else rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    for line in cells:
+        first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join([line[0].ljust(widths[0]), *others]).rstrip() if first else ""
+    yield from (f"  {row.row}: {row.note}" for row in rows if row.note)
+    yield from _reasons("skipped: PyTorch says", total.skipped)
+    yield from _reasons("unknown:", total.unknown)
+    yield from (f"  wrong {text}" for text in total.texts[:MOST_TEXTS])
+
+
+def _cells(row: Tally) -> tuple[str, ...]:
+    numbers = (row.tried, row.skipped.total(), row.sites, row.entries)
+    wrong = (row.wrong[what] for what in PROPERTIES)
+    return (row.row, *(f"{number:,}" for number in (*numbers, *wrong, row.unknown.total())))
+
+
+def _reasons(before: str, reasons: Counter[str]) -> Iterable[str]:
+    return (f"  {count:,} {before} {reason}" for reason, count in reasons.most_common())
