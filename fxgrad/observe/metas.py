@@ -31,7 +31,9 @@ class MetaTable:
         (entry,) = metadata
         try:
             key = (*entry.shape, entry.dtype, entry.device)
-            return self._alone.get(key) or self._alone.setdefault(key, (self._of_gradient(entry),))
+            return self._alone[key]
+        except KeyError:
+            return self._alone.setdefault(key, (self._of_gradient(entry),))
         except (RuntimeError, TypeError):  # no shape, or a symbolic size that cannot be hashed
             return (self._of_gradient(entry),)
 

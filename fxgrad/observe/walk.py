@@ -23,6 +23,8 @@ from fxgrad.observe.settings import decisive_settings
 from fxgrad.observe.signatures import copy_slices_arguments, edge_arguments, output_names
 
 ACCUMULATE_GRAD = "torch::autograd::AccumulateGrad"
+SHARED_CLASS = "CppFunction"
+"""The class of every C++ node that has none of its own (torch/csrc/autograd/python_cpp_function.cpp): names differ."""
 NO_SEQUENCE_NR = 2**64 - 1
 """What AccumulateGrad, Error and NotImplemented answer (torch/csrc/autograd/function.h: UINT64_MAX)."""
 DEEP = 10_000
@@ -33,7 +35,6 @@ NULL_CPP = "it required no grad when it was made or used, or is no tensor"
 NULL_PYTHON = "it required no grad when it was made or used"
 
 _Record = TypeVar("_Record", bound=tuple[object, ...])
-NextFunctions = tuple[tuple[AutogradNode | None, int], ...]
 
 
 def name_of(node: AutogradNode) -> str:
@@ -53,7 +54,7 @@ class WalkedGraph:
 
     The columns are in the order in which the nodes were found, all that a node shows being read at once, while it is in
     the processor's cache. ``places`` are the places in them by the nodes' ids, and ``id_of_place`` the ids by place,
-    with -1 at -1, the place of None.
+    with -1 at -1, the place of None. ``targets`` and ``slots`` are the places and input numbers that edges lead to.
     """
 
     def __init__(self, roots: Iterable[AutogradNode], metas: MetaTable) -> None:
@@ -61,8 +62,8 @@ class WalkedGraph:
         self.all_names: list[str] = []
         self.sequence_nrs: list[int | None] = []
         self.gradients: list[tuple[TensorMeta, ...]] = []
-        self.next_functions: list[NextFunctions] = []
         self.targets: list[list[int]] = []
+        self.slots: list[list[int]] = []
         self.places = _topological(self.targets, self._discover(metas))
         self.id_of_place = [-1] * (len(self.nodes) + 1)
         for number, place in enumerate(self.places):
@@ -73,13 +74,14 @@ class WalkedGraph:
         nodes, waiting = self.nodes, [0] * len(self.nodes)
         places: dict[AutogradNode | None, int] = {node: place for place, node in enumerate(nodes)}
         places[None] = -1
-        place_of, describe = places.get, metas.of_gradients
-        add_next, add_targets, add_name = self.next_functions.append, self.targets.append, self.all_names.append
+        names_of_classes: dict[type, str] = {}
+        place_of, name_of_class, describe = places.get, names_of_classes.get, metas.of_gradients
+        add_targets, add_slots, add_name = self.targets.append, self.slots.append, self.all_names.append
         add_sequence_nr, add_gradients = self.sequence_nrs.append, self.gradients.append
         for node in nodes:  # grows meanwhile
-            next_functions = node.next_functions
             targets: list[int] = []
-            for next_node, _ in next_functions:
+            slots: list[int] = []
+            for next_node, slot in node.next_functions:  # not kept: Python makes these tuples for every reader
                 place = place_of(next_node)
                 if place is None:
                     assert next_node is not None
@@ -89,10 +91,16 @@ class WalkedGraph:
                 elif place >= 0:
                     waiting[place] += 1
                 targets.append(place)
-            add_next(next_functions)
+                slots.append(slot)
             add_targets(targets)
+            add_slots(slots)
             kind = type(node)  # the user's attributes may hide the methods of a Python Function's node
-            add_name(kind.name(node))
+            name = name_of_class(kind)
+            if name is None:
+                name = kind.name(node)
+                if kind.__name__ != SHARED_CLASS:
+                    names_of_classes[kind] = name
+            add_name(name)
             sequence_nr = kind._sequence_nr(node)
             add_sequence_nr(None if sequence_nr == NO_SEQUENCE_NR else sequence_nr)
             add_gradients(describe(node._input_metadata))
@@ -204,38 +212,35 @@ def node_records(
     """
     forms: dict[str, _Form] = {}
     records: list[Node] = []
-    nowhere = (*Provenance(), *_NOT_PYTHONS)
-    nodes, sequence_nrs, all_gradients, id_of_place = (
-        walked.nodes,
-        walked.sequence_nrs,
-        walked.gradients,
-        walked.id_of_place,
-    )
-    for number, (place, name, label) in enumerate(zip(walked.places, walked.names, labels(walked.names), strict=True)):
-        rest = nowhere if provenance is None else provenance(number) + _NOT_PYTHONS
-        if isinstance(nodes[place], torch._C._FunctionBase):
+    rest = (*Provenance(), *_NOT_PYTHONS)
+    python_function, variable_of, id_of_place = torch._C._FunctionBase, variables.get, walked.id_of_place
+    nodes, names, all_gradients, sequence_nrs = walked.nodes, walked.all_names, walked.gradients, walked.sequence_nrs
+    all_targets, all_slots = walked.targets, walked.slots
+    for number, (place, label) in enumerate(zip(walked.places, labels(walked.names), strict=True)):
+        if provenance is not None:
+            rest = provenance(number) + _NOT_PYTHONS
+        node, name, gradients, targets = nodes[place], names[place], all_gradients[place], all_targets[place]
+        if isinstance(node, python_function):
             records.append(_python_record(walked, number, label, rest))
             continue
-        targets, gradients = walked.targets[place], all_gradients[place]
         form = forms.get(name)
-        if (
-            form is None
-            or len(form.edges) != len(targets)
-            or len(form.outputs) != len(gradients)
-            or form.kind is NodeKind.COPY_SLICES
-        ):
-            form = forms[name] = _form_of(nodes[place], name, len(targets), len(gradients))
+        if form is None or len(form.edges) != len(targets) or len(form.outputs) != len(gradients):
+            form = _form_of(node, name, len(targets), len(gradients))
+            if form.kind is not NodeKind.COPY_SLICES:  # their arguments are those of the operation inside
+                forms[name] = form
         kind, schema, outputs, arguments, decisive = form
-        edges = [
-            _new(Edge, (argument, group, id_of_place[target], slot, None, None, None)) if target >= 0 else null_edge
-            for (argument, group, null_edge), target, (_, slot) in zip(arguments, targets, walked.next_functions[place])  # noqa: B905
-        ]
-        variable = variables.get(number)
-        shown = (number, label, name, kind, schema, sequence_nrs[place], gradients, outputs, tuple(edges), variable)
-        record = _new(Node, shown + rest)
-        records.append(
-            record._replace(settings=decisive_settings(nodes[place], record.short_name)) if decisive else record
-        )
+        edges = []
+        for (argument, group, null_edge), target, slot in zip(arguments, targets, all_slots[place]):  # noqa: B905
+            edges.append(
+                null_edge
+                if target < 0
+                else _new(Edge, (argument, group, id_of_place[target], slot, None, None, None))
+            )
+        shown = (number, label, name, kind, schema, sequence_nrs[place], gradients, outputs, tuple(edges))
+        record = _new(Node, (*shown, variable_of(number), *rest))
+        if decisive:
+            record = record._replace(settings=decisive_settings(node, record.short_name))
+        records.append(record)
     return tuple(records)
 
 
@@ -253,12 +258,12 @@ def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any
     node, name, gradients = walked.nodes[place], walked.all_names[place], walked.gradients[place]
     kind = node_type(node, name).kind
     custom = custom_signature(node)  # type: ignore[arg-type]
-    named = zip(custom.arguments, custom.groups, walked.targets[place], walked.next_functions[place], strict=True)
+    named = zip(custom.arguments, custom.groups, walked.targets[place], walked.slots[place], strict=True)
     edges = [
         Edge(argument, group, walked.id_of_place[target], slot)
         if target >= 0
         else Edge(argument, group, None, 0, NULL_PYTHON)
-        for argument, group, target, (_, slot) in named
+        for argument, group, target, slot in named
     ]
     sequence_nr, outputs = walked.sequence_nrs[place], custom.outputs
     shown = (number, label, name, kind, custom.schema, sequence_nr, gradients, outputs, tuple(edges), None)
