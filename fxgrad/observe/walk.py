@@ -232,9 +232,7 @@ def node_records(
         edges = []
         for (argument, group, null_edge), target, slot in zip(arguments, targets, all_slots[place]):  # noqa: B905
             edges.append(
-                null_edge
-                if target < 0
-                else _new(Edge, (argument, group, id_of_place[target], slot, None, None, None))
+                null_edge if target < 0 else _new(Edge, (argument, group, id_of_place[target], slot, None, None, None))
             )
         shown = (number, label, name, kind, schema, sequence_nrs[place], gradients, outputs, tuple(edges))
         record = _new(Node, (*shown, variable_of(number), *rest))
