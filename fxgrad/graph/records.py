@@ -51,6 +51,13 @@ class Value(NamedTuple):
     index: int | None = None  # type: ignore[assignment]  # shadows tuple.index, on purpose
 
 
+class Taken(NamedTuple):
+    """Where a value left torch: ``function`` is the tensor's method that gave it to Python (``item``, ``numpy``)."""
+
+    function: str
+    source: Source | None
+
+
 class Edge(NamedTuple):
     """One entry of ``node.next_functions``; a hook on the node gets one ``grad_input`` entry for it.
 
@@ -177,7 +184,13 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """Every module of the model, called or not. ``hooks`` are ids of the hooks registered on it."""
+    """Every module of the model, called or not. ``hooks`` are ids of the hooks registered on it.
+
+    ``description``  what repr() shows on its first line, like ``LSTMCell(1000, 1000)``
+    ``is_fx_leaf``   whether ``torch.fx.symbolic_trace`` calls it as a whole, if it is not the model itself (its own
+                     answer, ``Tracer.is_leaf_module``); None: not asked
+    ``made_by``      "torch.compile" or "torch.jit", where its forward is not the Python function that was written
+    """
 
     path: str
     aliases: tuple[str, ...]
@@ -187,7 +200,8 @@ class Module:
     hooks: tuple[int, ...]
     parameters: tuple[str, ...]
     description: str = ""
-    """What repr() shows on its first line, like ``LSTMCell(1000, 1000)``."""
+    is_fx_leaf: bool | None = None
+    made_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +279,9 @@ class FxNode:
     ``aliases``       for each tensor result, the value that it is a view of, or is itself, or shares memory with since
                       ``detach``; None where it has memory of its own
     ``grad_enabled``  whether autograd recorded what it did
+    ``inputs``        the names of the fx nodes among its arguments, each once
+    ``requires_grad`` whether each tensor result required grad when it was returned
+    ``taken``         where Python took one of its results out of torch
     """
 
     name: str
@@ -278,6 +295,9 @@ class FxNode:
     changes: tuple[Value, ...] = ()
     aliases: tuple[Value | None, ...] = ()
     grad_enabled: bool = True
+    inputs: tuple[str, ...] = ()
+    requires_grad: tuple[bool, ...] = ()
+    taken: tuple[Taken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +316,10 @@ class Hook:
     ``target_slots`` (node, slot) of each of ``targets``, (None, 0) where that is not in the graph
     ``registered_nr`` autograd's sequence number when it was registered, where that was seen, and ``registered_in`` the
                     id of the module call that was running then, None outside of every call
+    ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
+                    ("weight",); "parameters()" where it goes through the module's parameters
+    ``holds``       the names by which its function holds tensors that have a graph behind them: variables of the
+                    functions around it, defaults, arguments of a partial
     """
 
     id: int
@@ -314,6 +338,8 @@ class Hook:
     target_slots: tuple[tuple[int | None, int], ...] = ()
     registered_nr: int | None = None
     registered_in: str | None = None
+    grad_reads: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +382,11 @@ class HookSite:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a rule has to say: ``severity`` is "info", "warning" or "error"."""
+    """What a rule has to say: ``severity`` is "info", "warning" or "error".
+
+    ``owner``   the module or the tensor that a finding without a site is about
+    ``source``  the line of the user's program that it is about, where there is one
+    """
 
     code: str
     severity: str
@@ -364,6 +394,8 @@ class Explanation:
     because: str
     fix: str
     site: HookSite | None = None
+    owner: str | None = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

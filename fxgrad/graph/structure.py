@@ -216,3 +216,5 @@ def site_text(site: HookSite, index: int) -> str:
 def _fx_node_problems(fx_node: FxNode, known: _Known) -> Iterator[str]:
     for call in fx_node.modules:
         yield from known.call(f"fx node {_quoted(fx_node.name)}", call)
+    for argument in fx_node.inputs:
+        yield from known.fx_node(f"fx node {_quoted(fx_node.name)}, inputs", argument)

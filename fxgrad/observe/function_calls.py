@@ -20,6 +20,7 @@ from fxgrad.observe.seen import (
     Origin,
     SeenFunctionCall,
     SeenModuleCall,
+    SeenTaking,
     Surroundings,
     next_sequence_nr,
     origin_of,
@@ -47,6 +48,8 @@ _CHANGES_METADATA = frozenset(
 )
 _WITHOUT_EFFECT = frozenset({"retain_grad", "__get__", "__delete__"})
 """Functions that return None and whose call changes no value."""
+_GIVE_VALUES = frozenset(["__array__", "__complex__", "__float__", "__index__", "__int__", "item", "numpy", "tolist"])
+"""Methods that give a tensor's values to Python, out of autograd's sight (torch/_tensor.py)."""
 _HOLD_NO_TENSOR = frozenset({int, bool, float, str, torch.Size, torch.dtype, torch.device, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict})
 _DEEPEST_ARGUMENT = 20
@@ -60,11 +63,13 @@ class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
+    ``taken`` are the values that Python took.
     """
 
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
         self.calls: list[SeenFunctionCall] = []
         self.retained: dict[int, tuple[SeenModuleCall | None, int]] = {}
+        self.taken: list[SeenTaking] = []
         self.paused = False
         self._log = log
         self._metas = metas
@@ -132,7 +137,13 @@ class FunctionCalls:
             self._note_results(seen, result, arguments)
         if seen.results or (result is None and not needs_result):
             self._add(seen)
+        elif arguments and getattr(target, "__name__", "") in _GIVE_VALUES:
+            self._note_taking(target.__name__, arguments[0])
         return result
+
+    def _note_taking(self, function: str, tensor: Earlier) -> None:
+        where = self._where
+        self.taken.append(SeenTaking(function, tensor, running(sys._getframe(2), where.limit, where.stack)))
 
     def _add(self, seen: SeenFunctionCall) -> None:
         where = self._where
@@ -197,6 +208,7 @@ class FunctionCalls:
         detaches = getattr(seen.target, "__name__", "") == "detach"
         for position, (_, tensor) in enumerate(seen.results):
             seen.aliases.append(_shared(tensor, arguments, detaches=detaches))
+            seen.requires_grad.append(tensor.requires_grad)
             origin = self._note_result(tensor, number, position)
             if origin is not None:
                 seen.origins.append((*origin, position))

@@ -9,6 +9,7 @@ from torch import nn
 
 from fxgrad.graph import Hook, HookKind, Node
 from fxgrad.observe.frames import definition_of, source_of
+from fxgrad.observe.hook_code import grad_reads, holds
 from fxgrad.observe.hook_search import HookSearch, Spot
 from fxgrad.observe.hooks import LiveHook, function_name, may_return_a_value, multi_grad_mode
 from fxgrad.observe.seen import SeenModuleCall
@@ -67,6 +68,8 @@ class HookCollector:
             target_slots=tuple([self._slot(part) for part in hook.parts]),
             registered_nr=hook.sequence_nr,
             registered_in=None if hook.call is None else self._observation.call_ids[hook.call],
+            grad_reads=grad_reads(hook.function) if hook.kind.is_module else (),
+            holds=holds(hook.function),
         )
 
     def _observed(self, hook: LiveHook) -> tuple[int, int | None] | None:

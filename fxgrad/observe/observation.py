@@ -7,12 +7,12 @@ it returns refers to them.
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.autograd.graph import get_gradient_edge
 from torch.fx.node import map_aggregate
@@ -20,7 +20,7 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad import __version__
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
-from fxgrad.graph.records import SCHEMA_VERSION
+from fxgrad.graph.records import SCHEMA_VERSION, Taken
 from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords
 from fxgrad.observe.forward import ForwardRecorder
@@ -28,10 +28,11 @@ from fxgrad.observe.frames import source_of
 from fxgrad.observe.fx_graph import ForwardGraph, Made
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames, table_of
+from fxgrad.observe.module_records import module_record
+from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
-from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, backward_kind, origin_of
+from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, origin_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 
 Roots = Sequence[tuple[Path, torch.Tensor]]
@@ -164,20 +165,7 @@ class Observation:
 
     def _modules(self, hooks: HookCollector) -> Iterator[Module]:
         for module_id, module in self.module_names.modules.items():
-            path, *aliases = self.module_names.paths[module_id]
-            prefix = f"{path}." if path else ""
-            kind = backward_kind(module)
-            parameters = table_of(module, "_parameters").items()
-            yield Module(
-                path=path,
-                aliases=tuple(aliases),
-                type_name=type(module).__name__,
-                training=module.training,
-                full_backward_sticky=None if kind is None else kind.is_full,
-                hooks=hooks.ids_on_module(module),
-                parameters=tuple([prefix + name for name, parameter in parameters if parameter is not None]),
-                description=_description(module),
-            )
+            yield module_record(module, self.module_names.paths[module_id], hooks.ids_on_module(module))
 
     def _variables(self) -> Iterator[Variable]:
         for named in self.tensor_names.named.values():
@@ -212,6 +200,7 @@ class Observation:
         return (None, 0) if origin is None or number is None else (number, origin[1])
 
     def _fx_nodes(self) -> Iterator[FxNode]:
+        taken = self._taken()
         for fx_node in () if self.forward is None else self.forward.graph.nodes:
             seen, tensors, window = self.forward.made_for.get(fx_node, _NOTHING)  # type: ignore[union-attr]
             own = seen if seen is not None and window is seen.window else None
@@ -228,7 +217,20 @@ class Observation:
                 changes=() if own is None else tuple(self._values_before(fx_node, own)),
                 aliases=() if own is None else tuple(self._shared_values(own)),
                 grad_enabled=own is None or own.grad_enabled,
+                inputs=tuple([argument.name for argument in fx_node.all_input_nodes]),
+                requires_grad=tuple([tensor.requires_grad for tensor in tensors] if own is None else own.requires_grad),
+                taken=tuple(taken[fx_node.name]),
             )
+
+    def _taken(self) -> dict[str, list[Taken]]:
+        """By the name of an fx node, where Python took its results."""
+        found: dict[str, list[Taken]] = defaultdict(list)
+        if self.recorder is not None and self.forward is not None:
+            for function, tensor, stack in self.recorder.functions.taken:
+                value = self.forward.value_of(tensor)
+                if value is not None:
+                    found[value.fx_node].append(Taken(function, source_of(stack)))
+        return found
 
     def _values_before(self, fx_node: torch.fx.Node, seen: SeenFunctionCall) -> Iterable[Value]:
         assert self.forward is not None
@@ -266,16 +268,6 @@ def _arguments_text(fx_node: torch.fx.Node) -> str:
 
 def _as_the_user_names_it(argument: Any) -> Any:
     return torch.device(public_name(argument)) if isinstance(argument, torch.device) else argument
-
-
-def _description(module: nn.Module) -> str:
-    """``LSTMCell(1000, 1000)``: what the module says of itself; its class alone where that raises."""
-    try:
-        extra = module.extra_repr()
-    except Exception:  # the user's own code
-        extra = ""
-    name = type(module).__name__
-    return f"{name}({extra})" if isinstance(extra, str) and "\n" not in extra else name
 
 
 def graph_info(

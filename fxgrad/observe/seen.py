@@ -104,6 +104,8 @@ class SeenFunctionCall:
     ``changes`` are the arguments that it changed in place; ``aliases`` says for each of ``results`` which argument it
     shares its memory and version counter with.
 
+    ``requires_grad`` says of each of ``results`` whether it required grad when it was returned.
+
     ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed in place that is
     no result. ``metas`` describes the results, where they were changed afterwards.
     """
@@ -118,6 +120,7 @@ class SeenFunctionCall:
         "metas",
         "module_call",
         "origins",
+        "requires_grad",
         "result_type",
         "results",
         "stack",
@@ -134,6 +137,7 @@ class SeenFunctionCall:
         self.results: list[tuple[Route, torch.Tensor]] = []
         self.changes: list[Earlier] = []
         self.aliases: list[Earlier | None] = []
+        self.requires_grad: list[bool] = []
         self.grad_enabled = torch.is_grad_enabled()
         self.result_type: type = type(None)
         self.origins: list[tuple[AutogradNode, int, int | None]] = []
@@ -142,6 +146,14 @@ class SeenFunctionCall:
         self.stack = NO_STACK
         self.module_call: SeenModuleCall | None = None
         self.in_loss = False
+
+
+class SeenTaking(NamedTuple):
+    """A method that gave a tensor's value to Python: its name, the tensor, and the line."""
+
+    function: str
+    tensor: Earlier
+    stack: Stack
 
 
 class SeenModuleCall:

@@ -24,6 +24,7 @@ from fxgrad.observe.hook_search import HookSearch, existing_hooks
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.module_records import is_optimized
 from fxgrad.observe.names import ModuleNames, TensorNames, modules_of, tensor_paths
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.registrations import RegistrationWatch
@@ -102,7 +103,7 @@ class Session:
         """Let compiled modules run as they are written: a compiled region would show as one node."""
         modules = modules_of(self.model)
         compiled = [module for module in modules if vars(module).get("_compiled_call_impl") is not None]
-        wrapped = [module for module in modules if _is_optimized(module)]
+        wrapped = [module for module in modules if is_optimized(module)]
         if compiled or wrapped:
             count = len(compiled) + len(wrapped)
             several = "compiled modules ran" if count > 1 else "compiled module ran"
@@ -207,12 +208,6 @@ def _keyword_tensors(kwargs: Mapping[str, Any]) -> list[tuple[Path, torch.Tensor
 
 def _made_by_functions(recorder: ForwardRecorder, given: Arguments) -> bool:
     return any(id(tensor) in recorder.log.producers for _, tensor in tensors_in(given).tensors)
-
-
-def _is_optimized(module: nn.Module) -> bool:
-    """Whether a module is what ``torch.compile(model)`` returns."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    return compiler is not None and isinstance(module, compiler.OptimizedModule)
 
 
 def _check_finished(recorder: ForwardRecorder) -> None:

@@ -26,13 +26,13 @@ class TensorLog:
         self.known = {id(tensor) for tensor in self._kept}
         self._versions: dict[int, int] = {}
         self._seen: dict[int, list[SeenTensor]] = {}
-        self.inputs = [self.seen((), tensor) for tensor in self._kept if _may_have_history(tensor)]
+        self.inputs = [self.seen((), tensor) for tensor in self._kept if may_have_history(tensor)]
 
     def add_constant(self, tensor: torch.Tensor) -> None:
         """Note a tensor that the recorded run has not made, with its value before it is used."""
         self.known.add(id(tensor))
         self.copies.append((tensor, copy_of(tensor)))
-        if _may_have_history(tensor):
+        if may_have_history(tensor):
             self.foreign.append(self.seen((), tensor))
 
     def add_result(self, tensor: torch.Tensor, producer: Producer) -> None:
@@ -63,7 +63,8 @@ class TensorLog:
             seen.earlier_meta = seen.earlier_meta or meta
 
 
-def _may_have_history(tensor: torch.Tensor) -> bool:
+def may_have_history(tensor: torch.Tensor) -> bool:
+    """Whether a tensor may have a graph behind it; a view that requires grad always has."""
     return tensor.requires_grad and (tensor._is_view() or not tensor.is_leaf)
 
 

@@ -145,7 +145,15 @@ def graphs():
         hooks=hooks(),
         sites=st.just(()),
         forward=st.tuples(
-            *(record(FxNode, name=st.just(name), modules=several(st.sampled_from(CALLS))) for name in FX_NODES)
+            *(
+                record(
+                    FxNode,
+                    name=st.just(name),
+                    modules=several(st.sampled_from(CALLS)),
+                    inputs=several(st.sampled_from(FX_NODES)),
+                )
+                for name in FX_NODES
+            )
         ),
         info=record(GraphInfo, schema_version=st.just(SCHEMA_VERSION)),
     ).flatmap(with_sites)

@@ -15,6 +15,7 @@ from fxgrad.graph import (
     NodeKind,
     Root,
     Source,
+    Taken,
     TensorMeta,
     TensorRef,
     Value,
@@ -103,7 +104,7 @@ def linear_graph():
         ),
         modules=(
             Module("fc", (), "Linear", True, False, (0,), ("fc.weight", "fc.bias"), "Linear(10, 20)"),
-            Module("spare", (), "ReLU", True, True, (2,), ()),
+            Module("spare", (), "ReLU", True, True, (2,), (), is_fx_leaf=True, made_by="torch.compile"),
         ),
         calls=(
             ModuleCall(
@@ -162,7 +163,18 @@ def linear_graph():
         forward=(
             FxNode("x", "placeholder", "x", "", (), None, (meta(8, 10),), None),
             FxNode("fc_bias", "get_attr", "fc.bias", "", ("fc#1",), None, (meta(20),), None),
-            FxNode("linear", "call_function", "linear", "x", ("fc#1",), None, (meta(8, 20),), (0, 2)),
+            FxNode(
+                "linear",
+                "call_function",
+                "linear",
+                "x",
+                ("fc#1",),
+                None,
+                (meta(8, 20),),
+                (0, 2),
+                requires_grad=(True,),
+                taken=(Taken("item", Source("/home/me/model.py", 14)),),
+            ),
         ),
         info=GraphInfo(1, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward"),
     )

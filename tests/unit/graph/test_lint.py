@@ -63,6 +63,10 @@ STRUCTURE = {
         lambda g: replace(g, calls=g.calls * 2),
         ('calls: two have the id "fc#1", but it is unique',),
     ),
+    "the inputs of an fx node are recorded": (
+        lambda g: with_record(g, "forward", 2, inputs=("y",)),
+        ('fx node "linear", inputs: there is no fx node "y"',),
+    ),
     "fx nodes' names are unique": (
         lambda g: with_record(g, "forward", 0, name="linear"),
         ('forward: two have the name "linear", but it is unique', f'{NODE}, edges[1]: there is no fx node "x"'),

@@ -1,0 +1,137 @@
+"""What the code of a hook, and what it holds, tell of it before it runs. Nothing is called.
+
+Bytecode is read with ``dis``, as may be done on every version of Python: only the names of a few instructions are relied
+on, and what is not recognised tells nothing.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from fxgrad.observe.frames import code_of
+from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.tensor_log import may_have_history
+
+_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
+_KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")
+_TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
+"""What leads from ``module.parameters`` to the variable of a for loop."""
+_ITERATES = {"parameters": (), "named_parameters": ("UNPACK_SEQUENCE",)}
+
+Way = tuple[str, ...]
+"""Attributes, from the module that a hook is given."""
+
+
+def grad_reads(function: Any) -> tuple[str, ...]:
+    """Where the code of a module hook reads ``.grad``, as a path from the module that the hook is given.
+
+    >>> grad_reads(lambda module, grad_input, grad_output: print(module.linear.weight.grad))
+    ('linear.weight',)
+    >>> grad_reads(lambda module, grad_input, grad_output: print(grad_output[0].grad))
+    ()
+    """
+    code = code_of(function)
+    module = None if code is None else _module_argument(function, code)
+    if code is None or module is None:
+        return ()
+    return tuple(dict.fromkeys(".".join(way) for way in _Reader(module).read(code)))
+
+
+def _module_argument(function: Any, code: CodeType) -> str | None:
+    """The name of the first argument that PyTorch hands over: behind those of a partial, and ``self``."""
+    bound = 0
+    while isinstance(function, functools.partial):
+        bound += len(function.args)
+        function = function.func
+    bound += not isinstance(function, FunctionType)
+    return code.co_varnames[bound] if bound < code.co_argcount else None
+
+
+class _Reader:
+    """Follows the module, and what is read from it, through local variables."""
+
+    def __init__(self, module: str) -> None:
+        self._variables: dict[str, Way] = {module: ()}
+        self._value: Way | None = None
+
+    def read(self, code: CodeType) -> Iterator[Way]:
+        """Each read of ``.grad`` of an attribute of the module."""
+        for instruction in dis.get_instructions(code):
+            name, argument = instruction.opname, instruction.argval
+            if name in _ATTRIBUTE and argument == "grad" and self._value:
+                yield self._value
+            self._value = self._after(name, argument)
+
+    def _after(self, name: str, argument: Any) -> Way | None:
+        """What is known of the value on top of the stack after an instruction."""
+        value = self._value
+        if name.startswith(("LOAD_FAST", "LOAD_DEREF")):
+            return self._variables.get(argument[-1] if isinstance(argument, tuple) else argument)
+        if name.startswith("STORE_FAST") and not isinstance(argument, tuple):
+            self._store(argument)
+            return value if self._is_pair() else None
+        if name == "STORE_FAST_STORE_FAST":
+            self._store(argument[-1])
+            return None
+        if name in _ATTRIBUTE and value is not None:
+            return (*value, argument)
+        return value if name in _KEEPS_VALUE or self._goes_to_each(name) else None
+
+    def _store(self, name: str) -> None:
+        self._variables.pop(name, None)
+        if self._value is not None:
+            self._variables[name] = (*self._value[:-1], "parameters()") if self._is_iterated() else self._value
+
+    def _is_iterated(self) -> bool:
+        return bool(self._value) and self._value is not None and self._value[-1] in _ITERATES
+
+    def _is_pair(self) -> bool:
+        """Whether a name was stored, whose parameter comes next."""
+        return self._is_iterated() and self._value is not None and self._value[-1] == "named_parameters"
+
+    def _goes_to_each(self, name: str) -> bool:
+        if not self._is_iterated() or self._value is None:
+            return False
+        return name in _TO_EACH or name in _ITERATES[self._value[-1]]
+
+
+def holds(function: Any) -> tuple[str, ...]:
+    """The names by which a function holds tensors that have a graph behind them.
+
+    >>> import torch
+    >>> loss = torch.ones(3, requires_grad=True).sum()
+    >>> def hook(grad, *, of=loss): ...
+    >>> holds(hook), holds(functools.partial(print, loss)), holds(print)
+    (('of',), ('argument 0 of partial',), ())
+    """
+    return tuple([name for name, value in _held(function) if _has_history(value)])
+
+
+def _held(function: Any) -> Iterator[tuple[str, Any]]:
+    while isinstance(function, functools.partial):
+        yield from ((f"argument {position} of partial", value) for position, value in enumerate(function.args))
+        yield from function.keywords.items()
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if isinstance(function, FunctionType):
+        yield from _defaults(function)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # not assigned yet
+                continue
+
+
+def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    values = function.__defaults__ or ()
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    yield from zip(names[len(names) - len(values) :], values, strict=True)
+    yield from (function.__kwdefaults__ or {}).items()
+
+
+def _has_history(value: Any) -> bool:
+    return any(may_have_history(tensor) for _, tensor in tensors_in(value, ("held",)).tensors)
