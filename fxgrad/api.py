@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from fxgrad.errors import UsageError
+from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
 from fxgrad.predict import predict
 from fxgrad.result import Trace, load
 
@@ -51,7 +51,22 @@ def trace(
     if devices.needs_emulation(device):
         return _trace_in_child(model, arguments, keywords, loss, str(device))
     devices.check_placed(model, device)
-    return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
+    with _loss_located():
+        return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
+
+
+@contextmanager
+def _loss_located() -> Iterator[None]:
+    """Where nothing in the output requires grad, let the error say which line has cut it off (FXG202)."""
+    from fxgrad.rules import nothing_requires_grad
+
+    try:
+        yield
+    except NothingRequiresGradError as error:
+        if error.graph is None:
+            raise
+        told = nothing_requires_grad(error.graph)
+        raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error
 
 
 def _trace_in_child(
@@ -97,7 +112,8 @@ class Recording:
                 "record the forward again",
             )
         session, self._session = self._session, None
-        return _trace_of(recorded(session, loss), self._model)
+        with _loss_located():
+            return _trace_of(recorded(session, loss), self._model)
 
 
 @contextmanager
@@ -169,7 +185,8 @@ def verify(
     if devices.needs_emulation(device):
         raise devices.cannot_verify_live(str(device))
     devices.check_placed(model, device)
-    executed = execution.execute(model, arguments, keywords, loss=loss)
+    with _loss_located():
+        executed = execution.execute(model, arguments, keywords, loss=loss)
     return compare(predict(executed.graph), executed.firings)
 
 
@@ -202,7 +219,8 @@ def trace_target(
         return Trace(predict(trace_emulated(request)))
     from fxgrad.observe import targets
 
-    return _trace_of(*targets.observe(request))
+    with _loss_located():
+        return _trace_of(*targets.observe(request))
 
 
 def _request(
@@ -263,6 +281,7 @@ def verify_target(
     else:
         from fxgrad.observe import targets
 
-        executed = targets.run(request)
+        with _loss_located():
+            executed = targets.run(request)
         graph, firings = executed.graph, executed.firings
     return compare(predict(graph), firings)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from fxgrad.graph import BackwardGraph
 
 
 class FxgradError(Exception):
@@ -38,6 +41,12 @@ class TargetError(FxgradError, RuntimeError):
     """The user's own code could not be imported, built or run, or has nothing to differentiate."""
 
     exit_status = 3
+
+
+class NothingRequiresGradError(TargetError):
+    """Nothing in the output requires grad. ``graph`` holds what was recorded of forward, without any node."""
+
+    graph: BackwardGraph | None = None
 
 
 class OutputError(FxgradError, OSError):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fxgrad.errors import TargetError
+from fxgrad.errors import NothingRequiresGradError
 from fxgrad.graph import Path
 from fxgrad.graph.notation import path_text
 from fxgrad.observe.structure import tensors_in
@@ -25,7 +25,7 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
     """Choose the roots as ``torch.autograd.backward(outputs, ones)`` would be called.
 
     An output with a scalar ``loss`` that requires grad (as Hugging Face models return) has that one root.
-    Raises TargetError where nothing requires grad.
+    Raises NothingRequiresGradError where nothing does.
     """
     loss = _loss_of(output)
     if loss is not None:
@@ -37,7 +37,7 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
     skipped = [f"{path_text(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]
     skipped += [f"{path_text(path)}: a {name}, which is not looked into" for path, name in found.opaque]
     if not roots:
-        raise TargetError(
+        raise NothingRequiresGradError(
             f"nothing in {what} requires grad" + (f" ({'; '.join(skipped)})" if skipped else ""),
             "at least one tensor that requires grad, in nested tuples, lists, dicts or dataclasses",
             "check for torch.no_grad(), detach(), integer outputs or frozen parameters on the way to it",

@@ -160,6 +160,20 @@ class Session:
             recorded = RecordedForward(forward.graph, forward.constants, self._changed(), forward.unfit)
             return Observed(observation.graph(info, hooks), recorded), observation, hooks
 
+    def unrooted(self, output: Any) -> BackwardGraph:
+        """The records of a run of which no output requires grad: of what forward did, the loss function included."""
+        recorder = self.recorder
+        assert recorder is not None
+        with self._unobserved(recorder):
+            read_again()
+            placeholders = self._complete_names(recorder)
+            forward = self._forward_graph(recorder, placeholders, output, with_loss=True)
+            observation = Observation(
+                (), self._module_names, self._tensor_names, recorder=recorder, forward=forward, metas=self.metas
+            )
+            hooks = HookCollector(observation, HookSearch(observation, earlier=self._earlier, watch=self.watch))
+            return observation.graph(graph_info(device="none", root_rule="none"), hooks)
+
     @contextmanager
     def _unobserved(self, recorder: ForwardRecorder) -> Iterator[None]:
         """What the records are made with is no part of the program, which may still be being watched."""
@@ -185,14 +199,16 @@ class Session:
         self._tensor_names.add_attributes(self.model)
         return placeholders
 
-    def _forward_graph(self, recorder: ForwardRecorder, placeholders: Arguments | None, output: Any) -> ForwardGraph:
+    def _forward_graph(
+        self, recorder: ForwardRecorder, placeholders: Arguments | None, output: Any, *, with_loss: bool = False
+    ) -> ForwardGraph:
         names = self._module_names
         call_names = {call: (names.path_of(call.module), type(call.module)) for call in recorder.module_calls}
         forward = ForwardGraph(self._attributes, recorder.log.copies, call_names)
         args, kwargs = placeholders or ((), {})
         forward.add_placeholders(argument_names(self.model, len(args)), args, kwargs)
         for number, seen in enumerate(recorder.function_calls):
-            if not seen.in_loss:
+            if with_loss or not seen.in_loss:
                 forward.add_call(number, seen)
         forward.add_output(output)
         return forward

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from fxgrad.errors import FxgradError, TargetError, UsageError
+from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph.notation import escaped, one_line
 from fxgrad.observe.forward import ForwardRecorder, alone
 from fxgrad.observe.frames import source_of_error
@@ -31,7 +31,19 @@ NO_CALLS = "captured from tensors that exist already: the forward was not watche
 
 def recorded(session: Session, loss: Any) -> Observed:
     """The records of what a session has watched, with backward starting from `loss`."""
-    return session.observed(loss, find_roots(loss, what="the loss"))
+    with keeping_what_ran(session, loss):
+        found = find_roots(loss, what="the loss")
+    return session.observed(loss, found)
+
+
+@contextmanager
+def keeping_what_ran(session: Session, output: Any) -> Iterator[None]:
+    """Where nothing requires grad, let the error have what was recorded, to see where it was lost."""
+    try:
+        yield
+    except NothingRequiresGradError as error:
+        error.graph = session.unrooted(output)
+        raise
 
 
 def observe_forward(
@@ -63,7 +75,7 @@ class Output:
 
 
 def run_forward(session: Session, loss: Callable[[Any], Any] | None) -> Output:
-    """Call the model, then the loss, inside a session's recording."""
+    """Call the model, then the loss, inside a session's recording, and choose the roots."""
     assert session.recorder is not None
     assert session.arguments is not None
     args, kwargs = session.arguments
@@ -71,12 +83,17 @@ def run_forward(session: Session, loss: Callable[[Any], Any] | None) -> Output:
     with located(session, "forward"):
         value = session.model(*args, **kwargs)
     if loss is None:
-        return Output(value, find_roots(value))
+        return _with_roots(session, value, value)
     session.recorder.where.in_loss = True
     with located(session, "the loss function"):
         result = loss(value)
     name = getattr(loss, "__name__", type(loss).__name__)
-    return Output(value, find_roots(result, what=f"the result of the loss function {escaped(str(name))}"))
+    return _with_roots(session, value, result, what=f"the result of the loss function {escaped(str(name))}")
+
+
+def _with_roots(session: Session, value: Any, result: Any, *, what: str = "the output of forward") -> Output:
+    with keeping_what_ran(session, result):
+        return Output(value, find_roots(result, what=what))
 
 
 @contextmanager

@@ -27,11 +27,21 @@ def explain_document(
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
     wanted = subjects(graph) if module is None else _of_module(graph, module)
-    head = tuple(graph_head(graph))
-    if not wanted:
-        return (*head, Paragraph(_nothing(graph, module)))
-    told = _by_subject(graph, explanations)
-    return (*head, *(subject_section(subject, told.get(subject.key, [])) for subject in wanted))
+    every, head = tuple(explanations), tuple(graph_head(graph))
+    told = _by_subject(graph, every)
+    hooks: list[Block] = [subject_section(subject, told.get(subject.key, [])) for subject in wanted]
+    return (*head, *(hooks or [Paragraph(_nothing(graph, module))]), *_without_hook(graph, every, module))
+
+
+def _without_hook(graph: BackwardGraph, explanations: Iterable[Explanation], module: str | None) -> Iterator[Section]:
+    """The findings that are about no hook, or those of them about one module and its parameters."""
+    found = [told for told in explanations if told.site is None]
+    if module is not None:
+        owner = graph.modules_by_path[find_module_path(graph, module)]
+        about = {owner.path, *owner.aliases, *owner.parameters}
+        found = [told for told in found if told.owner in about]
+    if found:
+        yield Section(("about no hook",), tuple(map(finding, found)))
 
 
 def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> dict[tuple[int, str], list[Explanation]]:

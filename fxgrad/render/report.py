@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, Explanation, HookSite, NodeKind, Variable
+from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.notation import escaped
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
-from fxgrad.rules.phrases import code, counted, listed, meta_text, module_name
+from fxgrad.rules.lost_gradients import lost_gradients
+from fxgrad.rules.no_gradient import why_lost
+from fxgrad.rules.phrases import code, counted, listed, meta_text
 from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _MOST_ROWS = 100
@@ -143,15 +145,21 @@ class _Found(NamedTuple):
 
 def _group(found: Sequence[_Found]) -> Section:
     (subject, told), *others = found
-    items = (("on", _place(subject)), ("because", told.because), ("fix", told.fix))
+    items = (("on", _place(subject, told)), ("because", told.because), ("fix", told.fix))
     body: list[Block] = [Terms(tuple(item for item in items if item[1]))]
     if others:
-        columns = ("the same code on", "kind", "function", "finding")
-        rows = [(*_cells(each.subject), _difference(told, each.told)) for each in others[:_MOST_FINDINGS]]
-        body.append(Table(columns, tuple(rows)))
+        body.append(_others(told, others[:_MOST_FINDINGS]))
     if len(others) > _MOST_FINDINGS:
         body.append(Paragraph(f"and {len(others) - _MOST_FINDINGS:,} more"))
     return Section((told.code, f"{told.severity}: {told.headline}"), tuple(body))
+
+
+def _others(shown: Explanation, others: Sequence[_Found]) -> Table:
+    """The columns about hooks are there where the findings are about some."""
+    rows = [(*_cells(each), _difference(shown, each.told)) for each in others]
+    if any(each.subject for each in others):
+        return Table(("the same code on", "kind", "function", "finding"), tuple(rows))
+    return Table(("the same code on", "finding"), tuple((row[0], row[-1]) for row in rows))
 
 
 def _difference(shown: Explanation, other: Explanation) -> str:
@@ -159,40 +167,36 @@ def _difference(shown: Explanation, other: Explanation) -> str:
     return other.headline if other.headline != shown.headline else other.because.partition(". ")[0].rstrip(".")
 
 
-def _place(subject: Subject | None) -> str:
+def _place(subject: Subject | None, told: Explanation) -> str:
     if subject is None:
-        return ""
+        return _owner(told)
     on, *_ = say.owner_title(subject)
     return f"{on}, {say.registration(subject.hook)}"
 
 
-def _cells(subject: Subject | None) -> tuple[str, str, str]:
-    return _hook_cells(subject) if subject else ("", "", "")
+def _owner(told: Explanation) -> str:
+    return "" if told.owner is None else escaped(told.owner) or "the model"
+
+
+def _cells(found: _Found) -> tuple[str, str, str]:
+    return _hook_cells(found.subject) if found.subject else (_owner(found.told), "", "")
 
 
 # What gets no gradient
 
 
 def _without_gradient(graph: BackwardGraph) -> Section:
-    parameters = [variable for variable in graph.variables if variable.kind == "parameter"]
-    missing = [variable for variable in parameters if variable.requires_grad and variable.node is None]
-    frozen = sum(not variable.requires_grad for variable in parameters)
-    rows = [(code(each.name), meta_text(each.meta), _why_none(graph, each)) for each in missing[:_MOST_ROWS]]
+    missing = lost_gradients(graph)
+    frozen = sum(each.kind == "parameter" and not each.requires_grad for each in graph.variables)
+    rows = [
+        (code(each.parameter.name), meta_text(each.parameter.meta), why_lost(graph, each))
+        for each in missing[:_MOST_ROWS]
+    ]
     section = _long_table(
         "parameters that no gradient reaches in this graph", ("parameter", "shape", "why"), rows, len(missing)
     )
     note = Paragraph(f"{counted(frozen, 'more parameter')} with requires_grad=False")
     return Section(section.title, (*section.body, *([note] if rows and frozen else [])))
-
-
-def _why_none(graph: BackwardGraph, parameter: Variable) -> str:
-    owner = parameter.name.rpartition(".")[0]
-    if any(call.checkpointed == "reentrant" and call.path == owner for call in graph.calls):
-        return f"only backward decides: a reentrant checkpoint runs {module_name(owner)} again then"
-    if any(node.kind is NodeKind.CHECKPOINT for node in graph.nodes):
-        return "no root depends on it, outside of what a reentrant checkpoint runs again in backward"
-    called = graph.info.calls_reason is not None or owner not in graph.modules_by_path or graph.calls_per_module[owner]
-    return "no root depends on it" if called else f"no root depends on it: {module_name(owner)} is never called"
 
 
 def _skipped(graph: BackwardGraph) -> Section:

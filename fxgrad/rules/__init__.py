@@ -26,12 +26,28 @@ from fxgrad.rules.full_hooks import (
     mixed_hooks_help,
     module_refuses_the_other_kind,
 )
+from fxgrad.rules.no_gradient import (
+    nothing_requires_grad,
+    parameter_gets_no_gradient,
+    parameter_is_frozen,
+    parameter_is_not_used,
+    tensor_is_no_leaf,
+)
 from fxgrad.rules.page import Page
 from fxgrad.rules.pages import PAGES
 from fxgrad.rules.returns import hook_may_return_a_value, must_return, number_of_values_help
 from fxgrad.rules.subject import Subject, subjects
 
-__all__ = ["codes", "describe", "explain", "explain_error", "inplace_error_help", "must_return", "page"]
+__all__ = [
+    "codes",
+    "describe",
+    "explain",
+    "explain_error",
+    "inplace_error_help",
+    "must_return",
+    "nothing_requires_grad",
+    "page",
+]
 
 _RULES: tuple[Callable[[Subject], Iterator[Explanation]], ...] = (
     legacy_hook_sits_on_a_node,
@@ -47,6 +63,15 @@ _RULES: tuple[Callable[[Subject], Iterator[Explanation]], ...] = (
 )
 """In the order of their codes, in which a hook's explanations appear."""
 
+_GRAPH_RULES: tuple[Callable[[BackwardGraph], Iterator[Explanation]], ...] = (
+    module_refuses_the_other_kind,
+    parameter_gets_no_gradient,
+    tensor_is_no_leaf,
+    parameter_is_frozen,
+    parameter_is_not_used,
+)
+"""About no hook."""
+
 _ERROR_RULES = (inplace_error_help, mixed_hooks_help, number_of_values_help)
 
 
@@ -58,7 +83,7 @@ def explain(graph: BackwardGraph) -> tuple[Explanation, ...]:
     come findings that are about no hook.
     """
     found = [told for subject in subjects(graph) for rule in _RULES for told in rule(subject)]
-    return (*found, *module_refuses_the_other_kind(graph))
+    return (*found, *(told for rule in _GRAPH_RULES for told in rule(graph)))
 
 
 def explain_error(message: str) -> Explanation | None:

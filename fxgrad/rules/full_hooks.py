@@ -128,6 +128,7 @@ def _refuses(module: Module) -> Explanation:
             "(torch/nn/modules/module.py, register_backward_hook)"
         ),
         fix="make a new module; or set its _is_full_backward_hook to None, knowing that no hook is left on it",
+        owner=module.path,
     )
 
 

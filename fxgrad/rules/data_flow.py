@@ -1,0 +1,141 @@
+"""Which recorded operation uses the value of which, changes in place included, and where values stop requiring grad.
+
+Works on fx nodes, in the order of the recorded forward. Views, and what ``detach`` returns, share the memory of what
+they come from (`FxNode.aliases`), so an operation that changes one of them is an input of all later users of the others.
+No recursion; time proportional to the size of the forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+from fxgrad.graph import BackwardGraph, FxNode, Value
+
+
+class Flow(NamedTuple):
+    """What becomes of some values on their way through forward.
+
+    ``carrying`` the operations through which a gradient could come back to them, in order, the first ones included
+    ``cuts``     the operations that use one of these and whose own result requires no grad
+    ``others``   the operations of the backward graph that use one of these: they give it no gradient, where what they
+                 use is not in the backward graph itself
+    """
+
+    carrying: tuple[FxNode, ...]
+    cuts: tuple[FxNode, ...]
+    others: tuple[FxNode, ...]
+
+
+class DataFlow:
+    """The recorded forward of one graph as a graph of values."""
+
+    def __init__(self, graph: BackwardGraph) -> None:
+        self._graph = graph
+        self._fx_nodes = graph.fx_nodes_by_name
+        self._origins: dict[Value, Value] = {}
+        self.sources: dict[str, tuple[str, ...]] = {}
+        self.users: dict[str, list[str]] = {fx_node.name: [] for fx_node in graph.forward}
+        self._connect()
+
+    def _connect(self) -> None:
+        changers: dict[Value, str] = {}
+        for fx_node in self._graph.forward:
+            origins = [origin for name in fx_node.inputs for origin in self._memories(name)]
+            changed = [changers[origin] for origin in origins if origin in changers]
+            self.sources[fx_node.name] = tuple(dict.fromkeys((*fx_node.inputs, *changed)))
+            for source in self.sources[fx_node.name]:
+                self.users[source].append(fx_node.name)
+            for index, alias in enumerate(fx_node.aliases):
+                if alias is not None:
+                    self._origins[_value(fx_node, index)] = self._origins.get(alias, alias)
+            changers.update((self._origins.get(value, value), fx_node.name) for value in fx_node.changes)
+
+    def _memories(self, name: str) -> list[Value]:
+        """The first values in the memory of what an operation returned."""
+        fx_node = self._fx_nodes[name]
+        values = [_value(fx_node, index) for index in range(max(1, len(fx_node.aliases)))]
+        return [self._origins.get(value, value) for value in values]
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """What forward returns."""
+        return tuple(fx_node.name for fx_node in self._graph.forward if fx_node.op == "output")
+
+    @cached_property
+    def returned(self) -> frozenset[str]:
+        """The operations whose value plays a part in what forward returns."""
+        return frozenset(_reached(self.sources, self.ends))
+
+    def depending_on(self, names: Iterable[str]) -> frozenset[str]:
+        """The operations whose value these play a part in, and these."""
+        return frozenset(_reached(self.users, names))
+
+    @cached_property
+    def _in_graph(self) -> frozenset[str]:
+        return frozenset(node.fx_node for node in self._graph.nodes if node.fx_node is not None)
+
+    def flow_from(self, names: Iterable[str]) -> Flow:
+        """What becomes of the values of these, which are not in the backward graph and require grad."""
+        carrying = dict.fromkeys(names)
+        cuts: dict[str, None] = {}
+        others: dict[str, None] = {}
+        waiting = list(carrying)
+        while waiting:
+            for user in self.users[waiting.pop()]:
+                fx_node = self._fx_nodes[user]
+                if user in self._in_graph:
+                    others[user] = None
+                elif fx_node.op != "output" and not may_carry(fx_node):
+                    cuts[user] = None
+                elif user not in carrying:
+                    carrying[user] = None
+                    waiting.append(user)
+        return Flow(*(self._in_order(found) for found in (carrying, cuts, others)))
+
+    def _in_order(self, names: Iterable[str]) -> tuple[FxNode, ...]:
+        found = [self._fx_nodes[name] for name in names]
+        return tuple(sorted(found, key=lambda fx_node: self._rank[fx_node.name]))
+
+    @cached_property
+    def _rank(self) -> dict[str, int]:
+        return {fx_node.name: rank for rank, fx_node in enumerate(self._graph.forward)}
+
+    def last_cut_before(self, names: Iterable[str]) -> FxNode | None:
+        """The last operation, of those whose value plays a part in these, that stops an argument's requiring grad."""
+        reached = _reached(self.sources, names)
+        cuts = (fx_node for fx_node in reversed(self._graph.forward) if fx_node.name in reached)
+        return next((fx_node for fx_node in cuts if self._is_cut(fx_node)), None)
+
+    def _is_cut(self, fx_node: FxNode) -> bool:
+        is_operation = fx_node.op not in ("output", "placeholder", "get_attr")
+        return is_operation and not may_carry(fx_node) and any(map(self.requires_grad, self.sources[fx_node.name]))
+
+    def requires_grad(self, name: str) -> bool:
+        """Whether a value required grad: a parameter or an input as it is now."""
+        fx_node = self._fx_nodes[name]
+        variable = self._graph.variables_by_name.get(fx_node.target)
+        if fx_node.op in ("placeholder", "get_attr"):
+            return variable is not None and variable.requires_grad
+        return any(fx_node.requires_grad)
+
+
+def may_carry(fx_node: FxNode) -> bool:
+    """Whether a gradient may come back through an operation; one that returns nothing changes an argument in place."""
+    return any(fx_node.requires_grad) if fx_node.requires_grad else fx_node.grad_enabled
+
+
+def _value(fx_node: FxNode, index: int) -> Value:
+    return Value(fx_node.name, index if len(fx_node.aliases) > 1 else None)
+
+
+def _reached(edges: dict[str, tuple[str, ...]] | dict[str, list[str]], names: Iterable[str]) -> set[str]:
+    reached = set(names)
+    waiting = list(reached)
+    while waiting:
+        for name in edges[waiting.pop()]:
+            if name not in reached:
+                reached.add(name)
+                waiting.append(name)
+    return reached

@@ -1,0 +1,430 @@
+"""FXG201, FXG202, FXG204: what gets no gradient, and why; held against what a real backward leaves in .grad."""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrad
+from fxgrad.errors import TargetError
+from fxgrad.rules import explain
+
+
+class Program(nn.Module):
+    """Three Linears and a forward that is given."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(3, 3) for _ in range(3))
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def found(forward, *codes, loss=None, model=None):
+    model = model or Program(forward)
+    graph = fxgrad.trace(model, torch.ones(2, 3), loss=loss).graph
+    return [told for told in explain(graph) if told.code in codes]
+
+
+def told_names(findings):
+    """The parameters that warnings name."""
+    return {
+        name for told in findings if told.severity != "info" for name in re.findall(r"`([abc]\.\w+)`", told.headline)
+    }
+
+
+def without_grad(forward, loss=None):
+    """The parameters whose .grad is None after a real backward."""
+    model = Program(forward)
+    result = model(torch.ones(2, 3))
+    (result if loss is None else loss(result)).sum().backward()
+    return {name for name, parameter in model.named_parameters() if parameter.grad is None}
+
+
+def detached(model, x):
+    return model.a(x) + model.b(x).detach() + model.c(x)
+
+
+def data(model, x):
+    return model.a(x) + model.b(x).data + model.c(x)
+
+
+def no_grad(model, x):
+    with torch.no_grad():
+        offset = model.b(x)
+    return model.a(x) + offset + model.c(x)
+
+
+def inference(model, x):
+    with torch.inference_mode():
+        offset = model.b(x)
+    return model.a(x) + offset.clone() + model.c(x)
+
+
+def integers(model, x):
+    return model.a(x) + model.b(x).argmax(-1, keepdim=True) + model.c(x)
+
+
+def cast(model, x):
+    return model.a(x) + model.b(x).to(torch.int64) + model.c(x)
+
+
+def compared(model, x):
+    return torch.where(model.b(x) > 0, model.a(x), model.c(x))
+
+
+def item(model, x):
+    return model.a(x) * model.b(x).sum().item() + model.c(x)
+
+
+def numpy(model, x):
+    return model.a(x) + torch.from_numpy(model.b(x).detach().numpy()) + model.c(x)
+
+
+def written_in_place(model, x):
+    buffer = torch.zeros(2, 3)
+    buffer[0] = model.b(x).detach()[0]
+    return model.a(x) + buffer + model.c(x)
+
+
+def written_through_a_view(model, x):
+    buffer = torch.zeros(2, 3)
+    with torch.no_grad():
+        buffer[:1].copy_(model.b(x)[:1])
+    return model.a(x) + buffer + model.c(x)
+
+
+def without_derivative(model, x):
+    added = torch.func.vmap(lambda first, second: first + second.detach())
+    return added(model.a(x) + model.c(x), model.b(x))
+
+
+def dropped(model, x):
+    model.b(x)
+    return model.a(x) + model.c(x)
+
+
+def unused(model, x):
+    return model.a(x) + model.c(x)
+
+
+def used_in_part(model, x):
+    return model.a(x) + nn.functional.linear(x, model.b.weight) + model.c(x)
+
+
+LOSSES = [
+    detached,
+    data,
+    no_grad,
+    inference,
+    integers,
+    cast,
+    compared,
+    item,
+    numpy,
+    written_in_place,
+    written_through_a_view,
+    without_derivative,
+    dropped,
+    unused,
+    used_in_part,
+]
+
+
+@pytest.mark.parametrize("forward", LOSSES)
+def test_the_parameters_named_are_exactly_those_that_backward_leaves_without_a_gradient(forward):
+    assert told_names(found(forward, "FXG201", "FXG204")) == without_grad(forward) != set()
+
+
+def in_the_graph(model, x):
+    buffer = torch.zeros(2, 3)
+    buffer[0] = model.b(x)[0]
+    return model.a(x) + buffer + model.c(x)
+
+
+def detached_and_used(model, x):
+    hidden = model.b(x)
+    return model.a(x) * hidden.detach().sum().item() + hidden + model.c(x)
+
+
+def watched(model, x):
+    with torch.no_grad():
+        print(end=f"{model.b(x).mean().item()}"[:0])
+    return model.a(x) + model.b(x) + model.c(x)
+
+
+@pytest.mark.parametrize("forward", [in_the_graph, detached_and_used, watched])
+def test_a_parameter_that_gets_a_gradient_by_one_way_is_no_finding(forward):
+    assert without_grad(forward) == set()
+    assert found(forward, "FXG201", "FXG204") == []
+
+
+def test_a_parameter_that_only_an_output_beside_the_loss_depends_on_is_told():
+    def forward(model, x):
+        return model.a(x) + model.c(x), model.b(x)
+
+    (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum())
+    assert told_names([told]) == without_grad(forward, lambda result: result[0]) == {"b.weight", "b.bias"}
+    assert told.because == (
+        "Something that forward returns depends on them, but not what backward starts from: the result of the loss "
+        "function <lambda>. Backward leaves .grad as it is: None at first. "
+        "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+    )
+
+
+def headline_because_fix(forward):
+    (told,) = found(forward, "FXG201")
+    line = "tests/unit/rules/test_rule_gradients.py:"
+    return [re.sub(rf"{line}\d+", "HERE", text) for text in (told.headline, told.because, told.fix)]
+
+
+NAMES = "no gradient reaches `b.weight` and `b.bias`: "
+LEAVES = "Backward leaves .grad as it is: None at first. (torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+STOPS = "Forward uses them, but what it computes from them stops requiring grad on the way to the output."
+FREEZE = "or freeze them with requires_grad_(False) if they are not to be trained"
+
+
+@pytest.mark.parametrize(
+    ("forward", "short", "because", "fix"),
+    [
+        (
+            detached,
+            "`detach` at HERE cuts it off",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).detach() + model.c(x)`, the result of `detach` does not "
+            "require grad.",
+            "leave `detach` out there",
+        ),
+        (
+            data,
+            "`.data` at HERE cuts it off",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).data + model.c(x)`, the result of `.data` does not "
+            "require grad.",
+            "leave `.data` out there",
+        ),
+        (
+            no_grad,
+            "`linear` at HERE runs with gradients disabled",
+            f"{STOPS} At HERE, `offset = model.b(x)`, `linear` runs with gradients disabled (no_grad, inference_mode "
+            "or set_grad_enabled(False)).",
+            "run `linear` there with gradients enabled",
+        ),
+        (
+            integers,
+            "`argmax` at HERE returns int64",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).argmax(-1, keepdim=True) + model.c(x)`, `argmax` returns "
+            "int64, which cannot require grad.",
+            "go on with the floating point values that `argmax` was given",
+        ),
+        (
+            item,
+            "its value leaves torch at HERE",
+            "At HERE, `return model.a(x) * model.b(x).sum().item() + model.c(x)`, `item` gives its value to Python, "
+            "which autograd does not follow. Nothing that forward returns is computed from them.",
+            "go on with the tensor, without `item`",
+        ),
+        (
+            dropped,
+            "what is computed from it is not used",
+            "At HERE, `model.b(x)`, `linear` is the last to use it. Nothing that forward returns is computed from "
+            "them.",
+            "use what is computed from it",
+        ),
+    ],
+)
+def test_a_lost_gradient_is_told_with_its_line_and_what_to_change(forward, short, because, fix):
+    assert headline_because_fix(forward) == [NAMES + short, f"{because} {LEAVES}", f"{fix}, {FREEZE}"]
+
+
+def test_an_operation_that_has_no_derivative_by_an_argument_is_named():
+    headline, because, fix = headline_because_fix(without_derivative)
+    assert headline == f"{NAMES}`_flat_vmap` at HERE gives it none"
+    assert because == (
+        "At HERE, `return added(model.a(x) + model.c(x), model.b(x))`, `_flat_vmap` uses them and gives them no "
+        f"gradient. {LEAVES}"
+    )
+    assert fix == f"replace `_flat_vmap` by what can be differentiated by this argument, {FREEZE}"
+
+
+def test_the_finding_points_to_the_line_that_cuts():
+    (told,) = found(detached, "FXG201")
+    assert told.source is not None
+    assert (told.owner, told.source.code) == ("b.weight", "return model.a(x) + model.b(x).detach() + model.c(x)")
+
+
+def test_unused_parameters_are_listed_with_the_modules_that_never_ran():
+    (told,) = found(unused, "FXG204")
+    assert (told.severity, told.headline) == ("warning", "forward does not use `b.weight` and `b.bias`")
+    assert told.because == (
+        "`b` is never called. No operation that forward ran was given them, so backward leaves .grad as it is: None at "
+        "first. DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have "
+        "finished reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"
+    )
+    assert told.fix == f"use them, {FREEZE}; under DistributedDataParallel, find_unused_parameters=True"
+
+
+def test_frozen_parameters_are_told_once_and_are_no_warning():
+    model = Program(unused)
+    model.b.requires_grad_(False)
+    (told,) = found(unused, "FXG201", "FXG204", model=model)
+    assert (told.severity, told.headline) == ("info", "2 parameters are frozen")
+    assert told.because == (
+        "requires_grad is False for `b.weight` and `b.bias`: backward leaves .grad as it is, None at first."
+    )
+    assert told.fix == "requires_grad_(True) on those, if they are to be trained"
+
+
+def freezing(model):
+    model.b.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("forward", [detached, no_grad, integers, item, dropped, unused])
+def test_freezing_what_is_not_to_be_trained_takes_the_warning_away(forward):
+    told = found(forward, "FXG201", "FXG204", model=freezing(Program(forward)))
+    assert [each.severity for each in told] == ["info"]
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_a_computed_tensor_in_the_place_of_a_parameter_is_told():
+    model = Scaled(torch.ones(3, requires_grad=True) * 0.5)
+    (told,) = found(None, "FXG201", model=model)
+    model(torch.ones(2, 3)).sum().backward()
+    with pytest.warns(UserWarning, match="The .grad attribute of a Tensor that is not a leaf Tensor is being accessed"):
+        assert model.scale.grad is None
+    with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
+        torch.optim.SGD([model.scale], lr=1)
+    assert (told.severity, told.owner) == ("warning", "scale")
+    assert told.headline == "`scale` is no leaf: its .grad stays None"
+    assert told.because == (
+        "`scale` was computed before forward from tensors that require grad. Backward adds gradients into leaves alone, "
+        "and optimizers refuse anything else. (torch/_tensor.py, Tensor.is_leaf)"
+    )
+    assert told.fix == (
+        "`scale`.retain_grad() before backward, if its gradient is what you want; make it a leaf with "
+        ".detach().requires_grad_(), or an nn.Parameter, if it is to be trained"
+    )
+
+
+@pytest.mark.parametrize(
+    "mend",
+    [
+        lambda scale: scale.detach().requires_grad_(),
+        nn.Parameter,
+        lambda scale: scale.retain_grad() or scale,
+    ],
+)
+def test_what_is_advised_for_a_computed_tensor_takes_the_finding_away(mend):
+    scale = torch.ones(3, requires_grad=True) * 0.5
+    assert found(None, "FXG201", model=Scaled(mend(scale))) == []
+
+
+def test_an_input_that_is_no_leaf_is_no_warning():
+    x = torch.ones(2, 3, requires_grad=True) * 1
+    findings = [told for told in fxgrad.trace(nn.Linear(3, 2), x).explain().findings if told.code == "FXG201"]
+    assert [(told.severity, told.owner) for told in findings] == [("info", "input")]
+
+
+# Nothing requires grad
+
+
+def refusal(forward, loss=None, model=None):
+    with pytest.raises(TargetError) as raised:
+        fxgrad.trace(model or Program(forward), torch.ones(2, 3), loss=loss)
+    return re.sub(r"tests/unit/rules/test_rule_gradients.py:\d+", "HERE", str(raised.value)).splitlines()
+
+
+def accuracy(output):
+    return (output > 0).float().mean()
+
+
+def test_the_cut_nearest_to_the_loss_is_named_where_nothing_requires_grad():
+    assert refusal(unused, accuracy) == [
+        "nothing in the result of the loss function accuracy requires grad (result: requires no grad). At HERE, "
+        "`return (output > 0).float().mean()`, `gt` returns bool, which cannot require grad. (FXG202)",
+        "  allowed: at least one tensor that requires grad, in nested tuples, lists, dicts or dataclasses",
+        "  try: go on with the floating point values that `gt` was given",
+    ]
+
+
+def test_what_was_taken_out_of_torch_on_the_way_to_the_loss_is_named():
+    def number(output):
+        return torch.tensor(output.sum().item())
+
+    given, _, advice = refusal(unused, number)
+    assert given.endswith(
+        "At HERE, `return torch.tensor(output.sum().item())`, `item` gives its value to Python, which autograd does not "
+        "follow. (FXG202)"
+    )
+    assert advice == "  try: go on with the tensor, without `item`"
+
+
+def test_a_forward_without_gradients_is_named_by_its_last_operation_with_a_parameter():
+    with torch.no_grad():
+        given, _, _ = refusal(unused)
+    assert "`linear` runs with gradients disabled (no_grad, inference_mode or set_grad_enabled(False))." in given
+
+
+def test_a_frozen_model_has_no_cut():
+    given, _, advice = refusal(unused, model=Program(unused).requires_grad_(False))
+    assert given.endswith(
+        "Nothing that forward computes its output from requires grad: of its 4 parameters all are frozen. (FXG202)"
+    )
+    assert advice == "  try: let a parameter that forward uses, or an input, require grad"
+
+
+def test_a_loss_of_ones_own_program_is_explained_as_well():
+    model = Program(unused)
+    with fxgrad.record(model) as recording:
+        loss = model(torch.ones(2, 3)).sum().detach()
+    with pytest.raises(TargetError, match=r"the result of `detach` does not require grad. \(FXG202\)"):
+        recording.trace(loss)
+
+
+def test_the_models_state_is_put_back_where_nothing_requires_grad():
+    model = nn.BatchNorm1d(3).requires_grad_(False)
+    with pytest.raises(TargetError):
+        fxgrad.trace(model, torch.ones(2, 3))
+    assert int(model.num_batches_tracked) == 0
+
+
+# What PyTorch does with unused parameters
+
+
+def test_distributed_data_parallel_raises_where_a_parameter_is_not_used_as_the_page_says():
+    program = """
+    import tempfile, torch
+    from torch import nn
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 1), nn.Linear(3, 1)
+        def forward(self, x):
+            return self.one(x)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1)
+    for unused in (False, True):
+        model = nn.parallel.DistributedDataParallel(Heads(), find_unused_parameters=unused)
+        try:
+            for _ in range(2):
+                model(torch.ones(4, 3)).sum().backward()
+            print("fine")
+        except RuntimeError as error:
+            print(str(error)[:53])
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["Expected to have finished reduction in the prior iter", "fine"], done.stderr
