@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fxgrad import __version__
+from fxgrad.cli.check_command import check
 from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.cli.options import Request, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
@@ -40,7 +41,7 @@ Examples:
   fxgrad draw model.py -o graph.svg
 
 \b
-Exit status: 0 fine; 1 found something (verify, --strict); 2 usage;
+Exit status: 0 fine; 1 found something (verify, check, --strict); 2 usage;
 3 the target failed; 4 cannot draw or write.
 """,
 )
@@ -154,6 +155,9 @@ def verify(request: Request) -> int:
     verification = request.verify()
     show(verification)
     return 0 if verification.ok else _FOUND
+
+
+fxgrad.add_command(check)
 
 
 @fxgrad.command(

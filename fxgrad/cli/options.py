@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -88,6 +88,7 @@ def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 target_argument = click.argument("target")
+targets_argument = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 debug_option = click.option(
     "--debug",
     is_flag=True,
@@ -140,6 +141,21 @@ def with_target(command: Callable[..., int]) -> Callable[..., int]:
     ) -> int:
         return command(Request(target, init, inputs, loss, seed, mode, device, autocast), **own)
 
+    return _with_options(collected)
+
+
+def with_targets(command: Callable[..., int]) -> Callable[..., int]:
+    """The same for a command with several targets, which gets a Request for each of them as its first argument."""
+
+    @functools.wraps(command)
+    def collected(*, targets: tuple[str, ...], **given: Any) -> int:
+        settings = {field.name: given.pop(field.name) for field in fields(Request) if field.name != "target"}
+        return command([Request(target, **settings) for target in targets], **given)
+
+    return _with_options(collected)
+
+
+def _with_options(command: Callable[..., int]) -> Callable[..., int]:
     for option in reversed(_TARGET_OPTIONS):
-        collected = option(collected)
-    return collected
+        command = option(command)
+    return command
