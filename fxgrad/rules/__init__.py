@@ -37,6 +37,13 @@ from fxgrad.rules.page import Page
 from fxgrad.rules.pages import PAGES
 from fxgrad.rules.returns import hook_may_return_a_value, must_return, number_of_values_help
 from fxgrad.rules.subject import Subject, subjects
+from fxgrad.rules.tools import (
+    compiled_module_may_pass_the_hook_by,
+    compiled_regions_show_no_modules,
+    script_modules_take_no_hooks,
+    scripted_hooks_help,
+    symbolic_trace_loses_the_hook,
+)
 
 __all__ = [
     "codes",
@@ -60,6 +67,8 @@ _RULES: tuple[Callable[[Subject], Iterator[Explanation]], ...] = (
     hook_may_return_a_value,
     removed_hook_still_fires,
     module_is_called_several_times,
+    symbolic_trace_loses_the_hook,
+    compiled_module_may_pass_the_hook_by,
 )
 """In the order of their codes, in which a hook's explanations appear."""
 
@@ -69,10 +78,12 @@ _GRAPH_RULES: tuple[Callable[[BackwardGraph], Iterator[Explanation]], ...] = (
     tensor_is_no_leaf,
     parameter_is_frozen,
     parameter_is_not_used,
+    script_modules_take_no_hooks,
+    compiled_regions_show_no_modules,
 )
 """About no hook."""
 
-_ERROR_RULES = (inplace_error_help, mixed_hooks_help, number_of_values_help)
+_ERROR_RULES = (inplace_error_help, mixed_hooks_help, number_of_values_help, scripted_hooks_help)
 
 
 def explain(graph: BackwardGraph) -> tuple[Explanation, ...]:

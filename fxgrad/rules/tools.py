@@ -1,0 +1,159 @@
+"""Tools that lose hooks: FXG301 (torch.fx), FXG302 (TorchScript) and FXG303 (torch.compile)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.graph import BackwardGraph, Explanation, Module, NodeKind
+from fxgrad.graph.notation import escaped
+from fxgrad.rules.phrases import code, counted, function_name, listed, module_name
+from fxgrad.rules.subject import Subject
+
+_TORCHSCRIPT, _COMPILE = "torch.jit", "torch.compile"
+_WRAPPER, _WRAPPED = "OptimizedModule", "_orig_mod"
+_SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled", "is not supported on ScriptModules")
+
+
+def symbolic_trace_loses_the_hook(subject: Subject) -> Iterator[Explanation]:
+    """FXG301: torch.fx calls modules of torch.nn as a whole, and runs the code of all others without calling them."""
+    module, hook = subject.module, subject.hook
+    if module is None or not subject.calls or not hook.active or hook.registered_in is not None:
+        return
+    if _is_traced_through(subject.graph, module) and not (hook.kind.is_global and module.path == ""):
+        yield Explanation(
+            code="FXG301",
+            severity="info",
+            headline=f"torch.fx.symbolic_trace would lose {function_name(hook)}",
+            because=_traced_through(module),
+            fix=_kept_by(module),
+            site=subject.sites[0],
+        )
+
+
+def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
+    """Whether fx puts the module's operations into its graph; never those of a module that it calls as a whole."""
+    if module.path == "":
+        return True
+    around = [module, *_modules_around(graph, module)]
+    return not any(each.is_fx_leaf or each.is_fx_leaf is None for each in around)
+
+
+def _modules_around(graph: BackwardGraph, module: Module) -> Iterator[Module]:
+    path = module.path.rpartition(".")[0]
+    while path:
+        if path in graph.modules_by_path:
+            yield graph.modules_by_path[path]
+        path = path.rpartition(".")[0]
+
+
+def _traced_through(module: Module) -> str:
+    rule = "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
+    if module.path == "":
+        return (
+            "Where it can trace the model, it returns a new GraphModule, which has the operations of the model's forward "
+            f"and none of its hooks. {rule}"
+        )
+    return (
+        f"Where it can trace the model, its graph has the operations of {module_name(module.path)} "
+        f"({escaped(module.type_name)}) and no call of that module: only modules of torch.nn, Sequential excepted, are "
+        f"called as a whole. {rule}"
+    )
+
+
+def _kept_by(module: Module) -> str:
+    if module.path == "":
+        return "register it on the GraphModule that symbolic_trace returns"
+    return f"trace with a torch.fx.Tracer whose is_leaf_module answers True for {module_name(module.path)}"
+
+
+def script_modules_take_no_hooks(graph: BackwardGraph) -> Iterator[Explanation]:
+    """FXG302: the model holds modules that TorchScript runs."""
+    scripted = _outermost(graph, _TORCHSCRIPT)
+    if scripted:
+        several = len(scripted) > 1
+        yield Explanation(
+            code="FXG302",
+            severity="info",
+            headline=f"{listed(map(module_name, scripted))} {'run' if several else 'runs'} in TorchScript, without hooks",
+            because=(
+                "Backward hooks that were there when it was scripted were dropped in silence; on a ScriptModule none can "
+                "be registered, and a global backward hook makes every call of one raise. "
+                "(torch/jit/_script.py, torch/jit/_recursive.py)"
+            ),
+            fix="put Tensor.register_hook on what goes in and comes out, or use the module without TorchScript",
+            owner=scripted[0],
+        )
+
+
+def _outermost(graph: BackwardGraph, tool: str) -> list[str]:
+    made = [module for module in graph.modules if module.made_by == tool]
+    return [module.path for module in made if not any(_is_inside(module, other.path) for other in made)]
+
+
+def _is_inside(module: Module, path: str) -> bool:
+    """Whether a module is held by the one at the path, and is another one."""
+    return module.path != path and (path == "" or module.path.startswith(f"{path}."))
+
+
+def scripted_hooks_help(message: str) -> Explanation | None:
+    """Explain the errors of TorchScript about backward hooks; None for any other message."""
+    if not any(text in message for text in _SCRIPT_ERRORS):
+        return None
+    return Explanation(
+        code="FXG302",
+        severity="error",
+        headline="TorchScript takes no backward hooks",
+        because=(
+            "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule takes "
+            "none, and a global one makes every call of a ScriptModule raise. "
+            "(torch/jit/_trace.py, torch/jit/_script.py)"
+        ),
+        fix="remove the hooks before, and put Tensor.register_hook on what goes in and comes out",
+    )
+
+
+def compiled_module_may_pass_the_hook_by(subject: Subject) -> Iterator[Explanation]:
+    """FXG303: the hook is on a module inside one that torch.compile made."""
+    module = subject.module
+    if module is None or not subject.hook.active or subject.hook.kind.is_global:
+        return
+    region = next(
+        (path for path in _outermost(subject.graph, _COMPILE) if _is_compiled_in(subject, module, path)), None
+    )
+    if region is not None:
+        yield Explanation(
+            code="FXG303",
+            severity="info",
+            headline=f"torch.compile calls {function_name(subject.hook)} only if it was there at the first call",
+            because=(
+                f"{module_name(module.path)} is inside {module_name(region)}, which is compiled; for this trace it ran "
+                "eagerly. A hook that is there when a region is compiled makes Dynamo break the graph around it; one that "
+                "is registered after the first call is not looked for again. "
+                "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+            ),
+            fix="register it before the first call, or call torch._dynamo.reset() after registering it",
+            site=subject.sites[0],
+        )
+
+
+def _is_compiled_in(subject: Subject, module: Module, region: str) -> bool:
+    wrapper = subject.graph.modules_by_path[region]
+    inner = f"{region}.{_WRAPPED}".lstrip(".") if wrapper.type_name == _WRAPPER else region
+    return _is_inside(module, inner)
+
+
+def compiled_regions_show_no_modules(graph: BackwardGraph) -> Iterator[Explanation]:
+    """FXG303: the graph has nodes that stand for whole regions of the program."""
+    regions = [node for node in graph.nodes if node.kind is NodeKind.COMPILED]
+    if regions:
+        yield Explanation(
+            code="FXG303",
+            severity="info",
+            headline=f"{counted(len(regions), 'node')} of the graph {'are' if len(regions) > 1 else 'is'} made by torch.compile",
+            because=(
+                f"{listed(code(node.label) for node in regions)}: what runs inside has no node of its own, so no hook on "
+                "a module or tensor in there can be on one. A module hook that was registered after the first call is "
+                "not called. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+            ),
+            fix="trace the model itself (fxgrad.trace), which runs it eagerly; or register hooks before the first call",
+        )

@@ -1,0 +1,278 @@
+"""FXG301, FXG302, FXG303: tools that lose hooks; held against the tools themselves."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+import fxgrad
+from fxgrad.rules import explain, explain_error
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and Dynamo breaks graphs at hooks
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Outer(nn.Module):
+    """One module of each sort: a user's, a Sequential, a plain leaf, and a leaf that holds modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+        self.sequential = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Tanh()))
+        self.layer = nn.TransformerEncoderLayer(3, 1, 4, batch_first=True)
+        self.never = Inner()
+
+    def forward(self, x):
+        return self.layer(self.sequential(self.inner(x))[:, None])
+
+
+def tensor():
+    return torch.ones(2, 3, requires_grad=True)
+
+
+def hooked(model, paths=None):
+    """Put a full hook on each module, and give the list that their paths will be written in."""
+    fired = []
+    for path, module in model.named_modules():
+        if paths is None or path in paths:
+            module.register_full_backward_hook(lambda *given, path=path: fired.append(path))
+    return fired
+
+
+def fired_by(run, fired):
+    fired.clear()
+    run(tensor()).sum().backward()
+    return set(fired)
+
+
+def found(model, code, x=None):
+    graph = fxgrad.trace(model, tensor() if x is None else x).graph
+    return [told for told in explain(graph) if told.code == code]
+
+
+def paths_of(findings):
+    return {told.site.hook.owner for told in findings}
+
+
+# torch.fx
+
+
+def test_the_hooks_named_are_exactly_those_that_symbolic_trace_loses():
+    model = Outer()
+    fired = hooked(model)
+    whole, traced = fired_by(model, fired), fired_by(torch.fx.symbolic_trace(model), fired)
+    told = paths_of(found(model, "FXG301"))
+    assert told == whole - traced == {"", "inner", "sequential", "sequential.1"}
+
+
+def test_a_lost_hook_of_a_module_is_told_with_the_rule_that_loses_it():
+    model = Outer()
+    hooked(model, ["inner"])
+    (told,) = found(model, "FXG301")
+    assert told.severity == "info"
+    assert told.headline.startswith("torch.fx.symbolic_trace would lose the lambda at ")
+    assert told.because == (
+        "Where it can trace the model, its graph has the operations of `inner` (Inner) and no call of that module: only "
+        "modules of torch.nn, Sequential excepted, are called as a whole. "
+        "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
+    )
+    assert told.fix == "trace with a torch.fx.Tracer whose is_leaf_module answers True for `inner`"
+
+
+def test_a_lost_hook_of_the_model_itself_is_told():
+    model = Outer()
+    hooked(model, [""])
+    (told,) = found(model, "FXG301")
+    assert told.because == (
+        "Where it can trace the model, it returns a new GraphModule, which has the operations of the model's forward and "
+        "none of its hooks. (torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
+    )
+    assert told.fix == "register it on the GraphModule that symbolic_trace returns"
+
+
+def test_the_tracer_that_is_advised_keeps_the_hook():
+    class Keeping(torch.fx.Tracer):
+        def is_leaf_module(self, module, path):
+            return path == "inner" or super().is_leaf_module(module, path)
+
+    model = Outer()
+    fired = hooked(model, ["inner"])
+    traced = torch.fx.GraphModule(model, Keeping().trace(model))
+    assert fired_by(traced, fired) == {"inner"}
+
+
+def test_the_model_that_symbolic_trace_returns_takes_the_hook():
+    traced = torch.fx.symbolic_trace(Outer())
+    assert fired_by(traced, hooked(traced, [""])) == {""}
+
+
+def test_a_global_hook_is_lost_for_modules_that_are_traced_through_and_not_for_the_model():
+    model, fired = Inner(), []
+    outer = nn.Sequential(model)
+    with module_hooks.register_module_full_backward_hook(lambda module, *given: fired.append(type(module).__name__)):
+        told = [explanation.site.call for explanation in found(outer, "FXG301")]
+        traced = torch.fx.symbolic_trace(outer)
+        fired.clear()
+        traced(tensor()).sum().backward()
+    module_hooks._global_is_full_backward_hook = None
+    assert told == ["0#1"]
+    assert sorted(fired) == ["Linear", "Sequential"]  # the GraphModule has the name of what was traced
+
+
+# TorchScript
+
+
+def test_a_scripted_module_inside_a_model_is_told():
+    model = nn.Sequential(nn.Linear(3, 3), torch.jit.script(Inner()))
+    (told,) = found(model, "FXG302")
+    assert (told.severity, told.owner) == ("info", "1")
+    assert told.headline == "`1` runs in TorchScript, without hooks"
+    assert told.because == (
+        "Backward hooks that were there when it was scripted were dropped in silence; on a ScriptModule none can be "
+        "registered, and a global backward hook makes every call of one raise. "
+        "(torch/jit/_script.py, torch/jit/_recursive.py)"
+    )
+    assert told.fix == "put Tensor.register_hook on what goes in and comes out, or use the module without TorchScript"
+
+
+def test_a_model_without_torchscript_has_no_such_finding():
+    model = Outer()
+    hooked(model)
+    assert found(model, "FXG302") == []
+
+
+def test_scripting_drops_hooks_in_silence():
+    model = nn.Linear(3, 3)
+    fired = hooked(model)
+    assert fired_by(model, fired) == {""}
+    assert fired_by(torch.jit.script(model), fired) == set()
+
+
+def trace_with_a_hook():
+    model = nn.Linear(3, 3)
+    hooked(model)
+    torch.jit.trace(model, tensor())
+
+
+def register_on_a_script_module():
+    torch.jit.script(nn.Linear(3, 3)).register_full_backward_hook(print)
+
+
+def call_under_a_global_hook():
+    scripted = torch.jit.script(nn.Linear(3, 3))
+    try:
+        with module_hooks.register_module_full_backward_hook(print):
+            scripted(tensor())
+    finally:
+        module_hooks._global_is_full_backward_hook = None
+
+
+@pytest.mark.parametrize("program", [trace_with_a_hook, register_on_a_script_module, call_under_a_global_hook])
+def test_the_errors_of_torchscript_about_hooks_are_explained(program):
+    with pytest.raises((RuntimeError, ValueError)) as raised:
+        program()
+    told = explain_error(str(raised.value))
+    assert told is not None
+    assert (told.code, told.severity, told.headline) == ("FXG302", "error", "TorchScript takes no backward hooks")
+    assert told.because == (
+        "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule takes "
+        "none, and a global one makes every call of a ScriptModule raise. (torch/jit/_trace.py, torch/jit/_script.py)"
+    )
+    assert told.fix == "remove the hooks before, and put Tensor.register_hook on what goes in and comes out"
+
+
+def test_what_is_advised_for_torchscript_is_called():
+    scripted, fired, x = torch.jit.script(nn.Linear(3, 3)), [], tensor()
+    x.register_hook(lambda grad: fired.append("in"))
+    output = scripted(x)
+    output.register_hook(lambda grad: fired.append("out"))
+    output.sum().backward()
+    assert fired == ["out", "in"]
+
+
+# torch.compile
+
+
+@pytest.fixture(autouse=True)
+def dynamo():
+    yield
+    torch._dynamo.reset()
+
+
+def compiled_in_place(model):
+    model.inner.compile(backend="aot_eager")
+    return ["inner.linear"]
+
+
+def compiled_by_a_wrapper(model):
+    model.inner = torch.compile(model.inner, backend="aot_eager")
+    return ["inner._orig_mod.linear"]
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x):
+        return self.inner(x) * 2
+
+
+@pytest.mark.parametrize("make", [compiled_in_place, compiled_by_a_wrapper])
+def test_the_hooks_named_are_those_that_are_passed_by_when_registered_after_the_first_call(make):
+    model = Around()
+    (inside,) = make(model)
+    model(tensor())
+    fired = hooked(model, ["", inside])
+    assert fired_by(model, fired) == {""}
+    assert paths_of(found(model, "FXG303")) == {inside}
+
+
+@pytest.mark.parametrize("mend", ["before", "reset"])
+def test_a_hook_in_a_compiled_module_is_called_as_advised(mend):
+    model = Around()
+    (inside,) = compiled_in_place(model)
+    if mend == "reset":
+        model(tensor())
+    fired = hooked(model, [inside])
+    if mend == "reset":
+        torch._dynamo.reset()
+    assert fired_by(model, fired) == {inside}
+
+
+def test_a_hook_in_a_compiled_module_is_told_with_the_reason():
+    model = Around()
+    compiled_in_place(model)
+    hooked(model, ["inner.linear"])
+    (told,) = found(model, "FXG303")
+    assert told.severity == "info"
+    assert told.headline.endswith(" only if it was there at the first call")
+    assert told.because == (
+        "`inner.linear` is inside `inner`, which is compiled; for this trace it ran eagerly. A hook that is there when a "
+        "region is compiled makes Dynamo break the graph around it; one that is registered after the first call is not "
+        "looked for again. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+    )
+    assert told.fix == "register it before the first call, or call torch._dynamo.reset() after registering it"
+
+
+def test_a_captured_graph_with_a_compiled_region_is_told():
+    compiled = torch.compile(Inner(), backend="aot_eager")
+    graph = fxgrad.capture(compiled(tensor())).graph
+    (told,) = [told for told in explain(graph) if told.code == "FXG303"]
+    assert (told.severity, told.headline) == ("info", "1 node of the graph is made by torch.compile")
+    assert told.because == (
+        "`CompiledFunctionBackward_0`: what runs inside has no node of its own, so no hook on a module or tensor in "
+        "there can be on one. A module hook that was registered after the first call is not called. "
+        "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+    )
+    assert told.fix == (
+        "trace the model itself (fxgrad.trace), which runs it eagerly; or register hooks before the first call"
+    )
