@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
-from fxgrad.predict import predict
+from fxgrad.predict import called, predict
 from fxgrad.result import Trace, load
 
 if TYPE_CHECKING:
@@ -75,19 +76,24 @@ def _trace_in_child(
     from fxgrad.exchange.saved import from_json, to_json
     from fxgrad.observe.accelerator import in_forked_child
     from fxgrad.observe.devices import observe_emulated
-    from fxgrad.observe.names import path_finder
+    from fxgrad.observe.names import TensorNames, path_finder, tensor_finder
 
     def observe() -> str:
         return to_json(observe_emulated(model, args, kwargs, loss=loss, device=device))
 
     graph = from_json(in_forked_child(observe), origin="the forked child")
-    return Trace(predict(graph), path_of_module=path_finder(model))
+    return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
 
 
 def _trace_of(observed: Observed, model: Any) -> Trace:
     from fxgrad.observe.names import path_finder
 
-    return Trace(predict(observed.graph), forward=observed.forward, path_of_module=path_finder(model))
+    return Trace(
+        predict(observed.graph),
+        forward=observed.forward,
+        path_of_module=path_finder(model),
+        name_of_tensor=observed.name_of_tensor,
+    )
 
 
 class Recording:
@@ -165,10 +171,15 @@ def verify(
     *,
     loss: Callable[[Any], Any] | None = None,
     device: str | torch.device | None = None,
+    inputs: Sequence[str] | None = None,
+    api: Literal["backward", "grad"] = "backward",
+    roots: Sequence[str] | None = None,
+    after: Literal["retained", "freed"] | None = None,
 ) -> Verification:
     """Run forward and the real backward, with the model's hooks, and compare each prediction with what each hook got.
 
     The hooks do run: that is its point. Afterwards ``.grad`` and all that `trace` puts back are as they were.
+    `inputs`, `api`, `roots` and `after` say how backward is called, by names, as for `Trace.predict`.
     Raises what `trace` raises, and TargetError when a hook raises.
 
     >>> import torch, fxgrad
@@ -186,7 +197,13 @@ def verify(
         raise devices.cannot_verify_live(str(device))
     devices.check_placed(model, device)
     with _loss_located():
-        executed = execution.execute(model, arguments, keywords, loss=loss)
+        executed = execution.execute(
+            model,
+            arguments,
+            keywords,
+            loss=loss,
+            called=partial(called, inputs=inputs, api=api, roots=roots, after=after),
+        )
     return compare(predict(executed.graph), executed.firings)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite, ModuleCall
 from fxgrad.graph.module_paths import find_module_path
+from fxgrad.graph.notation import escaped
 
 if TYPE_CHECKING:
     import networkx
@@ -56,6 +58,23 @@ class Report(Shown):
 
 
 @dataclass(frozen=True)
+class Order(Shown):
+    """What `Trace.order` answers: every call of a hook, in order, across all nodes.
+
+    ``calls``  the sites as their hooks are called; one whose hook is called twice is there twice. Where
+               ``site.fires`` is None the hook is called there, if at all
+    """
+
+    calls: tuple[HookSite, ...]
+
+    def to_json(self) -> str:
+        """The calls, as JSON text: a list of the HookSite records' fields."""
+        from fxgrad.exchange.records import records_to_json
+
+        return records_to_json(self.calls, tuple[HookSite, ...])
+
+
+@dataclass(frozen=True)
 class Probe:
     """What a hook would get, had it been registered, and what it would move.
 
@@ -90,10 +109,12 @@ class Trace:
         *,
         forward: Any = None,
         path_of_module: Callable[[object], str | None] | None = None,
+        name_of_tensor: Callable[[object], str | None] | None = None,
     ) -> None:
         self.graph = graph
         self._forward = forward
         self._path_of_module = path_of_module
+        self._name_of_tensor = name_of_tensor
 
     def __str__(self) -> str:
         return str(self.graph)
@@ -146,6 +167,62 @@ class Trace:
             )
         return path
 
+    def predict(
+        self,
+        *,
+        inputs: Any = None,
+        api: Literal["backward", "grad"] = "backward",
+        roots: Any = None,
+        after: Literal["retained", "freed"] | None = None,
+    ) -> Trace:
+        """The same trace, with its sites predicted for another way of calling backward.
+
+        ``inputs``  what ``backward(inputs=...)`` or ``autograd.grad(outputs, inputs)`` gets: names of parameters and
+                    inputs, nodes' labels with a slot (``UnbindBackward0_0[1]``), or, in the process that traced them,
+                    such tensors themselves; one, or a list
+        ``api``     "grad" for ``torch.autograd.grad``
+        ``roots``   what backward starts from instead of every root found, in that order: ``result[1]``, or as `inputs`
+        ``after``   this is the second of two such calls; the first was with ``retain_graph=True`` ("retained") or
+                    without ("freed", after which it is unknown how far backward comes)
+
+        What else a call can be given changes nothing for hooks: ``gradient`` (cast to the root's dtype first),
+        ``create_graph``, ``retain_graph``, and ``allow_unused`` and ``materialize_grads`` of ``autograd.grad``, which
+        looks at them when backward is over (torch/csrc/autograd/python_engine.cpp).
+
+        Raises UsageError for unknown names, with the nearest ones, and for what PyTorch refuses.
+
+        >>> import torch, fxgrad
+        >>> model = torch.nn.Linear(10, 20)
+        >>> handle = model.bias.register_hook(lambda grad: None)
+        >>> trace = fxgrad.trace(model, torch.randn(8, 10))
+        >>> trace.predict(inputs="weight").sites[0].fires, trace.predict(inputs=[model.bias]).sites[0].fires
+        (False, True)
+        """
+        from fxgrad.predict import called, predict
+
+        names = None if inputs is None else self._names(inputs, "inputs")
+        starts = None if roots is None else self._names(roots, "roots")
+        graph = predict(called(self.graph, inputs=names, api=api, roots=starts, after=after))
+        return Trace(
+            graph,
+            forward=self._forward,
+            path_of_module=self._path_of_module,
+            name_of_tensor=self._name_of_tensor,
+        )
+
+    def _names(self, given: Any, what: str) -> list[str]:
+        return [self._name(each, what) for each in (given if isinstance(given, (list, tuple)) else [given])]
+
+    def _name(self, tensor: Any, what: str) -> str:
+        name = tensor if isinstance(tensor, str) or self._name_of_tensor is None else self._name_of_tensor(tensor)
+        if not isinstance(name, str):
+            raise UsageError(
+                f"a {escaped(type(tensor).__name__)} in {what} that this trace has no name for",
+                "names of variables, labels of nodes, or parameters and inputs in the process that traced them",
+                "the label of its node, as trace.graph prints it, with the slot: UnbindBackward0_0[1]",
+            )
+        return name
+
     def probe(self, module: Any, kind: HookKind | str = HookKind.MODULE_FULL_BACKWARD) -> Probe:
         """What would a hook get here, and what would it move? Nothing is registered and nothing is run.
 
@@ -186,6 +263,25 @@ class Trace:
             findings = tuple([told for told in findings if told.site is not None and self._is_at(told.site, path)])
         text = explain_text(self.graph, findings, module=path)
         return Explanations(self.graph, findings, text, lambda: explain_rich(self.graph, findings, module=path))
+
+    def order(self, module: Any = None) -> Order:
+        """In which order hooks are called: node by node as the engine runs, at each node as PyTorch calls them there.
+
+        At one node (torch/csrc/autograd/engine.cpp) tensor hooks come first, by tensor and registration, then
+        retain_grad, prehooks, and when the node has run post-accumulate hooks and post-hooks; a module's global hooks
+        come before its own, of which those with ``prepend=True`` come first. With `module` the calls of its hooks, with
+        their numbers among all. Where several devices take part it is said that there is no order between them.
+
+        Raises UsageError for an unknown module.
+        """
+        from fxgrad.predict import hook_calls
+        from fxgrad.render.text import order_rich, order_text
+
+        path = None if module is None else self._path(module)
+        wanted = partial(self._is_at, path=path)
+        calls = tuple(filter(wanted, hook_calls(self.graph)))
+        text = order_text(self.graph, wanted=wanted)
+        return Order(self.graph, (), text, lambda: order_rich(self.graph, wanted=wanted), calls)
 
     def report(self) -> Report:
         """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""

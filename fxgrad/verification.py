@@ -93,7 +93,8 @@ def _site_differences(site: HookSite, seen: Sequence[Firing]) -> Iterator[Differ
         return
     if site.times is not None and site.times != len(seen):
         yield Difference(site, "times", _times(site.times), _times(len(seen)))
-    yield from dict.fromkeys([difference for firing in seen for difference in _firing_differences(site, firing)])
+    if site.node is not None:  # else it attaches while backward recomputes
+        yield from dict.fromkeys([difference for firing in seen for difference in _firing_differences(site, firing)])
 
 
 def _firing_differences(site: HookSite, firing: Firing) -> Iterator[Difference]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +12,8 @@ from fxgrad.cli.check_command import check
 from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.cli.options import Request, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
+from fxgrad.errors import UsageError
+from fxgrad.graph.records import BACKWARD_APIS
 
 if TYPE_CHECKING:
     from fxgrad.graph import Explanation
@@ -93,25 +95,51 @@ Examples:
   fxgrad explain model.py layers.3
   fxgrad explain model.py layers.3 --hook register_full_backward_hook
   fxgrad explain trace.json --json
+  fxgrad explain model.py --order
+  fxgrad explain model.py --inputs layers.0.weight --api grad
 """
 )
 @target_argument
 @click.argument("module", required=False)
 @click.option("--hook", metavar="KIND", help="What if a hook of this kind were there? As register_backward_hook.")
+@click.option("--order", is_flag=True, help="Show in which order the hooks are called instead.")
+@click.option(
+    "--inputs",
+    "backward_inputs",
+    metavar="NAME",
+    multiple=True,
+    help="As if NAME were in backward(inputs=...); repeat.",
+)
+@click.option("--api", type=click.Choice(BACKWARD_APIS), default=BACKWARD_APIS[0], help="grad: torch.autograd.grad.")
 @click.option("--json", is_flag=True, help="Write JSON instead of text.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
 @with_target
-def explain(request: Request, *, module: str | None, hook: str | None, json: bool, strict: bool) -> int:
+def explain(
+    request: Request,
+    *,
+    module: str | None,
+    hook: str | None,
+    order: bool,
+    backward_inputs: tuple[str, ...],
+    api: Literal["backward", "grad"],
+    json: bool,
+    strict: bool,
+) -> int:
     """Explain hooks: the node, what each gets, why, the fix.
 
     MODULE is a path such as layers.3; without it every hook is explained, and
     --hook asks about the model itself.
     """
     kind = None if hook is None else hook_kind(hook)
+    if order and kind is not None:
+        raise UsageError("--order with --hook", "one of them", f"fxgrad explain {request.target} --order")
+    trace = request.trace()
+    if backward_inputs or api != BACKWARD_APIS[0]:
+        trace = trace.predict(inputs=list(backward_inputs) or None, api=api)
     where = _THE_MODEL if module is None and kind is not None else module
-    explanations = request.trace().explain(where, hook=kind)
-    show(explanations.to_json() if json else explanations)
-    return _status(explanations.findings, strict=strict)
+    shown = trace.order(where) if order else trace.explain(where, hook=kind)
+    show(shown.to_json() if json else shown)
+    return _status(shown.findings, strict=strict)
 
 
 @fxgrad.command(

@@ -3,6 +3,7 @@
 from fxgrad.graph.backward_graph import BackwardGraph
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.records import (
+    BackwardCall,
     Edge,
     Explanation,
     FullHookSetup,
@@ -26,6 +27,7 @@ from fxgrad.graph.records import (
 )
 
 __all__ = [
+    "BackwardCall",
     "BackwardGraph",
     "Edge",
     "Explanation",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import (
+    BACKWARD_APIS,
+    EARLIER_CALLS,
     SCHEMA_VERSION,
     Gradient,
     GraphInfo,
@@ -101,6 +103,10 @@ def _info_problems(info: GraphInfo, graph: BackwardGraph) -> Iterator[str]:
         yield f"info: its schema_version is {info.schema_version}, but these records are of version {SCHEMA_VERSION}"
     if info.calls_reason is not None and (graph.calls or graph.forward):
         yield "info: calls_reason says why there are no calls, but there are"
+    yield from _choice("info, backward", "api", info.backward.api, BACKWARD_APIS)
+    yield from _choice("info, backward", "after", info.backward.after, (None, *EARLIER_CALLS))
+    if info.backward.api == "grad" and info.backward.inputs is None:
+        yield "info, backward: autograd.grad has no inputs"
 
 
 def _node_problems(node: Node, graph: BackwardGraph) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph.records import Hook, Path, Shape, Source, Value
+from fxgrad.graph.records import BackwardCall, Hook, Path, Shape, Source, Value
 
 _MOST_TARGETS = 3
 
@@ -108,3 +108,26 @@ def _owner_text(hook: Hook) -> str:
     shown = [escaped(target) or "a tensor without a name" for target in hook.targets or ("",)]
     more = len(shown) - _MOST_TARGETS
     return ", ".join(shown[:_MOST_TARGETS]) + (f" and {more} more" if more > 0 else "")
+
+
+_API_NAMES = {"grad": "autograd.grad"}
+_AFTER = {
+    None: "",
+    "retained": ", called once before with retain_graph=True",
+    "freed": ", called once before, which freed the graph",
+}
+
+
+def call_text(call: BackwardCall) -> str:
+    """Write how backward is called, as one would; "" for a plain first backward.
+
+    >>> call_text(BackwardCall(((3, 0),), "grad", names=("weight",)))
+    'autograd.grad(inputs=[weight])'
+    >>> call_text(BackwardCall((), names=("w", "x"), absent=("w", "x"), after="retained"))
+    'backward(inputs=[w, x]), called once before with retain_graph=True; not in this graph: w, x'
+    """
+    if call.inputs is None and call.after is None:
+        return ""
+    inputs = "" if call.inputs is None else f"inputs=[{', '.join(map(escaped, call.names))}]"
+    absent = f"; not in this graph: {', '.join(map(escaped, call.absent))}" if call.absent else ""
+    return f"{_API_NAMES.get(call.api, call.api)}({inputs}){_AFTER.get(call.after, '')}{absent}"

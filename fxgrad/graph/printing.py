@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fxgrad.graph.kinds import NodeKind
-from fxgrad.graph.notation import escaped, one_line, path_text, shape_text, source_text, value_text
+from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text, source_text, value_text
 from fxgrad.graph.records import (
     Edge,
     Gradient,
@@ -62,6 +62,8 @@ def _info_lines(info: GraphInfo) -> Iterator[str]:
     yield one_line(f"backward graph of {versions}")
     yield one_line(f"device: {info.device}{' (emulated)' if info.emulated else ''}")
     yield one_line(f"roots: {info.root_rule}")
+    if call_text(info.backward):
+        yield f"called as: {call_text(info.backward)}"
     yield from (one_line(f"skipped: {skipped}") for skipped in info.skipped)
     yield from (one_line(f"note: {note}") for note in info.notes)
     if info.calls_reason is not None:

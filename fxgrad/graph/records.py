@@ -398,9 +398,35 @@ class Explanation:
     source: Source | None = None
 
 
+BACKWARD_APIS = ("backward", "grad")
+EARLIER_CALLS = ("retained", "freed")
+"""What `BackwardCall` says of ``api`` and ``after``."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardCall:
+    """How backward will be called; it starts from the graph's roots.
+
+    ``inputs``  (node, slot) of each tensor in ``inputs=``, for a leaf that of its AccumulateGrad; None: no ``inputs=``.
+                Tensors that are not in the graph are left out, so ``()`` means that none of them is.
+    ``api``     "backward" or "grad" (``torch.autograd.grad``, which always has inputs)
+    ``after``   the same call was made once before on this graph: "retained", with ``retain_graph=True``, or "freed",
+                without; None: this is the first
+    ``names``   what was given as inputs; ``absent`` those among them that are not in the graph
+    ``roots``   what was given as roots; None: the graph's roots are those that the trace found
+    """
+
+    inputs: tuple[tuple[int, int], ...] | None = None
+    api: str = "backward"
+    after: str | None = None
+    names: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    roots: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class GraphInfo:
-    """How the graph was made.
+    """How the graph was made, and for which call of backward its sites are predicted.
 
     ``calls_reason``  why there are no module calls and no fx nodes (a capture); None where there are
     ``global_backward_sticky`` which global backward hooks this process has had: full (True), legacy (False), or none
@@ -419,3 +445,4 @@ class GraphInfo:
     notes: tuple[str, ...] = ()
     calls_reason: str | None = None
     global_backward_sticky: bool | None = None
+    backward: BackwardCall = BackwardCall()

@@ -29,6 +29,8 @@ def structural_problems(graph: BackwardGraph) -> Iterator[str]:
     yield from _unique("modules", "path", (path for module in graph.modules for path in _paths(module)))
     for index, root in enumerate(graph.roots):
         yield from known.place(f"roots[{index}]", root.node, root.slot)
+    for node_id, slot in graph.info.backward.inputs or ():
+        yield from known.place("info, the inputs of backward", node_id, slot)
     for node in graph.nodes:
         yield from _node_problems(node, known)
     for module in graph.modules:

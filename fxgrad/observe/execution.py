@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.firings import Firing, Received
 from fxgrad.graph.notation import hook_text, path_text, source_text
+from fxgrad.observe.engine_call import EngineCall
 from fxgrad.observe.forward import alone
 from fxgrad.observe.hooked import HookCollector, Place
 from fxgrad.observe.hooks import LiveHook
@@ -28,7 +30,7 @@ from fxgrad.observe.observation import Observation
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.session import Session
 from fxgrad.observe.state import preserved
-from fxgrad.observe.tracebacks import user_traceback
+from fxgrad.observe.tracebacks import UserCode, user_traceback
 from fxgrad.observe.tracing import check_model, message_of, run_forward
 
 
@@ -47,17 +49,22 @@ def execute(
     *,
     loss: Callable[[Any], Any] | None = None,
     watch: RegistrationWatch | None = None,
+    called: Callable[[BackwardGraph], BackwardGraph] | None = None,
 ) -> Executed:
-    """Run forward and backward once, as ``torch.autograd.backward(roots, ones)``, and put the state back."""
+    """Run forward and backward once, as ``torch.autograd.backward(roots, ones)``, and put the state back.
+
+    `called` puts into the graph how backward is called otherwise; the graph with that is returned.
+    """
     check_model(model)
     session = Session(model, watch)
     with alone(), preserved(model, (args, kwargs)), session.watch.undone():
         with session.recording(args, kwargs):
             output = run_forward(session, loss)
         observed, observation, hooks = session.observed_live(output.value, output.found)
+        graph = observed.graph if called is None else called(observed.graph)
         with preserved(model, (args, kwargs, *_with_gradients(observation, hooks))):
-            firings = _backward(observation, hooks, session.watch)
-    return Executed(observed.graph, firings)
+            firings = _backward(EngineCall(observation, graph), hooks, session.watch)
+    return Executed(graph, firings)
 
 
 def _with_gradients(observation: Observation, hooks: HookCollector) -> list[torch.Tensor]:
@@ -67,8 +74,11 @@ def _with_gradients(observation: Observation, hooks: HookCollector) -> list[torc
     return [*leaves, *retaining]
 
 
-def _backward(observation: Observation, hooks: HookCollector, watch: RegistrationWatch) -> tuple[Firing, ...]:
-    log = _Log(observation, hooks)
+def _backward(call: EngineCall, hooks: HookCollector, watch: RegistrationWatch) -> tuple[Firing, ...]:
+    if call.after is not None:
+        with watch.watching():
+            _run(call, _Log(call.observation, hooks), retain_graph=call.after == "retained")
+    log = _Log(call.observation, hooks)
     places = list(hooks.places())
     for place in places:
         if isinstance(place.table, dict):
@@ -80,26 +90,24 @@ def _backward(observation: Observation, hooks: HookCollector, watch: Registratio
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind is HookKind.MULTI_GRAD:
                 stack.enter_context(_spied_multi_grad(log, rank, hook))
-        _run(observation, log)
+        _run(call, log, retain_graph=True)
         log.note_retained()
     return tuple(log.firings)
 
 
-def _run(observation: Observation, log: _Log) -> None:
-    roots = observation.root_tensors
-    try:
-        with warnings.catch_warnings(record=True):  # as while forward is recorded: PyTorch warns of hooks, too
-            warnings.simplefilter("always")
-            torch.autograd.backward(roots, [torch.ones_like(root) for root in roots], retain_graph=True)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise TargetError(
-            f"{log.culprit(error)} raised {type(error).__name__}: {message_of(error)}",
-            "a backward that runs, with hooks that do not raise",
-            "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
-            user_traceback(error),
-        ) from error
+def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
+    with UserCode(partial(_told, call.observation, log)), warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")  # as while forward is recorded: PyTorch warns of hooks, too
+        call.run(retain_graph=retain_graph)
+
+
+def _told(observation: Observation, log: _Log, error: BaseException) -> TargetError:
+    return TargetError(
+        f"{log.culprit(error)} raised {type(error).__name__}: {message_of(error)}",
+        "a backward that runs, with hooks that do not raise",
+        "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
+        user_traceback(error),
+    )
 
 
 class _Log:

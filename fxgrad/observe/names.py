@@ -170,6 +170,17 @@ def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in values if isinstance(value, (torch.Tensor, list, tuple, dict))]
 
 
+def tensor_finder(names: TensorNames) -> Callable[[object], str | None]:
+    """Finds the name of a tensor object, without keeping any tensor alive."""
+    known = {key: (weakref.ref(named.tensor), named.name) for key, named in names.named.items()}
+
+    def name_of(tensor: object) -> str | None:
+        reference, name = known.get(id(tensor), (None, None))
+        return name if reference is not None and reference() is tensor else None
+
+    return name_of
+
+
 def path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
     """Finds the path of a module object, without keeping any module alive."""
     first = {id(module): (path, module) for path, module in reversed([*module_paths(model)])}

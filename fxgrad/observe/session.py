@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -25,7 +25,7 @@ from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.module_records import is_optimized
-from fxgrad.observe.names import ModuleNames, TensorNames, modules_of, tensor_paths
+from fxgrad.observe.names import ModuleNames, TensorNames, modules_of, tensor_finder, tensor_paths
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.rerun import RecordedForward
@@ -37,10 +37,11 @@ Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Observed:
-    """The records, and the forward where it was recorded."""
+    """The records, the forward where it was recorded, and what finds the name of a tensor object."""
 
     graph: BackwardGraph
     forward: RecordedForward | None
+    name_of_tensor: Callable[[object], str | None]
 
 
 class Session:
@@ -158,7 +159,8 @@ class Session:
                 notes=tuple(self.notes),
             )
             recorded = RecordedForward(forward.graph, forward.constants, self._changed(), forward.unfit)
-            return Observed(observation.graph(info, hooks), recorded), observation, hooks
+            observed = Observed(observation.graph(info, hooks), recorded, tensor_finder(self._tensor_names))
+            return observed, observation, hooks
 
     def unrooted(self, output: Any) -> BackwardGraph:
         """The records of a run of which no output requires grad: of what forward did, the loss function included."""

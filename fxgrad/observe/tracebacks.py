@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -29,20 +29,39 @@ def user_traceback(error: BaseException) -> str:
     return "".join(shown.format()).rstrip("\n")
 
 
-@contextmanager
-def user_code(doing: str, *, allowed: str, advice: Callable[[BaseException], str]) -> Iterator[None]:
+class UserCode(AbstractContextManager[None]):
+    """Runs the user's code inside; whatever it raises becomes the error that `told` makes of it.
+
+    What is `passing` passes; KeyboardInterrupt is the user at the keyboard. A generator cannot do this: contextlib
+    lets a StopIteration out again where a RuntimeError, as TargetError is one, was raised from it.
+    """
+
+    def __init__(
+        self,
+        told: Callable[[BaseException], TargetError],
+        *,
+        passing: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+    ) -> None:
+        self._told = told
+        self._passing = passing
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        """Raise what is told of the error."""
+        if error is not None and not isinstance(error, self._passing):
+            raise self._told(error) from error
+
+
+def user_code(doing: str, *, allowed: str, advice: Callable[[BaseException], str]) -> UserCode:
     """Run the user's code; whatever it raises becomes a TargetError with the user's traceback as its details.
 
-    ``doing`` completes "ValueError while ..."; ``advice`` says what to try. Only KeyboardInterrupt passes: that is the
-    user at the keyboard.
+    ``doing`` completes "ValueError while ..."; ``advice`` says what to try.
     """
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
+
+    def told(error: BaseException) -> TargetError:
         given = f"{type(error).__name__} while {doing}"
-        raise TargetError(given, allowed, _after_exit(error) or advice(error), user_traceback(error)) from error
+        return TargetError(given, allowed, _after_exit(error) or advice(error), user_traceback(error))
+
+    return UserCode(told)
 
 
 def _after_exit(error: BaseException) -> str | None:

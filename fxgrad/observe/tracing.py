@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +16,14 @@ from fxgrad.observe.forward import ForwardRecorder, alone
 from fxgrad.observe.frames import source_of_error
 from fxgrad.observe.hook_search import HookSearch
 from fxgrad.observe.hooked import HookCollector
-from fxgrad.observe.names import ModuleNames, TensorNames, module_paths, table_of
+from fxgrad.observe.names import ModuleNames, TensorNames, module_paths, table_of, tensor_finder
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.roots import FoundRoots, find_roots
 from fxgrad.observe.seen import SeenModuleCall
 from fxgrad.observe.session import Observed, Session
 from fxgrad.observe.state import preserved
-from fxgrad.observe.tracebacks import user_traceback
+from fxgrad.observe.tracebacks import UserCode, user_traceback
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"
 
@@ -96,21 +95,19 @@ def _with_roots(session: Session, value: Any, result: Any, *, what: str = "the o
         return Output(value, find_roots(result, what=what))
 
 
-@contextmanager
-def located(session: Session, what: str) -> Iterator[None]:
+def located(session: Session, what: str) -> UserCode:
     """Turn an exception of the user's code into a TargetError that says where it was raised."""
-    assert session.recorder is not None
-    try:
-        yield
-    except (FxgradError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise TargetError(
+
+    def told(error: BaseException) -> TargetError:
+        assert session.recorder is not None
+        return TargetError(
             f"{what} raised {type(error).__name__}{_place(session.model, session.recorder, error)}: {message_of(error)}",
             f"{what} that runs with these arguments",
             "model(*args, **kwargs) by itself: it raises without fxgrad, too",
             user_traceback(error),
-        ) from error
+        )
+
+    return UserCode(told, passing=(FxgradError, KeyboardInterrupt))
 
 
 def _place(model: nn.Module, recorder: ForwardRecorder, error: BaseException) -> str:
@@ -170,4 +167,4 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
         hooks = HookCollector(observation, HookSearch(observation, every_node=node_hooks))
         device = device_of(observation.root_tensors)
         info = graph_info(device=device, root_rule=found.rule, skipped=found.skipped, calls_reason=NO_CALLS)
-        return Observed(observation.graph(info, hooks), None)
+        return Observed(observation.graph(info, hooks), None, tensor_finder(tensor_names))

@@ -1,7 +1,17 @@
 """What each hook will receive, and whether, how often and in which order it is called: worked out before backward."""
 
-from fxgrad.predict.engine import BackwardCall
-from fxgrad.predict.nodes import NodePrediction, order_caveat, predict_nodes
-from fxgrad.predict.sites import predict
+from fxgrad.graph import BackwardCall
+from fxgrad.predict.calling import called
+from fxgrad.predict.nodes import NodePrediction, order_caveat, passed_by, predict_nodes
+from fxgrad.predict.sites import hook_calls, predict
 
-__all__ = ["BackwardCall", "NodePrediction", "order_caveat", "predict", "predict_nodes"]
+__all__ = [
+    "BackwardCall",
+    "NodePrediction",
+    "called",
+    "hook_calls",
+    "order_caveat",
+    "passed_by",
+    "predict",
+    "predict_nodes",
+]

@@ -11,23 +11,10 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph, Node, NodeKind, Root
+from fxgrad.graph import BackwardCall, BackwardGraph, Node, NodeKind, Root
 
 _LAST_SEQUENCE_NR = 2**64 - 1
 """The sequence number of nodes that take none: they run as soon as they are ready (function.h: UINT64_MAX)."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackwardCall:
-    """How backward will be called.
-
-    ``inputs``  (node, slot) of each tensor in ``inputs=``, for a leaf that of its AccumulateGrad; None: no ``inputs=``.
-                Tensors that are not in the graph are left out, so ``()`` means that none of them is.
-    ``api``     "backward" or "grad" (``torch.autograd.grad``, which always has inputs)
-    """
-
-    inputs: tuple[tuple[int, int], ...] | None = None
-    api: str = "backward"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +22,7 @@ class Schedule:
     """What the engine does with each node, by node id.
 
     ``order``      the nodes that it reaches, in that order
+    ``behind``     whether the node is a root or behind one
     ``runs``       whether the node is executed; one that is reached but not executed runs its tensor hooks only
     ``needed``     whether gradients are computed for the node: always, or because an input lies there or behind it
     ``will_run``   what ``torch._C._will_engine_execute_node`` answers for the node
@@ -42,6 +30,7 @@ class Schedule:
     """
 
     order: tuple[int, ...]
+    behind: bytearray
     runs: bytearray
     needed: bytearray
     will_run: bytearray
@@ -62,7 +51,7 @@ class _Ready:
 
 def schedule(graph: BackwardGraph, call: BackwardCall) -> Schedule:
     """Work out which nodes one backward from the roots reaches and executes, and in which order."""
-    dependencies, reached = _dependencies(graph)
+    dependencies, reached, behind = _dependencies(graph)
     needed, executed = _execution(graph.nodes, call)
     queue = _Queue(graph.nodes, dependencies, needed)
     order, raises_at = _run(graph, queue, executed, _raising_kinds(call))
@@ -70,11 +59,11 @@ def schedule(graph: BackwardGraph, call: BackwardCall) -> Schedule:
     for node in order:
         runs[node] = executed[node]
     will_run = bytearray(a and b for a, b in zip(reached, needed, strict=True))
-    return Schedule(tuple(order), runs, needed, will_run, raises_at)
+    return Schedule(tuple(order), behind, runs, needed, will_run, raises_at)
 
 
-def _dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray]:
-    """How many edges lead to each node from what the roots reach, and which nodes those edges reach.
+def _dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray, bytearray]:
+    """How many edges lead to each node from what the roots reach, which nodes those edges reach, and which the roots.
 
     A single root is started without an edge, so PyTorch does not count it among the nodes of the graph.
     """
@@ -93,7 +82,7 @@ def _dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray]:
         for root in graph.roots:
             dependencies[root.node] += 1
             reached[root.node] = True
-    return dependencies, reached
+    return dependencies, reached, alive
 
 
 def _execution(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearray, bytearray]:

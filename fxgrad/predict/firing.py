@@ -70,11 +70,14 @@ class Firing:
 def is_held_back(outlook: Outlook, site: HookSite) -> bool:
     """Whether a full hook keeps silent on its input-side node: the output-side node has not run before it.
 
-    ``BackwardHook._set_user_hook`` (torch/utils/hooks.py) waits for the grad_outputs that the output side leaves.
+    ``BackwardHook._set_user_hook`` (torch/utils/hooks.py) waits for the grad_outputs that the output side leaves. What
+    it left in the same call before this one, and nothing took, is still there.
     """
     if not site.hook.kind.is_full or site.node is None or site.call is None:
         return False
     if outlook.sides.get(site.node) != INPUT_SIDE:
         return False
     output = outlook.graph.calls_by_id[site.call].output_hook_node
-    return output is None or not outlook.runs(output) or outlook.ranks[output] > outlook.ranks[site.node]
+    if output is None or not outlook.runs(output):
+        return True
+    return outlook.call.after is None and outlook.ranks[output] > outlook.ranks[site.node]

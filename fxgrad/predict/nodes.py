@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph, Node
-from fxgrad.predict.engine import BackwardCall
+from fxgrad.graph import BackwardCall, BackwardGraph, Node
 from fxgrad.predict.outlook import Outlook
+from fxgrad.predict.silence import unreached_reason
 
-_PLAIN = BackwardCall()
 _CPU = "cpu"
 _HOST_DEVICES = (_CPU, "meta")
 
@@ -29,12 +28,13 @@ class NodePrediction:
     grad_inputs: tuple[str, ...]
 
 
-def predict_nodes(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> tuple[NodePrediction, ...]:
+def predict_nodes(graph: BackwardGraph, backward: BackwardCall | None = None) -> tuple[NodePrediction, ...]:
     """Say for every node, in id order, whether and when backward executes it, and what it receives and returns.
 
-    Takes time proportional to the size of the graph and no recursion; sources as in `fxgrad.predict.engine`.
+    `backward` is how it will be called; None: as `graph.info` says. Takes time proportional to the size of the graph
+    and no recursion; sources as in `fxgrad.predict.engine`.
     """
-    outlook = Outlook.of(graph, backward)
+    outlook = Outlook.of(graph, backward or graph.info.backward)
     ranks, flow = outlook.ranks, outlook.flow
     return tuple(
         [
@@ -44,6 +44,12 @@ def predict_nodes(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> tupl
             )
         ]
     )
+
+
+def passed_by(graph: BackwardGraph) -> dict[int, str]:
+    """The nodes that backward, called as `graph.info` says, does not come to, each with why."""
+    outlook = Outlook.of(graph, graph.info.backward)
+    return {node.id: unreached_reason(outlook, node.id) for node in graph.nodes if node.id not in outlook.ranks}
 
 
 def order_caveat(graph: BackwardGraph) -> str | None:

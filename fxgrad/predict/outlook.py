@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from fxgrad.graph import BackwardGraph, Node, NodeKind
-from fxgrad.predict.engine import BackwardCall, Schedule, schedule
+from fxgrad.graph import BackwardCall, BackwardGraph, Node, NodeKind
+from fxgrad.predict.engine import Schedule, schedule
 from fxgrad.predict.flow import Flow, flow, hook_sides
 
 

@@ -7,8 +7,10 @@ from fxgrad.graph.notation import escaped
 from fxgrad.predict import multi_grad
 from fxgrad.predict.firing import Firing, is_held_back
 from fxgrad.predict.outlook import Outlook
+from fxgrad.predict.reasons import UNUSED
 
 _BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
+_ONCE_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.NODE_PRE)
 
 
 def silence_reason(outlook: Outlook, firing: Firing, site: HookSite) -> str:
@@ -36,7 +38,7 @@ def _would_be_called(outlook: Outlook, site: HookSite, node: int) -> bool:
 def _node_silence(outlook: Outlook, site: HookSite, node: int) -> str:
     label = escaped(outlook.graph.nodes[node].label)
     if node not in outlook.ranks:
-        return _unreached_reason(outlook, label)
+        return unreached_reason(outlook, node)
     if outlook.schedule.raises_at == node:
         return f"{label} raises when backward executes it"
     if not outlook.schedule.runs[node]:
@@ -44,7 +46,11 @@ def _node_silence(outlook: Outlook, site: HookSite, node: int) -> str:
     return _held_back_reason(outlook, site)
 
 
-def _unreached_reason(outlook: Outlook, label: str) -> str:
+def unreached_reason(outlook: Outlook, node: int) -> str:
+    """Why backward does not come to a node."""
+    label = escaped(outlook.graph.nodes[node].label)
+    if not outlook.schedule.behind[node]:
+        return f"backward does not come to {label}: {UNUSED}"
     raises_at = outlook.schedule.raises_at
     if raises_at is not None:
         return f"backward ends before {label}: {escaped(outlook.graph.nodes[raises_at].label)} raises"
@@ -74,9 +80,17 @@ def undecided_reason(outlook: Outlook, site: HookSite) -> str | None:
         return site.reason
     if site.hook.kind.is_full and site.call is None:
         return "the forward was not watched, so what the module's call left for the hook is not known"
+    if outlook.call.after == "freed" and not _precedes_every_execution(outlook, site):
+        return "the same call before freed the graph: this one raises at the first node that needs what was freed"
     if site.hook.kind is HookKind.MULTI_GRAD and outlook.checkpoint is not None and _has_leaf(outlook, site):
         return recomputation_reason(outlook)
     return None
+
+
+def _precedes_every_execution(outlook: Outlook, site: HookSite) -> bool:
+    """Whether the hook is called, for sure and once, before the first node is executed."""
+    is_early = site.hook.kind in _ONCE_BEFORE_EXECUTION or site.hook.mode == "any"
+    return is_early and outlook.schedule.order[0] == site.node
 
 
 def _has_leaf(outlook: Outlook, site: HookSite) -> bool:

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookKind, HookSite
 from fxgrad.predict import multi_grad
-from fxgrad.predict.engine import BackwardCall
 from fxgrad.predict.entries import View, grad_input_entries, grad_output_entries, grad_output_entry
 from fxgrad.predict.firing import Firing
 from fxgrad.predict.full_hooks import FullHookCall
@@ -19,23 +18,32 @@ from fxgrad.resolve import resolve
 Contents = tuple[tuple[Gradient, ...], tuple[Gradient, ...]]
 """grad_input and grad_output."""
 
-_PLAIN = BackwardCall()
 
-
-def predict(graph: BackwardGraph, backward: BackwardCall = _PLAIN) -> BackwardGraph:
+def predict(graph: BackwardGraph, backward: BackwardCall | None = None) -> BackwardGraph:
     """Say what every hook will receive, how often and in which order, when backward is called from the roots.
 
-    Returns the graph with its sites, found anew, in firing order; those that are not called come last, by hook, and
-    receive nothing. Right given that every hook returns None and none starts a backward of its own.
+    `backward` is how it will be called; None: as `graph.info` says. Returns the graph with its sites, found anew, in
+    firing order; those that are not called come last, by hook, and receive nothing. Right given that every hook returns
+    None and none starts a backward of its own.
     """
+    if backward is not None:
+        graph = replace(graph, info=replace(graph.info, backward=backward))
     sites = resolve(graph)
     if not sites:
         return replace(graph, sites=())
-    outlook = Outlook.of(graph, backward)
+    outlook = Outlook.of(graph, graph.info.backward)
     firing = Firing(outlook, sites)
     times = Counter(firing.calls)
     predicted = [_predicted(outlook, firing, number, site, times[number]) for number, site in enumerate(sites)]
     return replace(graph, sites=_in_firing_order(predicted, firing))
+
+
+def hook_calls(graph: BackwardGraph) -> tuple[HookSite, ...]:
+    """The sites of a predicted graph as their hooks are called: a multi-grad hook that is called again comes again."""
+    sites = resolve(graph)
+    calls = Firing(Outlook.of(graph, graph.info.backward), sites).calls if sites else ()
+    ranks = {number: rank for rank, number in enumerate(dict.fromkeys(calls))}
+    return tuple([graph.sites[ranks[number]] for number in calls])
 
 
 def _in_firing_order(sites: Sequence[HookSite], firing: Firing) -> tuple[HookSite, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Hook, HookKind, HookSite
+from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite
 from fxgrad.graph.module_paths import find_module_path
 from fxgrad.predict import predict
 from fxgrad.probe.caveats import caveats
@@ -106,6 +106,12 @@ def _check(graph: BackwardGraph, kind: HookKind) -> None:
             f"a module hook on a graph whose module calls are not known: {graph.info.calls_reason}",
             "a graph whose forward was recorded",
             "trace the model: fxgrad.trace(model, args)",
+        )
+    if graph.info.backward != BackwardCall():
+        raise UsageError(
+            "a supposed hook in a trace that is predicted for another call than a plain backward",
+            "the trace as it was made",
+            "ask the trace that predict was called on",
         )
     if not _numbers_tell_calls(graph):
         raise UsageError(

@@ -54,9 +54,8 @@ def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> di
 
 def graph_head(graph: BackwardGraph) -> Iterator[Paragraph]:
     """What backward starts from, and whether the trace was emulated."""
-    yield Paragraph(say.roots_sentence(graph.info))
-    if graph.info.emulated:
-        yield Paragraph(say.emulation_sentence(graph.info))
+    lines = (say.roots_sentence(graph.info), say.call_sentence(graph.info), say.emulation_sentence(graph.info))
+    yield from (Paragraph(line) for line in lines if line)
 
 
 def _of_module(graph: BackwardGraph, path: str) -> tuple[Subject, ...]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.notation import escaped
+from fxgrad.predict import passed_by
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.rules.lost_gradients import lost_gradients
@@ -37,9 +38,10 @@ def report_document(graph: BackwardGraph, explanations: Iterable[Explanation]) -
 
 
 def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
-    yield Paragraph(say.roots_sentence(graph.info))
-    yield Paragraph(say.trace_sentence(graph.info))
-    lines = (say.emulation_sentence(graph.info), *graph.info.notes, graph.info.calls_reason)
+    info = graph.info
+    yield from (Paragraph(line) for line in (say.roots_sentence(info), say.call_sentence(info)) if line)
+    yield Paragraph(say.trace_sentence(info))
+    lines = (say.emulation_sentence(info), *info.notes, info.calls_reason)
     yield from (Paragraph(line) for line in lines if line)
 
 
@@ -186,10 +188,13 @@ def _cells(found: _Found) -> tuple[str, str, str]:
 
 
 def _without_gradient(graph: BackwardGraph) -> Section:
-    missing = lost_gradients(graph)
-    frozen = sum(each.kind == "parameter" and not each.requires_grad for each in graph.variables)
+    lost, left = lost_gradients(graph), passed_by(graph)
+    parameters = [each for each in graph.variables if each.kind == "parameter"]
+    reasons = {each.parameter.name: why_lost(graph, each) for each in lost[:_MOST_ROWS]}
+    missing = [each for each in parameters if each.requires_grad and (each.node is None or each.node in left)]
+    frozen = sum(not each.requires_grad for each in parameters)
     rows = [
-        (code(each.parameter.name), meta_text(each.parameter.meta), why_lost(graph, each))
+        (code(each.name), meta_text(each.meta), reasons[each.name] if each.node is None else left[each.node])
         for each in missing[:_MOST_ROWS]
     ]
     section = _long_table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node
-from fxgrad.graph.notation import escaped, shape_text
+from fxgrad.graph.notation import call_text, escaped, shape_text
 from fxgrad.rules.functions import argument_of, result_of
 from fxgrad.rules.phrases import (
     code,
@@ -31,6 +31,12 @@ _ALL = "all"
 def roots_sentence(info: GraphInfo) -> str:
     """Which rule found what backward starts from."""
     return f"roots: {info.root_rule}"
+
+
+def call_sentence(info: GraphInfo) -> str:
+    """For which call of backward all is said; "" for a plain first one."""
+    call = call_text(info.backward)
+    return f"predicted for {call}" if call else ""
 
 
 def trace_sentence(info: GraphInfo) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from fxgrad.graph import BackwardGraph, Explanation
+from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.render.console import rich_document
 from fxgrad.render.explain import explain_document
+from fxgrad.render.order import order_document
 from fxgrad.render.plain import plain
 from fxgrad.render.report import report_document
 
@@ -33,6 +34,16 @@ def explain_text(
 def report_text(graph: BackwardGraph, explanations: Iterable[Explanation], *, width: int = _WIDTH) -> str:
     """Write the report on a whole graph; its first line says what backward starts from. See `explain_text`."""
     return plain(report_document(graph, explanations), width=width)
+
+
+def order_text(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool], width: int = _WIDTH) -> str:
+    """Say in which order the hooks at the `wanted` sites are called. See `explain_text`."""
+    return plain(order_document(graph, wanted=wanted), width=width)
+
+
+def order_rich(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -> RenderableType:
+    """What `order_text` says, for ``rich.console.Console.print``."""
+    return rich_document(order_document(graph, wanted=wanted))
 
 
 def explain_rich(

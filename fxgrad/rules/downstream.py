@@ -25,7 +25,10 @@ class ParameterWay:
 
 
 def nodes_behind(subject: Subject, site: HookSite) -> tuple[Node, ...]:
-    """The nodes of the site's module call that the site's node feeds, and which therefore run after it."""
+    """The nodes of the site's module call that the site's node feeds, and which therefore run after it.
+
+    () where ``inputs=`` says how far backward goes, as for `parameter_ways`.
+    """
     return tuple(subject.graph.nodes[node] for node in _feeders(subject, site) if node != site.node)
 
 
@@ -71,7 +74,7 @@ def _is_leaf_of(node: Node, names: list[str]) -> bool:
 
 def _feeders(subject: Subject, site: HookSite) -> dict[int, int | None]:
     """From the site's node on, each node of the call with the one that it was first reached from."""
-    if site.node is None or site.call is None:
+    if site.node is None or site.call is None or subject.graph.info.backward.inputs is not None:
         return {}
     within = {node.id for node in subject.index.nodes_within(site.call)}
     feeders: dict[int, int | None] = {site.node: None}

@@ -65,6 +65,8 @@ def _where(subject: Subject, site: HookSite) -> str:
 
 
 def _remedy(subject: Subject, site: HookSite) -> str:
+    if subject.graph.info.backward.inputs is not None and site.node is not None:
+        return "call backward without inputs=, or list a tensor there whose gradient comes through the hook's node"
     if not subject.hook.kind.is_module:
         return _tensor_remedy(subject)
     call = subject.call(site)
@@ -146,6 +148,8 @@ def _first(found: Iterator[Explanation | None]) -> Iterator[Explanation]:
 
 
 def _legacy_part(subject: Subject, spot: Spot) -> Explanation | None:
+    if subject.graph.info.backward.inputs is not None:
+        return None
     waiting = nodes_behind(subject, spot.site)
     entries = {(edge.next_node, edge.input_nr) for edge in spot.node.edges}
     missing = [ref for ref in spot.call.inputs if ref.node is not None and (ref.node, ref.slot) not in entries]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_changes import PLANS, Plan, left_behind, recorded_otherwise

@@ -5,15 +5,15 @@ Every text is one printable line (`fxgrad.graph.notation`); lines in boxes are c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
-from fxgrad.graph.notation import escaped, one_line, path_text, shape_text
+from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text
 from fxgrad.render.drawing.shapes import Line
 from fxgrad.render.escaping import shortened
+from fxgrad.rules.phrases import ranges
 
 NAME_WIDTH = 44
 PART_WIDTH = 32
@@ -49,10 +49,12 @@ def place_text(call: ModuleCall, *, times: int) -> str:
 def hook_lines(sites: Iterable[HookSite]) -> Iterator[Line]:
     """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
     places = list(sites)
-    fire = {_identity(site) for site in places if site.fires is not False}
-    hooks = list(Counter(map(_identity, places)).items())
-    for hook, times in hooks[:MOST_HOOKS]:
-        yield Line(_hook_text(hook, times, fires=hook in fire), hook=hook.kind)
+    by_hook: dict[_HookName, list[HookSite]] = {}
+    for site in places:
+        by_hook.setdefault(_identity(site), []).append(site)
+    hooks = list(by_hook.items())
+    for hook, alike in hooks[:MOST_HOOKS]:
+        yield Line(_hook_text(hook, alike), hook=hook.kind)
     if len(hooks) > MOST_HOOKS:
         yield Line(f"and {len(hooks) - MOST_HOOKS} more hooks")
 
@@ -67,11 +69,19 @@ def _identity(site: HookSite) -> _HookName:
     return _HookName(site.hook.function, site.hook.kind, site.hook.owner)
 
 
-def _hook_text(hook: _HookName, times: int, *, fires: bool) -> str:
+def _hook_text(hook: _HookName, alike: Sequence[HookSite]) -> str:
     owner = "every module" if hook.kind.is_global else escaped(hook.owner) or "the model"
     function = shortened(escaped(hook.function) or "hook", PART_WIDTH)
-    notes = [*([f"{times} times"] if times > 1 else []), *([] if fires else ["never fires"])]
+    notes = [*([f"{len(alike)} times"] if len(alike) > 1 else []), _order_text(alike)]
     return " · ".join([function, registering(hook.kind), shortened(owner, PART_WIDTH), *notes])
+
+
+def _order_text(alike: Sequence[HookSite]) -> str:
+    """The place in the firing order, from 1 as in the report."""
+    orders = sorted(site.order + 1 for site in alike if site.order is not None)
+    if not orders:
+        return "never fires"
+    return f"no. {ranges(orders)}" + ("" if any(site.fires for site in alike) else ", if it fires")
 
 
 @cache
@@ -197,6 +207,9 @@ def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
     yield " · ".join(_headline_parts(graph, shown))
     yield "Backward runs from the roots at the top down to the leaves."
     yield f"roots: {shortened(one_line(graph.info.root_rule), HEADLINE_WIDTH)}"
+    call = call_text(graph.info.backward)
+    if call:
+        yield f"predicted for {shortened(call, HEADLINE_WIDTH)}"
     unplaced = list(_unplaced_hooks(graph))
     if unplaced:
         named = ", ".join(unplaced[:MOST_UNPLACED]) + (", ..." if len(unplaced) > MOST_UNPLACED else "")

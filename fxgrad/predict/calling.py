@@ -1,0 +1,65 @@
+"""How backward will be called, from what somebody asks for: checked, and put into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fxgrad.errors import UsageError
+from fxgrad.graph import BackwardCall, BackwardGraph
+from fxgrad.graph.gradient_places import find_input, find_root
+from fxgrad.graph.notation import path_text
+from fxgrad.graph.records import BACKWARD_APIS, EARLIER_CALLS
+
+
+def called(
+    graph: BackwardGraph,
+    *,
+    inputs: Sequence[str] | None = None,
+    api: str = "backward",
+    roots: Sequence[str] | None = None,
+    after: str | None = None,
+) -> BackwardGraph:
+    """The graph with its roots, and with ``info.backward``, as they are asked for; its sites are to be predicted anew.
+
+    Raises UsageError for what PyTorch refuses, and for names that are not known.
+    """
+    _check_choice("api", api, BACKWARD_APIS)
+    _check_choice("after", after, (None, *EARLIER_CALLS))
+    _check_inputs(inputs, api)
+    places = None if inputs is None else [find_input(graph, name) for name in inputs]
+    started = graph if roots is None else _started_from(graph, roots)
+    call = BackwardCall(
+        None if places is None else tuple([(each.node, each.slot) for each in places if each.node is not None]),
+        api,
+        after,
+        tuple([each.name for each in places or ()]),
+        tuple([each.name for each in places or () if each.node is None]),
+        graph.info.backward.roots if roots is None else tuple(roots),
+    )
+    return replace(started, info=replace(started.info, backward=call))
+
+
+def _check_choice(name: str, given: str | None, allowed: Sequence[str | None]) -> None:
+    if given not in allowed:
+        raise UsageError(f"{name}={given!r}", " or ".join(map(repr, allowed)), f"leave {name} out for the usual call")
+
+
+def _check_inputs(inputs: Sequence[str] | None, api: str) -> None:
+    if inputs is not None and not inputs:
+        raise UsageError(
+            "empty inputs", "at least one: PyTorch raises for none", "leave inputs out for a backward to every leaf"
+        )
+    if api == "grad" and inputs is None:
+        raise UsageError(
+            "autograd.grad without inputs", "the tensors whose gradients it shall return", "inputs=[names]"
+        )
+
+
+def _started_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
+    if not names:
+        raise UsageError("empty roots", "at least one tensor that backward starts from", "leave roots out for all")
+    roots = tuple([find_root(graph, name) for name in names])
+    rule = ", ".join(path_text(root.path) for root in roots) + ", as asked for"
+    several = f": {len(roots)} tensors, as if backward(outputs, ones) were called" if len(roots) > 1 else ""
+    return replace(graph, roots=roots, info=replace(graph.info, root_rule=rule + several))
