@@ -24,6 +24,7 @@ from fxgrad.errors import UsageError
 from fxgrad.graph import Path
 from fxgrad.observe.frames import running
 from fxgrad.observe.function_calls import FunctionCalls
+from fxgrad.observe.fx_modes import modes_now
 from fxgrad.observe.interception import intercepted
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall, SeenTensor, legacy_tensor, next_sequence_nr
@@ -53,7 +54,7 @@ class ForwardRecorder:
     """What happened while `recording` was entered. All of it is live: make records of it, then drop it.
 
     ``other_threads`` tells that other threads ran meanwhile; ``failure`` is the last error that left a module, and the
-    innermost call that it left.
+    innermost call that it left. ``is_over`` tells that nothing is watched any more.
     """
 
     def __init__(self, metas: MetaTable, known: Iterable[torch.Tensor]) -> None:
@@ -64,8 +65,10 @@ class ForwardRecorder:
         self.functions = FunctionCalls(self.log, metas, self.where)
         self.module_calls: list[SeenModuleCall] = []
         self.started = self.ended = next_sequence_nr()
+        self.modes = modes_now()
         self.other_threads = False
         self.failure: tuple[BaseException, SeenModuleCall] | None = None
+        self.is_over = False
         self._finished = 0
 
     @property
@@ -197,12 +200,14 @@ class ForwardRecorder:
     def recording(self) -> Iterator[ForwardRecorder]:
         """Watch everything that this thread runs inside."""
         self.started = next_sequence_nr()
+        self.modes = modes_now()
         self.other_threads = threading.active_count() > 1
         try:
             with intercepted(self):
                 yield self
         finally:
             self.end()
+            self.is_over = True
             self.where.limit = None
             self.failure = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.checkpoint import CheckpointFunction
@@ -25,7 +25,7 @@ from fxgrad.observe.seen import (
     next_sequence_nr,
     origin_of,
 )
-from fxgrad.observe.structure import routes_in
+from fxgrad.observe.structure import Route, Step, routes_in
 from fxgrad.observe.tensor_log import TensorLog
 from fxgrad.observe.whereabouts import Whereabouts
 
@@ -59,23 +59,35 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone"
 _transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
+class MadeFunction(NamedTuple):
+    """A function that a recorded call returned, and where in its result."""
+
+    function: Callable[..., Any]
+    call: int
+    route: Route
+
+
 class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
-    ``taken`` are the values that Python took.
+    ``taken`` are the values that Python took. ``made_functions`` are the functions that a call returned, by identity;
+    ``generators`` those that were passed, by the identity of the copy that is kept of their state.
     """
 
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
         self.calls: list[SeenFunctionCall] = []
         self.retained: dict[int, tuple[SeenModuleCall | None, int]] = {}
         self.taken: list[SeenTaking] = []
+        self.made_functions: dict[int, MadeFunction] = {}
+        self.generators: dict[int, tuple[torch.Generator, torch.Generator]] = {}
         self.paused = False
         self._log = log
         self._metas = metas
         self._where = where
         self._inside = 0
         self._seed = torch.default_generator.initial_seed()
+        self._dtype = torch.get_default_dtype()
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function, and note it."""
@@ -96,6 +108,8 @@ class FunctionCalls:
             return apply(*args, **kwargs)
         if not issubclass(function, CheckpointFunction):
             return self._run(apply, function, args, kwargs, needs_result=True)
+        if not self._where.checkpoints:
+            self._where.grad_outside = torch.is_grad_enabled()
         self._where.checkpoints += 1  # its operations are recorded as they run in forward: under no_grad
         try:
             return apply(*args, **kwargs)
@@ -107,6 +121,12 @@ class FunctionCalls:
         if self._is_hidden():
             return call(*args, **kwargs)
         return self._run(call, target, args, kwargs, needs_result=True)
+
+    def note_made(self, function: Callable[..., Any], position: int) -> None:
+        """Note that the result of the last recorded call holds a function, which the program may call or pass on."""
+        if not self._is_hidden():
+            number, route = len(self.calls) - 1, (Step(position, position),)
+            self.made_functions[id(function)] = MadeFunction(function, number, route)
 
     def _is_hidden(self) -> bool:
         """Whether the call is part of a recorded one, or of a transform, whose tensors exist only inside of it."""
@@ -150,17 +170,20 @@ class FunctionCalls:
         seen.stack = running(sys._getframe(3), where.limit, where.stack)
         seen.module_call = where.call
         seen.in_loss = where.in_loss
+        if where.checkpoints:
+            seen.differentiable = where.grad_outside
         self.calls.append(seen)
 
     def _surroundings(self) -> Surroundings:
         autocast = autocast_now() if torch._C._is_any_autocast_enabled() else None
         inference = torch.is_inference_mode_enabled()
-        seed = torch.default_generator.initial_seed()
-        if autocast is None and not inference and seed == self._seed:
+        seed, dtype = torch.default_generator.initial_seed(), torch.get_default_dtype()
+        if autocast is None and not inference and seed == self._seed and dtype is self._dtype:
             return _PLAIN
         state = None if seed == self._seed else torch.get_rng_state()
-        self._seed = seed
-        return Surroundings(autocast, inference, state)
+        changed_dtype = None if dtype is self._dtype else dtype
+        self._seed, self._dtype = seed, dtype
+        return Surroundings(autocast, inference, state, changed_dtype)
 
     def _frozen(self, value: Any, found: list[Earlier], depth: int = 0) -> Any:
         """A copy of the argument's containers, which may change later. New tensors in it become constants."""
@@ -172,7 +195,9 @@ class FunctionCalls:
             return value
         kind = type(value)
         if kind is torch.Generator:
-            return value.clone_state()
+            state = value.clone_state()
+            self.generators[id(state)] = state, value
+            return state
         if kind not in _CONTAINERS or depth > _DEEPEST_ARGUMENT:
             return value
         if kind is dict:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch._functorch import eager_transforms
 from torch._functorch import vmap as vmap_transform
+from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import BackwardHook
 
@@ -25,7 +26,6 @@ _TRANSFORMS = (
     (vmap_transform, "_flat_vmap"),
     (vmap_transform, "restore_vmap"),
     (eager_transforms, "grad_and_value_impl"),
-    (eager_transforms, "_vjp_with_argnums"),
     (eager_transforms, "_jvp_with_argnums"),
 )
 """What the transforms of torch.func go through: the tensors inside of them exist only there."""
@@ -36,21 +36,30 @@ _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 @contextmanager
 def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
     """While it is entered, `recorder` is called instead of the wrapped methods."""
-    replacements = [
+    replacements: list[tuple[Any, str, Any]] = [
         (nn.Module, "_call_impl", _module_call(recorder)),
         (BackwardHook, "setup_input_hook", _method(recorder, BackwardHook.setup_input_hook, recorder.input_hook)),
         (BackwardHook, "setup_output_hook", _method(recorder, BackwardHook.setup_output_hook, recorder.output_hook)),
-        (torch.autograd.Function, "apply", classmethod(_apply(recorder))),
+        (_SingleLevelFunction, "apply", classmethod(_apply(recorder))),
+        (torch.Tensor, "as_subclass", _as_subclass(recorder)),
         (threading.Thread, "start", _start(recorder)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
+        (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
         *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
     ]
     with ExitStack() as stack:
         for owner, name, replacement in replacements:
-            stack.callback(setattr, owner, name, vars(owner)[name])
+            stack.callback(_put_back, owner, name, vars(owner).get(name))
             setattr(owner, name, replacement)
         stack.enter_context(_FunctionMode(recorder))
         yield
+
+
+def _put_back(owner: Any, name: str, before: Any) -> None:
+    if before is None:  # it was inherited
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -83,7 +92,8 @@ def _method(recorder: ForwardRecorder, method: Callable[..., Any], watch: Callab
 
 
 def _apply(recorder: ForwardRecorder) -> Callable[..., Any]:
-    apply = vars(torch.autograd.Function)["apply"]
+    """What ``Function.apply`` calls by ``super()``: a program may have kept ``MyFunction.apply`` from before."""
+    apply = vars(torch._C._FunctionBase)["apply"]
 
     def watched_apply(function: Any, *args: Any, **kwargs: Any) -> Any:
         bound = apply.__get__(None, function)
@@ -92,6 +102,18 @@ def _apply(recorder: ForwardRecorder) -> Callable[..., Any]:
         return recorder.functions.apply(bound, function, args, kwargs)
 
     return watched_apply
+
+
+def _as_subclass(recorder: ForwardRecorder) -> Callable[..., Any]:
+    """No mode sees it (``get_ignored_functions`` in torch/overrides.py), but it makes a node."""
+    as_subclass = torch.Tensor.as_subclass
+
+    def watched(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return as_subclass(tensor, *args, **kwargs)
+        return recorder.functions.call(as_subclass, (tensor, *args), kwargs)
+
+    return watched
 
 
 def _start(recorder: ForwardRecorder) -> Callable[..., Any]:
@@ -111,6 +133,34 @@ def _whole(recorder: ForwardRecorder, function: Callable[..., Any]) -> Callable[
         return recorder.functions.whole(function, function, args, kwargs)
 
     return watched
+
+
+def _vjp(recorder: ForwardRecorder) -> Callable[..., Any]:
+    """The transform returns a function, and calls of that are part of the run, too."""
+    watched = _whole(recorder, eager_transforms._vjp_with_argnums)
+
+    def watched_vjp(*args: Any, **kwargs: Any) -> Any:
+        result, pull, *aux = watched(*args, **kwargs)
+
+        def call_pull(_: Any, *args: Any, **kwargs: Any) -> Any:
+            return pull(*args, **kwargs)
+
+        @functools.wraps(pull)
+        def watched_pull(*args: Any, **kwargs: Any) -> Any:
+            if recorder.is_over or recorder.ignores_this_thread():
+                return pull(*args, **kwargs)
+            return recorder.functions.whole(call_pull, called, (watched_pull, *args), kwargs)
+
+        if not recorder.ignores_this_thread():
+            recorder.functions.note_made(watched_pull, 1)
+        return (result, watched_pull, *aux)
+
+    return watched_vjp
+
+
+def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function that a recorded call has made."""
+    return function(*args, **kwargs)
 
 
 def _scripted(recorder: ForwardRecorder, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -82,12 +82,14 @@ class SeenTensor:
 class Surroundings(NamedTuple):
     """The modes in which a function ran: autocast (device, dtype, enabled, cache), and inference mode.
 
-    ``random`` is the state of torch's generator, where somebody had set it since the function before.
+    ``random`` is the state of torch's generator, and ``dtype`` the default dtype, where somebody had set it since the
+    function before.
     """
 
     autocast: tuple[str, torch.dtype, bool, bool] | None = None
     inference: bool = False
     random: torch.Tensor | None = None
+    dtype: torch.dtype | None = None
 
 
 class Earlier(NamedTuple):
@@ -108,12 +110,16 @@ class SeenFunctionCall:
 
     ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed in place that is
     no result. ``metas`` describes the results, where they were changed afterwards.
+
+    ``grad_enabled`` is the grad mode that it ran in; ``differentiable`` that of the program around, where a reentrant
+    checkpoint has disabled it meanwhile (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without).
     """
 
     __slots__ = (
         "aliases",
         "args",
         "changes",
+        "differentiable",
         "grad_enabled",
         "in_loss",
         "kwargs",
@@ -138,7 +144,7 @@ class SeenFunctionCall:
         self.changes: list[Earlier] = []
         self.aliases: list[Earlier | None] = []
         self.requires_grad: list[bool] = []
-        self.grad_enabled = torch.is_grad_enabled()
+        self.grad_enabled = self.differentiable = torch.is_grad_enabled()
         self.result_type: type = type(None)
         self.origins: list[tuple[AutogradNode, int, int | None]] = []
         self.metas: list[TensorMeta] | None = None

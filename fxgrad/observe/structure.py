@@ -56,6 +56,11 @@ def routes_in(value: Any) -> list[tuple[Route, torch.Tensor]]:
     return [(route, member) for route, member in _members_at_any_depth(value) if isinstance(member, torch.Tensor)]
 
 
+def routes_to(kind: type, value: Any) -> list[tuple[Route, Any]]:
+    """The objects of a class that is no container, each with how a program reaches it."""
+    return [(route, member) for route, member in _members_at_any_depth(value) if isinstance(member, kind)]
+
+
 def _members_at_any_depth(value: Any) -> Iterator[tuple[Route, Any]]:
     """The tensors, and the objects that are no containers, with their routes."""
     entered: dict[int, Any] = {}
