@@ -17,35 +17,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
-from torch.autograd import grad_mode
 from torch.nn.modules._functions import BackwardHookFunction
 
 from fxgrad.graph import Value
+from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import stack_trace
+from fxgrad.observe.fx_literals import is_literal, is_plain_tree
+from fxgrad.observe.fx_modes import RerunModes
 from fxgrad.observe.fx_operations import operation, placeholder_names, tensor_metas
-from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor, Surroundings
-from fxgrad.observe.structure import Route, routes_in
+from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
+from fxgrad.observe.structure import Route, routes_in, routes_to
 from fxgrad.observe.templates import filled, template_of
 from fxgrad.observe.tensor_log import copy_of
-
-_PRINTABLE = (
-    int,
-    float,
-    bool,
-    str,
-    complex,
-    type(None),
-    type(...),
-    torch.dtype,
-    torch.device,
-    torch.layout,
-    torch.memory_format,
-    torch.Size,
-)
-"""Arguments that torch/fx/graph.py can write into the code of a GraphModule."""
-_DEEPEST = 20
-_AUTOCAST = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
-_INFERENCE = (grad_mode._enter_inference_mode, grad_mode._exit_inference_mode)
 
 ModuleStack = dict[str, tuple[str, type]]
 
@@ -66,8 +49,8 @@ class ForwardGraph:
 
     def __init__(
         self,
+        recorder: ForwardRecorder,
         attributes: Mapping[int, str],
-        copies: Sequence[tuple[torch.Tensor, torch.Tensor]],
         call_names: Mapping[SeenModuleCall, tuple[str, type]],
     ) -> None:
         self.graph = fx.Graph()
@@ -77,16 +60,19 @@ class ForwardGraph:
         self.unfit: str | None = None
         self._attributes = attributes
         self._taken = set(attributes.values())
-        self._copies = {id(tensor): copy for tensor, copy in copies}
+        self._copies = {id(tensor): copy for tensor, copy in recorder.log.copies}
         self._call_names = call_names
         self._fx_nodes: dict[int, fx.Node] = {}
         self._routes: dict[int, tuple[fx.Node, Route]] = {}
+        self._members: dict[fx.Node, list[tuple[Route, torch.Tensor]]] = {}
         self._attribute_nodes: dict[str, fx.Node] = {}
         self._originals: dict[int, str | None] = {}
         self._hook_functions: dict[int, SeenFunctionCall] = {}
-        self._surroundings = Surroundings()
-        self._entered: dict[str, fx.Node] = {}
+        self._made_functions = recorder.functions.made_functions
+        self._generators = recorder.functions.generators
+        self._modes = RerunModes(recorder.modes, self._function, self._constant)
         self._current: SeenFunctionCall | None = None
+        self._in_output = False
         self._end = 0
 
     # Inputs
@@ -100,8 +86,9 @@ class ForwardGraph:
             values.append(("**keywords", odd))
         for name, value in values:
             placeholder = self.graph.placeholder(name)
-            for route, tensor in routes_in(value):
-                self._routes.setdefault(id(tensor), (placeholder, route))
+            self._members[placeholder] = routes_in(value)
+            for route, member in [*self._members[placeholder], *routes_to(torch.Generator, value)]:
+                self._routes.setdefault(id(member), (placeholder, route))
 
     # Calls
 
@@ -114,7 +101,9 @@ class ForwardGraph:
             for argument, (_, result) in zip(seen.args, seen.results, strict=True):
                 self._fx_nodes[id(result)] = self.fx_node_of(argument)
             return
-        self._set_surroundings(seen.surroundings)
+        if seen.target is torch._C._set_grad_enabled:
+            return  # not all changes of the grad mode can be seen: each call knows the mode that it ran in
+        self._modes.set(seen.surroundings, grad=seen.differentiable)
         op, target, args, kwargs = operation(seen)
         arguments = tuple([self._argument_or_constant(value) for value in args])
         keywords = {name: self._argument_or_constant(value) for name, value in kwargs.items()}
@@ -125,6 +114,7 @@ class ForwardGraph:
             self._originals.setdefault(id(tensor), self.made(tensor))
             self._routes[id(tensor)] = (fx_node, route)
             self._fx_nodes.pop(id(tensor), None)
+        self._members[fx_node] = seen.results
 
     def _describe(
         self, fx_node: fx.Node, tensors: list[torch.Tensor], window: tuple[int, int] | None = None
@@ -148,23 +138,6 @@ class ForwardGraph:
             call = call.parent
         return {path: (path, kind) for path, kind in reversed(stack)}
 
-    def _set_surroundings(self, wanted: Surroundings) -> None:
-        before = self._surroundings
-        if wanted.inference != before.inference:
-            self._switch("inference", _INFERENCE, (True,) if wanted.inference else None)
-        if wanted.autocast != before.autocast:
-            self._switch("autocast", _AUTOCAST, wanted.autocast)
-        if wanted.random is not None:
-            self._function(torch.set_rng_state, self._constant(wanted.random))
-        self._surroundings = wanted
-
-    def _switch(self, mode: str, functions: tuple[Any, Any], values: tuple[Any, ...] | None) -> None:
-        enter, leave = functions
-        if mode in self._entered:
-            self._function(leave, self._entered.pop(mode))
-        if values is not None:
-            self._entered[mode] = self._function(enter, *values)
-
     def _function(self, function: Any, *args: Any, tensors: list[torch.Tensor] | None = None) -> fx.Node:
         """A call that no recorded call stands for."""
         return self._describe(self.graph.call_function(function, args), tensors or [])
@@ -173,11 +146,9 @@ class ForwardGraph:
 
     def argument(self, value: Any) -> Any:
         """The same value with fx nodes for tensors; what fx cannot write down is a constant, or made of a template."""
-        if isinstance(value, torch.Tensor):
-            return self.fx_node_of(value)
-        if isinstance(value, _PRINTABLE):
-            return tuple(value) if isinstance(value, torch.Size) else value
-        return self._converted(value) if _is_plain_tree(value) else self._of_other_class(value)
+        if not is_plain_tree(value):
+            return self._of_other_class(value)
+        return self._converted(value)
 
     def _argument_or_constant(self, value: Any) -> Any:
         try:
@@ -186,18 +157,34 @@ class ForwardGraph:
             return self._constant(value)
 
     def _converted(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.fx_node_of(value)
         if type(value) in (tuple, list):
             return type(value)([self._converted(member) for member in value])
         if type(value) is dict:
             return {key: self._converted(member) for key, member in value.items()}
         if type(value) is slice:
             return slice(*[self._converted(part) for part in (value.start, value.stop, value.step)])
-        return self.argument(value)
+        if type(value) is torch.Size:
+            return tuple(value)
+        return value if is_literal(value) else self._made_by_program(value) or self._of_other_class(value)
+
+    def _made_by_program(self, value: Any) -> fx.Node | None:
+        """What the run's own calls, or its arguments, give anew: functions that they made, generators."""
+        made = self._made_functions.get(id(value))
+        if made is not None:
+            return self._reach(self.node_of_call[made.call], made.route)
+        given = self._generators.get(id(value))
+        place = None if given is None else self._routes.get(id(given[1]))
+        return None if place is None else self._reach(*place)
 
     def _of_other_class(self, value: Any) -> fx.Node:
-        if not routes_in(value):
+        """A constant, where there are no tensors in it. In the output also what cannot be looked into may hold some."""
+        if not self._in_output and not routes_in(value):
             return self._constant(value)
         template, tensors = template_of(value)
+        if not tensors:
+            return self._constant(value)
         return self._function(
             filled, self._constant(template), *[self.fx_node_of(tensor) for tensor in tensors], tensors=tensors
         )
@@ -211,16 +198,20 @@ class ForwardGraph:
 
     def _make(self, tensor: torch.Tensor) -> fx.Node:
         if id(tensor) in self._routes:
-            return self._reach(tensor, *self._routes[id(tensor)])
+            return self._reach(*self._routes[id(tensor)])
         if id(tensor) in self._attributes:
             return self._get_attr(self._attributes[id(tensor)])
         copied = self._copies.get(id(tensor))
         return self._constant(copy_of(tensor) if copied is None else copied)
 
-    def _reach(self, tensor: torch.Tensor, fx_node: fx.Node, route: Route) -> fx.Node:
-        for step in route:
-            key = step.key if isinstance(step.key, _PRINTABLE) else self._constant(step.key)
-            fx_node = self._function(getattr if step.is_attribute else operator.getitem, fx_node, key, tensors=[tensor])
+    def _reach(self, fx_node: fx.Node, route: Route) -> fx.Node:
+        """The part of a result, or of an argument, that the steps lead to."""
+        members = self._members.get(fx_node, [])
+        for depth, step in enumerate(route):
+            members = [member for member in members if member[0][depth].position == step.position]
+            key = step.key if is_literal(step.key) else self._constant(step.key)
+            function = getattr if step.is_attribute else operator.getitem
+            fx_node = self._function(function, fx_node, key, tensors=[tensor for _, tensor in members])
         return fx_node
 
     def _get_attr(self, name: str) -> fx.Node:
@@ -240,7 +231,8 @@ class ForwardGraph:
     def add_output(self, value: Any) -> None:
         """Finish the graph: it returns what the model returned, in the same containers."""
         self._current = None
-        self._set_surroundings(Surroundings())
+        self._in_output = True
+        self._modes.leave()
         try:
             result = self.argument(value)
         except Exception as error:  # the user's own class cannot be copied: its tensors alone
@@ -274,36 +266,3 @@ class ForwardGraph:
     def named_nodes(self) -> list[tuple[int, fx.Node]]:
         """The fx nodes of placeholders, attributes and constants, by the identity of their tensor."""
         return [(key, node) for key, node in self._fx_nodes.items() if node.op in ("placeholder", "get_attr")]
-
-
-def _is_plain_tree(value: Any) -> bool:
-    """Whether fx can write the containers down: builtin ones, not too deep, none of them in there twice."""
-    entered: set[int] = set()
-    stack = [(value, 0)]
-    while stack:
-        part, depth = stack.pop()
-        members = _members(part)
-        if members is None:
-            if type(part) not in _SIMPLE and not isinstance(part, (torch.Tensor, *_PRINTABLE)) and routes_in(part):
-                return False
-            continue
-        if depth > _DEEPEST or id(part) in entered:
-            return False
-        if type(part) in (list, dict):
-            entered.add(id(part))
-        stack.extend([(member, depth + 1) for member in members])
-    return True
-
-
-_SIMPLE = frozenset({int, float, bool, str, type(None)})
-
-
-def _members(part: Any) -> list[Any] | None:
-    """The members of a container that fx can write down; None for anything else."""
-    if type(part) in (tuple, list):
-        return list(part)
-    if type(part) is slice:
-        return [part.start, part.stop, part.step]
-    if type(part) is dict and all(type(key) is str for key in part):
-        return list(part.values())
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import keyword
 import operator
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.graph import _is_from_torch
 from torch.fx.node import _get_qualified_name
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
@@ -24,16 +26,24 @@ def operation(seen: SeenFunctionCall) -> Operation:
     """What an fx node for the call does."""
     target, args, kwargs = seen.target, seen.args, seen.kwargs
     if isinstance(target, type):
-        return "call_function", target.apply, args, kwargs  # type: ignore[attr-defined]
+        return "call_function", _named(target.apply), args, kwargs  # type: ignore[attr-defined]
     name = getattr(target, "__name__", "")
     owner = getattr(target, "__self__", None)
     if name == "__get__":
         return "call_function", getattr, (args[0], owner.__name__), {}  # type: ignore[union-attr]
     if name == "__set__":
         return "call_function", setattr, (args[0], owner.__name__, *args[1:]), {}  # type: ignore[union-attr]
-    if args and isinstance(args[0], torch.Tensor) and getattr(torch.Tensor, name, None) is target:
-        return _method(name, args, kwargs)
+    if args and isinstance(args[0], torch.Tensor):
+        method = _method_name(target, name)
+        if method is not None:
+            return _method(method, args, kwargs)
     return "call_function", _named(target), args, kwargs
+
+
+def _method_name(target: Any, name: str) -> str | None:
+    """The attribute of Tensor that the function is; ``Tensor.__pow__`` calls itself "pow" (torch/_tensor.py)."""
+    candidates = (name, f"__{name}__", f"__r{name}__", f"__i{name}__")
+    return next((each for each in candidates if each and getattr(torch.Tensor, each, None) is target), None)
 
 
 def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
@@ -49,17 +59,28 @@ def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operati
 
 
 def _named(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, or a wrapper of it where torch.fx could not find a name for it."""
+    """The function, or a wrapper of it where the name that torch.fx would write for it does not lead to it."""
     try:
-        _get_qualified_name(function)
+        name = _get_qualified_name(function)
+        if not _is_from_torch(function) or _is_called(function, name):
+            return function
     except Exception:  # it looks through modules, which may be the user's
+        pass
 
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
-        recorded.__name__ = recorded.__qualname__ = str(getattr(function, "__name__", "recorded"))
-        return recorded
-    return function
+    recorded.__name__ = recorded.__qualname__ = str(getattr(function, "__name__", "recorded"))
+    return recorded
+
+
+def _is_called(function: Callable[..., Any], name: str) -> bool:
+    """Whether code in a module that imports torch finds the function under its dotted name."""
+    first, *rest = name.split(".")
+    found: Any = torch if first == "torch" else vars(builtins).get(first)
+    for part in rest:
+        found = getattr(found, part, None)
+    return bool(found == function)
 
 
 def tensor_metas(tensors: Iterable[torch.Tensor], earlier: Sequence[TensorMeta] | None = None) -> Any:

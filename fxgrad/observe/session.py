@@ -206,7 +206,7 @@ class Session:
     ) -> ForwardGraph:
         names = self._module_names
         call_names = {call: (names.path_of(call.module), type(call.module)) for call in recorder.module_calls}
-        forward = ForwardGraph(self._attributes, recorder.log.copies, call_names)
+        forward = ForwardGraph(recorder, self._attributes, call_names)
         args, kwargs = placeholders or ((), {})
         forward.add_placeholders(argument_names(self.model, len(args)), args, kwargs)
         for number, seen in enumerate(recorder.function_calls):

@@ -15,14 +15,19 @@ from torch.overrides import TorchFunctionMode
 from fxgrad.observe.structure import routes_in
 
 
-class Hole:
-    """Stands where a tensor is missing."""
+def _hole_for(tensor: torch.Tensor) -> torch.Tensor:
+    """What stands where a tensor is missing: zeros of its shape, dtype and device, as a constructor may look at them."""
+    with torch._C.DisableTorchFunction():
+        try:
+            return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        except (RuntimeError, TypeError, NotImplementedError):  # no shape, or no zeros of that dtype
+            return torch.zeros(0)
 
 
 class Template:
     """A value with holes, in the order of the tensors that belong there."""
 
-    def __init__(self, value: Any, holes: list[Hole]) -> None:
+    def __init__(self, value: Any, holes: list[torch.Tensor]) -> None:
         self.value = value
         self.holes = holes
 
@@ -30,7 +35,7 @@ class Template:
 class _DigHoles(TorchFunctionMode):
     """Sees the deep copies of tensors inside of objects that cannot be looked into (torch/_tensor.py: __deepcopy__)."""
 
-    def __init__(self, tensors: dict[int, tuple[torch.Tensor, Hole]]) -> None:
+    def __init__(self, tensors: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         super().__init__()
         self.tensors = tensors
 
@@ -38,13 +43,13 @@ class _DigHoles(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is torch.Tensor.__deepcopy__:
-            return self.tensors.setdefault(id(args[0]), (args[0], Hole()))[1]
+            return self.tensors.setdefault(id(args[0]), (args[0], _hole_for(args[0])))[1]
         return function(*args, **(kwargs or {}))
 
 
 def template_of(value: Any) -> tuple[Template, list[torch.Tensor]]:
     """A template of a value, and the tensors to fill it with. Raises what copying the value raises."""
-    tensors = {id(tensor): (tensor, Hole()) for _, tensor in routes_in(value)}
+    tensors = {id(tensor): (tensor, _hole_for(tensor)) for _, tensor in routes_in(value)}
     with _DigHoles(tensors):
         copied = copy.deepcopy(value, {key: hole for key, (_, hole) in tensors.items()})
     found = tensors.values()
