@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,10 +48,8 @@ def left_behind(plan: Plan, verb: Callable[..., Any], *, inner: bool) -> list[st
     """What is different after a verb; it may raise what the model raises."""
     model, x = planned(plan), arguments(seed=0, inner=inner)
     before = taken(model, x)
-    try:
+    with contextlib.suppress(fxgrad.TargetError):
         verb(model, x)
-    except fxgrad.TargetError:
-        pass
     return differences(before, taken(model, x))
 
 
@@ -71,10 +70,8 @@ def _after(plan: Plan, run: Callable[..., Any], ids: int, *, inner: bool) -> Pic
 
 
 def _run(model: nn.Module, x: torch.Tensor) -> None:
-    try:
+    with contextlib.suppress(Exception):
         model(x)
-    except Exception:
-        pass
 
 
 def _run_recorded(model: nn.Module, x: torch.Tensor) -> None:
@@ -83,7 +80,5 @@ def _run_recorded(model: nn.Module, x: torch.Tensor) -> None:
             result = model(x)
         except Exception:
             return
-    try:
+    with contextlib.suppress(fxgrad.TargetError):  # nothing requires grad
         recording.trace(result)
-    except fxgrad.TargetError:  # nothing requires grad
-        pass
