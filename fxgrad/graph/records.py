@@ -300,6 +300,19 @@ class FxNode:
     taken: tuple[Taken, ...] = ()
 
 
+class Held(NamedTuple):
+    """A tensor that a hook's function holds, and that has a graph behind it.
+
+    ``name``      that of a variable of a function around it, of a default, or of an argument of a partial
+    ``node``      id of its node, None where that is not in the graph or was not looked at (views)
+    ``is_inside`` whether a container is held that holds the tensor
+    """
+
+    name: str
+    node: int | None
+    is_inside: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Hook:
     """A registered hook.
@@ -318,8 +331,7 @@ class Hook:
                     id of the module call that was running then, None outside of every call
     ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
                     ("weight",); "parameters()" where it goes through the module's parameters
-    ``holds``       the names by which its function holds tensors that have a graph behind them: variables of the
-                    functions around it, defaults, arguments of a partial
+    ``holds``       tensors that have a graph behind them, and that its function keeps alive
     """
 
     id: int
@@ -339,7 +351,7 @@ class Hook:
     registered_nr: int | None = None
     registered_in: str | None = None
     grad_reads: tuple[str, ...] = ()
-    holds: tuple[str, ...] = ()
+    holds: tuple[Held, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,8 @@ def _parent_cycles(calls: tuple[ModuleCall, ...]) -> Iterator[str]:
 def _hook_problems(hook: Hook, known: _Known) -> Iterator[str]:
     if hook.observed is not None:
         yield from known.place(f"hook {hook.id}, observed", *hook.observed)
+    for held in hook.holds:
+        yield from known.place(f"hook {hook.id}, holds", held.node, None)
     for index, (node, slot) in enumerate(hook.target_slots):
         yield from known.place(f"hook {hook.id}, target_slots[{index}]", node, slot)
 

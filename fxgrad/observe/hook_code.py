@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
+
 from fxgrad.observe.frames import code_of
 from fxgrad.observe.structure import tensors_in
 from fxgrad.observe.tensor_log import may_have_history
@@ -99,16 +101,23 @@ class _Reader:
         return name in _TO_EACH or name in _ITERATES[self._value[-1]]
 
 
-def holds(function: Any) -> tuple[str, ...]:
-    """The names by which a function holds tensors that have a graph behind them.
+def holds(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ...]:
+    """The tensors with a graph behind them that a function holds: by which name, and whether inside a container.
 
     >>> import torch
     >>> loss = torch.ones(3, requires_grad=True).sum()
     >>> def hook(grad, *, of=loss): ...
-    >>> holds(hook), holds(functools.partial(print, loss)), holds(print)
-    (('of',), ('argument 0 of partial',), ())
+    >>> holds(hook)
+    (('of', tensor(3., grad_fn=<SumBackward0>), False),)
     """
-    return tuple([name for name, value in _held(function) if _has_history(value)])
+    return tuple(
+        [
+            (name, tensor, tensor is not value)
+            for name, value in _held(function)
+            for _, tensor in tensors_in(value, (name,)).tensors
+            if may_have_history(tensor)
+        ]
+    )
 
 
 def _held(function: Any) -> Iterator[tuple[str, Any]]:
@@ -131,7 +140,3 @@ def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     yield from zip(names[len(names) - len(values) :], values, strict=True)
     yield from (function.__kwdefaults__ or {}).items()
-
-
-def _has_history(value: Any) -> bool:
-    return any(may_have_history(tensor) for _, tensor in tensors_in(value, ("held",)).tensors)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import nn
 
-from fxgrad.graph import Hook, HookKind, Node
+from fxgrad.graph import Held, Hook, HookKind, Node
 from fxgrad.observe.frames import definition_of, source_of
 from fxgrad.observe.hook_code import grad_reads, holds
 from fxgrad.observe.hook_search import HookSearch, Spot
 from fxgrad.observe.hooks import LiveHook, function_name, may_return_a_value, multi_grad_mode
-from fxgrad.observe.seen import SeenModuleCall
+from fxgrad.observe.seen import SeenModuleCall, origin_of
 from fxgrad.observe.walk import name_of
 
 if TYPE_CHECKING:
@@ -69,8 +70,13 @@ class HookCollector:
             registered_nr=hook.sequence_nr,
             registered_in=None if hook.call is None else self._observation.call_ids[hook.call],
             grad_reads=grad_reads(hook.function) if hook.kind.is_module else (),
-            holds=holds(hook.function),
+            holds=tuple([Held(name, self._node(tensor), inside) for name, tensor, inside in holds(hook.function)]),
         )
+
+    def _node(self, tensor: torch.Tensor) -> int | None:
+        """The id of a tensor's node. That of a view is not looked at: PyTorch might make one for that."""
+        origin = None if tensor._is_view() else origin_of(tensor)
+        return None if origin is None else self._observation.walked.ids.get(origin[0])
 
     def _observed(self, hook: LiveHook) -> tuple[int, int | None] | None:
         if hook.node is not None:

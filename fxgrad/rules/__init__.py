@@ -18,6 +18,7 @@ from fxgrad.rules.attachment import (
     node_belongs_to_another_module,
 )
 from fxgrad.rules.calls import module_is_called_several_times, removed_hook_still_fires
+from fxgrad.rules.checkpoints import checkpoint_calls_the_leafs_hook_again, checkpoint_runs_the_module_again
 from fxgrad.rules.firing import hook_fires_before_the_module_is_done, hook_never_fires
 from fxgrad.rules.full_hooks import (
     full_hook_misses_tensors,
@@ -26,6 +27,8 @@ from fxgrad.rules.full_hooks import (
     mixed_hooks_help,
     module_refuses_the_other_kind,
 )
+from fxgrad.rules.holding import hook_keeps_a_graph_alive
+from fxgrad.rules.in_place import tensor_hook_stays_behind
 from fxgrad.rules.no_gradient import (
     nothing_requires_grad,
     parameter_gets_no_gradient,
@@ -35,6 +38,7 @@ from fxgrad.rules.no_gradient import (
 )
 from fxgrad.rules.page import Page
 from fxgrad.rules.pages import PAGES
+from fxgrad.rules.reading import hook_reads_grad_too_early
 from fxgrad.rules.returns import hook_may_return_a_value, must_return, number_of_values_help
 from fxgrad.rules.subject import Subject, subjects
 from fxgrad.rules.tools import (
@@ -67,6 +71,11 @@ _RULES: tuple[Callable[[Subject], Iterator[Explanation]], ...] = (
     hook_may_return_a_value,
     removed_hook_still_fires,
     module_is_called_several_times,
+    tensor_hook_stays_behind,
+    hook_reads_grad_too_early,
+    checkpoint_runs_the_module_again,
+    checkpoint_calls_the_leafs_hook_again,
+    hook_keeps_a_graph_alive,
     symbolic_trace_loses_the_hook,
     compiled_module_may_pass_the_hook_by,
 )

@@ -7,7 +7,7 @@ No recursion; time proportional to the size of the forward.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -57,6 +57,13 @@ class DataFlow:
         fx_node = self._fx_nodes[name]
         values = [_value(fx_node, index) for index in range(max(1, len(fx_node.aliases)))]
         return [self._origins.get(value, value) for value in values]
+
+    def changers_of(self, name: str) -> Iterator[FxNode]:
+        """The operations that changed in place, in order, what an operation returned, or what shares its memory."""
+        memories = self._memories(name)
+        for fx_node in self._graph.forward:
+            if any(self._origins.get(value, value) in memories for value in fx_node.changes):
+                yield fx_node
 
     @cached_property
     def ends(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Module, ModuleCall, Node
+from fxgrad.rules.data_flow import DataFlow
 
 
 class Placed(NamedTuple):
@@ -46,6 +47,11 @@ class Index:
             if node.call is not None:
                 found.setdefault(node.call, []).append(node)
         return found
+
+    @cached_property
+    def data_flow(self) -> DataFlow:
+        """The recorded forward as a graph of values."""
+        return DataFlow(self.graph)
 
     @cached_property
     def users(self) -> dict[tuple[int, int], list[int]]:

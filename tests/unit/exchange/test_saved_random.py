@@ -19,6 +19,7 @@ from fxgrad.graph import (
     Edge,
     FxNode,
     GraphInfo,
+    Held,
     Hook,
     HookSite,
     Module,
@@ -128,7 +129,18 @@ def calls():
 def hooks():
     targets = several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES))
     observed = maybe([*PLACES, (0, None)])
-    return st.tuples(*(record(Hook, id=st.just(i), observed=observed, target_slots=targets) for i in HOOKS))
+    return st.tuples(
+        *(
+            record(
+                Hook,
+                id=st.just(i),
+                observed=observed,
+                target_slots=targets,
+                holds=several(record(Held, node=maybe(NODES))),
+            )
+            for i in HOOKS
+        )
+    )
 
 
 def graphs():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from fxgrad.graph import BackwardGraph, Gradient, HookKind, NodeKind
+from fxgrad.graph import BackwardGraph, Gradient, Held, HookKind, NodeKind
 from fxgrad.graph.lint import GraphLintError
 from fxgrad.graph.structure import structural_problems
 
@@ -62,6 +62,10 @@ STRUCTURE = {
     "call ids are unique": (
         lambda g: replace(g, calls=g.calls * 2),
         ('calls: two have the id "fc#1", but it is unique',),
+    ),
+    "what a hook holds is in the graph": (
+        lambda g: with_hook(g, 1, holds=(Held("loss", 9, False),)),
+        ("hook 1, holds: there is no node 9; nodes are 0 to 3",),
     ),
     "the inputs of an fx node are recorded": (
         lambda g: with_record(g, "forward", 2, inputs=("y",)),

@@ -1,0 +1,79 @@
+"""A module hook that reads .grad of parameters: FXG113."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fxgrad.graph import Explanation, Node, Variable
+from fxgrad.graph.notation import escaped
+from fxgrad.predict import predict_nodes
+from fxgrad.rules.phrases import code, counted, function_name, listed, node_labels
+from fxgrad.rules.subject import Placed, Subject
+
+_EACH = "parameters()"
+
+
+def hook_reads_grad_too_early(subject: Subject) -> Iterator[Explanation]:
+    """FXG113: a module hook reads .grad of a parameter, which backward adds to later."""
+    placed = next((placed for placed in subject.placed if placed.site.fires is not False), None)
+    if placed is None or not subject.hook.grad_reads:
+        return
+    late = _accumulated_after(subject, placed)
+    if late:
+        names = listed(code(variable.name) for variable, _ in late)
+        yield Explanation(
+            code="FXG113",
+            severity="warning",
+            headline=f"{function_name(subject.hook)} reads .grad of {names} before backward adds to it",
+            because=_because(subject, placed, [node for _, node in late]),
+            fix=_remedy(late),
+            site=placed.site,
+        )
+
+
+def _accumulated_after(subject: Subject, placed: Placed) -> list[tuple[Variable, Node]]:
+    """The parameters that the hook reads, with their AccumulateGrad, where that runs after the hook."""
+    predicted, nodes = predict_nodes(subject.graph), subject.graph.nodes
+    ran = predicted[placed.node.id].rank
+    found = []
+    for variable in _read(subject):
+        rank = None if variable.node is None else predicted[variable.node].rank
+        if variable.node is not None and rank is not None and ran is not None and rank > ran:
+            found.append((variable, nodes[variable.node]))
+    return found
+
+
+def _read(subject: Subject) -> Iterator[Variable]:
+    for variable in subject.graph.variables:
+        if variable.kind == "parameter" and any(map(_Reads(subject.path, variable), subject.hook.grad_reads)):
+            yield variable
+
+
+class _Reads:
+    """Tells whether a path from a module leads to a parameter."""
+
+    def __init__(self, module: str, variable: Variable) -> None:
+        self._prefix = f"{module}." if module else ""
+        self._names = (variable.name, *variable.aliases)
+
+    def __call__(self, way: str) -> bool:
+        whole = self._prefix + way
+        if whole.endswith(_EACH):
+            return any(name.startswith(whole.removesuffix(_EACH)) for name in self._names)
+        return whole in self._names
+
+
+def _because(subject: Subject, placed: Placed, leaves: Sequence[Node]) -> str:
+    ways = listed(code(f"module.{way}.grad" if way != _EACH else f"module.{way}") for way in subject.hook.grad_reads)
+    later = "runs" if len(leaves) == 1 else "run"
+    return (
+        f"Its code reads {ways}. The hook is called at {escaped(placed.node.label)}; {node_labels(leaves)}, which "
+        f"{'adds' if len(leaves) == 1 else 'add'} into .grad, {later} later. So it sees what was there before this "
+        "backward: None at first. (torch/csrc/autograd/functions/accumulate_grad.cpp)"
+    )
+
+
+def _remedy(late: Sequence[tuple[Variable, Node]]) -> str:
+    first = late[0][0].name
+    more = f" (and on {counted(len(late) - 1, 'more parameter')})" if len(late) > 1 else ""
+    return f"register_post_accumulate_grad_hook on {code(first)}{more}, which is called when .grad is there"
