@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fxgrad.graph.records import BackwardCall, Hook, Path, Shape, Source, Value
 
 _MOST_TARGETS = 3
@@ -35,6 +37,18 @@ def _printable(character: str) -> str:
     if character.isprintable():
         return character
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def without_addresses(text: str) -> str:
+    """Leave out where objects lie in memory, which their ``repr`` tells and which no two processes have in common.
+
+    >>> without_addresses("activation=<function relu at 0x7fb3140cea40>, mask=0xff")
+    'activation=<function relu>, mask=0xff'
+    """
+    return _ADDRESS.sub("", text)
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 
 
 def shape_text(shape: Shape | None) -> str:

@@ -20,6 +20,7 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad import __version__
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
+from fxgrad.graph.notation import without_addresses
 from fxgrad.graph.records import SCHEMA_VERSION, Taken
 from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords
@@ -262,7 +263,7 @@ def _gradient_edge(tensor: torch.Tensor) -> Origin:
 def _arguments_text(fx_node: torch.fx.Node) -> str:
     args, kwargs = map_aggregate((fx_node.args, fx_node.kwargs), _as_the_user_names_it)
     keywords = [f"{name}={value}" for name, value in kwargs.items()]
-    text = ", ".join([*map(str, args), *keywords])
+    text = without_addresses(", ".join([*map(str, args), *keywords]))
     return text if len(text) <= _LONGEST_ARGUMENTS else text[:_LONGEST_ARGUMENTS] + "…"
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Path
+from fxgrad.graph.notation import without_addresses
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import read_again
 from fxgrad.observe.fx_graph import ForwardGraph
@@ -238,5 +239,6 @@ def _check_finished(recorder: ForwardRecorder) -> None:
 
 
 def _told_once(caught: Iterable[warnings.WarningMessage]) -> list[str]:
-    counts = Counter(f"while forward ran, {entry.category.__name__}: {entry.message}" for entry in caught)
+    told = [without_addresses(f"while forward ran, {entry.category.__name__}: {entry.message}") for entry in caught]
+    counts = Counter(told)
     return [text if count == 1 else f"{text} ({count} times)" for text, count in counts.items()]
