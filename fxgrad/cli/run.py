@@ -34,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
         _tell("interrupted")
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, ImportError) and "torch" not in sys.modules:
+            return _report(_no_torch(error), debug=session.debug)
         _report(_own_mistake(error), debug=session.debug)
         return OWN_MISTAKE
 
@@ -60,6 +62,16 @@ def _usage_error(error: click.ClickException) -> UsageError:
         return UsageError(error.format_message(), "what fxgrad --help shows", "fxgrad --help")
     usage = " ".join(context.get_usage().removeprefix("Usage: ").split())
     return UsageError(error.format_message(), usage, f"{context.command_path} --help")
+
+
+def _no_torch(error: ImportError) -> FxgradError:
+    from fxgrad.graph.notation import one_line
+
+    return FxgradError(
+        f"torch cannot be imported: {one_line(str(error))}",
+        "an environment with torch, to run a target; a saved trace needs none",
+        "pip install torch, or give the trace.json that was saved where torch is",
+    )
 
 
 def _own_mistake(error: Exception) -> FxgradError:
