@@ -55,16 +55,16 @@ def left_behind(plan: Plan, verb: Callable[..., Any], *, inner: bool) -> list[st
 
 def recorded_otherwise(plan: Plan, *, inner: bool) -> list[str]:
     """What a program leaves behind that it would not, were it not recorded."""
-    ids = RemovableHandle.next_id
+    ids = RemovableHandle.next_id + 1_000
     alone, recorded = (_after(plan, run, ids, inner=inner) for run in (_run, _run_recorded))
     return differences(alone, recorded)
 
 
 def _after(plan: Plan, run: Callable[..., Any], ids: int, *, inner: bool) -> Picture:
     torch.manual_seed(1)
+    RemovableHandle.next_id = ids  # the ids of handles are keys of the tables
     model, x = planned(plan), arguments(seed=0, inner=inner)
     with preserved(model, x):
-        RemovableHandle.next_id = ids  # the ids of handles are keys of the tables
         run(model, x)
         return without_identities(taken(model, x))
 
