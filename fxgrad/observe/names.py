@@ -7,7 +7,7 @@ may hold itself, on which ``named_modules(remove_duplicate=False)`` never ends; 
 from __future__ import annotations
 
 import weakref
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +18,8 @@ from fxgrad.graph import Path
 from fxgrad.graph.naming import argument_name
 from fxgrad.observe.structure import tensors_in
 
+_CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
+_SIMPLE = frozenset({bool, float, int, set, str, type(None)})
 _MOST_ENTRIES = 32
 """A module that is shared is looked into this many times at most: nested sharing has paths beyond number."""
 
@@ -33,17 +35,20 @@ def module_paths(model: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
             trail.popitem()
             continue
         yield path, module
+        children = table_of(module, "_modules")
+        if not children:
+            continue
         entries[id(module)] += 1
         if entries[id(module)] <= _MOST_ENTRIES:
             trail[id(module)] = None
             stack.append(("", None))
-            stack.extend(_children(path, module, trail))
+            stack.extend(_children(path, children, trail))
 
 
-def _children(path: str, module: nn.Module, trail: dict[int, None]) -> list[tuple[str, nn.Module | None]]:
+def _children(path: str, children: dict[str, Any], trail: dict[int, None]) -> list[tuple[str, nn.Module | None]]:
     prefix = f"{path}." if path else ""
-    children = reversed(table_of(module, "_modules").items())
-    return [(prefix + name, child) for name, child in children if child is not None and id(child) not in trail]
+    backwards = reversed(children.items())
+    return [(prefix + name, child) for name, child in backwards if child is not None and id(child) not in trail]
 
 
 def modules_of(model: nn.Module | None) -> list[nn.Module]:
@@ -59,7 +64,11 @@ def table_of(module: nn.Module, name: str) -> dict[str, Any]:
 
 def tensor_paths(model: nn.Module | None, table: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Every path of every tensor in one table of the modules: ``_parameters`` or ``_buffers``."""
-    for path, module in module_paths(model):
+    return _tensors_at(module_paths(model), table)
+
+
+def _tensors_at(paths: Iterable[tuple[str, nn.Module]], table: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for path, module in paths:
         prefix = f"{path}." if path else ""
         for name, tensor in table_of(module, table).items():
             if tensor is not None:
@@ -143,8 +152,9 @@ class TensorNames:
 
     def add_model(self, model: nn.Module | None) -> None:
         """Name the parameters and buffers that the model has now."""
+        paths = [*module_paths(model)]
         for table, kind in (("_parameters", "parameter"), ("_buffers", "buffer")):
-            for name, tensor in tensor_paths(model, table):
+            for name, tensor in _tensors_at(paths, table):
                 self.add(name, kind, tensor)
 
     def add_inputs(self, argument_names: tuple[str, ...], inputs: Iterable[tuple[Path, torch.Tensor]]) -> None:
@@ -166,8 +176,15 @@ class TensorNames:
 
 def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     own = ("_parameters", "_buffers", "_modules")
-    values = [(str(name), value) for name, value in vars(module).items() if name not in own]
-    return [(name, value) for name, value in values if isinstance(value, (torch.Tensor, list, tuple, dict))]
+    return [(str(name), value) for name, value in vars(module).items() if _may_hold_tensors(value) and name not in own]
+
+
+def _may_hold_tensors(value: Any) -> bool:
+    """Whether to look into an attribute: most of a module's are numbers, or the empty tables of its hooks."""
+    kind = type(value)
+    if kind in _CONTAINERS:
+        return bool(value)
+    return kind not in _SIMPLE and isinstance(value, (torch.Tensor, list, tuple, dict))
 
 
 def tensor_finder(names: TensorNames) -> Callable[[object], str | None]:
