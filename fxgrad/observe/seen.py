@@ -233,11 +233,15 @@ def snapshot_of_hooks(module: nn.Module) -> list[CarriedHook]:
 
     As ``Module._get_backward_pre_hooks`` and ``_get_backward_hooks`` do: of each kind, global ones first.
     """
+    pre, own = module._backward_pre_hooks, module._backward_hooks
+    global_pre, global_own = module_hooks._global_backward_pre_hooks, module_hooks._global_backward_hooks
+    if not (pre or own or global_pre or global_own):
+        return []
     tables = (
-        (HookKind.GLOBAL_FULL_BACKWARD_PRE, module_hooks._global_backward_pre_hooks),
-        (HookKind.MODULE_FULL_BACKWARD_PRE, module._backward_pre_hooks),
-        (global_backward_kind(), module_hooks._global_backward_hooks),
-        (backward_kind(module), module._backward_hooks),
+        (HookKind.GLOBAL_FULL_BACKWARD_PRE, global_pre),
+        (HookKind.MODULE_FULL_BACKWARD_PRE, pre),
+        (global_backward_kind(), global_own),
+        (backward_kind(module), own),
     )
     return [
         CarriedHook(kind, number, function, table)
