@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxgrad.observe.frames import running
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import (
+    Autocast,
     Earlier,
     Origin,
     SeenFunctionCall,
@@ -71,8 +72,9 @@ class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
-    ``taken`` are the values that Python took. ``made_functions`` are the functions that a call returned, by identity;
-    ``generators`` those that were passed, by the identity of the copy that is kept of their state.
+    ``taken`` are the values that Python took. ``cleared_caches`` counts, from 1, how often autocast's cache was cleared.
+    ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed, by
+    the identity of the copy that is kept of their state.
     """
 
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
@@ -81,6 +83,7 @@ class FunctionCalls:
         self.taken: list[SeenTaking] = []
         self.made_functions: dict[int, MadeFunction] = {}
         self.generators: dict[int, tuple[torch.Generator, torch.Generator]] = {}
+        self.cleared_caches = 1
         self.paused = False
         self._log = log
         self._metas = metas
@@ -95,7 +98,9 @@ class FunctionCalls:
             return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
         if name in _CHANGES_METADATA:
-            self._settle_metas(args)
+            self._settle_metas(args[:1])
+        if "out" in kwargs:
+            self._settle_metas(kwargs["out"] if isinstance(kwargs["out"], (tuple, list)) else (kwargs["out"],))
         if name == "retain_grad" and args:
             self.retained.setdefault(id(args[0]), (self._where.call, next_sequence_nr()))
         if name == "__get__" and getattr(getattr(function, "__self__", None), "__name__", "") == "grad":
@@ -183,7 +188,7 @@ class FunctionCalls:
         state = None if seed == self._seed else torch.get_rng_state()
         changed_dtype = None if dtype is self._dtype else dtype
         self._seed, self._dtype = seed, dtype
-        return Surroundings(autocast, inference, state, changed_dtype)
+        return Surroundings(autocast, inference, state, changed_dtype, 0 if autocast is None else self.cleared_caches)
 
     def _frozen(self, value: Any, found: list[Earlier], depth: int = 0) -> Any:
         """A copy of the argument's containers, which may change later. New tensors in it become constants."""
@@ -250,13 +255,14 @@ class FunctionCalls:
             log.note_fresh(tensor)
         return origin_of(tensor)
 
-    def _settle_metas(self, args: tuple[Any, ...]) -> None:
-        """A result that is about to change its shape in place is described before it does."""
-        number, _ = self._log.producers.get(id(args[0]) if args else 0, (None, None))
-        if number is not None and self.calls[number].metas is None:
-            seen = self.calls[number]
-            with torch._C.DisableTorchFunction():
-                seen.metas = [self._metas.of_tensor(tensor) for _, tensor in seen.results]
+    def _settle_metas(self, tensors: Sequence[Any]) -> None:
+        """Results that are about to change their shape in place are described before they do."""
+        for tensor in tensors:
+            number, _ = self._log.producers.get(id(tensor), (None, None))
+            if number is not None and self.calls[number].metas is None:
+                seen = self.calls[number]
+                with torch._C.DisableTorchFunction():
+                    seen.metas = [self._metas.of_tensor(tensor) for _, tensor in seen.results]
 
 
 def _shared(result: torch.Tensor, arguments: Sequence[Earlier], *, detaches: bool) -> Earlier | None:
@@ -271,7 +277,7 @@ def _shared(result: torch.Tensor, arguments: Sequence[Earlier], *, detaches: boo
     return None
 
 
-def autocast_now() -> tuple[str, torch.dtype, bool, bool]:
+def autocast_now() -> Autocast:
     """Device type, dtype, enabled and cache flag of the autocast region that is entered."""
     device = next(kind for kind in _AUTOCAST_DEVICES if torch.is_autocast_enabled(kind))
     return device, torch.get_autocast_dtype(device), True, torch.is_autocast_cache_enabled()

@@ -22,7 +22,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 from fxgrad.graph import Value
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import stack_trace
-from fxgrad.observe.fx_literals import is_literal, is_plain_tree
+from fxgrad.observe.fx_literals import is_literal, is_misread, is_plain_tree
 from fxgrad.observe.fx_modes import RerunModes
 from fxgrad.observe.fx_operations import operation, placeholder_names, tensor_metas
 from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
@@ -70,7 +70,8 @@ class ForwardGraph:
         self._hook_functions: dict[int, SeenFunctionCall] = {}
         self._made_functions = recorder.functions.made_functions
         self._generators = recorder.functions.generators
-        self._modes = RerunModes(recorder.modes, self._function, self._constant)
+        last_uses = {seen.surroundings.cast_cache: number for number, seen in enumerate(recorder.function_calls)}
+        self._modes = RerunModes(recorder.modes, last_uses, self._function, self._constant)
         self._current: SeenFunctionCall | None = None
         self._in_output = False
         self._end = 0
@@ -103,9 +104,11 @@ class ForwardGraph:
             return
         if seen.target is torch._C._set_grad_enabled:
             return  # not all changes of the grad mode can be seen: each call knows the mode that it ran in
-        self._modes.set(seen.surroundings, grad=seen.differentiable)
+        self._modes.set(number, seen.surroundings, grad=seen.differentiable)
         op, target, args, kwargs = operation(seen)
         arguments = tuple([self._argument_or_constant(value) for value in args])
+        if op == "call_function" and is_misread(target, arguments):
+            arguments = (self._constant(args[0]), *arguments[1:])
         keywords = {name: self._argument_or_constant(value) for name, value in kwargs.items()}
         fx_node = self.graph.create_node(op, target, arguments, keywords)
         self.node_of_call[number] = fx_node
@@ -185,9 +188,9 @@ class ForwardGraph:
         template, tensors = template_of(value)
         if not tensors:
             return self._constant(value)
-        return self._function(
-            filled, self._constant(template), *[self.fx_node_of(tensor) for tensor in tensors], tensors=tensors
-        )
+        seen = [tensor for _, tensor in routes_in(value)]
+        fx_nodes = [self.fx_node_of(tensor) for tensor in tensors]
+        return self._function(filled, self._constant(template), *fx_nodes, tensors=seen or tensors)
 
     def fx_node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The fx node whose result the tensor is; made now where it is an attribute, a constant or part of a result."""

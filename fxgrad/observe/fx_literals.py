@@ -7,6 +7,8 @@ the same value again), torch/fx/node.py (which containers ``map_aggregate`` look
 from __future__ import annotations
 
 import cmath
+import math
+import operator
 from typing import Any
 
 import torch
@@ -36,8 +38,25 @@ def is_literal(value: Any) -> bool:
 
     >>> is_literal(1.5), is_literal(torch.float32), is_literal(complex("inf")), is_literal(print)
     (True, True, False, False)
+    >>> is_literal(1 - 2j), is_literal(complex(-0.0, 2))  # read from code, a negative zero before a sign is lost
+    (True, False)
     """
-    return type(value) in _LITERALS and (type(value) is not complex or cmath.isfinite(value))
+    if type(value) is complex:
+        return cmath.isfinite(value) and not any(map(_is_negative_zero, (value.real, value.imag)))
+    return type(value) in _LITERALS
+
+
+def _is_negative_zero(value: float) -> bool:
+    return value == 0 and math.copysign(1, value) < 0
+
+
+def is_misread(function: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether the code of a call means something else: torch.fx writes ``-2 ** x``, and Python reads ``-(2 ** x)``.
+
+    >>> is_misread(operator.pow, (-2, 3)), is_misread(operator.pow, (2, -3)), is_misread(pow, (-2, 3))
+    (True, False, False)
+    """
+    return function is operator.pow and type(arguments[0]) in (int, float) and repr(arguments[0]).startswith("-")
 
 
 def is_plain_tree(value: Any) -> bool:

@@ -43,6 +43,7 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (_SingleLevelFunction, "apply", classmethod(_apply(recorder))),
         (torch.Tensor, "as_subclass", _as_subclass(recorder)),
         (threading.Thread, "start", _start(recorder)),
+        (torch, "clear_autocast_cache", _clear_cache(recorder)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
         (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
         *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
@@ -124,6 +125,17 @@ def _start(recorder: ForwardRecorder) -> Callable[..., Any]:
         start(thread)
 
     return watched_start
+
+
+def _clear_cache(recorder: ForwardRecorder) -> Callable[..., Any]:
+    clear = torch.clear_autocast_cache
+
+    def watched_clear() -> None:
+        if not recorder.ignores_this_thread():
+            recorder.functions.cleared_caches += 1
+        clear()
+
+    return watched_clear
 
 
 def _whole(recorder: ForwardRecorder, function: Callable[..., Any]) -> Callable[..., Any]:

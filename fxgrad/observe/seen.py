@@ -79,17 +79,23 @@ class SeenTensor:
         return self.origin is None and self.late is None
 
 
-class Surroundings(NamedTuple):
-    """The modes in which a function ran: autocast (device, dtype, enabled, cache), and inference mode.
+Autocast = tuple[str, torch.dtype, bool, bool]
+"""Device type, dtype, enabled and cache flag, as ``torch.amp.autocast_mode._enter_autocast`` takes them."""
 
+
+class Surroundings(NamedTuple):
+    """The modes in which a function ran: autocast, and inference mode.
+
+    ``cast_cache`` counts how often autocast's cache of casts had been cleared, where autocast was on.
     ``random`` is the state of torch's generator, and ``dtype`` the default dtype, where somebody had set it since the
     function before.
     """
 
-    autocast: tuple[str, torch.dtype, bool, bool] | None = None
+    autocast: Autocast | None = None
     inference: bool = False
     random: torch.Tensor | None = None
     dtype: torch.dtype | None = None
+    cast_cache: int = 0
 
 
 class Earlier(NamedTuple):
