@@ -168,9 +168,13 @@ class ForwardGraph:
             return {key: self._converted(member) for key, member in value.items()}
         if type(value) is slice:
             return slice(*[self._converted(part) for part in (value.start, value.stop, value.step)])
-        if type(value) is torch.Size:
-            return tuple(value)
+        if type(value) is torch.Size and not self._is_users():
+            return tuple(value)  # as good for a function of torch
         return value if is_literal(value) else self._made_by_program(value) or self._of_other_class(value)
+
+    def _is_users(self) -> bool:
+        """Whether the user's code gets the value: the output, and arguments of a Function."""
+        return self._current is None or isinstance(self._current.target, type)
 
     def _made_by_program(self, value: Any) -> fx.Node | None:
         """What the run's own calls, or its arguments, give anew: functions that they made, generators."""

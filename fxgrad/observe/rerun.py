@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class RecordedForward:
         names = dict.fromkeys(str(fx_node.target) for fx_node in self.graph.nodes if fx_node.op == "get_attr")
         attributes = {name: copied_constant(self.constants[name]) for name in names if name in self.constants}
         attributes |= self._own(model, [name for name in names if name not in self.constants])
-        return fx.GraphModule(attributes, copy.deepcopy(self.graph), "RecordedForward")
+        return _graph_module(attributes, self.graph)
 
     def _own(self, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
         parameters, buffers = dict(tensor_paths(model, "_parameters")), dict(tensor_paths(model, "_buffers"))
@@ -60,6 +60,29 @@ class RecordedForward:
     def _takes_data(self) -> bool:
         """Whether the graph takes the ``.data`` of a tensor: what is written to that, no version counter sees."""
         return any(fx_node.target is getattr and "data" in fx_node.args for fx_node in self.graph.nodes)
+
+
+def _graph_module(attributes: Mapping[str, Any], graph: fx.Graph) -> fx.GraphModule:
+    """A module that runs a copy of the graph. Modules that were arguments are attributes, not its submodules: those
+    would be trained, moved and switched to evaluation with it."""
+    names = _free_names(attributes)
+    copied = copy.deepcopy(graph)
+    for fx_node in copied.nodes:
+        if fx_node.op == "get_attr":
+            fx_node.target = names[fx_node.target]
+    made = fx.GraphModule({names[name]: value for name, value in attributes.items()}, copied, "RecordedForward")
+    for name in [name for name, value in attributes.items() if isinstance(value, nn.Module)]:
+        vars(made)[names[name]] = made._modules.pop(names[name])
+    return made
+
+
+def _free_names(names: Collection[str]) -> dict[str, str]:
+    """Where a GraphModule can hold what has these names: it has a ``graph`` and a ``code`` of its own."""
+    own = fx.GraphModule({}, fx.Graph())
+    prefix = "model_"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return {name: prefix + name if hasattr(own, name.partition(".")[0]) else name for name in names}
 
 
 def copied_constant(value: Any) -> Any:

@@ -76,9 +76,9 @@ def _meta_problems(node: fx.Node) -> Iterator[str]:
             yield f"{key} is {node.meta.get(key)!r}"
     if "tensor_meta" not in node.meta:
         yield "no tensor_meta"
-    start, end = node.meta["sequence_window"]
+    start, end = node.meta.get("sequence_window", (0, 0))
     if start > end:
-        yield f"sequence_window {start, end}"
+        yield f"sequence_window is {start, end}"
 
 
 def tie_problems(trace: fxgrad.Trace) -> list[str]:
