@@ -10,6 +10,7 @@ from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
 from fxgrad.graph.kinds import HookKind, NodeKind
+from fxgrad.graph.lengths import call_text, node_text, site_text
 from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import (
     BACKWARD_APIS,
@@ -24,7 +25,7 @@ from fxgrad.graph.records import (
     TensorRef,
     Variable,
 )
-from fxgrad.graph.structure import call_text, node_text, site_text, structural_problems
+from fxgrad.graph.structure import structural_problems
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -34,18 +35,6 @@ VARIABLE_KINDS = ("parameter", "buffer", "input", "other leaf")
 STATUSES = ("tensor", "none", "unknown")
 CHECKPOINTS = (None, "reentrant", "non-reentrant")
 MODES = ("all", "any")
-
-_SEES_WHOLE_NODE = (HookKind.NODE, HookKind.MODULE_BACKWARD, HookKind.GLOBAL_BACKWARD)
-_SEES_ONE_SLOT = (HookKind.TENSOR, HookKind.RETAIN_GRAD)
-_GETS_NO_GRAD_INPUT = (
-    HookKind.MODULE_FULL_BACKWARD_PRE,
-    HookKind.GLOBAL_FULL_BACKWARD_PRE,
-    HookKind.TENSOR,
-    HookKind.RETAIN_GRAD,
-    HookKind.POST_ACCUMULATE_GRAD,
-    HookKind.NODE_PRE,
-    HookKind.MULTI_GRAD,
-)
 
 
 class GraphLintError(ValueError):
@@ -93,7 +82,7 @@ def _problems_of_meaning(graph: BackwardGraph) -> Iterator[str]:
     for hook in graph.hooks:
         yield from _hook_problems(hook)
     for index, site in enumerate(graph.sites):
-        yield from _site_problems(site, site_text(site, index), graph)
+        yield from _site_problems(site, site_text(site, index))
     yield from _order_problems(graph.sites)
     yield from _hooks_without_site(graph)
 
@@ -111,10 +100,6 @@ def _info_problems(info: GraphInfo, graph: BackwardGraph) -> Iterator[str]:
 
 def _node_problems(node: Node, graph: BackwardGraph) -> Iterator[str]:
     where = node_text(node)
-    if len(node.output_names) != len(node.grad_outputs):
-        yield f"{where}: {len(node.output_names)} output_names for {len(node.grad_outputs)} grad_outputs"
-    if node.values and len(node.values) != len(node.grad_outputs):
-        yield f"{where}: {len(node.values)} values for {len(node.grad_outputs)} grad_outputs"
     yield from _edge_problems(node, where)
     yield from _provenance_problems(node, where, graph.info)
     if node.variable is not None:
@@ -227,7 +212,7 @@ def _hook_problems(hook: Hook) -> Iterator[str]:
         yield f"{where}: it was seen on a node, and has a reason why it is on none"
 
 
-def _site_problems(site: HookSite, where: str, graph: BackwardGraph) -> Iterator[str]:
+def _site_problems(site: HookSite, where: str) -> Iterator[str]:
     if not site.reason:
         yield f"{where}: it has no reason"
     if (site.order is None) != (site.fires is False):
@@ -236,25 +221,8 @@ def _site_problems(site: HookSite, where: str, graph: BackwardGraph) -> Iterator
         yield f"{where}: it fires, but it is on no node"
     if site.times is not None and site.fires is not None and (site.times > 0) != site.fires:
         yield f"{where}: fires is {site.fires}, but times is {site.times}"
-    if site.node is not None and site.fires is not False:
-        yield from _content_problems(site, where, graph.nodes[site.node])
     for name, gradients in (("grad_input", site.grad_input), ("grad_output", site.grad_output)):
         yield from _gradient_problems(gradients, f"{where}, {name}")
-
-
-def _content_problems(site: HookSite, where: str, node: Node) -> Iterator[str]:
-    """What each kind of hook is given: torch/csrc/autograd/engine.cpp, ``call_pre_hooks`` and ``call_post_hooks``."""
-    kind = site.hook.kind
-    if kind in _SEES_WHOLE_NODE and len(site.grad_input) != len(node.edges):
-        yield f"{where}: {len(site.grad_input)} grad_input for the {len(node.edges)} edges of {node_text(node)}"
-    if kind in (*_SEES_WHOLE_NODE, HookKind.NODE_PRE) and len(site.grad_output) != len(node.grad_outputs):
-        yield f"{where}: {len(site.grad_output)} grad_output for the {len(node.grad_outputs)} of {node_text(node)}"
-    if kind in _GETS_NO_GRAD_INPUT and site.grad_input:
-        yield f"{where}: {kind.value} gets no grad_input, but it has {len(site.grad_input)}"
-    if kind is HookKind.POST_ACCUMULATE_GRAD and site.grad_output:
-        yield f"{where}: {kind.value} gets the leaf, but it has {len(site.grad_output)} grad_output"
-    if kind in _SEES_ONE_SLOT and (site.slot is None or len(site.grad_output) != 1):
-        yield f"{where}: {kind.value} sees one slot, but slot is {site.slot}, with {len(site.grad_output)} grad_output"
 
 
 def _gradient_problems(gradients: tuple[Gradient, ...], where: str) -> Iterator[str]:

@@ -203,7 +203,11 @@ def assigned_name(source: Source | None, path: Path) -> str | None:
     target: ast.AST | None = _assignment_target(source.code)
     for step in path[1:]:
         members = target.elts if isinstance(target, (ast.Tuple, ast.List)) else []
-        if not isinstance(step, int) or step >= len(members) or any(isinstance(one, ast.Starred) for one in members):
+        if (
+            not isinstance(step, int)
+            or not 0 <= step < len(members)
+            or any(isinstance(one, ast.Starred) for one in members)
+        ):
             return None
         target = members[step]
     if not isinstance(target, (ast.Name, ast.Attribute)):

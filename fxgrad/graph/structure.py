@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.lengths import call_text, length_problems, node_text, site_text
 from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import FxNode, Hook, HookSite, Module, ModuleCall, Node, TensorRef, Value, Variable
 
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def structural_problems(graph: BackwardGraph) -> Iterator[str]:
-    """Find what breaks these rules, each as a sentence that names the record."""
+    """Find what breaks these rules, each as a sentence that names the record; where nothing does, those of `lengths`."""
+    first = next(found := _reference_problems(graph), None)
+    return length_problems(graph) if first is None else chain((first,), found)
+
+
+def _reference_problems(graph: BackwardGraph) -> Iterator[str]:
     known = _Known.of(graph)
     yield from _ranks("nodes", (node.id for node in graph.nodes))
     yield from _ranks("hooks", (hook.id for hook in graph.hooks))
@@ -103,12 +110,19 @@ class _Known:
         """A forward value of an fx node that was not recorded."""
         if value is not None:
             yield from self.fx_node(where, value.fx_node)
+            yield from _rank(where, value.index)
 
     def tensor(self, where: str, ref: TensorRef) -> Iterator[str]:
         """A tensor of a module call: its node, its name, its fx node."""
         yield from self.place(where, ref.node, ref.slot)
         yield from self.variable(where, ref.name)
         yield from self.fx_node(where, ref.fx_node)
+        yield from _rank(where, ref.fx_index)
+
+
+def _rank(where: str, index: int | None) -> Iterator[str]:
+    if index is not None and index < 0:
+        yield f"{where}: result number {index} of an fx node, but they are counted from 0"
 
 
 def _quoted(name: str) -> str:
@@ -155,11 +169,6 @@ def _node_problems(node: Node, known: _Known) -> Iterator[str]:
     yield from known.hooks(where, node.prehooks)
 
 
-def node_text(node: Node) -> str:
-    """Name a node in a sentence."""
-    return f"node {node.id} ({escaped(node.label)})"
-
-
 def _call_problems(call: ModuleCall, known: _Known) -> Iterator[str]:
     where = call_text(call)
     yield from known.call(f"{where}, parent", call.parent)
@@ -171,11 +180,6 @@ def _call_problems(call: ModuleCall, known: _Known) -> Iterator[str]:
             yield from known.tensor(f"{where}, {name}[{index}]", ref)
     if call.legacy_tensor is not None:
         yield from known.tensor(f"{where}, legacy_tensor", call.legacy_tensor)
-
-
-def call_text(call: ModuleCall) -> str:
-    """Name a module call in a sentence."""
-    return f"call {_quoted(call.id)}"
 
 
 def _parent_cycles(calls: tuple[ModuleCall, ...]) -> Iterator[str]:
@@ -212,13 +216,10 @@ def _site_problems(site: HookSite, index: int, graph: BackwardGraph, known: _Kno
         yield f"{where}: its hook is another one than hooks[{hook.id}]"
 
 
-def site_text(site: HookSite, index: int) -> str:
-    """Name a site in a sentence."""
-    return f"sites[{index}] (hook {site.hook.id}, {escaped(site.hook.function)})"
-
-
 def _fx_node_problems(fx_node: FxNode, known: _Known) -> Iterator[str]:
     for call in fx_node.modules:
         yield from known.call(f"fx node {_quoted(fx_node.name)}", call)
     for argument in fx_node.inputs:
         yield from known.fx_node(f"fx node {_quoted(fx_node.name)}, inputs", argument)
+    for value in (*fx_node.changes, *fx_node.aliases):
+        yield from known.value(f"fx node {_quoted(fx_node.name)}", value)

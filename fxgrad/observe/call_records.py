@@ -10,6 +10,7 @@ from fxgrad.graph import FullHookSetup, ModuleCall, TensorRef
 from fxgrad.observe.frames import source_of
 from fxgrad.observe.fx_operations import argument_names
 from fxgrad.observe.hooked import HookCollector
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import SeenModuleCall, SeenTensor
 from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 
@@ -42,7 +43,7 @@ class CallRecords:
             inputs=tuple([self.reference(seen) for seen in call.inputs]),
             outputs=tuple([self.reference(seen) for seen in call.outputs]),
             n_args=len(call.args),
-            n_results=len(call.result) if isinstance(call.result, tuple) else 1,
+            n_results=len(call.result) if is_a(call.result, tuple) else 1,
             result_type=type(call.result).__name__,
             grad_enabled=call.grad_enabled,
             completed=call.completed,
@@ -95,9 +96,9 @@ class CallRecords:
 
 def _result_kind(result: object) -> str:
     """What ``BackwardHook`` (torch/utils/hooks.py) would have to build again from its members."""
-    if isinstance(result, torch.Tensor):
+    if is_a(result, torch.Tensor):
         return "tensor"
-    if not isinstance(result, tuple):
+    if not is_a(result, tuple):
         return "other"
     if type(result) is tuple:
         return "tuple"

@@ -20,6 +20,7 @@ from torch.autograd.function import _SingleLevelFunction
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from fxgrad.observe.derivatives import UNNAMED, EdgeName, result_names
+from fxgrad.observe.real_types import is_a
 
 _TENSOR_TYPES = {"Tensor": True, "Optional[Tensor]": None}
 """Whether an argument of a type is a tensor; None: it may be."""
@@ -83,7 +84,7 @@ def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
 
 def _needs_input_grad(node: torch._C._FunctionBase) -> tuple[bool, ...] | None:
     value: object = node.needs_input_grad
-    return value if isinstance(value, tuple) and all(isinstance(entry, bool) for entry in value) else None
+    return value if is_a(value, tuple) and all(is_a(entry, bool) for entry in value) else None
 
 
 def _edge_names(

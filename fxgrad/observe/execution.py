@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
+from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
@@ -27,6 +28,7 @@ from fxgrad.observe.forward import alone
 from fxgrad.observe.hooked import HookCollector, Place
 from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.observation import Observation
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.session import Session
 from fxgrad.observe.state import preserved
@@ -166,7 +168,7 @@ def _gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
         return (), ()
     if kind is HookKind.NODE_PRE:
         return (), arguments[0]
-    return (), arguments[0] if isinstance(arguments[0], (list, tuple)) else (arguments[0],)
+    return (), arguments[0] if is_a(arguments[0], (list, tuple)) else (arguments[0],)
 
 
 def _received(gradients: Any) -> tuple[Received | None, ...]:
@@ -190,7 +192,7 @@ class _Spy:
     hook: Any
 
     def __call__(self, *arguments: Any) -> Any:
-        seen = arguments if not hasattr(self.hook, "with_module") else (None, *arguments)  # _WrappedHook
+        seen = (None, *arguments) if is_a(self.hook, module_hooks._WrappedHook) else arguments
         self.log.note(self.rank, self.kind, self.call, seen)
         try:
             return self.hook(*arguments)

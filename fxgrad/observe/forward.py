@@ -27,6 +27,7 @@ from fxgrad.observe.function_calls import FunctionCalls
 from fxgrad.observe.fx_modes import modes_now
 from fxgrad.observe.interception import intercepted
 from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall, SeenTensor, legacy_tensor, next_sequence_nr
 from fxgrad.observe.structure import tensors_in
 from fxgrad.observe.tensor_log import TensorLog
@@ -132,9 +133,9 @@ class ForwardRecorder:
 
     def _seen(self, value: Any, place: str) -> list[SeenTensor]:
         found: list[tuple[Path, torch.Tensor]]
-        if isinstance(value, torch.Tensor):
+        if is_a(value, torch.Tensor):
             found = [((place,), value)]
-        elif type(value) is tuple and len(value) == 1 and isinstance(value[0], torch.Tensor):
+        elif type(value) is tuple and len(value) == 1 and is_a(value[0], torch.Tensor):
             found = [((place, 0), value[0])]
         else:
             found = tensors_in(value, (place,)).tensors
@@ -186,7 +187,7 @@ class ForwardRecorder:
         hooked = setup(hook, result)
         if call is not None and call.backward_hook is hook:
             with torch._C.DisableTorchFunction():
-                results = hooked if isinstance(hooked, tuple) else (hooked,)
+                results = hooked if is_a(hooked, tuple) else (hooked,)
                 call.output_hook_node = _hook_node(hook.output_tensors_index, results)
         return hooked
 

@@ -17,6 +17,7 @@ from types import CodeType, FrameType, TracebackType
 import torch
 
 from fxgrad.graph import Source
+from fxgrad.observe.real_types import is_a
 
 Frame = tuple[CodeType, int]
 """A code object, and the offset of the instruction that runs (``frame.f_lasti``)."""
@@ -139,14 +140,14 @@ def definition_of(function: object) -> Source | None:
 
 def code_of(function: object) -> CodeType | None:
     """The code that calling a function runs first; None where that is not Python."""
-    while isinstance(function, functools.partial):
+    while is_a(function, functools.partial):
         function = function.func
     try:
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     except Exception:  # the user's own class
         return None
-    return code if isinstance(code, CodeType) else None
+    return code if is_a(code, CodeType) else None
 
 
 def stack_trace(stack: Stack) -> str:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.observe.frames import running
 from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import (
     Autocast,
     Earlier,
@@ -192,7 +193,7 @@ class FunctionCalls:
 
     def _frozen(self, value: Any, found: list[Earlier], depth: int = 0) -> Any:
         """A copy of the argument's containers, which may change later. New tensors in it become constants."""
-        if isinstance(value, torch.Tensor):
+        if is_a(value, torch.Tensor):
             if id(value) not in self._log.known:
                 self._log.add_constant(value)
             version = None if value.is_inference() else value._version
@@ -230,7 +231,7 @@ class FunctionCalls:
 
     def _note_results(self, seen: SeenFunctionCall, result: Any, arguments: list[Earlier]) -> None:
         seen.result_type = kind = type(result)
-        if isinstance(result, torch.Tensor):
+        if is_a(result, torch.Tensor):
             seen.results.append(((), result))
         elif kind not in _HOLD_NO_TENSOR:
             seen.results.extend(routes_in(result))

@@ -16,6 +16,7 @@ from torch.fx.node import _get_qualified_name
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from fxgrad.graph import TensorMeta
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import SeenFunctionCall
 
 Operation = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
@@ -25,7 +26,7 @@ Operation = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 def operation(seen: SeenFunctionCall) -> Operation:
     """What an fx node for the call does."""
     target, args, kwargs = seen.target, seen.args, seen.kwargs
-    if isinstance(target, type):
+    if is_a(target, type):
         return "call_function", _named(target.apply), args, kwargs  # type: ignore[attr-defined]
     name = getattr(target, "__name__", "")
     owner = getattr(target, "__self__", None)
@@ -33,7 +34,7 @@ def operation(seen: SeenFunctionCall) -> Operation:
         return "call_function", getattr, (args[0], owner.__name__), {}  # type: ignore[union-attr]
     if name == "__set__":
         return "call_function", setattr, (args[0], owner.__name__, *args[1:]), {}  # type: ignore[union-attr]
-    if args and isinstance(args[0], torch.Tensor):
+    if args and is_a(args[0], torch.Tensor):
         method = _method_name(target, name)
         if method is not None:
             return _method(method, args, kwargs)

@@ -21,6 +21,7 @@ from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from fxgrad.graph import HookKind
 from fxgrad.observe.frames import NO_STACK, Stack, code_of
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import Key
 from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, origin_of
 
@@ -143,20 +144,20 @@ def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
 
 def legacy_hook_behind(function: Any) -> tuple[nn.Module | None, Any] | None:
     """The module and the user's function behind what a legacy module hook put on a node; None for anything else."""
-    if not isinstance(function, module_hooks._WrappedHook):
+    if not is_a(function, module_hooks._WrappedHook):
         return None
     return (function.module() if function.with_module else None), function.hook
 
 
 def backward_hook_behind(function: Any) -> tuple[BackwardHook, str] | None:
     """The BackwardHook behind a post-hook that a full module hook put on a node, and its side: "input" or "output"."""
-    if not isinstance(function, FunctionType) or function.__module__ != BackwardHook.__module__:
+    if not is_a(function, FunctionType) or function.__module__ != BackwardHook.__module__:
         return None
     name = function.__qualname__
     if name not in (_SET_USER_HOOK, _OUTPUT_HOOK):
         return None
     cells = function.__closure__ or ()
-    (hook,) = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, BackwardHook)]
+    (hook,) = [cell.cell_contents for cell in cells if is_a(cell.cell_contents, BackwardHook)]
     return hook, "output" if name == _OUTPUT_HOOK else "input"
 
 
@@ -203,7 +204,7 @@ def _complete(whole: LiveHook) -> None:
 
 def multi_grad_mode(function: Any) -> str | None:
     """Which mode of ``register_multi_grad_hook`` made this tensor hook: "all", "any", or None for no such hook."""
-    if not isinstance(function, FunctionType):
+    if not is_a(function, FunctionType):
         return None
     if function.__qualname__ == _MULTI_GRAD_ALL:
         return "all"
@@ -229,13 +230,13 @@ def function_name(function: Any) -> str:
     """
     if function is None:
         return ""
-    if isinstance(function, functools.partial):
+    if is_a(function, functools.partial):
         return f"partial({function_name(function.func)})"
     try:
         name = getattr(function, "__qualname__", None)
     except Exception:  # the user's own class
         name = None
-    return name if isinstance(name, str) else type(function).__qualname__
+    return name if is_a(name, str) else type(function).__qualname__
 
 
 def may_return_a_value(function: Any) -> bool | None:

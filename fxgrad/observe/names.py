@@ -16,6 +16,7 @@ from torch import nn
 
 from fxgrad.graph import Path
 from fxgrad.graph.naming import argument_name
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.structure import tensors_in
 
 _CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
@@ -184,7 +185,7 @@ def _may_hold_tensors(value: Any) -> bool:
     kind = type(value)
     if kind in _CONTAINERS:
         return bool(value)
-    return kind not in _SIMPLE and isinstance(value, (torch.Tensor, list, tuple, dict))
+    return kind not in _SIMPLE and is_a(value, (torch.Tensor, list, tuple, dict))
 
 
 def tensor_finder(names: TensorNames) -> Callable[[object], str | None]:

@@ -13,6 +13,7 @@ from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, Value
 from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.real_types import is_a
 
 NO_GRAD = "it requires no grad"
 
@@ -42,13 +43,13 @@ class Operands:
 
     def _with_operand(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
-        if raw is None or isinstance(raw, tuple) or raw.unpack_hook is not None:
+        if raw is None or is_a(raw, tuple) or raw.unpack_hook is not None:
             return edge
         try:
             saved = getattr(live, f"_saved_{edge.argument}")
         except RuntimeError:  # freed by an earlier backward, or changed in place since
             return edge
-        if not isinstance(saved, torch.Tensor):
+        if not is_a(saved, torch.Tensor):
             return edge
         memory = _memory_of(saved)
         value = None if memory is None else self._values.get(memory)

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from fxgrad.errors import UsageError
 from fxgrad.observe.names import tensor_paths
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.tensor_log import copy_of
 
 
@@ -87,9 +88,9 @@ def _free_names(names: Collection[str]) -> dict[str, str]:
 
 def copied_constant(value: Any) -> Any:
     """A constant for one GraphModule: running it may change tensors and advance generators."""
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         return copy_of(value)
-    return value.clone_state() if isinstance(value, torch.Generator) else value
+    return value.clone_state() if is_a(value, torch.Generator) else value
 
 
 def _without(name: str) -> UsageError:

@@ -10,6 +10,7 @@ import torch
 from fxgrad.errors import NothingRequiresGradError
 from fxgrad.graph import Path
 from fxgrad.graph.notation import path_text
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.structure import tensors_in
 
 
@@ -47,8 +48,8 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
 
 
 def _loss_of(output: Any) -> torch.Tensor | None:
-    if isinstance(output, torch.Tensor):
+    if is_a(output, torch.Tensor):
         return None
-    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    usable = isinstance(loss, torch.Tensor) and loss.dim() == 0 and loss.requires_grad
+    loss = output.get("loss") if is_a(output, Mapping) else getattr(output, "loss", None)
+    usable = is_a(loss, torch.Tensor) and loss.dim() == 0 and loss.requires_grad
     return loss if usable else None

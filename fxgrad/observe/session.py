@@ -67,7 +67,8 @@ class Session:
     ) -> Iterator[Session]:
         """Watch what runs inside. Without arguments it is the user's own program, whose warnings are the user's."""
         self.arguments = None if args is None else (args, kwargs or {})
-        self._look_at_model()
+        with torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
+            self._look_at_model()
         with ExitStack() as stack:
             stack.enter_context(self._eager())
             caught = [] if args is None else stack.enter_context(warnings.catch_warnings(record=True))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fxgrad.graph import Path
+from fxgrad.observe.real_types import is_a
 
 
 class Step(NamedTuple):
@@ -44,7 +45,7 @@ def tensors_in(value: Any, path: Path = ()) -> Found:
     found = Found([], [])
     for route, member in _members_at_any_depth(value):
         place = (*path, *[shown_key(step.key, step.position) for step in route]) if route else path
-        if isinstance(member, torch.Tensor):
+        if is_a(member, torch.Tensor):
             found.tensors.append((place, member))
         else:
             found.opaque.append((place, type(member).__name__))
@@ -53,7 +54,7 @@ def tensors_in(value: Any, path: Path = ()) -> Found:
 
 def routes_in(value: Any) -> list[tuple[Route, torch.Tensor]]:
     """The same tensors, each with how a program reaches it."""
-    return [(route, member) for route, member in _members_at_any_depth(value) if isinstance(member, torch.Tensor)]
+    return [(route, member) for route, member in _members_at_any_depth(value) if is_a(member, torch.Tensor)]
 
 
 def routes_to(kind: type, value: Any) -> list[tuple[Route, Any]]:
@@ -67,7 +68,7 @@ def _members_at_any_depth(value: Any) -> Iterator[tuple[Route, Any]]:
     stack: list[tuple[Route, Any]] = [((), value)]
     while stack:
         route, value = stack.pop()
-        if isinstance(value, torch.Tensor):
+        if is_a(value, torch.Tensor):
             yield route, value
         elif type(value) not in _PLAIN and id(value) not in entered:
             entered[id(value)] = value
@@ -89,11 +90,11 @@ def _members(value: Any) -> list[tuple[Step, Any]] | None:
 
 
 def _members_of_subclass(value: Any) -> list[tuple[Step, Any]] | None:
-    if isinstance(value, (tuple, list)):
+    if is_a(value, (tuple, list)):
         return [(Step(rank, rank), member) for rank, member in enumerate(value)]
-    if isinstance(value, Mapping):
+    if is_a(value, Mapping):
         return [(Step(key, rank), member) for rank, (key, member) in enumerate(value.items())]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value) and not is_a(value, type):
         names = enumerate(field.name for field in dataclasses.fields(value))
         return [
             (Step(name, rank, is_attribute=True), getattr(value, name)) for rank, name in names if hasattr(value, name)
@@ -107,9 +108,9 @@ def shown_key(key: Any, position: int) -> str | int:
     >>> shown_key("mask", 0), shown_key(True, 0), shown_key(None, 0), shown_key((1, "a"), 0), shown_key(object(), 3)
     ('mask', 1, 'None', "(1, 'a')", '<object 3>')
     """
-    if isinstance(key, str):
+    if is_a(key, str):
         return str.__str__(key)
-    if isinstance(key, int):
+    if is_a(key, int):
         return int.__int__(key)
     members = key if type(key) is tuple else (key,)
     if all(type(member) in (*_SHOWN_KEYS, int, str) for member in members):

@@ -19,6 +19,7 @@ from fxgrad.observe.hook_search import HookSearch
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.names import ModuleNames, TensorNames, module_paths, table_of, tensor_finder
 from fxgrad.observe.observation import Observation, device_of, graph_info
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.roots import FoundRoots, find_roots
 from fxgrad.observe.seen import SeenModuleCall
@@ -141,7 +142,7 @@ def message_of(error: BaseException) -> str:
 
 def check_model(model: object) -> None:
     """Refuse what cannot be traced, saying what to do first."""
-    if not isinstance(model, nn.Module):
+    if not is_a(model, nn.Module):
         raise UsageError(
             f"a {type(model).__name__} as the model",
             "a torch.nn.Module",

@@ -56,7 +56,7 @@ GRAPH = BackwardGraph(
     (),
     (Variable("x", (), "input", META, True, True, node=1),),
     (HOOK,),
-    (HookSite(HOOK, None, 1, 0, (), (), None, None, 0, "the gradient of x"),),
+    (HookSite(HOOK, None, 1, 0, (), (), False, 0, None, "the gradient of x"),),
     (),
     GraphInfo(1, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward", calls_reason="captured"),
 )
@@ -87,7 +87,7 @@ TEXT = """\
 "sites":[
 {"hook":{"id":0,"kind":"Tensor.register_hook","owner":"x","function":"double",\
 "source":{"file":"model.py","line":3}},"call":null,"node":1,"slot":0,"grad_input":[],"grad_output":[],\
-"fires":null,"times":null,"order":0,"reason":"the gradient of x"}
+"fires":false,"times":0,"order":null,"reason":"the gradient of x"}
 ],
 "forward":[]
 }

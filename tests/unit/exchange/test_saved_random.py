@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 import json
 import types
 import typing
@@ -15,8 +16,10 @@ from fxgrad.errors import UsageError
 from fxgrad.exchange.codec import Codecs
 from fxgrad.exchange.saved import from_json, to_json
 from fxgrad.graph import (
+    BackwardCall,
     BackwardGraph,
     Edge,
+    FullHookSetup,
     FxNode,
     GraphInfo,
     Held,
@@ -72,7 +75,9 @@ LABELS = ("AddmmBackward0_0", "\0", "<\\>")
 NODES, HOOKS = range(3), range(2)
 PLACES = [(node, slot) for node in NODES for slot in range(2)]
 HOOK_IDS = several(st.sampled_from(HOOKS))
-VALUES = st.none() | record(Value, fx_node=st.sampled_from(FX_NODES))
+RANKS = st.none() | st.sampled_from([0, 1, 2**64])
+VALUE = record(Value, fx_node=st.sampled_from(FX_NODES), index=RANKS)
+VALUES = st.none() | VALUE
 
 
 def maybe(values):
@@ -103,7 +108,8 @@ def nodes():
                 variable=maybe(VARIABLES),
                 call=maybe(CALLS),
                 fx_node=maybe(FX_NODES),
-                values=several(VALUES),
+                output_names=st.tuples(TEXTS, TEXTS),
+                values=st.just(()) | st.tuples(VALUES, VALUES),
                 hooks=HOOK_IDS,
                 prehooks=HOOK_IDS,
             )
@@ -113,11 +119,13 @@ def nodes():
 
 
 def calls():
-    refs = at(PLACES, TensorRef, name=maybe(VARIABLES), fx_node=maybe(FX_NODES))
+    ref = functools.partial(at, PLACES, TensorRef, name=maybe(VARIABLES), fx_node=maybe(FX_NODES), fx_index=RANKS)
+    results = ref(path=st.tuples(st.just("result")) | st.tuples(st.just("result"), TEXTS | INTEGERS))
     fields = {
-        "inputs": several(refs),
-        "outputs": several(refs),
-        "legacy_tensor": st.none() | refs,
+        "inputs": several(ref(path=st.tuples(st.just("kwargs"), TEXTS | INTEGERS))),
+        "outputs": several(results),
+        "legacy_tensor": st.none() | results,
+        "full_hook": st.none() | record(FullHookSetup, input_positions=st.none(), output_positions=st.none()),
         "hooks": HOOK_IDS,
         "input_hook_node": maybe(NODES),
         "output_hook_node": maybe(NODES),
@@ -163,16 +171,22 @@ def graphs():
                     name=st.just(name),
                     modules=several(st.sampled_from(CALLS)),
                     inputs=several(st.sampled_from(FX_NODES)),
+                    changes=several(VALUE),
+                    aliases=several(VALUES),
                 )
                 for name in FX_NODES
             )
         ),
-        info=record(GraphInfo, schema_version=st.just(SCHEMA_VERSION)),
+        info=record(
+            GraphInfo,
+            schema_version=st.just(SCHEMA_VERSION),
+            backward=record(BackwardCall, inputs=several(st.sampled_from(PLACES))),
+        ),
     ).flatmap(with_sites)
 
 
 def with_sites(graph):
-    sites = several(at(PLACES, HookSite, hook=st.sampled_from(graph.hooks), call=maybe(CALLS)))
+    sites = several(at(PLACES, HookSite, hook=st.sampled_from(graph.hooks), call=maybe(CALLS), fires=st.just(False)))
     return sites.map(lambda sites: dataclasses.replace(graph, sites=sites))
 
 

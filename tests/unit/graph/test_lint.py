@@ -187,6 +187,35 @@ STRUCTURE = {
         lambda g: with_record(g, "forward", 1, modules=("fc#1", "fc#3")),
         ('fx node "fc_bias": there is no module call "fc#3"',),
     ),
+    "each gradient of a node has a name": (
+        lambda g: with_record(g, "nodes", 0, output_names=()),
+        (f"{NODE}: 0 output_names for 1 grad_outputs",),
+    ),
+    "each gradient of a node has a value": (
+        lambda g: with_record(g, "nodes", 0, values=(None, None)),
+        (f"{NODE}: 2 values for 1 grad_outputs",),
+    ),
+    "a hook on a node gets an entry for each edge and for each gradient": (
+        lambda g: with_record(g, "sites", 0, grad_input=(), grad_output=()),
+        (
+            f"{SITE}: 0 grad_input for the 3 edges of {NODE}",
+            f"{SITE}: 0 grad_output for the 1 of {NODE}",
+        ),
+    ),
+    "a tensor hook sees one slot, and no grad_input": (
+        lambda g: with_record(g, "sites", 1, slot=None, grad_input=g.sites[1].grad_output),
+        (
+            "sites[1] (hook 1, double): Tensor.register_hook gets no grad_input, but it has 1",
+            "sites[1] (hook 1, double): Tensor.register_hook sees one slot, but slot is None, with 1 grad_output",
+        ),
+    ),
+    "a post-accumulate hook gets the leaf": (
+        lambda g: with_hook(g, 1, kind=HookKind.POST_ACCUMULATE_GRAD),
+        (
+            "sites[1] (hook 1, double): Tensor.register_post_accumulate_grad_hook gets the leaf, "
+            "but it has 1 grad_output",
+        ),
+    ),
 }
 
 MEANING = {
@@ -197,14 +226,6 @@ MEANING = {
     "a reason for having no calls is not beside calls": (
         lambda g: replace(g, info=replace(g.info, calls_reason="captured")),
         ("info: calls_reason says why there are no calls, but there are",),
-    ),
-    "each gradient of a node has a name": (
-        lambda g: with_record(g, "nodes", 0, output_names=()),
-        (f"{NODE}: 0 output_names for 1 grad_outputs",),
-    ),
-    "each gradient of a node has a value": (
-        lambda g: with_record(g, "nodes", 0, values=(None, None)),
-        (f"{NODE}: 2 values for 1 grad_outputs",),
     ),
     "a null edge has a reason": (
         lambda g: with_edge(g, 0, 1, null_reason=None),
@@ -318,27 +339,6 @@ MEANING = {
     "a site that fires fires at least once": (
         lambda g: with_record(g, "sites", 0, times=0),
         (f"{SITE}: fires is True, but times is 0",),
-    ),
-    "a hook on a node gets an entry for each edge and for each gradient": (
-        lambda g: with_record(g, "sites", 0, grad_input=(), grad_output=()),
-        (
-            f"{SITE}: 0 grad_input for the 3 edges of {NODE}",
-            f"{SITE}: 0 grad_output for the 1 of {NODE}",
-        ),
-    ),
-    "a tensor hook sees one slot, and no grad_input": (
-        lambda g: with_record(g, "sites", 1, slot=None, grad_input=g.sites[1].grad_output),
-        (
-            "sites[1] (hook 1, double): Tensor.register_hook gets no grad_input, but it has 1",
-            "sites[1] (hook 1, double): Tensor.register_hook sees one slot, but slot is None, with 1 grad_output",
-        ),
-    ),
-    "a post-accumulate hook gets the leaf": (
-        lambda g: with_hook(g, 1, kind=HookKind.POST_ACCUMULATE_GRAD),
-        (
-            "sites[1] (hook 1, double): Tensor.register_post_accumulate_grad_hook gets the leaf, "
-            "but it has 1 grad_output",
-        ),
     ),
     "gradients are numbered, and a missing one has a reason": (
         lambda g: with_record(g, "sites", 0, grad_output=(Gradient(1, None, "none", None, None, None),)),
