@@ -220,11 +220,14 @@ def trace_target(
     mode: Mode | None = None,
     device: str | None = None,
     autocast: str | None = None,
+    compare: bool = False,
 ) -> Trace:
     """Trace a TARGET of the command line: a file, a module class, or a saved trace.
 
-    On a device that is not there, in a fresh interpreter with the fake accelerator. Raises as `trace` does, and
-    UsageError where the target or an option is not understood.
+    On a device that is not there, in a fresh interpreter with the fake accelerator; where a non-full hook is on a
+    node, and with `compare` also where none is, the target runs on the CPU as well, and ``graph.info.other_device``
+    says on which nodes such hooks sit there. Raises as `trace` does, and UsageError where the target or an option is
+    not understood.
     """
     if text.endswith(".json"):
         options = {"--init": init, "--input": tuple(inputs), "--loss": loss, "--seed": seed, "--train/--eval": mode}
@@ -233,7 +236,7 @@ def trace_target(
     if _needs_interpreter(request):
         from fxgrad.emulated import trace_emulated
 
-        return Trace(predict(trace_emulated(request)))
+        return Trace(predict(trace_emulated(request, compare=compare)))
     from fxgrad.observe import targets
 
     with _loss_located():

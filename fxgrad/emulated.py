@@ -3,37 +3,55 @@
 The accelerator is a backend that cannot be taken away again, and its backward asserts once another engine has started;
 so the target is loaded in a new process. The request goes there as JSON on stdin, the
 answer comes back as JSON in a temporary file: stdout is the target's own. Nothing is pickled.
+
+Where non-full hooks are, the same target runs on the CPU, too, so that FXG102 can show both sides. Each side has a fork
+of the new process: neither sees the other's modules, backend or engine, and torch is imported once.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from fxgrad import errors
 from fxgrad.errors import FxgradError, TargetError
 from fxgrad.exchange.records import records_from_json, records_to_json
 from fxgrad.exchange.saved import from_json, to_json
-from fxgrad.graph import BackwardGraph
+from fxgrad.graph import BackwardGraph, Landing, OtherDevice
 from fxgrad.graph.firings import Firing
+from fxgrad.resolve import resolve
+from fxgrad.resolve.landings import landings
 
 if TYPE_CHECKING:
     from fxgrad.observe.targets import Request
 
 _FIRINGS = tuple[Firing, ...]
+_LANDINGS = tuple[Landing, ...]
 _STDERR = 2
+_CPU = "cpu"
+_MOST_ELEMENTS = 500_000_000
+"""Of the tensors that the model holds: on the CPU they have data, 2 GB of it as float32."""
+_MOST_SECONDS = 30.0
 # not -m, which would put the current folder first on the path, with whatever modules lie there
 _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from fxgrad.emulated import main; main()"
 
 
-def trace_emulated(request: Request) -> BackwardGraph:
-    """The graph of the target's forward. Raises what loading and tracing it raises."""
-    return from_json(_answer("trace", request)["graph"], origin="the emulated run")
+def trace_emulated(request: Request, *, compare: bool = False) -> BackwardGraph:
+    """The graph of the target's forward, with how it is on the CPU where a non-full hook is on a node, or `compare`.
+
+    Raises what loading and tracing it on the fake accelerator raises; a failure on the CPU is only noted.
+    """
+    answer = _answer("compare" if compare else "trace", request)
+    graph = from_json(answer["graph"], origin="the emulated run")
+    (other,) = records_from_json(answer.get("other", "[null]"), tuple[OtherDevice | None])
+    return replace(graph, info=replace(graph.info, other_device=other))
 
 
 def run_emulated(request: Request) -> tuple[BackwardGraph, tuple[Firing, ...]]:
@@ -71,22 +89,68 @@ def _error(told: dict[str, str]) -> FxgradError:
 def main() -> None:
     """Answer one request."""
     question = json.loads(sys.stdin.buffer.read())
-    try:
-        answer = _run(question["verb"], question["request"])
-    except FxgradError as error:
-        told = {name: getattr(error, name) for name in ("given", "allowed", "suggestion", "details")}
-        answer = {"error": {"kind": type(error).__name__, **told}}
+    answer = _told(lambda: _run(question["verb"], question["request"]))
     unfinished = question["answer"] + ".part"
     with open(unfinished, "w", encoding="utf-8") as file:
         json.dump(answer, file)
     os.replace(unfinished, question["answer"])
 
 
+def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work answers, or the error that it raises."""
+    try:
+        return work()
+    except FxgradError as error:
+        told = {name: getattr(error, name) for name in ("given", "allowed", "suggestion", "details")}
+        return {"error": {"kind": type(error).__name__, **told}}
+
+
 def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     from fxgrad.observe import targets
 
     request = targets.Request(**{**fields, "inputs": tuple(fields["inputs"])})
-    if verb == "trace":
-        return {"graph": to_json(targets.observe_emulated(request))}
+    if verb != "verify":
+        return _traced(request, compare=verb == "compare")
     executed = targets.run_emulated(request)
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings, _FIRINGS)}
+
+
+def _traced(request: Request, *, compare: bool) -> dict[str, Any]:
+    from fxgrad.observe import accelerator, targets
+
+    def emulated() -> dict[str, Any]:
+        return {"graph": to_json(targets.observe_emulated(request))}
+
+    if not accelerator.can_fork():
+        return emulated()
+    answer: dict[str, Any] = json.loads(accelerator.in_forked_child(lambda: json.dumps(_told(emulated))))
+    if "graph" in answer:
+        graph = from_json(answer["graph"])
+        if compare or any(site.hook.kind.is_legacy and site.node is not None for site in resolve(graph)):
+            answer["other"] = records_to_json((_on_the_cpu(request, graph),), tuple[OtherDevice])
+    return answer
+
+
+def _on_the_cpu(request: Request, graph: BackwardGraph) -> OtherDevice:
+    from fxgrad.observe import accelerator, targets
+
+    def work() -> str:
+        _silence()
+        return records_to_json(landings(targets.observe(replace(request, device=_CPU))[0].graph), _LANDINGS)
+
+    held = sum(
+        math.prod(size for size in variable.meta.shape or () if isinstance(size, int)) for variable in graph.variables
+    )
+    if held > _MOST_ELEMENTS:
+        return OtherDevice(_CPU, failure=f"its tensors hold {held:,} elements, too many to try")
+    try:
+        return OtherDevice(_CPU, records_from_json(accelerator.in_forked_child(work, timeout=_MOST_SECONDS), _LANDINGS))
+    except FxgradError as error:
+        return OtherDevice(_CPU, failure=error.given)
+
+
+def _silence() -> None:
+    """The target has printed what it prints when it ran on the device that was asked for."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())

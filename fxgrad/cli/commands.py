@@ -133,7 +133,7 @@ def explain(
     kind = None if hook is None else hook_kind(hook)
     if order and kind is not None:
         raise UsageError("--order with --hook", "one of them", f"fxgrad explain {request.target} --order")
-    trace = request.trace()
+    trace = request.trace(compare=kind is not None and kind.is_legacy)
     if backward_inputs or api != BACKWARD_APIS[0]:
         trace = trace.predict(inputs=list(backward_inputs) or None, api=api)
     where = _THE_MODEL if module is None and kind is not None else module

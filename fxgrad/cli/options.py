@@ -44,11 +44,11 @@ class Request:
     device: str | None
     autocast: str | None
 
-    def trace(self) -> Trace:
-        """Run forward once."""
+    def trace(self, *, compare: bool = False) -> Trace:
+        """Run forward once; with `compare`, an emulated target on the CPU, too."""
         from fxgrad import api
 
-        return self._run(api.trace_target, doing="tracing")
+        return self._run(functools.partial(api.trace_target, compare=compare), doing="tracing")
 
     def verify(self) -> Verification:
         """Run forward and backward, and compare."""

@@ -437,6 +437,32 @@ class BackwardCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Landing:
+    """The autograd node that the non-full hooks of one module call sit on, in brief.
+
+    ``call`` is the call's id, ``node`` the node's name, ``grad_input`` and ``grad_output`` how many entries its hooks get.
+    """
+
+    call: str
+    node: str
+    grad_input: int
+    grad_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class OtherDevice:
+    """The same program on another device, for comparison.
+
+    ``landings`` has an entry for each module call whose first result has a grad_fn in the graph there; ``failure`` says
+    why there are none, where it could not be traced there.
+    """
+
+    device: str
+    landings: tuple[Landing, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GraphInfo:
     """How the graph was made, and for which call of backward its sites are predicted.
 
@@ -444,6 +470,7 @@ class GraphInfo:
     ``global_backward_sticky`` which global backward hooks this process has had: full (True), legacy (False), or none
     ``skipped``       outputs that are no roots, each with why
     ``notes``         what else a reader must know (compiled modules run eagerly, warnings of PyTorch, ...)
+    ``other_device``  an emulated program as it is without emulation; None where nobody looked
     """
 
     schema_version: int
@@ -458,3 +485,4 @@ class GraphInfo:
     calls_reason: str | None = None
     global_backward_sticky: bool | None = None
     backward: BackwardCall = BackwardCall()
+    other_device: OtherDevice | None = None

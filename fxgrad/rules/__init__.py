@@ -12,11 +12,7 @@ from collections.abc import Callable, Iterator
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation
 from fxgrad.graph.notation import escaped
-from fxgrad.rules.attachment import (
-    kernel_decides_the_node,
-    legacy_hook_sits_on_a_node,
-    node_belongs_to_another_module,
-)
+from fxgrad.rules.attachment import legacy_hook_sits_on_a_node, node_belongs_to_another_module
 from fxgrad.rules.calls import module_is_called_several_times, removed_hook_still_fires
 from fxgrad.rules.checkpoints import checkpoint_calls_the_leafs_hook_again, checkpoint_runs_the_module_again
 from fxgrad.rules.firing import hook_fires_before_the_module_is_done, hook_never_fires
@@ -29,6 +25,7 @@ from fxgrad.rules.full_hooks import (
 )
 from fxgrad.rules.holding import hook_keeps_a_graph_alive
 from fxgrad.rules.in_place import tensor_hook_stays_behind
+from fxgrad.rules.kernels import kernel_decides_the_node
 from fxgrad.rules.no_gradient import (
     nothing_requires_grad,
     parameter_gets_no_gradient,

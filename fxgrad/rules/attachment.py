@@ -1,15 +1,14 @@
-"""Which node a hook sits on: FXG101, FXG102 and FXG103."""
+"""Which node a hook sits on: FXG101 and FXG103."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, Node, TensorRef
+from fxgrad.graph import Explanation, TensorRef
 from fxgrad.graph.notation import escaped
-from fxgrad.rules.backends import backend_of
 from fxgrad.rules.downstream import ParameterWay, parameter_ways
 from fxgrad.rules.full_view import full_hook_advice, given_tensors
-from fxgrad.rules.functions import argument_of, function_of
+from fxgrad.rules.functions import argument_of
 from fxgrad.rules.phrases import code, counted, forward_name, function_name, input_name, listed, meta_text, module_name
 from fxgrad.rules.subject import Placed, Spot, Subject
 
@@ -99,35 +98,6 @@ def _behind(subject: Subject, way: ParameterWay) -> str:
 
 def _short(subject: Subject, way: ParameterWay) -> str:
     return way.name.removeprefix(f"{subject.path}.")
-
-
-def kernel_decides_the_node(subject: Subject) -> Iterator[Explanation]:
-    """FXG102: another device, or another kernel, gives another node."""
-    found = next((placed for placed in subject.placed if _depends_on_the_kernel(subject, placed.node)), None)
-    if subject.hook.kind.is_legacy and found:
-        yield Explanation(
-            code="FXG102",
-            severity="info",
-            headline="on another device this hook may sit on another node",
-            because=" ".join(_kernel_because(subject, found.node)),
-            fix="register_full_backward_hook, whose entries are the module's own on every device",
-            site=found.site,
-        )
-
-
-def _depends_on_the_kernel(subject: Subject, node: Node) -> bool:
-    return backend_of(node) is not None or (subject.graph.info.emulated and node.schema is not None)
-
-
-def _kernel_because(subject: Subject, node: Node) -> Iterator[str]:
-    info, backend = subject.graph.info, backend_of(node)
-    emulated = ", which was emulated here" if info.emulated else ""
-    yield f"On {escaped(info.device)}{emulated}, {module_name(subject.path)} ran through {function_of(node)},"
-    yield f"and the hook sits on that function's node, {escaped(node.label)}."
-    if backend:
-        yield f"That function belongs to {backend}; elsewhere other functions do its work, with other nodes."
-    else:
-        yield "PyTorch may take another function, and so another node, for another device."
 
 
 def node_belongs_to_another_module(subject: Subject) -> Iterator[Explanation]:

@@ -11,7 +11,17 @@ spare device type PrivateUse1 and with FakeTensors for data, shows them on any b
 from fxgrad.observe.accelerator.backend import available, emulate
 from fxgrad.observe.accelerator.caveats import NOTES, caveats
 from fxgrad.observe.accelerator.device import public_name
-from fxgrad.observe.accelerator.forked import in_forked_child
+from fxgrad.observe.accelerator.forked import can_fork, in_forked_child
 from fxgrad.observe.accelerator.transfer import fake_copy, move_module
 
-__all__ = ["NOTES", "available", "caveats", "emulate", "fake_copy", "in_forked_child", "move_module", "public_name"]
+__all__ = [
+    "NOTES",
+    "available",
+    "can_fork",
+    "caveats",
+    "emulate",
+    "fake_copy",
+    "in_forked_child",
+    "move_module",
+    "public_name",
+]

@@ -62,6 +62,11 @@ def in_forked_child(work: Callable[[], str], *, timeout: float | None = None) ->
     return _answer(message, status)
 
 
+def can_fork() -> bool:
+    """Whether `in_forked_child` is possible and safe here."""
+    return _why_not() is None
+
+
 def _refuse_unsafe_fork() -> None:
     reason = _why_not()
     if reason is not None:

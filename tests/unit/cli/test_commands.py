@@ -21,6 +21,7 @@ NO_OPTIONS = {
     "mode": None,
     "device": None,
     "autocast": None,
+    "compare": False,
 }
 
 
@@ -105,6 +106,7 @@ def test_every_option_of_a_target_reaches_the_api(api):
                 "mode": "eval",
                 "device": "cuda",
                 "autocast": "bf16",
+                "compare": False,
             },
         )
     ]
