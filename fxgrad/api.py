@@ -259,9 +259,12 @@ def _request(
 
 
 def _needs_interpreter(request: Request) -> bool:
-    from fxgrad.observe.devices import needs_emulation
+    from fxgrad.observe.devices import check_present, needs_emulation
 
-    return needs_emulation(request.device)
+    emulated = needs_emulation(request.device)
+    if request.device is not None and not emulated:
+        check_present(request.device)
+    return emulated
 
 
 def _load_saved(text: str, options: Mapping[str, object]) -> Trace:

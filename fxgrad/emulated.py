@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,12 +36,22 @@ if TYPE_CHECKING:
 _FIRINGS = tuple[Firing, ...]
 _LANDINGS = tuple[Landing, ...]
 _STDERR = 2
+_INTERRUPTED = 130
+_SECONDS_TO_END = 5.0
 _CPU = "cpu"
 _MOST_ELEMENTS = 500_000_000
 """Of the tensors that the model holds: on the CPU they have data, 2 GB of it as float32."""
 _MOST_SECONDS = 30.0
-# not -m, which would put the current folder first on the path, with whatever modules lie there
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from fxgrad.emulated import main; main()"
+_PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop())
+from fxgrad.emulated import main
+main()
+"""
+"""Not -m, which would put the current folder first on the path, with whatever modules lie there. While it imports torch,
+an interrupt ends it without a word."""
 
 
 def trace_emulated(request: Request, *, compare: bool = False) -> BackwardGraph:
@@ -64,12 +75,10 @@ def _answer(verb: str, request: Request) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="fxgrad-") as folder:
         path = os.path.join(folder, "answer.json")
         question = json.dumps({"verb": verb, "answer": path, "request": asdict(request)})
-        child = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)], input=question.encode(), stdout=_STDERR, check=False
-        )
+        status = _run_interpreter(question)
         if not os.path.exists(path):
             raise TargetError(
-                f"the process that ran {request.text} on a fake {request.device} ended with status {child.returncode}",
+                f"the process that ran {request.text} on a fake {request.device} ended with status {status}",
                 "a target that leaves the process running",
                 "look at what it printed, or trace it on the CPU",
             )
@@ -78,6 +87,26 @@ def _answer(verb: str, request: Request) -> dict[str, str]:
     if "error" in answer:
         raise _error(answer["error"])
     return answer
+
+
+def _run_interpreter(question: str) -> int:
+    """The exit status. An interrupt is passed on, so that the process can end its own forks."""
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=_STDERR) as child:
+        try:
+            child.communicate(question.encode())
+        except BaseException:
+            _interrupt(child)
+            raise
+    return child.returncode
+
+
+def _interrupt(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        child.kill()
 
 
 def _error(told: dict[str, str]) -> FxgradError:
@@ -89,7 +118,10 @@ def _error(told: dict[str, str]) -> FxgradError:
 def main() -> None:
     """Answer one request."""
     question = json.loads(sys.stdin.buffer.read())
-    answer = _told(lambda: _run(question["verb"], question["request"]))
+    try:
+        answer = _told(lambda: _run(question["verb"], question["request"]))
+    except KeyboardInterrupt:  # told by the process that asked
+        os._exit(_INTERRUPTED)
     unfinished = question["answer"] + ".part"
     with open(unfinished, "w", encoding="utf-8") as file:
         json.dump(answer, file)
@@ -108,6 +140,7 @@ def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     from fxgrad.observe import targets
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     request = targets.Request(**{**fields, "inputs": tuple(fields["inputs"])})
     if verb != "verify":
         return _traced(request, compare=verb == "compare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,17 @@ class OrderedGroup(click.Group):
     def list_commands(self, _: click.Context) -> list[str]:
         """Names in the order of their definition."""
         return list(self.commands)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; UsageError with the nearest ones where there is none."""
+        name = args[0]
+        if name.startswith("-") or self.get_command(context, name) is not None:
+            return super().resolve_command(context, args)
+        near = difflib.get_close_matches(name, self.commands, n=1)
+        allowed = f"one of {', '.join(self.commands)}"
+        raise UsageError(f"no command {name!r}", allowed, f"fxgrad {near[0] if near else '--help'}")
 
 
 @click.group(
@@ -79,7 +91,11 @@ Examples:
 @with_target
 def report(request: Request, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
     """Report everything: the graph, each hook, the findings."""
+    from fxgrad.render.layout import check_svg
+
     check_distinct([path for path in (svg, json, markdown) if path is not None], target=request.target)
+    if svg is not None:
+        check_svg(svg)
     trace = request.trace()
     shown = trace.report()
     show(shown)
@@ -159,9 +175,10 @@ Examples:
 def draw(request: Request, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
     """Draw the graph, the nodes that carry hooks in colour."""
     from fxgrad.cli.progress import progress
-    from fxgrad.render.layout import format_of
+    from fxgrad.render.layout import check_folder, format_of
 
     format_of(output)
+    check_folder(output)
     trace = request.trace()
     with progress(f"drawing {output}"):
         trace.draw(output, depth=depth, hooks_only=hooks_only, module=module)

@@ -56,7 +56,9 @@ def _forget_stdout() -> None:
 
 
 def check_distinct(paths: Sequence[str], *, target: str) -> None:
-    """Raise UsageError where two outputs are one file, or one is the target's own."""
+    """Raise UsageError where an output has no name, two are one file, or one is the target's own."""
+    if "" in paths:
+        raise UsageError("an output without a name", "the name of a file", "leave the option out, or name a file")
     places = [os.path.realpath(path) for path in paths]
     sources = {os.path.realpath(target), os.path.realpath(target.rpartition(":")[0])}
     for path, place in zip(paths, places, strict=True):

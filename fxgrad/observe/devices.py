@@ -37,8 +37,27 @@ def torch_device(device: str | torch.device) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise UsageError(
-            f"device {device!r}", "a device of torch: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda"
+            f"no device {str(device)!r}", "a device of torch: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda"
         ) from error
+
+
+def check_present(device: str) -> None:
+    """Refuse a device that torch has a name for, but that is not there: PyTorch says so in a hundred lines."""
+    kind = torch_device(device).type
+    if kind in ("cpu", "meta") or _is_present(kind):
+        return
+    raise UsageError(
+        f"device {device}: there is none here",
+        "a device that is there, or cuda, which is emulated where it is not",
+        "--device cpu, or --device cuda",
+    )
+
+
+def _is_present(kind: str) -> bool:
+    try:
+        return bool(torch.get_device_module(kind).is_available())
+    except (AttributeError, RuntimeError):  # a device type that has no module, or none in this build
+        return False
 
 
 def check_placed(model: nn.Module, device: str | torch.device | None) -> None:

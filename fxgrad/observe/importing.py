@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,12 @@ from types import ModuleType
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.notation import escaped
-from fxgrad.observe.target_text import TargetText
+from fxgrad.observe.target_text import FORMS, TargetText
 from fxgrad.observe.tracebacks import user_code
 
 _PREFIX = "fxgrad_target_"
 _MOST_NAMES = 8
+_MOST_MODULES = 3
 _running: ContextVar[TargetText | None] = ContextVar("_running", default=None)
 
 
@@ -185,8 +187,21 @@ def _after_reading(_: BaseException) -> str:
 def _unknown_name(module: ModuleType, name: str, shown: str) -> UsageError:
     names = public_callables(module)
     near = difflib.get_close_matches(name, names)
-    suggestion = " or ".join(f"{shown}:{other}" for other in near) or f"define {name} in it, or name a factory it has"
+    if not names and hasattr(module, "__path__"):
+        return _nothing_in_folder(module, name, shown)
+    suggestion = " or ".join(f"{shown}:{other}" for other in near) or f"define {name} in it, or name another one of it"
     return UsageError(f"no {name} in {escaped(shown)}", listed(names, first=near), suggestion)
+
+
+def _nothing_in_folder(package: ModuleType, name: str, shown: str) -> UsageError:
+    """A package that defines nothing, or a folder that Python takes for one."""
+    folders = list(map(Path, package.__path__))
+    inside = [f"{shown}.{module.name}" for module in pkgutil.iter_modules(map(str, folders)) if not module.ispkg]
+    return UsageError(
+        f"no {name} in the folder {escaped(shown)}",
+        FORMS,
+        " or ".join(inside[:_MOST_MODULES]) or "a file.py, or a module of a package",
+    )
 
 
 def listed(names: Sequence[str], *, first: Sequence[str] = ()) -> str:

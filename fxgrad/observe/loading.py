@@ -15,10 +15,11 @@ import torch
 
 from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph.notation import escaped
+from fxgrad.observe.devices import torch_device
 from fxgrad.observe.importing import as_program, find_name, import_target, listed, public_callables
 from fxgrad.observe.inputs import Input, make_arguments, parse_input
 from fxgrad.observe.literals import Arguments, parse_init
-from fxgrad.observe.target_text import DEFAULT_FACTORY, TargetText, parse_target
+from fxgrad.observe.target_text import DEFAULT_FACTORY, TargetText, parse_target, split_name
 from fxgrad.observe.tracebacks import user_code
 
 RETURNS = "a factory that returns (model, args), (model, args, kwargs) or fxgrad.Target(model, args, kwargs, loss)"
@@ -78,13 +79,7 @@ def load_target(
 
 
 def _device_scope(device: str | None) -> AbstractContextManager[object]:
-    if device is None:
-        return nullcontext()
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        allowed = "cpu, cuda, cuda:1, meta, or another device type of torch"
-        raise UsageError(f"no device {device!r}", allowed, "--device cpu") from error
+    return nullcontext() if device is None else torch_device(device)
 
 
 def _seed(seed: int | None) -> None:
@@ -242,9 +237,13 @@ def _instead_of(value: object) -> str:
 
 
 def _load_loss(text: str, target: TargetText, module: ModuleType) -> Callable[..., object]:
+    if not split_name(text)[1]:
+        allowed = "package.module:function or file.py:function"
+        raise UsageError(
+            f"--loss {text or repr(text)} names no function", allowed, "--loss torch:sum, or --loss file.py:loss"
+        )
     named = parse_target(text)
-    if named.name is None:
-        raise UsageError(f"--loss {text} names no function", "package.module:function or file.py:function", f"{text}:f")
+    assert named.name is not None
     with as_program(named):
         holder = module if _is_same(named, target) else import_target(named)
         found = find_name(holder, named.name, shown=named.origin)

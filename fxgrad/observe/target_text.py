@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fxgrad.errors import UsageError
 from fxgrad.graph.notation import escaped
 
-FORMS = "file.py[:factory], package.module[:factory], or a module class such as torch.nn:LSTMCell"
+FORMS = "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json"
 DEFAULT_FACTORY = "build"
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -38,6 +38,8 @@ def parse_target(text: str) -> TargetText:
     >>> split_name(r"C:\models\lstm.py:build")
     ('C:\\models\\lstm.py', 'build')
     """
+    if "://" in text:
+        raise UsageError(f"{text!r} is an address: nothing is fetched", FORMS, "download it, and give the file's path")
     origin, name = split_name(text)
     if name is not None and not _is_dotted_name(name):
         raise UsageError(f"{text!r}: {name!r} after the colon is not a Python name", FORMS, _without_name(origin))
@@ -80,7 +82,7 @@ def _looks_like_file(origin: str) -> bool:
 
 def _existing_file(origin: str) -> str:
     if os.path.isdir(origin):
-        raise UsageError(f"{escaped(origin)} is a folder", FORMS, _files_in(Path(origin)) or "a file.py in it")
+        raise UsageError(f"{escaped(origin)} is a folder", FORMS, files_in(Path(origin)) or "a file.py in it")
     if not os.path.exists(origin):
         raise UsageError(f"no such file: {escaped(origin)}", FORMS, _nearest_file(Path(origin)))
     if not (os.path.isfile(origin) and origin.endswith(".py")):
@@ -89,12 +91,13 @@ def _existing_file(origin: str) -> str:
 
 
 def _nearest_file(path: Path) -> str:
-    files = [file.name for file in _python_files(path.parent)]
-    near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, files)]
+    files = {file.stem: file for file in _python_files(path.parent)}
+    near = [str(files[stem]) for stem in difflib.get_close_matches(path.stem, files)]
     return ", ".join(map(escaped, near)) or f"a path from here, {escaped(os.getcwd())}"
 
 
-def _files_in(folder: Path) -> str:
+def files_in(folder: Path) -> str:
+    """The first Python files of a folder, as a phrase; "" where there are none."""
     return ", ".join(escaped(str(file)) for file in _python_files(folder)[:3])
 
 

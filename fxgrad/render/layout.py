@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -45,6 +46,29 @@ def format_of(path: str | os.PathLike[str]) -> str:
     )
 
 
+def check_svg(path: str | os.PathLike[str]) -> None:
+    """Refuse to write an SVG under a name that promises another format.
+
+    Raises `UsageError`.
+    """
+    suffix = Path(path).suffix[1:].lower()
+    if suffix in FORMATS and suffix != "svg":
+        raise UsageError(
+            f'SVG picture "{escaped(os.fspath(path))}": its name ends in .{suffix}',
+            "a file name that ends in .svg",
+            f'"{escaped(Path(path).stem)}.svg"; fxgrad draw -o writes .{suffix}',
+        )
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raise the `OutputError` that `write` would raise for a file in a folder that is not there, before any work."""
+    place = Path(os.path.realpath(path))
+    if not place.parent.is_dir():
+        raise _cannot_write(path, os.strerror(errno.ENOENT))
+    if place.is_dir():
+        raise _cannot_write(path, os.strerror(errno.EISDIR))
+
+
 def render(source: str, format: str) -> bytes:
     """Lay DOT source out and draw it; ``"dot"`` is the source itself, in UTF-8, without a layout.
 
@@ -78,11 +102,15 @@ def write(content: bytes, path: str | os.PathLike[str]) -> None:
         else:
             _replace(place, content)
     except (OSError, ValueError) as error:  # a null character in the name is a ValueError
-        raise OutputError(
-            f'cannot write "{escaped(os.fspath(path))}": {getattr(error, "strerror", None) or error}',
-            "a file in a folder that exists and that you may write to",
-            _instead(Path(path)),
-        ) from error
+        raise _cannot_write(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _cannot_write(path: str | os.PathLike[str], why: str) -> OutputError:
+    return OutputError(
+        f'cannot write "{escaped(os.fspath(path))}": {why}',
+        "a file in a folder that exists and that you may write to",
+        _instead(Path(path)),
+    )
 
 
 def _engine(format: str) -> list[str]:

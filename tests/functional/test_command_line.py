@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -227,9 +229,78 @@ def test_no_such_file(model, fails):
     assert status == 2
     assert err == (
         "error: no such file: modle.py\n"
-        "  allowed: file.py[:factory], package.module[:factory], or a module class such as torch.nn:LSTMCell\n"
+        "  allowed: file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json\n"
         "  try: model.py\n"
     )
+
+
+def test_a_name_without_a_near_one_is_looked_for_from_here(model, fails, folder):
+    status, err = fails("report", "nothing_alike.py")
+    assert status == 2
+    assert f"  try: a path from here, {folder}\n" in err
+
+
+def test_an_address_is_not_fetched(fails):
+    status, err = fails("report", "http://localhost/model.py")
+    assert status == 2
+    assert "error: 'http://localhost/model.py' is an address: nothing is fetched\n" in err
+
+
+def test_an_empty_target(fails):
+    status, err = fails("report", "")
+    assert status == 2
+    assert "error: '' is neither a file nor a dotted module name\n" in err
+
+
+def test_a_folder_that_python_takes_for_a_package(fails, folder):
+    (folder / "empty_folder_of_test").mkdir()
+    status, err = fails("report", "empty_folder_of_test")
+    assert status == 2
+    assert "error: no build in the folder empty_folder_of_test\n" in err
+
+
+def test_a_package_that_defines_nothing_shows_its_modules(fails, folder):
+    (folder / "package_of_test").mkdir()
+    (folder / "package_of_test" / "__init__.py").touch()
+    (folder / "package_of_test" / "stack.py").touch()
+    status, err = fails("report", "package_of_test")
+    assert status == 2
+    assert "  try: package_of_test.stack\n" in err
+
+
+def test_a_command_with_a_wrong_letter(fails):
+    status, err = fails("reprot", "model.py")
+    assert status == 2
+    assert err == (
+        "error: no command 'reprot'\n  allowed: one of report, explain, draw, verify, rule\n  try: fxgrad report\n"
+    )
+
+
+def test_an_svg_is_not_written_under_the_name_of_another_format(model, fails, folder):
+    status, err = fails("report", model, "--svg", "a.png")
+    assert status == 2
+    assert err.startswith('error: SVG picture "a.png": its name ends in .png\n')
+    assert not (folder / "a.png").exists()
+
+
+@pytest.mark.parametrize("option", ["--svg", "--json", "--markdown"])
+def test_an_output_without_a_name(model, fails, option):
+    status, err = fails("report", model, option, "")
+    assert status == 2
+    assert err.startswith("error: an output without a name\n")
+
+
+@pytest.mark.parametrize("loss", ["", "torch", "model.py:"])
+def test_a_loss_that_names_no_function(model, fails, loss):
+    status, err = fails("report", model, "--loss", loss)
+    assert status == 2
+    assert "names no function" in err
+
+
+def test_a_device_that_torch_knows_and_that_is_not_there(model, fails):
+    status, err = fails("report", model, "--device", "privateuseone")
+    assert status == 2
+    assert err.startswith("error: device privateuseone: there is none here\n")
 
 
 def test_no_such_saved_trace(fails, folder):
@@ -502,6 +573,42 @@ def test_an_unwritable_picture(model, fails, folder, place):
     assert place in err
 
 
+def test_a_folder_that_is_not_there_is_told_before_the_target_runs(write, fails):
+    file = write("print('running')\ndef build(): ...")
+    status, err = fails("draw", file, "-o", "missing/graph.svg")
+    assert status == 4
+    assert err == (
+        'error: cannot write "missing/graph.svg": No such file or directory\n'
+        "  allowed: a file in a folder that exists and that you may write to\n"
+        '  try: make the folder "missing" first\n'
+    )
+
+
+FAILING = {
+    "the factory": "def build(): raise ValueError",
+    "forward": """
+        class Bad(nn.Module):
+            def forward(self, x): raise ValueError
+        def build(): return Bad(), (torch.ones(2),)
+    """,
+    "nothing to differentiate": "def build(): return nn.Identity(), (torch.ones(2),)",
+}
+
+
+@pytest.mark.parametrize("text", FAILING.values(), ids=FAILING)
+@pytest.mark.parametrize(
+    "command", [["draw", "-o", "a.svg"], ["report", "--svg", "a.svg", "--json", "a.json", "--markdown", "a.md"]]
+)
+def test_a_run_that_fails_leaves_the_outputs_that_were_there(write, fails, folder, text, command):
+    outputs = [name for name in command if name.startswith("a.")]
+    for name in outputs:
+        (folder / name).write_text("before")
+    status, _ = fails(*command, write(text))
+    assert status == 3
+    assert {path.name: path.read_text() for path in folder.glob("a.*")} == dict.fromkeys(outputs, "before")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*outputs, "model.py"])
+
+
 def test_the_second_of_two_outputs_fails(model, folder, capsys):
     assert main(["report", model, "--svg", "a.svg", "--json", "missing/a.json"]) == 4
     out, err = capsys.readouterr()
@@ -564,8 +671,13 @@ def test_a_file_whose_name_is_no_utf8_is_traced(folder):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_stdout_that_knows_ascii_only(model):
-    done = python("-m", "fxgrad", "explain", model, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+@pytest.mark.parametrize(
+    "settings",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["PYTHONIOENCODING", "the C locale"],
+)
+def test_a_stdout_that_knows_ascii_only(model, settings):
+    done = python("-m", "fxgrad", "explain", model, env={**os.environ, **settings})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
 
@@ -608,6 +720,32 @@ def test_nothing_piped_is_coloured(model):
     done = python("-m", "fxgrad", "report", model, env={**os.environ, "TERM": "xterm-256color"})
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["the terminal's Ctrl-C", "a signal to fxgrad alone"])
+@pytest.mark.parametrize("options", [[], pytest.param(["--device", "cuda"], marks=needs_no_cuda)], ids=["cpu", "cuda"])
+def test_an_interrupt_ends_everything_without_a_traceback(write, folder, options, whole_group):
+    file = write("""
+        import os, time
+        class Slow(nn.Module):
+            def forward(self, x):
+                os.rename("pid.part", "pid")
+                time.sleep(100)
+        def build():
+            with open("pid.part", "w") as file:
+                file.write(str(os.getpid()))
+            return Slow(), (torch.ones(2, requires_grad=True),)
+    """)
+    command = [sys.executable, "-m", "fxgrad", "report", file, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not (folder / "pid").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "\ninterrupted\n"
+    assert process.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), 0)
 
 
 def test_an_argument_parser_of_the_target_does_not_see_fxgrads_options(write):

@@ -228,7 +228,7 @@ def test_an_unknown_name_in_an_empty_file_says_to_define_it(write):
     assert str(caught.value) == (
         "no build in model.py\n"
         "  allowed: a function or class of it; it defines none\n"
-        "  try: define build in it, or name a factory it has"
+        "  try: define build in it, or name another one of it"
     )
 
 

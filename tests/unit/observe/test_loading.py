@@ -143,7 +143,7 @@ def test_a_factory_that_needs_arguments_is_told_to_give_defaults(write):
 def test_a_file_without_the_default_factory_names_what_it_has(write):
     file = write("def make_model(): ...")
     assert str(usage_error(file)) == (
-        f"no build in {file}\n  allowed: one of Net, make_model\n  try: define build in it, or name a factory it has"
+        f"no build in {file}\n  allowed: one of Net, make_model\n  try: define build in it, or name another one of it"
     )
 
 

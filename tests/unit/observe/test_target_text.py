@@ -60,7 +60,7 @@ def test_a_missing_file_is_said_with_the_nearest_one(model_file):
     wrong = model_file.with_name("lstm_cel.py")
     assert str(refusal(wrong)) == (
         f"no such file: {wrong}\n"
-        "  allowed: file.py[:factory], package.module[:factory], or a module class such as torch.nn:LSTMCell\n"
+        "  allowed: file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json\n"
         f"  try: {model_file}"
     )
 
