@@ -1,6 +1,8 @@
 """Five hooks that never fire, each for another reason.
 
-fxgrad explain samples/silent_hook.py
+PyTorch warns of one of them, the dict; of the others nobody says anything.
+
+    fxgrad explain samples/silent_hook.py
 """
 
 import torch

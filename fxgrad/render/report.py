@@ -18,6 +18,7 @@ from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _MOST_ROWS = 100
 _MOST_FINDINGS = 20
+_MOST_FIXES = 8
 _MOST_KINDS = 8
 _SEVERITIES = ("error", "warning", "info")
 
@@ -77,7 +78,8 @@ def _fires(sites: Sequence[HookSite]) -> str:
 
 def _entries(sites: Sequence[HookSite]) -> str:
     every = Counter(entry.status for site in sites for entry in (*site.grad_output, *site.grad_input))
-    return f"{every.total():,}: {every['tensor']:,} tensors, {every['none']:,} None, {every['unknown']:,} unknown"
+    tensors = f"{every['tensor']:,} tensor{'' if every['tensor'] == 1 else 's'}"
+    return f"{every.total():,}: {tensors}, {every['none']:,} None, {every['unknown']:,} unknown"
 
 
 # Hooks
@@ -131,13 +133,15 @@ def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
 
 
 def _findings(every: Sequence[Subject], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
-    """The findings of one code and severity together: the first in full, of the others the headline."""
+    """The findings of one code, severity and fix together: the first in full, of the others the headline."""
     by_key = {subject.key: subject for subject in every}
-    groups: dict[tuple[int, str], list[_Found]] = {}
+    groups: dict[tuple[int, str], dict[str, list[_Found]]] = {}
     for told in explanations:
         subject = by_key[subject_key(graph, told.site)] if told.site is not None else None
-        groups.setdefault((_SEVERITIES.index(told.severity), told.code), []).append(_Found(subject, told))
-    return Section(("findings",), tuple(_group(groups[key]) for key in sorted(groups)))
+        by_fix = groups.setdefault((_SEVERITIES.index(told.severity), told.code), {})
+        fix = told.fix if told.fix in by_fix or len(by_fix) < _MOST_FIXES else next(iter(by_fix))
+        by_fix.setdefault(fix, []).append(_Found(subject, told))
+    return Section(("findings",), tuple(_group(found) for key in sorted(groups) for found in groups[key].values()))
 
 
 class _Found(NamedTuple):

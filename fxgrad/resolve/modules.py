@@ -35,10 +35,18 @@ def _never_taken_reason(surroundings: Surroundings, hook: Hook) -> str:
         return f"it was found on no node; {surroundings.graph.info.calls_reason}"
     calls = len(surroundings.graph.calls if hook.kind.is_global else _calls_of_owner(surroundings, hook))
     if not calls:
-        return "no module was called" if hook.kind.is_global else "the module was never called"
+        return "no module was called" if hook.kind.is_global else _not_called_reason(surroundings, hook)
     took = "the module's call did not take" if calls == 1 else f"none of the {calls:,} calls took"
     removed = "" if hook.active else ", and its handle was removed since"
     return f"{took} it along: a call takes what is registered when it starts{removed}"
+
+
+def _not_called_reason(surroundings: Surroundings, hook: Hook) -> str:
+    module = surroundings.graph.modules_by_path.get(hook.owner)
+    named = surroundings.graph.variables_by_name
+    variables = [named[name] for name in (module.parameters if module else ()) if name in named]
+    used = any(variable.node is not None for variable in variables)
+    return f"the module was never called{', though backward reaches its parameters' if used else ''}"
 
 
 def _calls_of_owner(surroundings: Surroundings, hook: Hook) -> list[ModuleCall]:
@@ -122,7 +130,7 @@ def _no_output_reason(call: ModuleCall) -> str:
 def _input_site(hook: Hook, call: ModuleCall) -> HookSite:
     node = call.input_hook_node
     if node is None:
-        reason = "it is on the node that PyTorch put on the module's inputs, and no root depends on them"
+        reason = "it is on the node that PyTorch put on the module's inputs, and no root depends on that node"
         return unplaced(hook, reason, call=call.id)
     return placed(hook, call=call.id, node=node, slot=None, reason="the node that PyTorch put on the module's inputs")
 
@@ -132,5 +140,5 @@ def _output_site(hook: Hook, call: ModuleCall) -> HookSite:
     why = "" if hook.kind.is_full_pre else ", as no positional input requires grad"
     where = f"the node that PyTorch put on the module's outputs{why}"
     if node is None:
-        return unplaced(hook, f"it is on {where}, and no root depends on them", call=call.id)
+        return unplaced(hook, f"it is on {where}, and no root depends on that node", call=call.id)
     return placed(hook, call=call.id, node=node, slot=None, reason=where)

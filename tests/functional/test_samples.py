@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from fxgrad.api import trace_target
+from fxgrad.observe.loading import load_target
 from tests.support.commands import printed_by, without_versions
 
 SAMPLES = sorted(path.stem for path in (Path(__file__).parents[2] / "samples").glob("*.py"))
@@ -45,6 +50,39 @@ def test_check_tells_the_warnings_and_errors_of_the_report(sample: str, reposito
     told = re.findall(r"^  (FXG\d+)\s+(error|warning|info): ", golden, re.MULTILINE)
     listed = re.findall(r"^\S+: (FXG\d+) (\w+) ", golden, re.MULTILINE)
     assert set(listed) == {(code, severity) for code, severity in told if severity != "info"}
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_the_commands_in_a_samples_docstring_run(sample: str, repository: Path) -> None:
+    docstring = (
+        ast.get_docstring(ast.parse((repository / "samples" / f"{sample}.py").read_text(encoding="utf-8"))) or ""
+    )
+    commands = re.findall(r"^    (fxgrad .*)$", docstring, re.MULTILINE)
+    assert commands
+    for command in commands:
+        printed = printed_by(command, repository)
+        assert "roots: " in printed
+        assert "[exit status" not in printed
+
+
+def test_five_hooks_never_fire_each_for_another_reason(repository: Path) -> None:
+    trace = trace_target(str(repository / "samples" / "silent_hook.py"))
+    assert [site.fires for site in trace.sites] == [False] * 5
+    told = [(finding.because, finding.fix) for finding in trace.explain().findings if finding.code == "FXG104"]
+    assert len({because for because, _ in told}) == len({fix for _, fix in told}) == 5
+
+
+def test_a_full_hook_before_the_in_place_relu_is_refused_as_the_sample_says(repository: Path) -> None:
+    trace = trace_target(str(repository / "samples" / "resnet_block.py"))
+    assert "is changed in place by relu" in (trace.probe("bn1", "Module.register_full_backward_hook").refused or "")
+    block = _built(repository / "samples" / "resnet_block.py")
+    block.bn1.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
+        block(torch.ones(2, 8, 16, 16, requires_grad=True))
+
+
+def _built(path: Path) -> Any:
+    return load_target(str(path)).model
 
 
 def test_every_report_has_its_sample(repository: Path) -> None:

@@ -105,15 +105,39 @@ def test_warnings_come_before_infos(lstm_cells):
     assert report.index("warning: ") < report.index("info: ")
 
 
-def test_findings_of_one_code_are_told_once_and_then_listed(linear):
+def with_a_second(linear, path, *, n_args=1):
+    """A second module with a non-full hook on the same node."""
     first = linear.sites[0]
-    linear.module("other", "Linear")
-    linear.call("other", "Linear", outputs=[linear.ref(("result",), 8, 20, node="AddmmBackward0_0")])
-    hook = linear.hook(HookKind.MODULE_BACKWARD, "other", "second")
-    linear.sites.append(replace(first, hook=hook, call="other#1", order=1))
+    linear.module(path, "Linear")
+    inputs = [linear.ref(("args", position), 8, 10, requires_grad=False) for position in range(n_args)]
+    outputs = [linear.ref(("result",), 8, 20, node="AddmmBackward0_0")]
+    call = linear.call(path, "Linear", inputs=inputs, outputs=outputs, argument_names=("input",))
+    hook = linear.hook(HookKind.MODULE_BACKWARD, path, "second")
+    linear.sites.append(replace(first, hook=hook, call=call, order=len(linear.sites)))
+
+
+def test_findings_with_one_code_and_fix_are_told_once_and_then_listed(linear):
+    with_a_second(linear, "other")
     report = " ".join(report_of(linear).split())
     assert report.count("one per differentiable argument of aten::addmm") == 1
     assert "the same code on kind function finding other non-full second PyTorch put `second` on" in report
+
+
+def test_findings_with_one_code_and_other_fixes_are_each_told_in_full(linear):
+    with_a_second(linear, "other", n_args=2)
+    report = " ".join(report_of(linear).split())
+    assert report.count("fix register_full_backward_hook: grad_input would be (None,), one entry") == 1
+    assert report.count("fix register_full_backward_hook: grad_input would be (None, None), one entry") == 1
+    assert "the same code on" not in report
+
+
+def test_findings_with_ever_other_fixes_are_listed_in_the_end(linear):
+    for number in range(2, 20):
+        with_a_second(linear, f"other{number}", n_args=number)
+    report = " ".join(report_of(linear).split())
+    assert report.count("fix register_full_backward_hook:") == 8
+    assert report.count("the same code on") == 1
+    assert all(f"other{number}" in report.partition("findings")[2] for number in range(2, 20))
 
 
 def test_long_tables_are_cut_and_say_so(linear):

@@ -1,5 +1,7 @@
 """Every registered hook has a site, and each site says why it is there, or why it is nowhere."""
 
+from dataclasses import replace
+
 import pytest
 
 from fxgrad.graph import (
@@ -126,11 +128,18 @@ def test_a_full_hook_waits_in_vain_where_no_result_is_hooked():
 
 def test_a_hook_whose_node_no_root_reaches_says_so():
     site = only(resolve(graph(hook(PRE), calls=[full_call()])))
-    assert_nowhere(site, "it is on the node that PyTorch put on the module's outputs, and no root depends on them")
+    assert_nowhere(site, "it is on the node that PyTorch put on the module's outputs, and no root depends on that node")
 
 
 def test_a_module_that_is_never_called_says_so():
     assert_nowhere(only(resolve(graph(hook(FULL)))), "the module was never called")
+
+
+def test_a_module_that_is_never_called_but_whose_parameters_are_used_says_that():
+    used = Variable("m.weight", (), "parameter", META, True, True, node=0)
+    unused = graph(hook(FULL), nodes=[node(0)], variables=[used])
+    site = only(resolve(replace(unused, modules=(Module("m", (), "M", True, None, (), ("m.weight",)),))))
+    assert_nowhere(site, "the module was never called, though backward reaches its parameters")
 
 
 def test_a_call_that_did_not_take_the_hook_along_says_so():
