@@ -1,5 +1,7 @@
 """Pictures of real models: everything can be read, nothing overlaps or is cut, and backward runs from top to bottom."""
 
+import re
+import shlex
 import warnings
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from torch import nn
 
 import fxgrad
 from fxgrad.api import trace_target
+from fxgrad.cli import main
+from fxgrad.graph import HookKind
+from fxgrad.rules.phrases import registering
 from tests.support.svg_extents import Drawing
 
 SAMPLES = sorted(path.stem for path in (Path(__file__).parents[2] / "samples").glob("*.py"))
@@ -101,6 +106,7 @@ def many_outputs():
 
 
 MODELS = (lstm_stack, residual_block, transformer, many_outputs)
+needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: nothing to emulate")
 OPTIONS = {"whole": {}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}, "depth 0": {"depth": 0}}
 
 
@@ -112,20 +118,62 @@ def trace(request):
         return fxgrad.trace(model, args)
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_the_picture_of_a_sample_can_be_read(sample, repository):
+@pytest.fixture(
+    scope="module",
+    params=[
+        *((sample, None) for sample in SAMPLES),
+        pytest.param(("lstm_cell", "cuda"), marks=needs_no_cuda),
+    ],
+    ids=str,
+)
+def sample(request, repository):
+    """The trace of a sample on a device."""
+    name, device = request.param
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        drawing = Drawing(trace_target(str(repository / "samples" / f"{sample}.py")).draw())
+        return trace_target(str(repository / "samples" / f"{name}.py"), device=device)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_picture_of_a_sample_can_be_read(sample, options):
+    drawing = Drawing(sample.draw(**options))
     assert drawing.problems() == []
     assert drawing.upward() == []
 
 
-def test_the_picture_of_the_fused_cells_can_be_read(repository):
-    trace = trace_target(str(repository / "samples" / "lstm_cell.py"), device="cuda")
-    drawing = Drawing(trace.draw())
-    assert "ThnnFusedLstmCellBackward0_0" in {text.words for text in drawing.texts}
-    assert drawing.problems() == []
+def test_the_picture_of_each_hooked_module_of_a_sample_can_be_read(sample):
+    hooked = {call.path for call in sample.calls if call.hooks}
+    for path in hooked:
+        drawing = Drawing(sample.draw(module=path))
+        assert drawing.problems() == []
+        assert drawing.upward() == []
+
+
+def test_the_picture_of_a_sample_names_every_hook(sample):
+    words = "\n".join(text.words for text in Drawing(sample.draw()).texts)
+    for hook in sample.graph.hooks:
+        assert f"{registering(hook.kind)} · {hook.owner}" in words
+
+
+def test_the_legend_of_a_sample_lists_the_kinds_of_hooks_that_occur_and_no_others(sample):
+    words = {text.words for text in Drawing(sample.draw()).texts}
+    kinds = {site.hook.kind for site in sample.sites if site.node is not None}
+    assert {kind for kind in HookKind if kind.value in words} == kinds
+
+
+@needs_no_cuda
+def test_the_picture_in_the_readme_is_the_one_that_its_command_draws(repository, tmp_path, monkeypatch):
+    """Its words: where they stand depends on the fonts of a machine."""
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`fxgrad (draw samples/lstm_cell.py .*?) -o samples/lstm_cell.svg`", readme)
+    monkeypatch.chdir(repository)
+    assert main([*shlex.split(command), "-o", str(tmp_path / "drawn.svg")]) == 0
+    kept = Drawing((repository / "samples" / "lstm_cell.svg").read_text(encoding="utf-8"))
+    drawn = Drawing((tmp_path / "drawn.svg").read_text(encoding="utf-8"))
+    assert [text.words for text in kept.texts] == [text.words for text in drawn.texts]
+    assert kept.arrows.keys() == drawn.arrows.keys()
+    assert "ThnnFusedLstmCellBackward0_0" in {text.words for text in kept.texts}
+    assert kept.problems() == []
 
 
 @pytest.fixture(scope="module", params=OPTIONS.values(), ids=OPTIONS)

@@ -6,20 +6,19 @@ Every text is one printable line (`fxgrad.graph.notation`); lines in boxes are c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
 from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text
 from fxgrad.render.drawing.shapes import Line
 from fxgrad.render.escaping import shortened
-from fxgrad.rules.phrases import ranges
+from fxgrad.rules.phrases import ranges, registering
 
 NAME_WIDTH = 44
 PART_WIDTH = 32
 HEADLINE_WIDTH = 100
 MOST_HOOKS = 8
-MOST_UNPLACED = 3
+MOST_UNPLACED = 5
 
 
 def node_lines(graph: BackwardGraph, node: Node) -> Iterator[Line]:
@@ -70,10 +69,8 @@ def _identity(site: HookSite) -> _HookName:
 
 
 def _hook_text(hook: _HookName, alike: Sequence[HookSite]) -> str:
-    owner = "every module" if hook.kind.is_global else escaped(hook.owner) or "the model"
-    function = shortened(escaped(hook.function) or "hook", PART_WIDTH)
     notes = [*([f"{len(alike)} times"] if len(alike) > 1 else []), _order_text(alike)]
-    return " · ".join([function, registering(hook.kind), shortened(owner, PART_WIDTH), *notes])
+    return " · ".join([_named(hook), *notes])
 
 
 def _order_text(alike: Sequence[HookSite]) -> str:
@@ -84,15 +81,10 @@ def _order_text(alike: Sequence[HookSite]) -> str:
     return f"no. {ranges(orders)}" + ("" if any(site.fires for site in alike) else ", if it fires")
 
 
-@cache
-def registering(kind: HookKind) -> str:
-    """The name of the function that registers such a hook, as short as it stays unambiguous.
-
-    >>> registering(HookKind.MODULE_BACKWARD), registering(HookKind.TENSOR)
-    ('register_backward_hook', 'Tensor.register_hook')
-    """
-    name = kind.value.rpartition(".")[2]
-    return name if [other.value.rpartition(".")[2] for other in HookKind].count(name) == 1 else kind.value
+def _named(hook: _HookName) -> str:
+    owner = "every module" if hook.kind.is_global else escaped(hook.owner) or "the model"
+    function = shortened(escaped(hook.function) or "hook", PART_WIDTH)
+    return " · ".join([function, registering(hook.kind), shortened(owner, PART_WIDTH)])
 
 
 def node_tooltip(
@@ -212,8 +204,10 @@ def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
         yield f"predicted for {shortened(call, HEADLINE_WIDTH)}"
     unplaced = list(_unplaced_hooks(graph))
     if unplaced:
-        named = ", ".join(unplaced[:MOST_UNPLACED]) + (", ..." if len(unplaced) > MOST_UNPLACED else "")
-        yield f"{counted(len(unplaced), 'hook')} on no node of this graph: {named}"
+        yield f"{counted(len(unplaced), 'hook')} on no node of this graph: {unplaced[0]}"
+        yield from unplaced[1:MOST_UNPLACED]
+    if len(unplaced) > MOST_UNPLACED:
+        yield f"and {counted(len(unplaced) - MOST_UNPLACED, 'more hook')}"
 
 
 def _headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
@@ -231,4 +225,4 @@ def _unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
     placed = {site.hook.id for site in graph.sites if site.node is not None}
     for hook in graph.hooks:
         if hook.id not in placed:
-            yield f"{shortened(escaped(hook.function), PART_WIDTH)} · {registering(hook.kind)}"
+            yield _named(_HookName(hook.function, hook.kind, hook.owner))

@@ -182,7 +182,16 @@ class TestHooks:
     def test_hooks_without_a_place_are_named_in_the_headline(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "unused", "print_sizes"), fires=False)
         headline = picture(linear.graph()).headline
-        assert headline[-1] == "1 hook on no node of this graph: print_sizes · register_backward_hook"
+        assert headline[-1] == "1 hook on no node of this graph: print_sizes · register_backward_hook · unused"
+
+    def test_of_many_hooks_without_a_place_the_first_are_named_and_the_rest_counted(self, linear):
+        for number in range(7):
+            linear.site(linear.hook(HookKind.MODULE_BACKWARD, f"unused{number}", "f"), fires=False)
+        assert picture(linear.graph()).headline[3:] == (
+            "7 hooks on no node of this graph: f · register_backward_hook · unused0",
+            *(f"f · register_backward_hook · unused{number}" for number in range(1, 5)),
+            "and 2 more hooks",
+        )
 
 
 class TestArrows:
