@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from fxgrad.cli.output import stdout_for_results
 from fxgrad.cli.progress import progress
 from fxgrad.errors import TargetError
 from fxgrad.graph.notation import escaped
@@ -58,7 +57,7 @@ class Request:
 
     def _run(self, verb: Callable[..., Result], *, doing: str) -> Result:
         """Call a verb of the api. What the user's code prints goes to stderr: stdout is for results."""
-        with redirect_stdout(sys.stderr), progress(f"{doing} {escaped(self.target)}"):
+        with stdout_for_results(), progress(f"{doing} {escaped(self.target)}"):
             try:
                 return verb(
                     self.target,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import click
@@ -13,12 +13,30 @@ import click
 from fxgrad.errors import OutputError, UsageError
 from fxgrad.graph.notation import escaped
 
+_STDOUT, _STDERR = 1, 2
+
 
 class File(NamedTuple):
     """A file to write: its path, and what makes its text."""
 
     path: str
     make: Callable[[], str]
+
+
+@contextlib.contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Let what is written to stdout meanwhile go to stderr, also by C code and by other programs that are started."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as afterwards:
+        with contextlib.suppress(OSError):  # one of the two is closed: then nothing can mix
+            kept = os.dup(_STDOUT)
+            afterwards.callback(_restore, kept)
+            os.dup2(_STDERR, _STDOUT)
+        yield
+
+
+def _restore(kept: int) -> None:
+    os.dup2(kept, _STDOUT)
+    os.close(kept)
 
 
 def show(result: object) -> None:

@@ -160,6 +160,19 @@ def test_a_models_own_prints_stay_out_of_the_result(write, capsys):
     assert err == "importing\nbuilding\n"
 
 
+def test_what_other_programs_and_c_code_print_stays_out_of_the_result(write):
+    file = write("""
+        import os, subprocess
+        def build():
+            os.write(1, b"from a file descriptor\\n")
+            subprocess.run(["echo", "from a program"])
+            return nn.Linear(2, 2), (torch.ones(2),)
+    """)
+    done = python("-m", "fxgrad", "explain", file, "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert done.stderr == "from a file descriptor\nfrom a program\n"
+
+
 def test_strict_fails_where_a_finding_is_a_warning(write):
     file = write("""
         def build():

@@ -61,7 +61,8 @@ ATTACHMENT_PAGES = (
         """,
         fix="""
         Use register_full_backward_hook, whose entries are the module's own arguments and results everywhere. To see
-        the other side here, trace with device="cuda": without CUDA, fxgrad emulates the device for that.
+        the other side here, trace with device="cuda": without CUDA, fxgrad emulates the device for that. For a TARGET on
+        the command line, FXG102 then names both nodes, that on the device and that on the CPU.
         """,
     ),
     Page(
