@@ -1,0 +1,268 @@
+"""The records of nodes: what the walk reads of every kind of node, in which order, and what it leaves alive."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import fxgrad
+from fxgrad.graph import Edge, Node, NodeKind
+from fxgrad.observe.walk import node_records, walk
+
+
+def leaf(*shape: int) -> torch.Tensor:
+    return torch.ones(*(shape or (3,)), requires_grad=True)
+
+
+def records(*tensors: torch.Tensor) -> tuple[Node, ...]:
+    return node_records(walk([tensor.grad_fn for tensor in tensors]))
+
+
+def edges(node: Node) -> list[tuple[str | None, int | None, int]]:
+    return [(edge.argument, edge.next_node, edge.input_nr) for edge in node.edges]
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        return x * factor
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class Twice(torch.autograd.Function):
+    """Its context is given the names of what every node has."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.name = ctx._sequence_nr = "the user's"
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+# Kinds
+
+
+def test_a_generated_node_has_the_schema_and_argument_names_of_its_function():
+    node, leaf_node = records(torch.mm(leaf(2, 3), torch.ones(3, 4)))
+    assert (node.label, node.name, node.kind) == ("MmBackward0_0", "MmBackward0", NodeKind.FUNCTION)
+    assert node.schema == "aten::mm(Tensor self, Tensor mat2) -> Tensor"
+    assert edges(node) == [("self", leaf_node.id, 0), ("mat2", None, 0)]
+    assert node.edges[1].null_reason == "it required no grad when it was made or used, or is no tensor"
+    assert [meta.shape for meta in node.grad_outputs] == [(2, 4)]
+
+
+def test_nodes_of_one_name_with_other_numbers_of_edges_have_their_own_argument_names():
+    x = leaf()
+    pair = torch.cat([x, x])
+    both = torch.cat([pair, x, x])
+    assert [edge.argument for edge in records(both)[0].edges] == ["tensors[0]", "tensors[1]", "tensors[2]"]
+    assert [edge.argument for edge in records(both)[1].edges] == ["tensors[0]", "tensors[1]"]
+
+
+def test_the_one_class_of_foreach_nodes_does_not_mix_up_their_names():
+    x = leaf()
+    (product,), (root,) = torch._foreach_mul([x], [x]), torch._foreach_sqrt([x])
+    assert type(product.grad_fn) is type(root.grad_fn)
+    assert [node.name for node in records(product + root)[:3]] == [
+        "AddBackward0",
+        "ForeachMulBackward0List",
+        "ForeachSqrtBackward0",
+    ]
+
+
+def test_an_edge_tells_which_gradient_of_the_next_node_it_adds_to():
+    _, upper_triangle = torch.linalg.qr(leaf(2, 2))
+    node = records(upper_triangle * 2)[0]
+    assert edges(node) == [("self", 1, 1), ("other", None, 0)]
+
+
+def test_accumulate_grad_names_its_leaf_and_takes_no_sequence_number():
+    x = leaf()
+    walked = walk([(x * 2).grad_fn])
+    node = node_records(walked, {1: "the leaf"})[1]
+    assert (node.name, node.kind) == ("torch::autograd::AccumulateGrad", NodeKind.ACCUMULATE_GRAD)
+    assert (node.label, node.variable, node.sequence_nr, node.edges) == ("AccumulateGrad_0", "the leaf", None, ())
+
+
+def test_a_custom_function_has_the_names_of_its_forward():
+    node, leaf_node = records(Scaled.apply(leaf(), 3))
+    assert (node.label, node.kind, node.schema) == ("ScaledBackward_0", NodeKind.CUSTOM_FUNCTION, None)
+    assert edges(node) == [("x", leaf_node.id, 0)]
+    assert node.needs_input_grad == (True, False)
+
+
+def test_attributes_of_the_users_context_do_not_hide_what_the_node_is():
+    output = Twice.apply(leaf())
+    before = output.grad_fn
+    assert before.name == "the user's"
+    node = records(output)[0]
+    assert node.name == "TwiceBackward"
+    assert node.sequence_nr == type(before)._sequence_nr(before)
+
+
+def test_a_full_module_hook_shows_as_a_backward_hook_node_on_each_side():
+    module = torch.nn.Tanh()
+    module.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    assert [node.kind for node in records(module(leaf() * 1))] == [
+        NodeKind.BACKWARD_HOOK,
+        NodeKind.FUNCTION,
+        NodeKind.BACKWARD_HOOK,
+        NodeKind.FUNCTION,
+        NodeKind.ACCUMULATE_GRAD,
+    ]
+
+
+def test_an_in_place_operation_on_a_view_shows_as_copy_slices_on_its_base():
+    base = leaf(4) * 1
+    base[:2].mul_(2)
+    node = records(base)[0]
+    assert (node.name, node.kind) == ("torch::autograd::CopySlices", NodeKind.COPY_SLICES)
+    assert edges(node)[0] == ("base", 1, 0)
+
+
+def test_a_reentrant_checkpoint_is_one_node():
+    node = records(checkpoint(torch.tanh, leaf() * 1, use_reentrant=True))[0]
+    assert (node.name, node.kind) == ("CheckpointFunctionBackward", NodeKind.CHECKPOINT)
+
+
+def test_a_non_reentrant_checkpoint_leaves_the_nodes_of_what_it_runs():
+    assert [node.name for node in records(checkpoint(torch.tanh, leaf() * 1, use_reentrant=False))[:2]] == [
+        "TanhBackward0",
+        "MulBackward0",
+    ]
+
+
+def test_a_node_that_raises_when_it_is_run_is_an_error():
+    node = records(torch._C._functions.DelayedError("stop", 1)(leaf() * 2))[0]
+    assert (node.name, node.kind, node.sequence_nr) == ("torch::autograd::Error", NodeKind.ERROR, None)
+
+
+def test_a_differentiable_graph_of_torchscript_is_one_scripted_node():
+    scripted = torch.jit.script(scripted_function)
+    for _ in range(4):  # the first runs of a scripted function are profiled, and make eager nodes
+        output = scripted(leaf() * 1, leaf())
+    node = records(output)[0]
+    assert (node.kind, node.schema) == (NodeKind.SCRIPTED, None)
+    assert [edge.argument for edge in node.edges] == [None] * len(node.edges)
+
+
+def scripted_function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x * y) + torch.sigmoid(x)
+
+
+# Order
+
+
+def test_every_edge_leads_to_a_larger_id():
+    x, y = leaf(), leaf()
+    shared = x * y
+    for node in records(shared.exp() + shared.sin() * y, shared):
+        assert all(edge.next_node is None or edge.next_node > node.id for edge in node.edges)
+
+
+def test_a_root_behind_another_root_comes_after_it():
+    x = leaf() * 1
+    assert [node.name for node in records(x, x.exp())[:2]] == ["ExpBackward0", "MulBackward0"]
+
+
+def test_a_root_given_twice_is_one_node():
+    x = leaf() * 1
+    assert [node.name for node in records(x, x)] == ["MulBackward0", "torch::autograd::AccumulateGrad"]
+
+
+def test_the_same_program_run_again_gives_the_same_ids_labels_and_edges():
+    def program() -> list[tuple[int, str, tuple[Edge, ...]]]:
+        x, y = leaf(), leaf()
+        z = torch.stack([x * y, y.exp(), x])
+        return [(node.id, node.label, node.edges) for node in records((z * z).sum(), z.cos())]
+
+    assert program() == program()
+
+
+# Deep graphs, and what is left alive
+
+
+def chain(length: int) -> torch.Tensor:
+    value = leaf(1)
+    for _ in range(length):
+        value = value * 1.0001
+    return value
+
+
+def test_a_graph_100_000_nodes_deep_is_recorded_without_recursion():
+    value = chain(100_000)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(500)
+    try:
+        made = records(value)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(made) == 100_001
+    assert made[-2].edges[0].next_node == 100_000
+
+
+FREED = """
+import torch
+from fxgrad.observe.walk import node_records, walk
+value = torch.ones(1, requires_grad=True)
+for _ in range(150_000):
+    value = value * 1.0001
+node_records(walk([value.grad_fn]))
+del value
+print("alive")
+"""
+
+
+def test_a_deep_graph_is_freed_after_its_walk_without_overflowing_the_stack(repository):
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=repository, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
+def test_no_node_is_alive_once_the_trace_and_the_tensors_are_gone(monkeypatch, deep):
+    monkeypatch.setattr("fxgrad.observe.walk.DEEP", 1 if deep else 10_000)
+    output = Scaled.apply(leaf() * 1, 3) * 2
+    alive = weakref.ref(output.grad_fn.next_functions[0][0])  # C++ nodes take no weak references
+    trace = fxgrad.capture(output)
+    assert alive() is not None
+    del output
+    assert alive() is None
+    assert [node.name for node in trace.graph.nodes][1] == "ScaledBackward"
+
+
+def test_a_trace_leaves_no_node_of_its_forward_alive():
+    alive: list[weakref.ref[object]] = []
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output = Scaled.apply(x, 3)
+            alive.append(weakref.ref(output.grad_fn))
+            return output
+
+    trace = fxgrad.trace(Model(), leaf())
+    assert trace.graph.nodes[0].name == "ScaledBackward"
+    assert alive[0]() is None
+
+
+def test_garbage_collection_is_afterwards_as_it_was():
+    x = leaf() * 1
+    records(x)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        records(x)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
