@@ -6,7 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -37,13 +37,13 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return show
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[..., object], *arguments: object) -> float:
     """Seconds that `work` takes, with garbage collection paused."""
     gc.collect()
     gc.disable()
     try:
         start = time.perf_counter()
-        kept = work()
+        kept = work(*arguments)
         took = time.perf_counter() - start
     finally:
         gc.enable()
@@ -51,19 +51,46 @@ def timed(work: Callable[[], object]) -> float:
     return took
 
 
-@pytest.fixture
-def compare(benchmark: Any, figure: Callable[[str], None]) -> Callable[..., float]:
-    """Time `ours` and `other` in turn; show and return the median of the ratios. `per` counts what is done per call."""
+class Compared(NamedTuple):
+    """Medians over the rounds: the ratio of two times taken in turn, and each of them in microseconds."""
 
-    def run(ours: Callable[[], object], other: Callable[[], object], *, rounds: int = 7, per: int = 1) -> float:
-        ours(), other()
-        pairs = [(timed(ours), timed(other)) for _ in range(rounds)]
-        benchmark.pedantic(ours, rounds=1)
+    ratio: float
+    ours: float
+    other: float
+
+
+@pytest.fixture
+def compare(benchmark: Any, figure: Callable[[str], None]) -> Callable[..., Compared]:
+    """Time `ours` and `other` in turn, and show the median of the ratios; `per` counts what is done in one call.
+
+    With `fresh` each call gets an argument of its own, which is given to `done` afterwards.
+    """
+
+    def run(
+        ours: Callable[..., object],
+        other: Callable[..., object],
+        *,
+        rounds: int = 7,
+        per: int = 1,
+        fresh: Callable[[], object] | None = None,
+        done: Callable[[Any], object] = id,
+    ) -> Compared:
+        def once(work: Callable[..., object]) -> float:
+            arguments = () if fresh is None else (fresh(),)
+            took = timed(work, *arguments)
+            for argument in arguments:
+                done(argument)
+            return took
+
+        benchmark.pedantic(once, (ours,), rounds=1)
+        once(other)
+        pairs = [(once(ours), once(other)) for _ in range(rounds)]
         ratios = sorted(mine / its for mine, its in pairs)
         mine, its = (statistics.median(times) / per * 1e6 for times in zip(*pairs, strict=True))
-        ratio = statistics.median(ratios)
-        benchmark.extra_info["ratio"] = ratio
-        figure(f"{ratio:6.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})   {mine:.2f} us against {its:.2f} us each")
-        return ratio
+        compared = Compared(statistics.median(ratios), mine, its)
+        benchmark.extra_info.update(compared._asdict())
+        spread = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        figure(f"{compared.ratio:6.2f} times {spread}   {mine:.2f} us against {its:.2f} us each")
+        return compared
 
     return run

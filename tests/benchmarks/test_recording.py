@@ -11,6 +11,7 @@ from torch import nn
 
 import fxgrad
 from fxgrad.observe.tracing import Session
+from tests.benchmarks.conftest import Compared
 from tests.benchmarks.models import encoder, resnet
 
 
@@ -27,7 +28,7 @@ def watched(model: nn.Module, inputs: tuple[Any, ...]) -> Session:
     ids=["a resnet-50, batch 8", "an encoder of BERT-base's size, 8 x 128"],
 )
 def test_watching_forward_of(
-    compare: Callable[..., float], make: Callable[[], nn.Module], shape: tuple[int, ...]
+    compare: Callable[..., Compared], make: Callable[[], nn.Module], shape: tuple[int, ...]
 ) -> None:
     model, inputs = make(), (torch.randn(shape),)
     compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=3)
@@ -38,15 +39,27 @@ def test_watching_forward_of(
     [(resnet, (8, 3, 224, 224)), (encoder, (8, 128, 768))],
     ids=["a resnet-50, batch 8", "an encoder of BERT-base's size, 8 x 128"],
 )
-def test_whole_trace_of(compare: Callable[..., float], make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_whole_trace_of(
+    compare: Callable[..., Compared], make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
     model, inputs = make(), (torch.randn(shape),)
     compare(lambda: fxgrad.trace(model, inputs), lambda: model(*inputs), rounds=3)
 
 
-def test_each_recorded_call_of_a_tiny_model(figure: Callable[[str], None], compare: Callable[..., float]) -> None:
-    model, inputs = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(50)]), (torch.randn(2, 8),)
+def tiny() -> nn.Module:
+    return nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(50)])
+
+
+def test_each_recorded_call_of_a_tiny_model(figure: Callable[[str], None], compare: Callable[..., Compared]) -> None:
+    model, inputs = tiny(), (torch.randn(2, 8),)
     session = watched(model, inputs)
     assert session.recorder is not None
-    calls = len(session.recorder.function_calls)
-    compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=15, per=calls)
-    figure(f"       of {calls} function calls, in {len(session.recorder.module_calls)} module calls")
+    functions, modules = len(session.recorder.function_calls), len(session.recorder.module_calls)
+    took = compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=15)
+    more = took.ours - took.other
+    figure(f"       {more / (functions + modules):.1f} us more a call: {functions} of functions, {modules} of modules")
+
+
+def test_whole_trace_of_a_tiny_model(compare: Callable[..., Compared]) -> None:
+    model, inputs = tiny(), (torch.randn(2, 8),)
+    compare(lambda: fxgrad.trace(model, inputs), lambda: model(*inputs), rounds=15)
