@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
+from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from fxgrad.graph import HookKind
@@ -86,6 +87,7 @@ class HookSearch:
         self._add_all(self._registered_on_tensors())
         self._add_all(self._on_tensors())
         self._look_at_nodes(every_node=every_node)
+        self._add_all(self._on_leaves_out_of_reach())
         self._add_all(self._registered_on_other_nodes())
         self.hooks = self._finished()
 
@@ -162,6 +164,19 @@ class HookSearch:
             self._tables |= {id(table): (HookKind.NODE, node), id(pre_table): (HookKind.NODE_PRE, node)}
             self.posts[node] = list(self._post_hooks(node, table, legacy.get(node, []), full))
             self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table]
+
+    def _on_leaves_out_of_reach(self) -> Iterator[LiveHook]:
+        """Hooks on the AccumulateGrad of a leaf that the roots do not reach: as long as somebody holds that node."""
+        if RemovableHandle.next_id == 0:
+            return
+        for named in self._observation.tensor_names.named.values():
+            tensor = named.tensor
+            if tensor.is_leaf and tensor.requires_grad and id(tensor) not in self._observation.leaves:
+                with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
+                    node = get_gradient_edge(tensor).node
+                for kind, table in ((HookKind.NODE, post_hooks_of(node)), (HookKind.NODE_PRE, prehooks_of(node))):
+                    for key, function in table.items():
+                        yield LiveHook(kind, key, table, function, node=node)
 
     def _likely_nodes(self) -> list[AutogradNode]:
         """Nodes that may carry hooks: leaves', those of full hooks and of hooked calls, and a graph's that was there."""

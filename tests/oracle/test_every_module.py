@@ -1,21 +1,11 @@
 """Every sample input of every module of torch.nn, under hooks of every kind on all that a hook can be on."""
 
 import pytest
-from module_cases import Hooks, hold, module_cases
+from module_cases import WAYS, Hooks, hold, module_cases
 from tally import tally_of
-
-from fxgrad.graph import HookKind
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
-ON_TENSORS_AND_NODES = [kind for kind in HookKind if not kind.is_module]
-FULL = [kind for kind in HookKind if kind.is_full or kind.is_full_pre]
-WAYS = {
-    **{kind.value: [kind] for kind in HookKind if kind.is_module},
-    "all six kinds on tensors and nodes": ON_TENSORS_AND_NODES,
-    "those, and full hooks and pre-hooks, global ones, too": [*FULL, *ON_TENSORS_AND_NODES],
-}
-"""A kind on modules alone, as each changes the graph; the others together, so that their order is seen."""
 LEAST = 1_700
 """Inputs that must be compared in each way, in train and eval together, of the 3,618 that there are."""
 

@@ -6,7 +6,7 @@ Written apart from `fxgrad.observe.execution` and `fxgrad.verification`, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -94,6 +94,7 @@ class Reality:
     ``name_of``     what `Called.hook` says of the hook of a site
     ``retained``    what each call of retain_grad on a tensor that is no leaf left
     ``registered``  the names of all hooks that were registered: each must have a site
+    ``others``      whether there are other hooks, of which nothing was noted: their sites are not compared
     """
 
     calls: Sequence[Called]
@@ -101,7 +102,8 @@ class Reality:
     paths: Mapping[Any, str] | None = None
     name_of: Callable[[HookSite], Hashable] = lambda site: site.hook.function
     retained: Sequence[Retained] = ()
-    registered: Iterable[Hashable] = ()
+    registered: Collection[Hashable] = ()
+    others: bool = False
 
 
 Key = tuple[Hashable, str | None]
@@ -122,7 +124,7 @@ class _Held:
         self.sites: dict[Key, list[HookSite]] = {}
         self.calls: dict[Key, list[Called]] = {}
         for site in graph.sites:
-            if site.hook.kind is not HookKind.RETAIN_GRAD:
+            if self._is_noted(site):
                 self.sites.setdefault(self._site_key(site), []).append(site)
         for called in reality.calls:
             self.calls.setdefault(self._call_key(called), []).append(called)
@@ -135,7 +137,7 @@ class _Held:
             for site, called in self._paired(key):
                 self._compare_entries(site, called)
         self._compare_order(set(sound))
-        _compare_retained(self.graph, self.reality.retained, self.comparison)
+        _compare_retained(self.graph, self.reality, self.comparison)
 
     # Whose calls
 
@@ -242,7 +244,12 @@ class _Held:
             self.comparison.add("order", f"call {first} is {real[first:]}, but predicted {told[first:]}")
 
     def _is_in(self, site: HookSite, sound: set[Key]) -> bool:
-        return site.hook.kind is not HookKind.RETAIN_GRAD and self._site_key(site) in sound
+        return self._is_noted(site) and self._site_key(site) in sound
+
+    def _is_noted(self, site: HookSite) -> bool:
+        if site.hook.kind is HookKind.RETAIN_GRAD:
+            return False
+        return not self.reality.others or self.reality.name_of(site) in self.reality.registered
 
     # Entries
 
@@ -295,13 +302,13 @@ def compare_entry(comparison: Comparison, place: str, gradient: Gradient, receiv
         comparison.add("dtype", f"{place}: predicted {gradient.dtype}, got {dtype}")
 
 
-def _compare_retained(graph: BackwardGraph, retained: Sequence[Retained], comparison: Comparison) -> None:
+def _compare_retained(graph: BackwardGraph, reality: Reality, comparison: Comparison) -> None:
     """retain_grad runs no Python: what it did is seen in ``.grad`` of the tensor, by the tensor's place."""
     sites = {}
     for site in graph.sites:
         if site.hook.kind is HookKind.RETAIN_GRAD and site.node is not None:
             sites[site.node, site.slot] = site
-    for node, slot, grad in retained:
+    for node, slot, grad in reality.retained:
         site = sites.get((node, slot)) if node is not None else None
         if site is None:
             if grad is not None:
@@ -313,6 +320,6 @@ def _compare_retained(graph: BackwardGraph, retained: Sequence[Retained], compar
         elif grad is not None:
             comparison.add("fires", f"retain_grad at {(node, slot)}: {site.reason}, but .grad is {grad}")
     firing = {(site.node, site.slot) for site in sites.values() if site.fires}
-    for place in firing - {(node, slot) for node, slot, _ in retained}:
-        if retained:
-            comparison.add("fires", f"retain_grad is predicted at {place}, where no tensor retains its gradient")
+    known = {(node, slot) for node, slot, _ in reality.retained}
+    for place in firing - known if reality.retained and not reality.others else ():
+        comparison.add("fires", f"retain_grad is predicted at {place}, where no tensor retains its gradient")

@@ -36,9 +36,9 @@ def hook_everywhere(notebook: Notebook, kind: HookKind, model: nn.Module) -> Non
         return
     for path, module in model.named_modules():
         if kind in ON_MODULES:
-            ON_MODULES[kind](notebook, module, notebook.name(f"{kind.value} at {path!r}"))
+            _hook_module(notebook, kind, path, module)
         elif kind in ON_ONE_TENSOR:
-            module.register_forward_hook(_hooks_results(notebook, kind, path))
+            _hook_results_of(notebook, kind, path, module)
     parameters = list(model.named_parameters())
     if kind in ON_ONE_TENSOR:
         for name, parameter in parameters:
@@ -46,6 +46,23 @@ def hook_everywhere(notebook: Notebook, kind: HookKind, model: nn.Module) -> Non
     if kind is HookKind.MULTI_GRAD:
         _hook_several(notebook, [parameter for _, parameter in parameters], "parameters")
         model.register_forward_hook(_hooks_results_together(notebook, [parameter for _, parameter in parameters]))
+
+
+def _hook_results_of(notebook: Notebook, kind: HookKind, path: str, module: nn.Module) -> None:
+    try:
+        module.register_forward_hook(_hooks_results(notebook, kind, path))
+    except RuntimeError as error:  # a ScriptModule
+        notebook.refused.append(str(error))
+
+
+def _hook_module(notebook: Notebook, kind: HookKind, path: str, module: nn.Module) -> None:
+    name = f"{kind.value} at {path!r}"
+    try:
+        ON_MODULES[kind](notebook, module, name)
+    except RuntimeError as error:  # a ScriptModule, or one that has a hook of another kind
+        notebook.refused.append(str(error))
+    else:
+        notebook.name(name)
 
 
 def hook_inputs(notebook: Notebook, kind: HookKind, inputs: Sequence[Any]) -> None:
@@ -74,6 +91,7 @@ def hook_tensor(notebook: Notebook, kind: HookKind, tensor: torch.Tensor, what: 
     if not tensor.requires_grad or (kind is HookKind.POST_ACCUMULATE_GRAD and not tensor.is_leaf):
         return
     name = f"{kind.value} at {what}"
+    _ = tensor.grad_fn  # a view whose base was changed gets its grad_fn here; a hook on it before would crash PyTorch
     if kind is HookKind.TENSOR:
         tensor.register_hook(notebook.tensor(notebook.name(name)))
     elif kind is HookKind.RETAIN_GRAD:

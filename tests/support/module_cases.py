@@ -13,7 +13,7 @@ from comparison import Comparison, Reality, compare_with
 from hooks_everywhere import hook_everywhere, hook_inputs
 from module_hooks import Notebook, backward, roots_in
 from same_graph import NotTheSame, ids_in
-from tally import Tally
+from tally import Tally, without_numbers
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.testing._internal.common_modules import module_db
@@ -22,16 +22,29 @@ import fxgrad
 from fxgrad.errors import FxgradError
 from fxgrad.graph import BackwardGraph, HookKind
 
+ON_TENSORS_AND_NODES = [kind for kind in HookKind if not kind.is_module]
+FULL = [kind for kind in HookKind if kind.is_full or kind.is_full_pre]
+WAYS = {
+    **{kind.value: [kind] for kind in HookKind if kind.is_module},
+    "all six kinds on tensors and nodes": ON_TENSORS_AND_NODES,
+    "those, and full hooks and pre-hooks, global ones, too": [*FULL, *ON_TENSORS_AND_NODES],
+}
+"""A kind on modules alone, as each changes the graph; the others together, so that their order is seen."""
+
 NO_ROOTS = "nothing in the output requires grad"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its inputs, made anew for each run: ``build()`` gives the model, ``inputs()`` args and kwargs."""
+    """A model and its inputs, made anew for each run: ``build()`` gives the model, ``inputs()`` args and kwargs.
+
+    ``has_hooks`` says that there may be hooks on it already, which note nothing.
+    """
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+    has_hooks: bool = False
 
 
 Register = Callable[[Notebook, nn.Module], None]
@@ -129,6 +142,7 @@ def detached(value: Any) -> Any:
 def hold(case: Case, hooks: Hooks, tally: Tally) -> None:
     """Predict what every hook will get, run backward, and count how that agrees."""
     with hooked(case, hooks) as (notebook, model):
+        tally.refused.update(map(without_numbers, notebook.refused))
         graph, refusal = _traced(case, hooks, notebook, model)
         comparison, real_refusal = _run(case, hooks, notebook, model, graph)
     if real_refusal is not None:
@@ -177,6 +191,10 @@ def _run(
     refusal, roots = _forward(model, *_inputs(case, hooks, notebook))
     if refusal is not None:
         return Comparison(), refusal
+    notebook.log.clear()  # forward may run a backward of its own
+    for tensor in notebook.retaining:
+        tensor.grad = None
+    names, retaining = set(notebook.names), len(notebook.retaining)
     try:
         ids = {} if graph is None else ids_in(graph, roots)
     except NotTheSame as error:
@@ -186,8 +204,16 @@ def _run(
     refusal = _backward(roots)
     if refusal is not None or graph is None:
         return Comparison(), refusal
+    del notebook.retaining[retaining:]
     paths = {module: path for path, module in model.named_modules()}
-    reality = Reality(notebook.log, ids, paths, retained=notebook.retained(ids), registered=notebook.names)
+    reality = Reality(
+        [called for called in notebook.log if called.hook in names],  # not of hooks that backward itself registered
+        ids,
+        paths,
+        retained=notebook.retained(ids),
+        registered=names,
+        others=case.has_hooks,
+    )
     return compare_with(graph, reality), None
 
 

@@ -39,6 +39,7 @@ class Notebook:
     names: set[str] = field(default_factory=set)
     retaining: list[torch.Tensor] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     answers: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
     """By a hook's name, what it returns for the grad_input and grad_output that it got."""
     handles: ExitStack = field(default_factory=ExitStack)
@@ -125,9 +126,15 @@ class Notebook:
 
 
 def roots_in(value: Any) -> list[torch.Tensor]:
-    """The tensors that backward starts from: all that require grad, in the order in which the output holds them."""
+    """The tensors that backward starts from: all that require grad, in the order in which the output holds them.
+
+    Where the output holds a scalar ``loss``, that alone.
+    """
     if isinstance(value, torch.Tensor):
         return [value] if value.requires_grad else []
+    loss = value.get("loss") if isinstance(value, Mapping) else getattr(value, "loss", None)
+    if isinstance(loss, torch.Tensor) and loss.requires_grad and loss.shape == ():
+        return [loss]
     if dataclasses.is_dataclass(value):
         value = [getattr(value, member.name) for member in dataclasses.fields(value)]
     members = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()

@@ -21,6 +21,7 @@ class Tally:
     """One row of an oracle's table.
 
     ``skipped``  by reason: what PyTorch itself refuses; nothing that is fxgrad's fault
+    ``refused``  hooks that PyTorch refuses to register, by reason; the others of the case were registered
     ``wrong``    by property; ``texts`` are the differences as sentences
     ``unknown``  by reason
     ``note``     what a reader of the row must know: which share of the cases was taken
@@ -29,6 +30,7 @@ class Tally:
     row: str
     tried: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     sites: int = 0
     entries: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
@@ -57,6 +59,7 @@ class Tally:
         self.texts += other.texts
         for mine, others in (
             (self.skipped, other.skipped),
+            (self.refused, other.refused),
             (self.wrong, other.wrong),
             (self.unknown, other.unknown),
         ):
@@ -110,6 +113,7 @@ def table(rows: Sequence[Tally]) -> Iterator[str]:
         yield "  ".join([line[0].ljust(widths[0]), *others]).rstrip() if first else ""
     yield from (f"  {row.row}: {row.note}" for row in rows if row.note)
     yield from _reasons("skipped: PyTorch says", total.skipped)
+    yield from _reasons("hooks not registered: PyTorch says", total.refused)
     yield from _reasons("unknown:", total.unknown)
     yield from (f"  wrong {text}" for text in total.texts[:MOST_TEXTS])
 
