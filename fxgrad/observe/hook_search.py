@@ -87,7 +87,7 @@ class HookSearch:
         self._add_all(self._registered_on_tensors())
         self._add_all(self._on_tensors())
         self._look_at_nodes(every_node=every_node)
-        self._add_all(self._on_leaves_out_of_reach())
+        self._add_all(self._on_nodes_out_of_reach(every_node=every_node))
         self._add_all(self._registered_on_other_nodes())
         self.hooks = self._finished()
 
@@ -165,18 +165,20 @@ class HookSearch:
             self.posts[node] = list(self._post_hooks(node, table, legacy.get(node, []), full))
             self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table]
 
-    def _on_leaves_out_of_reach(self) -> Iterator[LiveHook]:
-        """Hooks on the AccumulateGrad of a leaf that the roots do not reach: as long as somebody holds that node."""
+    def _on_nodes_out_of_reach(self, *, every_node: bool) -> Iterator[LiveHook]:
+        """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
         for named in self._observation.tensor_names.named.values():
-            tensor = named.tensor
-            if tensor.is_leaf and tensor.requires_grad and id(tensor) not in self._observation.leaves:
-                with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
-                    node = get_gradient_edge(tensor).node
+            node = _node_of(named.tensor) if every_node or named.tensor.is_leaf or self._was_recorded() else None
+            if node is not None and node not in self._observation.walked.ids:
                 for kind, table in ((HookKind.NODE, post_hooks_of(node)), (HookKind.NODE_PRE, prehooks_of(node))):
                     for key, function in table.items():
-                        yield LiveHook(kind, key, table, function, node=node)
+                        if legacy_hook_behind(function) is None and backward_hook_behind(function) is None:
+                            yield LiveHook(kind, key, table, function, node=node)
+
+    def _was_recorded(self) -> bool:
+        return self._observation.recorder is not None
 
     def _likely_nodes(self) -> list[AutogradNode]:
         """Nodes that may carry hooks: leaves', those of full hooks and of hooked calls, and a graph's that was there."""
@@ -268,6 +270,17 @@ class HookSearch:
                 yield LiveHook(kind, made.number, made.table, made.function, node=node)
 
 
+def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
+    """The node that a tensor's gradient goes to; None where none is required."""
+    if not tensor.requires_grad:
+        return None
+    origin = origin_of(tensor)
+    if origin is not None or not tensor.is_leaf:
+        return None if origin is None else origin[0]
+    with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
+        return get_gradient_edge(tensor).node
+
+
 class _Unseen(dict[Any, Any]):
     """Stands for the table of a registration that cannot be found any more."""
 
@@ -295,10 +308,18 @@ def _on_tensors_alive(nodes: dict[AutogradNode, int]) -> Iterator[LiveHook]:
 
 
 def _belongs_to(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:
-    """Whether a tensor with hooks is of the graph; reading the grad_fn of a view whose base is not could make a node."""
-    if not tensor.requires_grad or tensor.is_leaf or not has_hooks(tensor):
+    """Whether a tensor with hooks is of the graph.
+
+    Reading ``grad_fn`` or ``is_leaf`` of a view whose base is not in the graph could make a node, or raise.
+    """
+    if not tensor.requires_grad:
         return False
     base = tensor._base
-    if base is not None and not base.is_leaf and base.grad_fn not in nodes:
+    if base is not None and not base.is_leaf and not _has_node_in(base, nodes):
         return False
-    return tensor.grad_fn in nodes
+    return _has_node_in(tensor, nodes) and has_hooks(tensor)
+
+
+def _has_node_in(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:
+    origin = origin_of(tensor)
+    return origin is not None and origin[0] in nodes

@@ -72,7 +72,7 @@ class Observation:
         )
         self.leaves = self._name_leaves()
         self.call_ids = self._number_calls()
-        self._ownership = None if recorder is None else Ownership(recorder)
+        self._ownership = None if recorder is None else Ownership(recorder, [node for node, _ in edges])
         self.upstream = None if self._ownership is None else self._ownership.upstream
 
     def _name_leaves(self) -> dict[int, AutogradNode]:

@@ -36,16 +36,18 @@ class Ownership:
     """Which function call made each node, and which nodes the recorded run did not make.
 
     ``upstream`` are the nodes behind the tensors that came from elsewhere: inputs with a history, tensors that were
-    made before or in other threads. ``earlier`` are those of them that were there before the run, for certain.
+    made before or in other threads, and `roots` that no recorded call has seen. ``earlier`` are those of them that were
+    there before the run, for certain.
     """
 
-    def __init__(self, recorder: ForwardRecorder) -> None:
+    def __init__(self, recorder: ForwardRecorder, roots: Iterable[AutogradNode] = ()) -> None:
         self._calls = recorder.function_calls
         self.owner: dict[AutogradNode, int] = {}
         self.earlier = _origins(recorder.log.inputs)
         self.upstream = self.earlier | _origins(recorder.log.foreign)
         for number, seen in enumerate(self._calls):
             self._own(number, seen)
+        self.earlier |= {node for node in roots if node not in self.owner and sequence_nr_of(node) < recorder.started}
         self._add_behind(self.earlier)
         self._add_behind(self.upstream)
         self.upstream |= self.earlier

@@ -49,6 +49,11 @@ class Notebook:
         self.names.add(name)
         return name
 
+    def forget(self, name: str) -> list[Any]:
+        """Take a name back: no hook was registered under it."""
+        self.names.discard(name)
+        return []
+
     def clear(self) -> None:
         """Forget what was noted of a run, but for the hooks' names."""
         self.log.clear()

@@ -52,7 +52,7 @@ class RandomModule(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3), requires_grad=rng.random() > 0.15)
         self.inner = nn.ModuleList(
-            [RandomModule(rng, grammar, depth - 1, notebook) for _ in range(rng.randint(0, 2) if depth else 0)]
+            [type(self)(rng, grammar, depth - 1, notebook) for _ in range(rng.randint(0, 2) if depth else 0)]
         )
         self.notebook = notebook
         self.result = rng.choice(grammar.results)

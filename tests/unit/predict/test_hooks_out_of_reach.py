@@ -50,3 +50,31 @@ def test_looking_at_a_parameter_that_is_not_used_leaves_it_as_it_was(notebook):
     assert model.weight.grad is None
     (model.weight * 2).sum().backward()
     assert [called.hook for called in notebook.log] == ["hook"]
+
+
+def test_a_node_hook_on_an_input_that_is_not_used_has_a_site_that_says_so(notebook):
+    x = torch.randn(3, requires_grad=True) * 1
+    x.grad_fn.register_hook(notebook.on_node("hook"))
+    graph = fxgrad.trace(FromFunction(lambda module, x, y: y * 2), (x, torch.randn(3, requires_grad=True))).graph
+    assert site_of(graph, "hook").reason == "its node MulBackward0 is not reached from the roots"
+
+
+def test_a_hook_on_the_graph_behind_what_a_recorded_forward_only_hands_on_is_found(notebook):
+    x = torch.randn(3, requires_grad=True) * 1
+    y = x * 2
+    y.grad_fn.register_prehook(notebook.before_node(notebook.name("prehook")))
+    x.register_hook(notebook.tensor(notebook.name("tensor")))
+    _, called = held(notebook, lambda: {"a": y})
+    assert called == ["prehook", "tensor"]
+
+
+def test_tensors_elsewhere_that_pytorch_refuses_to_read_are_passed_over(notebook):
+    parts = torch.randn(4, requires_grad=True).exp().split(2)
+    with torch.no_grad():
+        parts[0]._base.mul_(2)  # the parts are views that have no grad_fn any more: reading it raises
+    x = torch.randn(3, requires_grad=True) * 1
+    x.register_hook(notebook.tensor("tensor"))
+    graph = fxgrad.trace(FromFunction(lambda module, x: x * 2), x).graph
+    assert site_of(graph, "tensor").fires is True
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        _ = parts[0].grad_fn

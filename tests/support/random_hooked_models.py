@@ -1,0 +1,259 @@
+"""Random models under hooks of every kind, registered and removed in any order, predicted and run.
+
+The choices are those of a ``random.Random``; where hypothesis makes it, it finds a small model that is predicted wrongly.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from comparison import Comparison, Reality, compare_with
+from module_hooks import Notebook, backward, roots_in
+from random_modules import HOOKS, IN_PLACE, PURE, RESULTS, Grammar, RandomModule
+from same_graph import ids_in
+from torch import nn
+from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
+
+import fxgrad
+from fxgrad.errors import FxgradError
+from fxgrad.graph import BackwardGraph, HookKind
+
+MORE_HOOKS = ("node_prehook", "several_hook", "any_hook", "removed_hook", "weight_hook", "weight_after")
+HOOKED = {
+    "no change in place": Grammar((*PURE, *HOOKS, *MORE_HOOKS), RESULTS),
+    "changes in place": Grammar((*PURE, *HOOKS, *MORE_HOOKS, *IN_PLACE), RESULTS),
+}
+
+
+class HookedModule(RandomModule):
+    """One that also registers hooks of the other kinds inside forward, and removes some."""
+
+    def _made(self, a: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        made = a * 1.0
+        return made, made.requires_grad
+
+    def _named(self, kind: str) -> str:
+        return self.notebook.name(self._next_name(kind))
+
+    def retain_grad(self, a, b):
+        made, hookable = self._made(a)
+        if hookable:
+            self.notebook.retain(made)
+        return [made]
+
+    def node_prehook(self, a, b):
+        made, hookable = self._made(a)
+        if hookable:
+            made.grad_fn.register_prehook(self.notebook.before_node(self._named("prehook")))
+        return [made]
+
+    def several_hook(self, a, b):
+        return self._several(a, b, "all")
+
+    def any_hook(self, a, b):
+        return self._several(a, b, "any")
+
+    def _several(self, a, b, mode):
+        tensors = [a * 1.0, b * 2.0, self.weight]
+        hookable = [tensor for tensor in tensors if tensor.requires_grad]
+        if hookable:
+            register_multi_grad_hook(hookable, self.notebook.several(self._named(mode), mode), mode=mode)
+        return tensors[:2]
+
+    def removed_hook(self, a, b):
+        made, hookable = self._made(a)
+        if hookable:
+            made.register_hook(self.notebook.tensor(self._named("removed"))).remove()
+            made.register_hook(self.notebook.tensor(self._named("kept")))
+        return [made]
+
+    def weight_hook(self, a, b):
+        if self.weight.requires_grad:
+            self.weight.register_hook(self.notebook.tensor(self._named("weight in forward")))
+        return [a * self.weight]
+
+    def weight_after(self, a, b):
+        if self.weight.requires_grad:
+            hook = self.notebook.leaf(self._named("accumulated in forward"))
+            self.weight.register_post_accumulate_grad_hook(hook)
+        return [self.weight * 1.0]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model with its arguments, and the notebook that its hooks note in."""
+
+    notebook: Notebook
+    model: nn.Module
+    args: Sequence[torch.Tensor]
+
+
+def hooked_model(rng: random.Random, grammar: Grammar, notebook: Notebook) -> Made:
+    """Build a model and arguments, then register hooks of all kinds in random order and remove some of them."""
+    torch.manual_seed(0)
+    model = HookedModule(rng, grammar, rng.randint(0, 2), notebook)
+    args = [_argument(rng) for _ in range(rng.randint(1, 3))]
+    handles = []
+    for number in range(rng.randint(0, 8)):
+        name = notebook.name(f"{number}")
+        handles += [(name, handle) for handle in _one_more(rng, notebook, model, args, name)]
+        if handles and rng.random() < 0.15:
+            removed, handle = handles.pop(rng.randrange(len(handles)))
+            handle.remove()
+            notebook.forget(removed)  # nothing is left of it that could be seen
+    return Made(notebook, model, args)
+
+
+def _argument(rng: random.Random) -> torch.Tensor:
+    made = torch.randn(3, requires_grad=rng.random() < 0.7)
+    return made * 1 if rng.random() < 0.5 else made
+
+
+def _one_more(
+    rng: random.Random, notebook: Notebook, model: nn.Module, args: Sequence[torch.Tensor], name: str
+) -> list[Any]:
+    """The handle of one more hook; none where PyTorch refuses it there."""
+    modules = [module for module in model.modules() if isinstance(module, RandomModule)]
+    tensors = [tensor for tensor in [*args, *model.parameters()] if tensor.requires_grad]
+    kind = rng.choice(list(HookKind))
+    try:
+        if kind.is_module:
+            return [_on_module(rng, notebook, kind, rng.choice(modules), name)]
+        return _on_tensors(rng, notebook, kind, tensors, name) if tensors else notebook.forget(name)
+    except RuntimeError as error:
+        if "Cannot use both" not in str(error):
+            raise
+        return notebook.forget(name)
+
+
+def _on_module(rng: random.Random, notebook: Notebook, kind: HookKind, module: nn.Module, name: str) -> Any:
+    if kind.is_global:
+        return notebook.everywhere(name, kind)
+    if kind is HookKind.MODULE_BACKWARD:
+        return notebook.legacy(module, name)
+    register = notebook.full if kind is HookKind.MODULE_FULL_BACKWARD else notebook.full_pre
+    return register(module, name, prepend=rng.random() < 0.3)
+
+
+def _on_tensors(
+    rng: random.Random, notebook: Notebook, kind: HookKind, tensors: Sequence[torch.Tensor], name: str
+) -> list[Any]:
+    tensor = rng.choice(tensors)
+    if kind is HookKind.TENSOR:
+        return [tensor.register_hook(notebook.tensor(name))]
+    if kind is HookKind.POST_ACCUMULATE_GRAD and tensor.is_leaf:
+        return [tensor.register_post_accumulate_grad_hook(notebook.leaf(name))]
+    if kind in (HookKind.NODE, HookKind.NODE_PRE):
+        node = get_gradient_edge(tensor).node
+        notebook.kept.append(node)
+        if kind is HookKind.NODE:
+            return [node.register_hook(notebook.on_node(name))]
+        return [node.register_prehook(notebook.before_node(name))]
+    if kind is HookKind.MULTI_GRAD:
+        mode = rng.choice(["all", "any"])
+        chosen = [rng.choice(tensors) for _ in range(rng.randint(1, 3))]
+        return [register_multi_grad_hook(chosen, notebook.several(name, mode), mode=mode)]
+    notebook.forget(name)
+    if kind is HookKind.RETAIN_GRAD and not tensor.is_leaf:
+        notebook.retain(tensor)
+    return []
+
+
+Make = Callable[[], Made]
+
+
+def by_recording(make: Make) -> tuple[BackwardGraph, Made, Any]:
+    """Predict from the very run whose backward is compared."""
+    made = make()
+    with fxgrad.record(made.model) as recording:
+        output = made.model(*made.args)
+    return recording.trace(output).graph, made, output
+
+
+def by_tracing(make: Make) -> tuple[BackwardGraph, Made, Any]:
+    """Predict from one run, and compare with another; what forward changed in place has another grad_fn after it."""
+    traced = make()
+    graph = fxgrad.trace(traced.model, tuple(traced.args)).graph
+    made = make()
+    return graph, made, made.model(*made.args)
+
+
+WAYS = {"record": by_recording, "trace": by_tracing}
+
+
+class Choices(random.Random):
+    """The choices of another Random, kept so that they can be made `again`."""
+
+    def __init__(self, source: random.Random, made: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self._source, self._made, self._again = source, [], list(made)
+
+    def again(self) -> Choices:
+        return Choices(self._source, self._made)
+
+    def _next(self, choose: Callable[[], Any]) -> Any:
+        value = self._again.pop(0) if self._again else choose()
+        self._made.append(value)
+        return value
+
+    def random(self) -> float:
+        return self._next(self._source.random)
+
+    def getrandbits(self, k: int) -> int:
+        return self._next(lambda: self._source.getrandbits(k))
+
+
+def compared_model(source: random.Random, grammar: Grammar, way: str) -> Comparison | None:
+    """How the predictions for a random model hold; None where PyTorch refuses the model, or nothing requires grad."""
+    choices = Choices(source)
+    with ExitStack() as notebooks, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+
+        def make() -> Made:
+            nonlocal choices
+            notebooks.close()  # the global hooks of the last one
+            choices = choices.again()
+            return hooked_model(choices, grammar, notebooks.enter_context(closing(Notebook())))
+
+        refused = _refused(make())
+        if refused is None:
+            return _compared(make, way)
+        if refused == "forward":
+            with pytest.raises((FxgradError, RuntimeError, TypeError, StopIteration)):
+                WAYS[way](make)
+    return None
+
+
+def _refused(made: Made) -> str | None:
+    """Whether PyTorch raises in "forward" or in "backward", or gives nothing there to start from."""
+    try:
+        roots = roots_in(made.model(*made.args))
+    except (RuntimeError, TypeError, StopIteration):
+        return "forward"
+    if not roots:
+        return "forward"
+    try:
+        backward(roots)
+    except RuntimeError:
+        return "backward"
+    return None
+
+
+def _compared(make: Make, way: str) -> Comparison:
+    graph, made, output = WAYS[way](make)
+    graph.lint()
+    roots = roots_in(output)
+    ids = ids_in(graph, roots)
+    notebook = made.notebook
+    notebook.log.clear()
+    backward(roots)
+    paths = {module: path for path, module in made.model.named_modules()}
+    reality = Reality(notebook.log, ids, paths, retained=notebook.retained(ids), registered=notebook.names)
+    return compare_with(graph, reality)
