@@ -25,10 +25,10 @@ from fxgrad.observe.frames import stack_trace
 from fxgrad.observe.fx_literals import is_literal, is_misread, is_plain_tree
 from fxgrad.observe.fx_modes import RerunModes
 from fxgrad.observe.fx_operations import operation, placeholder_names, tensor_metas
+from fxgrad.observe.memory_copies import Window, copy_of, memory_key, window_of
 from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
 from fxgrad.observe.structure import Route, routes_in, routes_to
 from fxgrad.observe.templates import filled, template_of
-from fxgrad.observe.tensor_log import copy_of
 
 ModuleStack = dict[str, tuple[str, type]]
 
@@ -44,7 +44,8 @@ class Made(NamedTuple):
 class ForwardGraph:
     """A ``torch.fx.Graph`` under construction, and which fx node each call and each tensor became.
 
-    ``unfit`` says why the finished graph cannot be run again, where it cannot.
+    ``windows`` says of constants in the memory of a parameter or buffer whose memory it is, and which part of it;
+    ``unfit`` why the finished graph cannot be run again, where it cannot.
     """
 
     def __init__(
@@ -60,6 +61,10 @@ class ForwardGraph:
         self.unfit: str | None = None
         self._attributes = attributes
         self._taken = set(attributes.values())
+        self.windows: dict[str, tuple[str, Window]] = {}
+        kept = [tensor for tensor in recorder.log.kept if id(tensor) in attributes]
+        self._memories = {memory_key(tensor): attributes[id(tensor)] for tensor in reversed(kept)}
+        self._memories.pop(None, None)
         self._copies = {id(tensor): copy for tensor, copy in recorder.log.copies}
         self._call_names = call_names
         self._fx_nodes: dict[int, fx.Node] = {}
@@ -209,7 +214,11 @@ class ForwardGraph:
         if id(tensor) in self._attributes:
             return self._get_attr(self._attributes[id(tensor)])
         copied = self._copies.get(id(tensor))
-        return self._constant(copy_of(tensor) if copied is None else copied)
+        constant = self._constant(copy_of(tensor) if copied is None else copied)
+        attribute = self._memories.get(memory_key(tensor))
+        if attribute is not None:
+            self.windows[str(constant.target)] = attribute, window_of(tensor)
+        return constant
 
     def _reach(self, fx_node: fx.Node, route: Route) -> fx.Node:
         """The part of a result, or of an argument, that the steps lead to."""

@@ -11,21 +11,23 @@ import torch
 from torch import fx, nn
 
 from fxgrad.errors import UsageError
+from fxgrad.observe.memory_copies import MemoryCopies, Window, memory_key
 from fxgrad.observe.names import tensor_paths
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.tensor_log import copy_of
 
 
 @dataclass(frozen=True)
 class RecordedForward:
     """The recorded ``torch.fx.Graph``, with what it needs to run again.
 
-    ``changed`` are the names of the parameters that the run wrote to; ``unfit`` says why it cannot run again.
+    ``changed`` are the names of the parameters that the run wrote to; ``windows`` says of constants in the memory of a
+    parameter or buffer which part of it they are; ``unfit`` says why it cannot run again.
     """
 
     graph: fx.Graph
     constants: Mapping[str, Any]
     changed: frozenset[str]
+    windows: Mapping[str, tuple[str, Window]]
     unfit: str | None = None
 
     def module(self, model: nn.Module) -> fx.GraphModule:
@@ -42,21 +44,36 @@ class RecordedForward:
                 "run the model itself, or return tensors in tuples, lists and dicts",
             )
         names = dict.fromkeys(str(fx_node.target) for fx_node in self.graph.nodes if fx_node.op == "get_attr")
-        attributes = {name: copied_constant(self.constants[name]) for name in names if name in self.constants}
-        attributes |= self._own(model, [name for name in names if name not in self.constants])
-        return _graph_module(attributes, self.graph)
+        own = self._own(model, [name for name in names if name not in self.constants])
+        memories = MemoryCopies()
+        constants = {name: copied_constant(self.constants[name], memories) for name in names if name in self.constants}
+        for name, (attribute, window) in self.windows.items():
+            if attribute in own and name in constants:
+                shared = window.on(own[attribute].untyped_storage())
+                constants[name] = shared.requires_grad_(constants[name].requires_grad)
+        return _graph_module(constants | own, self.graph)
 
     def _own(self, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
+        """The parameters and buffers: in the model's memory, where nothing is written to it, else in a copy of it."""
         parameters, buffers = dict(tensor_paths(model, "_parameters")), dict(tensor_paths(model, "_buffers"))
-        written = self.changed | (frozenset(parameters) if self._takes_data() else frozenset())
-        found: dict[str, torch.Tensor] = {}
-        for name in names:
-            tensor = parameters.get(name, buffers.get(name))
+        found = {name: parameters.get(name, buffers.get(name)) for name in names}
+        written = self._written(parameters)
+        copied = {name for name in found if name in buffers or name in written}
+        memories = {memory_key(tensor) for name, tensor in found.items() if tensor is not None and name in copied}
+        copies = MemoryCopies()
+        own: dict[str, torch.Tensor] = {}
+        for name, tensor in found.items():
             if tensor is None:
                 raise _without(name)
-            shares = name in parameters and name not in written
-            found[name] = nn.Parameter(tensor.detach(), tensor.requires_grad) if shares else copy_of(tensor)
-        return found
+            shares_copy = memory_key(tensor) in memories - {None}
+            own[name] = copies.copy(tensor) if name in copied or shares_copy else tensor.detach()
+            if name in parameters:
+                own[name] = nn.Parameter(own[name].detach(), tensor.requires_grad)
+        return own
+
+    def _written(self, parameters: Mapping[str, torch.Tensor]) -> frozenset[str]:
+        shared = frozenset([attribute for attribute, _ in self.windows.values()])
+        return self.changed | shared | (frozenset(parameters) if self._takes_data() else frozenset())
 
     def _takes_data(self) -> bool:
         """Whether the graph takes the ``.data`` of a tensor: what is written to that, no version counter sees."""
@@ -86,10 +103,10 @@ def _free_names(names: Collection[str]) -> dict[str, str]:
     return {name: prefix + name if hasattr(own, name.partition(".")[0]) else name for name in names}
 
 
-def copied_constant(value: Any) -> Any:
+def copied_constant(value: Any, memories: MemoryCopies) -> Any:
     """A constant for one GraphModule: running it may change tensors and advance generators."""
     if is_a(value, torch.Tensor):
-        return copy_of(value)
+        return memories.copy(value)
     return value.clone_state() if is_a(value, torch.Generator) else value
 
 

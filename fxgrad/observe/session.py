@@ -160,7 +160,9 @@ class Session:
                 skipped=found.skipped,
                 notes=tuple(self.notes),
             )
-            recorded = RecordedForward(forward.graph, forward.constants, self._changed(), forward.unfit)
+            recorded = RecordedForward(
+                forward.graph, forward.constants, self._changed(), forward.windows, forward.unfit
+            )
             observed = Observed(observation.graph(info, hooks), recorded, tensor_finder(self._tensor_names))
             return observed, observation, hooks
 

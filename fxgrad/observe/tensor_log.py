@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from fxgrad.graph import Path, TensorMeta
+from fxgrad.observe.memory_copies import MemoryCopies
 from fxgrad.observe.seen import Producer, SeenTensor
 
 
@@ -14,7 +15,7 @@ class TensorLog:
     """The tensors that were seen, by identity; each is kept alive by whoever saw it.
 
     ``copies`` holds the tensors that no recorded function made (constants of the run), each with a copy of its value
-    when it was first used. ``foreign`` are those of them that have a history: it is not the recorded run's, as that of
+    when it was first used. ``kept`` are the tensors that were known before the run. ``foreign`` are those of them that have a history: it is not the recorded run's, as that of
     ``inputs``, which were known before it.
     """
 
@@ -22,16 +23,17 @@ class TensorLog:
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.foreign: list[SeenTensor] = []
         self.producers: dict[int, Producer] = {}
-        self._kept = list(known)
-        self.known = {id(tensor) for tensor in self._kept}
+        self.kept = list(known)
+        self._memories = MemoryCopies()
+        self.known = {id(tensor) for tensor in self.kept}
         self._versions: dict[int, int] = {}
         self._seen: dict[int, list[SeenTensor]] = {}
-        self.inputs = [self.seen((), tensor) for tensor in self._kept if may_have_history(tensor)]
+        self.inputs = [self.seen((), tensor) for tensor in self.kept if may_have_history(tensor)]
 
     def add_constant(self, tensor: torch.Tensor) -> None:
         """Note a tensor that the recorded run has not made, with its value before it is used."""
         self.known.add(id(tensor))
-        self.copies.append((tensor, copy_of(tensor)))
+        self.copies.append((tensor, self._memories.copy(tensor)))
         if may_have_history(tensor):
             self.foreign.append(self.seen((), tensor))
 
@@ -66,12 +68,3 @@ class TensorLog:
 def may_have_history(tensor: torch.Tensor) -> bool:
     """Whether a tensor may have a graph behind it; a view that requires grad always has."""
     return tensor.requires_grad and (tensor._is_view() or not tensor.is_leaf)
-
-
-def copy_of(tensor: torch.Tensor) -> torch.Tensor:
-    """A leaf with the same value; the tensor itself, where its class cannot be copied."""
-    try:
-        with torch.no_grad():
-            return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-    except Exception:  # the user's own class, or a tensor that has no values
-        return tensor
