@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.observe.frames import running
@@ -59,6 +60,7 @@ _PLAIN = Surroundings()
 _AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone")
 
 _transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 
 
 class MadeFunction(NamedTuple):
@@ -73,7 +75,8 @@ class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
-    ``taken`` are the values that Python took. ``cleared_caches`` counts, from 1, how often autocast's cache was cleared.
+    ``taken`` are the values that Python took. ``dispatch_mode`` is the class of one that the program has entered: what it
+    does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was cleared.
     ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed, by
     the identity of the copy that is kept of their state.
     """
@@ -85,6 +88,8 @@ class FunctionCalls:
         self.made_functions: dict[int, MadeFunction] = {}
         self.generators: dict[int, tuple[torch.Generator, torch.Generator]] = {}
         self.cleared_caches = 1
+        self.dispatch_mode: str | None = None
+        self._dispatch_modes = _count_dispatch_modes()
         self.paused = False
         self._log = log
         self._metas = metas
@@ -183,6 +188,8 @@ class FunctionCalls:
     def _surroundings(self) -> Surroundings:
         autocast = autocast_now() if torch._C._is_any_autocast_enabled() else None
         inference = torch.is_inference_mode_enabled()
+        if _count_dispatch_modes() > self._dispatch_modes:
+            self.dispatch_mode = type(_get_current_dispatch_mode()).__name__
         seed, dtype = torch.default_generator.initial_seed(), torch.get_default_dtype()
         if autocast is None and not inference and seed == self._seed and dtype is self._dtype:
             return _PLAIN

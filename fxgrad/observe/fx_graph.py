@@ -58,7 +58,8 @@ class ForwardGraph:
         self.constants: dict[str, Any] = {}
         self.node_of_call: dict[int, fx.Node] = {}
         self.made_for: dict[fx.Node, Made] = {}
-        self.unfit: str | None = None
+        mode = recorder.functions.dispatch_mode
+        self.unfit = None if mode is None else f"the dispatch mode {mode} had a hand in what its operations gave"
         self._attributes = attributes
         self._taken = set(attributes.values())
         self.windows: dict[str, tuple[str, Window]] = {}
@@ -252,7 +253,7 @@ class ForwardGraph:
         try:
             result = self.argument(value)
         except Exception as error:  # the user's own class cannot be copied: its tensors alone
-            self.unfit = f"its output holds what cannot be copied ({type(error).__name__}: {error})"
+            self.unfit = self.unfit or f"its output holds what cannot be copied ({type(error).__name__}: {error})"
             result = tuple([self.fx_node_of(tensor) for _, tensor in routes_in(value)])
         self.graph.output(result)
 

@@ -29,6 +29,12 @@ _TRANSFORMS = (
     (eager_transforms, "_jvp_with_argnums"),
 )
 """What the transforms of torch.func go through: the tensors inside of them exist only there."""
+_CHOICES = (
+    *("blas", "cpu_allow", "cublas", "cudnn", "deterministic", "float32", "fp32", "linalg", "math_sdp", "miopen"),
+    *("mkldnn", "nnpack", "onednn", "qengine", "rocm", "sdp"),
+)
+_CHOOSES = tuple([name for name in dir(torch._C) if name.startswith(tuple([f"_set_{choice}" for choice in _CHOICES]))])
+"""What torch.backends and torch.nn.attention.sdpa_kernel set: which kernels run, and so which nodes they make."""
 _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 """TorchScript runs its functions without Python, so no mode sees what they do."""
 
@@ -46,6 +52,7 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (torch, "clear_autocast_cache", _clear_cache(recorder)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
         (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
+        *[(torch._C, name, _for_its_effect(recorder, getattr(torch._C, name))) for name in _CHOOSES],
         *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
     ]
     with ExitStack() as stack:
@@ -125,6 +132,15 @@ def _start(recorder: ForwardRecorder) -> Callable[..., Any]:
         start(thread)
 
     return watched_start
+
+
+def _for_its_effect(recorder: ForwardRecorder, setter: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return setter(*args, **kwargs)
+        return recorder.functions.call(setter, args, kwargs)
+
+    return watched
 
 
 def _clear_cache(recorder: ForwardRecorder) -> Callable[..., Any]:

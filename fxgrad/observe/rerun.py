@@ -40,7 +40,7 @@ class RecordedForward:
         if self.unfit is not None:
             raise UsageError(
                 f"a forward that cannot be run again: {self.unfit}",
-                "a forward whose output can be made anew",
+                "operations that PyTorch runs by itself, and an output that can be made anew",
                 "run the model itself, or return tensors in tuples, lists and dicts",
             )
         names = dict.fromkeys(str(fx_node.target) for fx_node in self.graph.nodes if fx_node.op == "get_attr")

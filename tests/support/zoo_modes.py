@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
+import torch.nn.attention
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
@@ -248,6 +249,33 @@ def default_dtype():
         return self.first(x) * wide
 
     return _on(run)
+
+
+def chosen_kernels():
+    """sdpa_kernel and torch.backends flags choose other kernels, which make other nodes."""
+
+    def run(self, x):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            y = torch.nn.functional.scaled_dot_product_attention(self.first(x)[None], x[None], x[None])
+        return self.second(y[0]) + torch.nn.functional.scaled_dot_product_attention(y, y, y)[0]
+
+    return _on(run)
+
+
+def chosen_recurrent_kernel():
+    """An LSTM with oneDNN disabled: it is decomposed."""
+    lstm = nn.LSTM(3, 3)
+
+    class Disables(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = lstm
+
+        def forward(self, x):
+            with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
+                return self.lstm(x)[0]
+
+    return Disables(), (torch.randn(2, 1, 3),), {}
 
 
 def saved_tensors_hooks():

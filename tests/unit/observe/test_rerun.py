@@ -9,6 +9,8 @@ import torch
 from module_hooks import FromFunction
 from recorded_forward import described, differences, state_of
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxgrad
 from fxgrad.errors import UsageError
@@ -202,6 +204,26 @@ def test_an_output_that_cannot_be_copied_is_refused_with_the_reason():
     model = FromFunction(lambda self: (self.weight * 2, Sealed()))
     with pytest.raises(UsageError, match=r"its output holds what cannot be copied \(ValueError: sealed\)"):
         fxgrad.trace(model).forward_module(model)
+
+
+def test_a_forward_under_a_dispatch_mode_is_refused_as_the_mode_decides_what_operations_give():
+    class Doubles(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            return function(*args, **(kwargs or {})) * 2
+
+    def run(self):
+        with Doubles():
+            return self.weight.sin()
+
+    model = FromFunction(run)
+    with pytest.raises(UsageError, match="the dispatch mode Doubles had a hand in what its operations gave"):
+        fxgrad.trace(model).forward_module(model)
+
+
+def test_a_model_that_was_made_under_a_dispatch_mode_runs_again_in_it():
+    with FakeTensorMode():
+        model = nn.Linear(3, 2)
+        assert rerun(model, torch.empty(4, 3)).shape == (4, 2)
 
 
 def test_a_recorded_forward_is_not_saved_with_the_trace(tmp_path):

@@ -35,6 +35,7 @@ def test_what_hooks_of_a_whole_model_will_get_is_what_backward_gives_them(entry)
     model, arguments = entry
     for parameter in model.parameters():
         if parameter.requires_grad:
+            parameter.register_hook(note)
             parameter.register_post_accumulate_grad_hook(note)
     args, kwargs = arguments()
     verification = fxgrad.verify(model, args, kwargs)
