@@ -55,7 +55,8 @@ class ForwardRecorder:
     """What happened while `recording` was entered. All of it is live: make records of it, then drop it.
 
     ``other_threads`` tells that other threads ran meanwhile; ``failure`` is the last error that left a module, and the
-    innermost call that it left. ``is_over`` tells that nothing is watched any more.
+    innermost call that it left. ``is_over`` tells that nothing is watched any more,
+    ``last_random`` the state of torch's generator, where it was set after the last function call.
     """
 
     def __init__(self, metas: MetaTable, known: Iterable[torch.Tensor]) -> None:
@@ -70,6 +71,7 @@ class ForwardRecorder:
         self.other_threads = False
         self.failure: tuple[BaseException, SeenModuleCall] | None = None
         self.is_over = False
+        self.last_random: torch.Tensor | None = None
         self._finished = 0
 
     @property
@@ -208,6 +210,7 @@ class ForwardRecorder:
                 yield self
         finally:
             self.end()
+            self.last_random = self.functions.random_change()
             self.is_over = True
             self.where.limit = None
             self.failure = None

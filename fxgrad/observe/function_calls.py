@@ -88,6 +88,8 @@ class FunctionCalls:
         self.made_functions: dict[int, MadeFunction] = {}
         self.generators: dict[int, tuple[torch.Generator, torch.Generator]] = {}
         self.cleared_caches = 1
+        self.random_is_set = False
+        self._random: torch.Tensor | None = None
         self.dispatch_mode: str | None = None
         self._dispatch_modes = _count_dispatch_modes()
         self.paused = False
@@ -132,6 +134,18 @@ class FunctionCalls:
         if self._is_hidden():
             return call(*args, **kwargs)
         return self._run(call, target, args, kwargs, needs_result=True)
+
+    def for_its_effect(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function that changes how others run, and note it, whatever it returns."""
+        if self._is_hidden():
+            return call(*args, **kwargs)
+        results = []
+
+        def without_result(*args: Any, **kwargs: Any) -> None:
+            results.append(call(*args, **kwargs))
+
+        self._run(without_result, call, args, kwargs, needs_result=False)
+        return results[0]
 
     def note_made(self, function: Callable[..., Any], position: int) -> None:
         """Note that the result of the last recorded call holds a function, which the program may call or pass on."""
@@ -178,6 +192,7 @@ class FunctionCalls:
 
     def _add(self, seen: SeenFunctionCall) -> None:
         where = self._where
+        self._random, self._dtype = None, seen.surroundings.dtype or self._dtype
         seen.stack = running(sys._getframe(3), where.limit, where.stack)
         seen.module_call = where.call
         seen.in_loss = where.in_loss
@@ -190,13 +205,19 @@ class FunctionCalls:
         inference = torch.is_inference_mode_enabled()
         if _count_dispatch_modes() > self._dispatch_modes:
             self.dispatch_mode = type(_get_current_dispatch_mode()).__name__
-        seed, dtype = torch.default_generator.initial_seed(), torch.get_default_dtype()
-        if autocast is None and not inference and seed == self._seed and dtype is self._dtype:
+        state, dtype = self.random_change(), torch.get_default_dtype()
+        if autocast is None and not inference and state is None and dtype is self._dtype:
             return _PLAIN
-        state = None if seed == self._seed else torch.get_rng_state()
         changed_dtype = None if dtype is self._dtype else dtype
-        self._seed, self._dtype = seed, dtype
         return Surroundings(autocast, inference, state, changed_dtype, 0 if autocast is None else self.cleared_caches)
+
+    def random_change(self) -> torch.Tensor | None:
+        """The state of torch's generator, where somebody has set it since the last call that was noted."""
+        seed = torch.default_generator.initial_seed()
+        if seed != self._seed or self.random_is_set:
+            self._seed, self.random_is_set = seed, False
+            self._random = torch.get_rng_state()
+        return self._random
 
     def _frozen(self, value: Any, found: list[Earlier], depth: int = 0) -> Any:
         """A copy of the argument's containers, which may change later. New tensors in it become constants."""

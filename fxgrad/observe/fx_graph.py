@@ -76,6 +76,7 @@ class ForwardGraph:
         self._hook_functions: dict[int, SeenFunctionCall] = {}
         self._made_functions = recorder.functions.made_functions
         self._generators = recorder.functions.generators
+        self._last_random = recorder.last_random
         last_uses = {seen.surroundings.cast_cache: number for number, seen in enumerate(recorder.function_calls)}
         self._modes = RerunModes(recorder.modes, last_uses, self._function, self._constant)
         self._current: SeenFunctionCall | None = None
@@ -249,7 +250,7 @@ class ForwardGraph:
         """Finish the graph: it returns what the model returned, in the same containers."""
         self._current = None
         self._in_output = True
-        self._modes.leave()
+        self._modes.leave(self._last_random)
         try:
             result = self.argument(value)
         except Exception as error:  # the user's own class cannot be copied: its tensors alone

@@ -67,10 +67,10 @@ class RerunModes:
         self._set_dtype(wanted.dtype or self._dtype)
         self._set_grad(grad)
 
-    def leave(self) -> None:
-        """Append what it takes to be in the modes of the beginning."""
+    def leave(self, random: torch.Tensor | None) -> None:
+        """Append what it takes to be in the modes of the beginning, with torch's generator in the state given."""
         self._leave_autocasts()
-        self.set(0, Surroundings(dtype=self._initial.dtype), grad=self._initial.grad)
+        self.set(0, Surroundings(dtype=self._initial.dtype, random=random), grad=self._initial.grad)
 
     def _switch_inference(self) -> None:
         """Inference mode disables grad mode, and gives it back when it is left."""

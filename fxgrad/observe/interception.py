@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch._functorch import eager_transforms
 from torch._functorch import vmap as vmap_transform
+from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import BackwardHook
@@ -35,6 +36,12 @@ _CHOICES = (
 )
 _CHOOSES = tuple([name for name in dir(torch._C) if name.startswith(tuple([f"_set_{choice}" for choice in _CHOICES]))])
 """What torch.backends and torch.nn.attention.sdpa_kernel set: which kernels run, and so which nodes they make."""
+_EFFECTS = (
+    *[(torch._C, name) for name in _CHOOSES],
+    (forward_ad, "enter_dual_level"),
+    (forward_ad, "exit_dual_level"),
+)
+"""Functions that change how others run."""
 _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 """TorchScript runs its functions without Python, so no mode sees what they do."""
 
@@ -52,7 +59,8 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (torch, "clear_autocast_cache", _clear_cache(recorder)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
         (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
-        *[(torch._C, name, _for_its_effect(recorder, getattr(torch._C, name))) for name in _CHOOSES],
+        *[(owner, name, _for_its_effect(recorder, getattr(owner, name))) for owner, name in _EFFECTS],
+        *[(owner, "set_rng_state", _set_random(recorder, torch.set_rng_state)) for owner in (torch, torch.random)],
         *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
     ]
     with ExitStack() as stack:
@@ -138,7 +146,16 @@ def _for_its_effect(recorder: ForwardRecorder, setter: Callable[..., Any]) -> Ca
     def watched(*args: Any, **kwargs: Any) -> Any:
         if recorder.ignores_this_thread():
             return setter(*args, **kwargs)
-        return recorder.functions.call(setter, args, kwargs)
+        return recorder.functions.for_its_effect(setter, args, kwargs)
+
+    return watched
+
+
+def _set_random(recorder: ForwardRecorder, set_state: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if not recorder.ignores_this_thread():
+            recorder.functions.random_is_set = True
+        return set_state(*args, **kwargs)
 
     return watched
 

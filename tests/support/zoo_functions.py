@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 
 class _Runs(nn.Module):
@@ -262,6 +262,17 @@ class _Adapts(nn.Module):
             (grad,) = torch.autograd.grad(loss, fast, create_graph=True)
             fast = fast - 0.1 * grad
         return (x @ fast).mean()
+
+
+def forward_mode():
+    """Forward-mode differentiation with dual tensors in forward."""
+
+    def run(x):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x, torch.ones_like(x))
+            return forward_ad.unpack_dual(dual.sin()).tangent * x
+
+    return _on(run)
 
 
 def inner_steps():

@@ -234,6 +234,20 @@ def seeded_inside():
     return _on(run)
 
 
+def random_state_put_back():
+    """Draws the same numbers twice, by set_rng_state; the last fork_rng ends after the last function."""
+
+    def run(x):
+        state = torch.get_rng_state()
+        first = torch.rand(4)
+        torch.set_rng_state(state)
+        second = torch.rand(4)
+        with torch.random.fork_rng(devices=[]):
+            return x * first + second + torch.rand(4)
+
+    return _on(run)
+
+
 def reparameterised():
     """torch.distributions: rsample, log_prob and kl_divergence."""
 

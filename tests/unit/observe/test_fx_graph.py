@@ -339,6 +339,22 @@ def test_a_default_dtype_is_set_and_set_back():
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_seed_is_set_before_the_next_call_that_is_recorded():
+    def run(w):
+        torch.manual_seed(3)
+        return w * torch.rand(w.shape[0])
+
+    assert problems(run) == []
+
+
+def test_a_state_of_the_generator_that_is_set_last_is_set_last():
+    def run(w):
+        with torch.random.fork_rng(devices=[]):
+            return w * torch.rand(3)
+
+    assert problems(run) == []
+
+
 def test_casts_that_autocast_had_cached_are_cached_in_the_rerun():
     def run(self, x):
         with torch.autocast("cpu", torch.bfloat16):
