@@ -97,6 +97,7 @@ class Timeline:
         self._call_ids = call_ids
         self._fx_nodes = fx_nodes
         self._starts = [call.start for call in recorder.module_calls]
+        self._function_starts = [seen.window[0] for seen in recorder.function_calls]
         self._values: dict[tuple[AutogradNode, int], Value] = {}
         self._note_values()
 
@@ -121,6 +122,8 @@ class Timeline:
             return _WITHOUT_NUMBER
         node = self._walked.nodes[place]
         owner = self._ownership.owner.get(node)
+        if owner is None and self._outside(node, sequence_nr) is None:
+            owner = self._function_call(sequence_nr)
         if owner is None:
             return self._without_function(node, name, sequence_nr)
         seen, fx_node = self._recorder.function_calls[owner], self._fx_nodes.get(owner)
@@ -134,6 +137,14 @@ class Timeline:
             tuple([self._values.get((node, slot)) for slot in range(slots)]),
             source_of(seen.stack),
         )
+
+    def _function_call(self, sequence_nr: int) -> int | None:
+        """The function call that was running: its results need not lead to what it made, as to a dual tensor's tangent.
+        Only where no other thread ran, whose numbers could be the same."""
+        position = bisect_right(self._function_starts, sequence_nr) - 1
+        if position < 0 or sequence_nr >= self._recorder.function_calls[position].window[1]:
+            return None
+        return position
 
     def _without_function(self, node: AutogradNode, name: str, sequence_nr: int) -> Provenance:
         outside = self._outside(node, sequence_nr)

@@ -15,7 +15,7 @@ import torch
 from module_hooks import FromFunction
 from recorded_forward import described, lint_problems, meta_problems, recorded_forward_problems, tie_problems
 from torch import nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 import fxgrad
 
@@ -153,6 +153,16 @@ def test_as_subclass_is_a_method_of_its_own_class_again_afterwards():
     fxgrad.trace(nn.Linear(1, 1), (torch.ones(1),))
     assert "as_subclass" not in vars(torch.Tensor)
     assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)
+
+
+def test_the_nodes_of_a_tangent_are_tied_to_the_call_that_computed_it():
+    def run(w):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(w, torch.ones(3))
+            return forward_ad.unpack_dual(dual.sin()).tangent
+
+    assert tied(run)["CosBackward0_0"] == "sin"
+    assert problems(run) == []
 
 
 def test_a_function_that_vjp_has_returned_is_called_as_the_runs_own():
