@@ -28,14 +28,20 @@ def find_module_path(graph: BackwardGraph, text: str) -> str:
     raise UsageError(
         f"no module {escaped(text)!r}",
         f"the path of one of the {len(known)} modules" if known else "a module of the model: this trace names none",
-        "one of " + ", ".join(escaped(path) or '"" (the model itself)' for path in near) if near else "leave it out",
+        _one_of(near) if near else "leave it out",
     )
+
+
+def _one_of(paths: list[str]) -> str:
+    shown = [escaped(path) or '"" (the model itself)' for path in paths]
+    return f"one of {', '.join(shown)}" if len(shown) > 1 else shown[0]
 
 
 def dotted(text: str) -> str:
     """A path written with subscripts, with dots.
 
-    >>> dotted("encoder.layers[3]['attention']")
-    'encoder.layers.3.attention'
+    >>> dotted("encoder.layers[3]['attention']"), dotted("[0].weight")
+    ('encoder.layers.3.attention', '0.weight')
     """
-    return _SUBSCRIPT.sub(lambda match: "." + next(part for part in match.groups() if part is not None), text)
+    with_dots = _SUBSCRIPT.sub(lambda match: "." + next(part for part in match.groups() if part is not None), text)
+    return with_dots.removeprefix(".")

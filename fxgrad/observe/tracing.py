@@ -81,12 +81,12 @@ def run_forward(session: Session, loss: Callable[[Any], Any] | None) -> Output:
     assert session.arguments is not None
     args, kwargs = session.arguments
     session.limit_frames(sys._getframe())
-    with located(session, "forward"):
+    with located(session, "forward", alone="model(*args, **kwargs)"):
         value = session.model(*args, **kwargs)
     if loss is None:
         return _with_roots(session, value, value)
     session.recorder.where.in_loss = True
-    with located(session, "the loss function"):
+    with located(session, "the loss function", alone="loss(model(*args, **kwargs))"):
         result = loss(value)
     name = getattr(loss, "__name__", type(loss).__name__)
     return _with_roots(session, value, result, what=f"the result of the loss function {escaped(str(name))}")
@@ -97,15 +97,18 @@ def _with_roots(session: Session, value: Any, result: Any, *, what: str = "the o
         return Output(value, find_roots(result, what=what))
 
 
-def located(session: Session, what: str) -> UserCode:
-    """Turn an exception of the user's code into a TargetError that says where it was raised."""
+def located(session: Session, what: str, *, alone: str) -> UserCode:
+    """Turn an exception of the user's code into a TargetError that says where it was raised.
+
+    ``alone`` is how to run it without fxgrad.
+    """
 
     def told(error: BaseException) -> TargetError:
         assert session.recorder is not None
         return TargetError(
             f"{what} raised {type(error).__name__}{_place(session.model, session.recorder, error)}: {message_of(error)}",
             f"{what} that runs with these arguments",
-            "model(*args, **kwargs) by itself: it raises without fxgrad, too",
+            f"{alone} by itself: it raises without fxgrad, too",
             user_traceback(error),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Module, Node
+from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Module, ModuleCall, Node, NodeKind
 from fxgrad.graph.module_paths import find_module_path
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
@@ -102,7 +102,7 @@ def _fold_sections(subject: Subject) -> Iterator[Block]:
 def _whole(subject: Subject, fold: Fold) -> Section:
     site, call = fold.shown, subject.call(fold.shown)
     node = subject.graph.nodes[site.node] if site.node is not None else None
-    body: list[Block] = [Paragraph(line) for line in _lines(site, node) if line]
+    body: list[Block] = [Paragraph(line) for line in _lines(site, node, call) if line]
     if site.grad_output and site.hook.kind in _ONE_TENSOR:
         body.append(Table(_COLUMNS, (("the gradient", *_entry_cells(site.grad_output[0])),), headed=False))
     elif site.grad_output:
@@ -112,10 +112,11 @@ def _whole(subject: Subject, fold: Fold) -> Section:
     return Section((*_fold_title(subject, fold), site.reason), tuple(body))
 
 
-def _lines(site: HookSite, node: Node | None) -> Iterator[str]:
+def _lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterator[str]:
     yield say.firing_sentence(site)
     if node is not None:
-        yield say.made_at(node)
+        # PyTorch makes the nodes of full hooks around a call: what is the user's is the call
+        yield say.called_at(call) if call and node.kind is NodeKind.BACKWARD_HOOK else say.made_at(node)
         yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else kind_note(node)
     if not site.grad_output or site.hook.kind in _ONE_TENSOR:
         yield say.receives_sentence(site.hook)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node
+from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node, Source
 from fxgrad.graph.notation import call_text, escaped, shape_text
 from fxgrad.rules.functions import argument_of, result_of
 from fxgrad.rules.phrases import (
@@ -159,10 +159,17 @@ def _times(times: int | None) -> str:
 
 def made_at(node: Node) -> str:
     """The user's line that made the node; "" where that is not known."""
-    if node.source is None:
-        return ""
-    line = f": {code(node.source.code)}" if node.source.code else ""
-    return f"made at {editor_line(node.source)}{line}"
+    return f"made at {_line(node.source)}" if node.source else ""
+
+
+def called_at(call: ModuleCall) -> str:
+    """The line that calls the module, directly or through a container; "" where that is not known."""
+    return f"called at {_line(call.source)}" if call.source else ""
+
+
+def _line(source: Source) -> str:
+    text = f": {code(source.code)}" if source.code else ""
+    return f"{editor_line(source)}{text}"
 
 
 def receives_sentence(hook: Hook) -> str:

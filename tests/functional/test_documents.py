@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fxgrad.cli.commands import fxgrad as command_line
 from tests.support.commands import printed_by, without_versions
 
 README = Path(__file__).parents[2] / "README.md"
@@ -25,3 +26,22 @@ def test_readme_shows_what_the_command_prints(command: str, shown: str, reposito
 def test_readme_opens_with_the_two_commands() -> None:
     first_screen = README.read_text(encoding="utf-8").splitlines()[:24]
     assert sum(line.startswith("python3 -m venv .venv && ") for line in first_screen) == 2
+
+
+def test_readme_lists_the_commands_that_there_are() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert re.findall(r"^\| `fxgrad (\w+)", text, re.MULTILINE) == list(command_line.commands)
+
+
+def test_readme_lists_the_options_that_every_target_takes() -> None:
+    everywhere = README.read_text(encoding="utf-8").partition("\nEverywhere: ")[2].partition(". ")[0]
+    taken = [
+        {
+            name
+            for parameter in command_line.commands[verb].params
+            for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        for verb in ("report", "explain", "draw", "verify")
+    ]
+    mentioned = set(re.findall(r"--\w+", everywhere))
+    assert mentioned == set.intersection(*taken) - {"target", "--init", "--input", "--debug"}

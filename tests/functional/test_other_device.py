@@ -149,10 +149,9 @@ def test_a_saved_trace_says_the_same(trace, tmp_path):
 
 
 def test_where_nothing_can_fork_the_target_is_still_traced(trace, monkeypatch):
-    program = emulated._PROGRAM.replace(
-        "from fxgrad.emulated import main;",
-        "from fxgrad.observe import accelerator; accelerator.can_fork = lambda: False; from fxgrad.emulated import main;",
-    )
+    unable = "from fxgrad.observe import accelerator\naccelerator.can_fork = lambda: False\nmain()"
+    program = emulated._PROGRAM.replace("\nmain()", f"\n{unable}")
+    assert unable in program
     monkeypatch.setattr(emulated, "_PROGRAM", program)
     traced = trace(CELL)
     assert [node.name for node in traced.graph.nodes][:1] == ["ThnnFusedLstmCellBackward0"]

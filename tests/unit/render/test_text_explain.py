@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import HookKind
+from fxgrad.graph import HookKind, NodeKind, Source
 from fxgrad.render.text import explain_rich, explain_text, report_rich
 from fxgrad.rules import explain
 
@@ -58,6 +58,17 @@ def test_calls_that_say_the_same_are_told_once(lstm_cells):
     text = text_of(lstm_cells)
     assert "calls 2 and 1 of 3  →  ThnnFusedLstmCellBackward0_1 and _2   alike; shown is call 2" in text
     assert text.count("grad_output[1] result 1") == 1
+
+
+def test_a_full_hook_is_shown_with_the_line_that_calls_the_module(program, entries):
+    machinery = Source("/x/site-packages/torch/utils/hooks.py", 195, "res = fn(args)")
+    node = program.node("BackwardHookFunctionBackward_0", (3,), kind=NodeKind.BACKWARD_HOOK, source=machinery)
+    program.module("fc", "Linear")
+    call = program.call("fc", "Linear", source=Source("model.py", 12, "y = self.fc(x)"))
+    hook = program.hook(HookKind.MODULE_FULL_BACKWARD, "fc")
+    program.site(hook, call, node, grad_input=entries(("input", (3,))), grad_output=entries(("result", (3,))))
+    assert "    called at model.py:12: `y = self.fc(x)`\n" in text_of(program)
+    assert "hooks.py" not in text_of(program)
 
 
 def test_an_entry_that_stands_for_another_tensor_is_a_difference(lstm_cells):
