@@ -307,15 +307,15 @@ class Trace:
         ``depth`` collapses modules nested deeper, ``hooks_only`` keeps what carries hooks, ``module`` one module's part.
         Raises UsageError for an unknown format, OutputError where the file cannot be drawn or written.
         """
-        from fxgrad.render.dot import dot_source
-        from fxgrad.render.layout import format_of, render, write
+        from fxgrad.render.drawn import drawn
+        from fxgrad.render.layout import format_of, write
 
         kind = "svg" if path is None else format_of(path)
         inside = None if module is None else self._path(module)
-        drawn = render(dot_source(self.graph, module=inside, hooks_only=hooks_only, depth=depth), kind)
+        content = drawn(self.graph, kind, module=inside, hooks_only=hooks_only, depth=depth)
         if path is None:
-            return drawn.decode()
-        write(drawn, path)
+            return content.decode()
+        write(content, path)
         return os.fspath(path)
 
     def to_networkx(self) -> networkx.MultiDiGraph[int]:

@@ -44,17 +44,17 @@ def dot_source(
 
     Raises `UsageError` for a negative depth and for a module that was not called in this graph.
     """
-    drawn = picture(graph, module=module, hooks_only=hooks_only, depth=depth)
-    return _written(drawn)
+    return written(picture(graph, module=module, hooks_only=hooks_only, depth=depth))
 
 
-def _written(drawn: Picture) -> str:
+def written(drawn: Picture, *, turned: frozenset[str] = frozenset()) -> str:
+    """Write a picture as DOT text. The titles of the ``turned`` clusters, by key, stand on the right."""
     import graphviz
 
     homes = {box.key: box.cluster for box in drawn.boxes}
     dot = graphviz.Digraph("backward", graph_attr=_GRAPH, node_attr=_NODE, edge_attr=_EDGE)
     _write_legend(dot, drawn)
-    _write_boxes(dot, drawn)
+    _write_boxes(dot, drawn, turned)
     for arrow in drawn.arrows:
         inside = homes[arrow.tail] == homes[arrow.head]
         dot.edge(arrow.tail, arrow.head, weight="8" if inside else "1", **_arrow_attributes(arrow))
@@ -74,28 +74,28 @@ _NODE = {"fontname": theme.FONT, "fontsize": str(BOX_SIZE), "margin": "0.12,0.06
 _EDGE = {"fontname": theme.FONT, "fontsize": str(SMALL_SIZE), "color": theme.EDGE_LINE, "arrowsize": "0.7"}
 
 
-def _write_boxes(dot: graphviz.Digraph, drawn: Picture) -> None:
+def _write_boxes(dot: graphviz.Digraph, drawn: Picture, turned: frozenset[str]) -> None:
     """Write each box into its frame and each frame into the one around it, innermost first."""
-    frames = {cluster.key: _frame(cluster) for cluster in drawn.clusters}
+    frames = {cluster.key: _frame(cluster, is_turned=cluster.key in turned) for cluster in drawn.clusters}
     for box in drawn.boxes:
         frames.get(box.cluster or "", dot).node(box.key, **_box_attributes(box))
     for cluster in sorted(drawn.clusters, key=lambda cluster: -cluster.level):
         frames.get(cluster.parent or "", dot).subgraph(frames[cluster.key])
 
 
-def _frame(cluster: Cluster) -> graphviz.Digraph:
+def _frame(cluster: Cluster, *, is_turned: bool) -> graphviz.Digraph:
     import graphviz
 
-    return graphviz.Digraph(cluster.key, graph_attr=_cluster_attributes(cluster))
+    return graphviz.Digraph(cluster.key, graph_attr=_cluster_attributes(cluster, is_turned=is_turned))
 
 
-def _cluster_attributes(cluster: Cluster) -> dict[str, str]:
+def _cluster_attributes(cluster: Cluster, *, is_turned: bool) -> dict[str, str]:
     return {
         "color": theme.MODULE_LINE,
         "fillcolor": theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)],
         "fontsize": str(BOX_SIZE),
-        "label": cluster_label(cluster),
-        "labeljust": "l",
+        "label": cluster_label(cluster, is_turned=is_turned),
+        "labeljust": "r" if is_turned else "l",
         "margin": "14",
         "style": "rounded,filled",
         "tooltip": _tooltip(cluster.tooltip),

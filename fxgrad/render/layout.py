@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from fxgrad.errors import OutputError, UsageError
 from fxgrad.graph.notation import escaped
@@ -79,8 +81,18 @@ def render(source: str, format: str) -> bytes:
     """
     if format not in FORMATS:
         raise UsageError(f'format "{escaped(format)}"', _named_formats(""), '"svg"')
-    if format == "dot":
-        return source.encode()
+    return source.encode() if format == "dot" else _laid_out(source, format)
+
+
+def positions(source: str) -> Any:
+    """Where everything in DOT source comes to lie: what Graphviz's ``-Tjson`` says, as Python values.
+
+    Raises `OutputError` where the engine fails.
+    """
+    return json.loads(_laid_out(source, "json").decode(errors="replace"))
+
+
+def _laid_out(source: str, format: str) -> bytes:
     try:
         run = subprocess.run(_engine(format), input=source.encode(), capture_output=True, check=False)
     except OSError as error:

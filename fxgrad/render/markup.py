@@ -18,7 +18,7 @@ HEADLINE_SIZE = 13
 BOLD = 1.14
 """How much wider bold letters are."""
 ENTRY_WIDTH = 30
-LEFT = ' ALIGN="LEFT"'
+LEFT, RIGHT = ' ALIGN="LEFT"', ' ALIGN="RIGHT"'
 
 
 def box_label(lines: Iterable[Line], fill: str) -> str:
@@ -44,15 +44,16 @@ def arrow_label(lines: Iterable[str]) -> str:
     return _table([f"<TD>{plate[1:-1]}</TD>"])
 
 
-def cluster_label(cluster: Cluster) -> str:
-    """The path of a module in bold, and below it its type and which call this is.
+def cluster_label(cluster: Cluster, *, is_turned: bool = False) -> str:
+    """The path of a module in bold, and below it its type and which call this is: on the left, or turned to the right.
 
-    As much room again is left free to the right of it, where most arrows come in: they are drawn over it.
+    As much room again is left free beside it, where most arrows come in: they are drawn over it.
     """
+    side = RIGHT if is_turned else LEFT
     notes = " · ".join(cluster.notes)
     width = max(ems(cluster.title) * BOLD, ems(notes)) * BOX_SIZE
-    title = _cell(f"<B>{html_text(cluster.title)}</B>", width=2 * width, attributes=LEFT)
-    return _table([title, _cell(html_text(notes), width=0, attributes=LEFT)] if notes else [title])
+    title = _cell(f"<B>{html_text(cluster.title)}</B>", width=2 * width, attributes=side)
+    return _table([title, _cell(html_text(notes), width=0, attributes=side)] if notes else [title])
 
 
 def headline_label(lines: Iterable[str]) -> str:

@@ -13,6 +13,8 @@ import fxgrad
 from fxgrad.api import trace_target
 from fxgrad.cli import main
 from fxgrad.graph import HookKind
+from fxgrad.render.dot import dot_source
+from fxgrad.render.layout import render
 from fxgrad.rules.phrases import registering
 from tests.support.svg_extents import Drawing
 
@@ -139,6 +141,15 @@ def test_the_picture_of_a_sample_can_be_read(sample, options):
     drawing = Drawing(sample.draw(**options))
     assert drawing.problems() == []
     assert drawing.upward() == []
+
+
+@pytest.mark.parametrize("name", ["linear_unrolled", "resnet_block", "linear_function"])
+def test_no_arrow_of_a_small_sample_crosses_the_title_of_a_module(name, repository):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        trace = trace_target(str(repository / "samples" / f"{name}.py"))
+    assert Drawing(render(dot_source(trace.graph), "svg")).crossed()
+    assert Drawing(trace.draw()).crossed() == []
 
 
 def test_the_picture_of_each_hooked_module_of_a_sample_can_be_read(sample):

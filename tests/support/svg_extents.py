@@ -75,6 +75,7 @@ class Drawing:
         self.nodes = [_shape(g) for kind, g in groups if kind == "node"]
         self.frames = [_shape(g) for kind, g in groups if kind == "cluster"]
         self.arrows = {_title(g): _texts(g, edge=True) for kind, g in groups if kind == "edge"}
+        self.lines = {_title(g): _line(g) for kind, g in groups if kind == "edge"}
         self.boxes = [node for node in self.nodes if node.points]
 
     @property
@@ -122,6 +123,16 @@ class Drawing:
     def _everything(self) -> list[tuple[str, Rect]]:
         shapes = [(shape.name, shape.rect) for shape in (*self.boxes, *self.frames)]
         return shapes + [(f'"{text.words}"', text.rect) for text in self.texts]
+
+    def crossed(self) -> list[str]:
+        """The frames' titles that an arrow crosses."""
+        return [
+            f'"{text.words}" is crossed by {name}'
+            for frame in self.frames
+            for text in frame.texts
+            for name, points in self.lines.items()
+            if any(text.rect.left < x < text.rect.right and text.rect.top < y < text.rect.bottom for x, y in points)
+        ]
 
     def upward(self) -> list[str]:
         """The arrows that do not lead down."""
@@ -172,6 +183,20 @@ def _outline(group: ET.Element) -> list[tuple[float, float]]:
         if element.tag == f"{SVG}text":
             return []
     return []
+
+
+def _line(group: ET.Element) -> list[tuple[float, float]]:
+    """Points along the Bezier curves of an arrow."""
+    path = next((element for element in group.iter(f"{SVG}path") if element.get("fill") == "none"), None)
+    numbers = [] if path is None else [float(number) for number in re.findall(r"-?\d+\.?\d*", path.get("d"))]
+    corners = list(zip(numbers[::2], numbers[1::2], strict=True))
+    return [point for at in range(0, len(corners) - 3, 3) for point in _curve(corners[at : at + 4])]
+
+
+def _curve(corners: list[tuple[float, float]], steps: int = 200) -> list[tuple[float, float]]:
+    shares = [((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3) for t in (n / steps for n in range(steps))]
+    across, down = zip(*corners, strict=True)
+    return [(sum(map(float.__mul__, share, across)), sum(map(float.__mul__, share, down))) for share in shares]
 
 
 def _around(points: list[tuple[float, float]]) -> Rect:

@@ -99,6 +99,14 @@ def test_frames_that_cross_are_found(good):
     assert "frames cluster_frame and other cross" in Drawing(spoilt).problems()
 
 
+def test_an_arrow_through_a_frames_title_is_found(good):
+    assert Drawing(good).crossed() == []
+    line = re.search(r'<path fill="none"[^>]* d="([^"]*)"', good)[1]
+    (x, y), start = place(good, "frame"), re.match(r"M(-?[\d.]+),(-?[\d.]+)C", line)
+    spoilt = move(good, "frame", x=float(start[1]) - x, y=float(start[2]) + 10 - y)
+    assert Drawing(spoilt).crossed() == ['"frame" is crossed by upper->lower']
+
+
 def test_an_arrow_that_leads_up_is_found():
     svg = render("digraph { node [shape=box] a -> b; b -> a [constraint=false] }", "svg").decode()
     assert Drawing(svg).upward() == ["b->a"]
