@@ -52,14 +52,14 @@ def trace(
     if devices.needs_emulation(device):
         return _trace_in_child(model, arguments, keywords, loss, str(device))
     devices.check_placed(model, device)
-    with _loss_located():
+    with _explained():
         return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
 
 
 @contextmanager
-def _loss_located() -> Iterator[None]:
-    """Where nothing in the output requires grad, let the error say which line has cut it off (FXG202)."""
-    from fxgrad.rules import nothing_requires_grad
+def _explained() -> Iterator[None]:
+    """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG302."""
+    from fxgrad.rules import explain_error, nothing_requires_grad
 
     try:
         yield
@@ -68,6 +68,12 @@ def _loss_located() -> Iterator[None]:
             raise
         told = nothing_requires_grad(error.graph)
         raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error
+    except TargetError as error:
+        known = explain_error(str(error.__cause__)) if error.__cause__ is not None else None
+        if known is None:
+            raise
+        given = f"{error.given}\n{known.because} ({known.code})"
+        raise TargetError(given, error.allowed, known.fix, error.details) from error
 
 
 def _trace_in_child(
@@ -118,7 +124,7 @@ class Recording:
                 "record the forward again",
             )
         session, self._session = self._session, None
-        with _loss_located():
+        with _explained():
             return _trace_of(recorded(session, loss), self._model)
 
 
@@ -196,7 +202,7 @@ def verify(
     if devices.needs_emulation(device):
         raise devices.cannot_verify_live(str(device))
     devices.check_placed(model, device)
-    with _loss_located():
+    with _explained():
         executed = execution.execute(
             model,
             arguments,
@@ -239,7 +245,7 @@ def trace_target(
         return Trace(predict(trace_emulated(request, compare=compare)))
     from fxgrad.observe import targets
 
-    with _loss_located():
+    with _explained():
         return _trace_of(*targets.observe(request))
 
 
@@ -304,7 +310,7 @@ def verify_target(
     else:
         from fxgrad.observe import targets
 
-        with _loss_located():
+        with _explained():
             executed = targets.run(request)
         graph, firings = executed.graph, executed.firings
     return compare(predict(graph), firings)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
-from fxgrad.graph import Explanation, Gradient, HookKind, HookSite
-from fxgrad.graph.notation import escaped
-from fxgrad.rules.phrases import counted, entry_value, function_name, tuple_text
+from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Node, NodeKind
+from fxgrad.graph.notation import escaped, shape_text
+from fxgrad.rules.phrases import code, counted, entry_value, function_name, listed, tuple_text
 from fxgrad.rules.subject import Subject
 
 _MOST_ENTRIES = 12
 _REPLACE_NOTHING = (HookKind.RETAIN_GRAD, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD)
+_BEFORE_THE_NODE = (
+    HookKind.TENSOR,
+    HookKind.NODE_PRE,
+    HookKind.MODULE_FULL_BACKWARD_PRE,
+    HookKind.GLOBAL_FULL_BACKWARD_PRE,
+)
+"""What they return is what the node gets; of full pre-hooks that holds for BackwardHookFunction, the identity."""
 _COUNT = re.compile(
     r"returned an (?:incorrect number of values|invalid number of grad_(?:in|out)put)[ ,(]*"
     r"got (\d+), but expected (\d+)"
@@ -29,12 +37,57 @@ def hook_may_return_a_value(subject: Subject) -> Iterator[Explanation]:
         severity="info",
         headline=f"{function_name(hook)} may return something else than None",
         because=(
-            f"What it returns takes the place of the gradients at {escaped(node.label)}, for all that lies behind. "
+            f"What it returns takes the place of {_replaced(site)} at {escaped(node.label)}. "
+            f"{_changed_behind(subject.graph, site, node)} "
             "What fxgrad says of this graph assumes that it returns None."
         ),
         fix=f"return {must_return(site)}",
         site=site,
     )
+
+
+def _replaced(site: HookSite) -> str:
+    if site.hook.kind is HookKind.TENSOR:
+        return "the gradient"
+    return "grad_output" if site.hook.kind in _BEFORE_THE_NODE else "grad_input"
+
+
+def _changed_behind(graph: BackwardGraph, site: HookSite, node: Node) -> str:
+    """Which leaves get other gradients: those behind what is replaced."""
+    starts = [node.id] if site.hook.kind in _BEFORE_THE_NODE else _behind_entries(site, node)
+    behind = _behind(graph, starts)
+    leaves = [code(record.variable) for record in behind if record.variable is not None]
+    inside = any(record.kind is NodeKind.CHECKPOINT for record in behind)
+    if not leaves and not inside:
+        return "No leaf gets its gradient from that: no .grad changes."
+    if inside:
+        leaves.append("what a reentrant checkpoint behind it uses")
+        return f"That changes .grad of {listed(leaves)}."
+    return f"That changes .grad of {listed(leaves)}, and of no other leaf."
+
+
+def _behind_entries(site: HookSite, node: Node) -> list[int]:
+    """The nodes that the entries of grad_input go to, without those that are None: a None stays one."""
+    entries: Sequence[Gradient | None] = site.grad_input
+    if len(entries) != len(node.edges):  # a full hook has entries for arguments that are no tensors, too
+        entries = (None,) * len(node.edges) if any(entry.status != "none" for entry in site.grad_input) else ()
+    pairs = zip(node.edges, entries, strict=False)
+    return [
+        edge.next_node
+        for edge, entry in pairs
+        if edge.next_node is not None and (entry is None or entry.status != "none")
+    ]
+
+
+def _behind(graph: BackwardGraph, starts: Iterable[int]) -> list[Node]:
+    seen = dict.fromkeys(starts)
+    waiting = deque(seen)
+    while waiting:
+        for edge in graph.nodes[waiting.popleft()].edges:
+            if edge.next_node is not None and edge.next_node not in seen:
+                seen[edge.next_node] = None
+                waiting.append(edge.next_node)
+    return [graph.nodes[node] for node in sorted(seen)]
 
 
 def must_return(site: HookSite) -> str:
@@ -60,6 +113,8 @@ def must_return(site: HookSite) -> str:
 
 def _tensor(site: HookSite) -> str:
     (gradient,) = site.grad_output
+    if gradient.status == "unknown":
+        return f"None, or, where it is given a tensor, one of shape {shape_text(gradient.shape)}"
     return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {entry_value(gradient)}")
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import fxgrad
+from fxgrad.errors import TargetError
 from fxgrad.rules import explain_error, inplace_error_help
 
 
@@ -100,3 +102,43 @@ def test_a_wrong_number_of_values_is_recognised(register, returned, headline):
 
 def test_other_messages_are_left_alone():
     assert explain_error("mat1 and mat2 shapes cannot be multiplied (8x3 and 4x2)") is None
+
+
+class Changed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.linear(x).relu_()
+
+
+def test_an_error_of_forward_that_a_rule_knows_says_why_and_what_to_do():
+    model = Changed()
+    model.linear.register_full_backward_hook(silent)
+    with pytest.raises(TargetError) as raised:
+        fxgrad.trace(model, torch.ones(4, 3))
+    given = raised.value.given.splitlines()
+    assert given[0].startswith("forward raised RuntimeError in the model (Changed), at ")
+    assert given[1] == (
+        "Full hooks and full pre-hooks pass a module's positional arguments and results through BackwardHookFunction, "
+        "whose outputs are views of its inputs. Autograd refuses an in-place change of such a view: here of output 0 of "
+        "BackwardHookFunction. (torch/utils/hooks.py, BackwardHook) (FXG106)"
+    )
+    assert raised.value.suggestion.startswith("make the operation that raised out-of-place")
+    assert raised.value.details.startswith("Traceback")
+
+
+def test_an_error_of_backward_that_a_rule_knows_says_what_to_return():
+    model = nn.Linear(3, 2)
+    model.register_full_backward_hook(lambda *given: (None, None))
+    with pytest.raises(TargetError) as raised:
+        fxgrad.verify(model, torch.ones(4, 3, requires_grad=True))
+    assert raised.value.given.endswith("(FXG109)")
+    assert raised.value.suggestion == "return None, or a tuple of 1 entry, None where it was None"
+
+
+def test_an_error_that_no_rule_knows_stays_as_it_is():
+    with pytest.raises(TargetError) as raised:
+        fxgrad.trace(nn.Linear(3, 2), torch.ones(4, 5))
+    assert "FXG" not in str(raised.value)

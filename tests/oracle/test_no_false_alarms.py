@@ -1,0 +1,60 @@
+"""No warning is untrue: modules of torch.nn without hooks, against what backward leaves without a gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from module_hooks import backward
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.testing._internal.common_modules import module_db
+
+import fxgrad
+from fxgrad.errors import TargetError
+from fxgrad.rules import explain
+from fxgrad.rules.lost_gradients import lost_gradients
+
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
+INFOS = [info for info in module_db if not issubclass(info.module_cls, LazyModuleMixin)]
+SAMPLES = 8
+
+
+def with_grad(value):
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone().requires_grad_(value.is_floating_point())
+    return type(value)(map(with_grad, value)) if isinstance(value, (tuple, list)) else value
+
+
+def models_and_inputs(info, *, training):
+    samples = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=training)
+    for _, sample in zip(range(SAMPLES), samples, strict=False):
+        made, given = sample.constructor_input, sample.forward_input
+        if given is not None:
+            model = info.module_cls(*made.args, **made.kwargs).to(torch.float64).train(training)
+            yield model, tuple(given.args), dict(given.kwargs)
+
+
+def without_grad(model, args, kwargs):
+    """The parameters that require grad and that a real backward leaves without one; None where none can be run."""
+    torch.manual_seed(1)
+    try:
+        backward(model(*with_grad(args), **kwargs), None)
+    except (RuntimeError, TargetError):
+        return None
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None}
+
+
+def observed(model, args, kwargs):
+    torch.manual_seed(1)
+    return fxgrad.trace(model, with_grad(args), kwargs).graph
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
+def test_a_module_of_torch_without_hooks_is_warned_of_exactly_for_parameters_that_get_no_gradient(info, training):
+    for model, args, kwargs in models_and_inputs(info, training=training):
+        missing = without_grad(model, args, kwargs)
+        if missing is not None:
+            graph = observed(model, args, kwargs)
+            warned = {told.code for told in explain(graph) if told.severity != "info"}
+            assert {lost.parameter.name for lost in lost_gradients(graph)} == missing
+            assert warned <= ({"FXG201", "FXG204"} if missing else set())
