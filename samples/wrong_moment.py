@@ -48,17 +48,17 @@ class Mended(Early):
 
 def build():
     model, x = Early(), torch.randn(2, 4)
+    reference = model.first(x)
     model.first.register_backward_hook(print_weight)  # weight.grad is added to later
     model.segment.register_full_backward_hook(print_sizes)  # attached when backward runs the checkpoint again
-    reference = model.first(x)
     model.first.weight.register_hook(lambda grad: print((grad * reference.sum()).shape))  # keeps reference's graph
     return model, (x,)
 
 
 def build_mended():
     model, x = Mended(), torch.randn(2, 4)
+    reference = model.first(x).detach()
     model.first.weight.register_post_accumulate_grad_hook(print_weight_ready)
     model.segment.register_full_backward_hook(print_sizes)
-    reference = model.first(x).detach()
     model.first.weight.register_hook(lambda grad: print((grad * reference.sum()).shape))
     return model, (x,)

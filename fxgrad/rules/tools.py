@@ -17,16 +17,16 @@ _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled",
 def symbolic_trace_loses_the_hook(subject: Subject) -> Iterator[Explanation]:
     """FXG301: torch.fx calls modules of torch.nn as a whole, and runs the code of all others without calling them."""
     module, hook = subject.module, subject.hook
-    if module is None or not subject.calls or not hook.active or hook.registered_in is not None:
+    if module is None or not subject.firing or not hook.active or hook.registered_in is not None:
         return
     if _is_traced_through(subject.graph, module) and not (hook.kind.is_global and module.path == ""):
         yield Explanation(
             code="FXG301",
             severity="info",
-            headline=f"torch.fx.symbolic_trace would lose {function_name(hook)}",
+            headline=f"torch.fx.symbolic_trace would lose {function_name(hook)} on {module_name(module.path)}",
             because=_traced_through(module),
             fix=_kept_by(module),
-            site=subject.sites[0],
+            site=subject.firing[0],
         )
 
 

@@ -85,6 +85,11 @@ def _built(path: Path) -> Any:
     return load_target(str(path)).model
 
 
+@pytest.mark.parametrize("sample", ["lost_gradients", "wrong_moment"])
+def test_the_mended_twin_of_a_sample_has_no_finding(sample: str, repository: Path) -> None:
+    assert printed_by(f"fxgrad check samples/{sample}.py:build_mended", repository) == ""
+
+
 def test_every_report_has_its_sample(repository: Path) -> None:
     reports = {name.removesuffix(".report.txt") for name in os.listdir(repository / "samples") if name.endswith(".txt")}
     assert reports == set(SAMPLES)

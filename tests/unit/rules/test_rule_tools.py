@@ -79,6 +79,7 @@ def test_a_lost_hook_of_a_module_is_told_with_the_rule_that_loses_it():
     (told,) = found(model, "FXG301")
     assert told.severity == "info"
     assert told.headline.startswith("torch.fx.symbolic_trace would lose the lambda at ")
+    assert told.headline.endswith(" on `inner`")
     assert told.because == (
         "Where it can trace the model, its graph has the operations of `inner` (Inner) and no call of that module: only "
         "modules of torch.nn, Sequential excepted, are called as a whole. "
@@ -96,6 +97,23 @@ def test_a_lost_hook_of_the_model_itself_is_told():
         "none of its hooks. (torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
     )
     assert told.fix == "register it on the GraphModule that symbolic_trace returns"
+
+
+class Dropping(Inner):
+    def forward(self, x):
+        self.inner(x)
+        return super().forward(x)
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+
+def test_a_hook_that_never_fires_cannot_be_lost():
+    model = Dropping()
+    fired = hooked(model, ["inner"])
+    assert fired_by(model, fired) == set()
+    assert found(model, "FXG301") == []
 
 
 def test_the_tracer_that_is_advised_keeps_the_hook():
