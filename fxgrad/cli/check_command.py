@@ -25,7 +25,7 @@ _FORMATS = ("text", "json", "github", "sarif")
     epilog="""\b
 Examples:
   fxgrad check model.py
-  fxgrad check model.py other.py:make_model --select FXG1,FXG201
+  fxgrad check model.py --select FXG1,FXG201
   fxgrad check model.py --format github
 
 \b

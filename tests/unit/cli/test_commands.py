@@ -296,7 +296,7 @@ def test_what_click_refuses_has_the_shape_of_every_error(capsys, arguments, mess
 def test_help_lists_the_commands_that_are_built_in_their_order(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in lines] == ["report", "explain", "draw", "verify", "rule"]
+    assert [line.split()[0] for line in lines] == ["report", "explain", "draw", "verify", "check", "rule"]
     assert not any("..." in line for line in lines)
 
 
