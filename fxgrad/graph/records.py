@@ -99,6 +99,7 @@ class Node(NamedTuple):
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
     ``saved``            names and metas of saved tensors, when asked for
     ``settings``         arguments that are no tensors and decide whether a gradient exists: (("ord", "2"),)
+    ``overwritten``      names of saved tensors that were changed in place since: the node raises when it is executed
     """
 
     id: int
@@ -123,6 +124,7 @@ class Node(NamedTuple):
     prehooks: tuple[int, ...] = ()
     saved: tuple[tuple[str, TensorMeta], ...] | None = None
     settings: tuple[tuple[str, str], ...] = ()
+    overwritten: tuple[str, ...] = ()
 
     @property
     def short_name(self) -> str:

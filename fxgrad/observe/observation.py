@@ -33,6 +33,7 @@ from fxgrad.observe.module_records import module_record
 from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
+from fxgrad.observe.saved_versions import with_overwritten
 from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, origin_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 
@@ -150,7 +151,8 @@ class Observation:
             return node_records(self.walked, leaves)
         timeline = Timeline(self.walked, self.recorder, self._ownership, self.call_ids, self.forward.node_of_call)
         nodes = node_records(self.walked, leaves, timeline.provenance)
-        return self._operands(self.recorder, self.forward).with_operands(nodes, self.walked.order)
+        nodes = self._operands(self.recorder, self.forward).with_operands(nodes, self.walked.order)
+        return with_overwritten(nodes, self.walked.order, self._ownership.owner, self.recorder.function_calls)
 
     def _operands(self, recorder: ForwardRecorder, forward: ForwardGraph) -> Operands:
         operands = Operands(self.metas)

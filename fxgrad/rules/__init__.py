@@ -33,6 +33,7 @@ from fxgrad.rules.no_gradient import (
     parameter_is_not_used,
     tensor_is_no_leaf,
 )
+from fxgrad.rules.overwritten import saved_tensor_is_overwritten, second_backward_help
 from fxgrad.rules.page import Page
 from fxgrad.rules.pages import PAGES
 from fxgrad.rules.reading import hook_reads_grad_too_early
@@ -84,12 +85,13 @@ _GRAPH_RULES: tuple[Callable[[BackwardGraph], Iterator[Explanation]], ...] = (
     tensor_is_no_leaf,
     parameter_is_frozen,
     parameter_is_not_used,
+    saved_tensor_is_overwritten,
     script_modules_take_no_hooks,
     compiled_regions_show_no_modules,
 )
 """About no hook."""
 
-_ERROR_RULES = (inplace_error_help, mixed_hooks_help, number_of_values_help, scripted_hooks_help)
+_ERROR_RULES = (inplace_error_help, mixed_hooks_help, number_of_values_help, second_backward_help, scripted_hooks_help)
 
 
 def explain(graph: BackwardGraph) -> tuple[Explanation, ...]:

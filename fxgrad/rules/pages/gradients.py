@@ -59,6 +59,43 @@ GRADIENTS_PAGES = (
         """,
     ),
     Page(
+        code="FXG203",
+        title="Modified by an inplace operation; backward a second time",
+        what="""
+        backward raises "one of the variables needed for gradient computation has been modified by an inplace
+        operation", or "Trying to backward through the graph a second time".
+        """,
+        why="""
+        Nodes save tensors of forward: multiplication its factors, exp its result. Each tensor counts its changes in
+        place, and a node that finds another number than it saved raises, as its gradient would be wrong. Views and
+        detached tensors share the counter; .data does not, and then the gradient is wrong without an error.
+
+        backward frees what was saved, unless retain_graph=True. Whatever is kept from one step to the next with its
+        graph, as the hidden state of a recurrent module, leads the second backward into the first step's graph.
+        """,
+        source="torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack",
+        example="""
+        >>> import torch
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> y = x.exp()
+        >>> handle = y.mul_(2)
+        >>> y.sum().backward()
+        Traceback (most recent call last):
+            ...
+        RuntimeError: one of the variables needed for gradient computation has been modified by an inplace operation: ...
+        >>> z = x.exp().sum()
+        >>> z.backward()
+        >>> z.backward()
+        Traceback (most recent call last):
+            ...
+        RuntimeError: Trying to backward through the graph a second time ...
+        """,
+        fix="""
+        fxgrad names the node, the line that made it and the line that changed what it saved: use an operation that is
+        not in place there, or a clone. Between steps, keep hidden.detach().
+        """,
+    ),
+    Page(
         code="FXG204",
         title="Forward does not use these parameters",
         what="""

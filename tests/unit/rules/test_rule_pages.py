@@ -9,7 +9,7 @@ import pytest
 from fxgrad.errors import UsageError
 from fxgrad.rules import codes, describe, page
 
-CODES = [f"FXG{number}" for number in (*range(101, 114), 115, 116, 201, 202, 204, 301, 302, 303)]
+CODES = [f"FXG{number}" for number in (*range(101, 114), 115, 116, 201, 202, 203, 204, 301, 302, 303)]
 
 
 def test_every_rule_has_a_page_in_the_order_of_the_codes():

@@ -1,0 +1,78 @@
+"""Nodes that will raise because what they saved was changed, or is freed: FXG203."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node
+from fxgrad.graph.notation import escaped
+from fxgrad.predict import predict_nodes
+from fxgrad.rules.data_flow import DataFlow
+from fxgrad.rules.functions import function_of
+from fxgrad.rules.operations import operation_name, place
+from fxgrad.rules.phrases import code, editor_line, listed
+
+_UNPACK_CPP = "(torch/csrc/autograd/saved_variable.cpp)"
+_AGAIN = "Trying to backward through the graph a second time"
+
+
+def saved_tensor_is_overwritten(graph: BackwardGraph) -> Iterator[Explanation]:
+    """FXG203: backward comes to a node that saved a tensor which was changed in place since."""
+    nodes = [node for node in graph.nodes if node.overwritten]
+    if not nodes:
+        return
+    predicted, flow = predict_nodes(graph), DataFlow(graph)
+    for node in nodes:
+        if predicted[node.id].runs:
+            yield _overwritten(node, _change_after(graph, flow, node))
+
+
+def _change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNode | None:
+    """The first operation after the node's own that changed what that was given or returned."""
+    if node.fx_node is None:
+        return None
+    own = graph.fx_nodes_by_name[node.fx_node]
+    names = [fx_node.name for fx_node in graph.forward]
+    later = set(names[names.index(own.name) + 1 :])
+    changes = {fx_node.name for name in (own.name, *own.inputs) for fx_node in flow.changers_of(name)}
+    return next((fx_node for fx_node in graph.forward if fx_node.name in changes & later), None)
+
+
+def _overwritten(node: Node, change: FxNode | None) -> Explanation:
+    changed_by = operation_name(change) if change else "an operation"
+    line = (
+        f"{place(change.source)}, {changed_by} changes that in place." if change else "That is changed in place later."
+    )
+    return Explanation(
+        code="FXG203",
+        severity="error",
+        headline=f"backward raises at {escaped(node.label)}: {changed_by} changed what it saved",
+        because=(
+            f"{function_of(node)}{_made_at(node)} saved {listed(map(code, node.overwritten))} for backward. {line} "
+            "Backward compares version counters, and raises `one of the variables needed for gradient computation has "
+            f"been modified by an inplace operation`. {_UNPACK_CPP}"
+        ),
+        fix=f"use an operation that is not in place for {changed_by}, or give it a clone",
+        owner=node.label,
+        source=change.source if change else node.source,
+    )
+
+
+def _made_at(node: Node) -> str:
+    return f", at {editor_line(node.source)}," if node.source else ""
+
+
+def second_backward_help(message: str) -> Explanation | None:
+    """Explain the RuntimeError about a second backward; None for any other message."""
+    if _AGAIN not in message:
+        return None
+    return Explanation(
+        code="FXG203",
+        severity="error",
+        headline="backward came to a part of the graph that an earlier backward had freed",
+        because=(
+            "A backward frees what its nodes saved. What is kept from one step to the next with its graph, or computed "
+            f"once and used in each, leads the next backward there again. {_UNPACK_CPP}"
+        ),
+        fix="keep it detached (hidden = hidden.detach()), compute it in each step, or call backward(retain_graph=True)",
+    )

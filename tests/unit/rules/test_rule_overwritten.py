@@ -1,0 +1,209 @@
+"""FXG203: what a node saved is changed in place; held against whether a real backward raises."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrad
+from fxgrad.rules import explain, explain_error
+
+
+class Program(nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self.linear(x), x)
+
+
+def found(forward):
+    graph = fxgrad.trace(Program(forward), torch.ones(2, 3, requires_grad=True)).graph
+    return [told for told in explain(graph) if told.code == "FXG203"]
+
+
+def raises(forward):
+    result = Program(forward)(torch.ones(2, 3, requires_grad=True))
+    try:
+        result.sum().backward()
+    except RuntimeError as error:
+        return "has been modified by an inplace operation" in str(error)
+    return False
+
+
+def result_changed(hidden, x):
+    made = hidden.exp()
+    made.mul_(2)
+    return made
+
+
+def factor_changed(hidden, x):
+    made = hidden * x.sigmoid()
+    hidden.add_(1)
+    return made + hidden
+
+
+def changed_through_a_view(hidden, x):
+    made = hidden.tanh()
+    made[:1] = 0
+    return made
+
+
+def changed_through_a_detached_tensor(hidden, x):
+    made = hidden.sigmoid()
+    made.detach().mul_(2)
+    return made
+
+
+def changed_without_gradients(hidden, x):
+    made = hidden.exp()
+    with torch.no_grad():
+        made.add_(1)
+    return made
+
+
+def several_outputs(hidden, x):
+    made = hidden.softmax(-1)
+    parts = made.split(1, -1)
+    with torch.no_grad():
+        parts[0].add_(1)
+    return made
+
+
+RAISING = [
+    result_changed,
+    factor_changed,
+    changed_through_a_view,
+    changed_through_a_detached_tensor,
+    changed_without_gradients,
+    several_outputs,
+]
+
+
+def nothing_saved(hidden, x):
+    made = hidden + x
+    made.mul_(2)
+    return made
+
+
+def not_needed(hidden, x):
+    made = hidden.detach() * x
+    made.add_(1)
+    return made + hidden
+
+
+def saved_after_the_change(hidden, x):
+    hidden.mul_(2)
+    return hidden.exp()
+
+
+def made_but_not_run(hidden, x):
+    made = hidden.exp()
+    made.mul_(2)
+    return hidden + x
+
+
+def saves_its_own_result(hidden, x):
+    return hidden.relu_().sigmoid_()
+
+
+def buffer_written_between(hidden, x):
+    buffer = torch.zeros(2, 3)
+    made = hidden.exp()
+    buffer.add_(1)
+    return made + buffer
+
+
+@pytest.mark.parametrize("forward", RAISING)
+def test_a_node_that_raises_is_told(forward):
+    assert raises(forward)
+    assert [told.severity for told in found(forward)] == ["error"]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        nothing_saved,
+        not_needed,
+        saved_after_the_change,
+        made_but_not_run,
+        saves_its_own_result,
+        buffer_written_between,
+    ],
+)
+def test_a_change_that_raises_nothing_is_no_finding(forward):
+    assert raises(forward) == bool(found(forward))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_batch_norm_in_training_is_no_finding():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(inplace=True))
+    graph = fxgrad.trace(model, torch.randn(4, 3)).graph
+    assert [told.code for told in explain(graph)] == []
+
+
+def test_it_is_told_with_the_node_the_saved_tensor_and_both_lines():
+    (told,) = found(result_changed)
+    texts = [
+        re.sub(r"tests/unit/rules/test_rule_overwritten.py:\d+", "HERE", text) for text in (told.because, told.fix)
+    ]
+    assert told.headline == "backward raises at ExpBackward0_0: `mul_` changed what it saved"
+    assert texts == [
+        "aten::exp, at HERE, saved `result` for backward. At HERE, `made.mul_(2)`, `mul_` changes that in place. "
+        "Backward compares version counters, and raises `one of the variables needed for gradient computation has been "
+        "modified by an inplace operation`. (torch/csrc/autograd/saved_variable.cpp)",
+        "use an operation that is not in place for `mul_`, or give it a clone",
+    ]
+    assert told.source is not None
+    assert (told.owner, told.source.code) == ("ExpBackward0_0", "made.mul_(2)")
+
+
+@pytest.mark.parametrize("mend", [lambda made: made.mul(2), lambda made: made.clone().mul_(2)])
+def test_what_is_advised_takes_the_finding_away(mend):
+    assert found(lambda hidden, x: mend(hidden.exp())) == []
+    assert not raises(lambda hidden, x: mend(hidden.exp()))
+
+
+def test_saved_tensors_hooks_are_not_run():
+    unpacked = []
+
+    def forward(hidden, x):
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda kept: unpacked.append(1) or kept):
+            made = hidden.exp()
+        made.mul_(2)
+        return made
+
+    assert found(forward) == []
+    assert unpacked == []
+
+
+def test_a_change_through_data_raises_nothing_and_gives_a_wrong_gradient_as_the_page_says():
+    x = torch.zeros(2, requires_grad=True)
+    made = x.exp()
+    made.data.mul_(2)
+    made.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [2, 2]
+
+
+def test_a_second_backward_is_explained():
+    loss = torch.ones(3, requires_grad=True).exp().sum()
+    loss.backward()
+    with pytest.raises(RuntimeError) as raised:
+        loss.backward()
+    told = explain_error(str(raised.value))
+    assert told is not None
+    assert (told.code, told.headline) == (
+        "FXG203",
+        "backward came to a part of the graph that an earlier backward had freed",
+    )
+    assert told.because == (
+        "A backward frees what its nodes saved. What is kept from one step to the next with its graph, or computed once "
+        "and used in each, leads the next backward there again. (torch/csrc/autograd/saved_variable.cpp)"
+    )
+    assert told.fix == (
+        "keep it detached (hidden = hidden.detach()), compute it in each step, or call backward(retain_graph=True)"
+    )
