@@ -105,9 +105,8 @@ def _trace_of(observed: Observed, model: Any) -> Trace:
 class Recording:
     """What `record` gives: `trace` makes a Trace of what ran inside the ``with`` block."""
 
-    def __init__(self, session: Session, model: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self._session: Session | None = session
-        self._model = model
 
     def trace(self, loss: Any) -> Trace:
         """The Trace of what was recorded, with backward starting from `loss`: a tensor, or nested outputs.
@@ -125,7 +124,7 @@ class Recording:
             )
         session, self._session = self._session, None
         with _explained():
-            return _trace_of(recorded(session, loss), self._model)
+            return _trace_of(recorded(session, loss), session.model)
 
 
 @contextmanager
@@ -148,7 +147,7 @@ def record(model: torch.nn.Module) -> Iterator[Recording]:
     check_model(model)
     session = Session(model)
     with alone(), session.recording():
-        yield Recording(session, model)
+        yield Recording(session)
 
 
 def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: bool = False) -> Trace:

@@ -7,7 +7,7 @@ are not touched. Which node runs is asked of the engine (torch/csrc/autograd/eng
 
 from __future__ import annotations
 
-import warnings
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from fxgrad.observe.session import Session
 from fxgrad.observe.state import preserved
 from fxgrad.observe.tracebacks import UserCode, user_traceback
 from fxgrad.observe.tracing import check_model, message_of, run_forward
+from fxgrad.observe.warned import kept_warnings
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _backward(call: EngineCall, hooks: HookCollector, watch: RegistrationWatch) 
         if isinstance(place.table, dict):
             watch.remember(place.table)
     with ExitStack() as stack:
-        stack.enter_context(watch.watching())
+        stack.enter_context(watch.watching(every_thread=not _runs_in_this_thread(call.observation)))
         for place in places:
             stack.enter_context(_spied(log, place))
         for rank, hook in enumerate(hooks.hooks):
@@ -97,10 +98,16 @@ def _backward(call: EngineCall, hooks: HookCollector, watch: RegistrationWatch) 
     return tuple(log.firings)
 
 
+def _runs_in_this_thread(observation: Observation) -> bool:
+    """Whether the engine calls all hooks in the thread that calls backward: where nothing is on an accelerator
+    (torch/csrc/autograd/engine.cpp: should_run_in_cpu_ready_queue)."""
+    leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
+    return all(tensor.device.type in ("cpu", "meta") for tensor in (*observation.root_tensors, *leaves))
+
+
 def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
-    with UserCode(partial(_told, call.observation, log)), warnings.catch_warnings(record=True):
-        warnings.simplefilter("always")  # as while forward is recorded: PyTorch warns of hooks, too
-        call.run(retain_graph=retain_graph)
+    with UserCode(partial(_told, call.observation, log)), kept_warnings():
+        call.run(retain_graph=retain_graph)  # PyTorch warns of hooks here, too, as while forward is recorded
 
 
 def _told(observation: Observation, log: _Log, error: BaseException) -> TargetError:
@@ -119,6 +126,7 @@ class _Log:
         self.firings: list[Firing] = []
         self.failure: tuple[BaseException, int] | None = None
         self._hooks = hooks
+        self._thread = threading.get_ident() if _runs_in_this_thread(observation) else None
         self._ids: dict[AutogradNode, int] = observation.walked.ids
         self._retaining = [
             (rank, hook, hook.tensor, hook.tensor.grad)
@@ -127,7 +135,9 @@ class _Log:
         ]
 
     def note(self, rank: int, kind: HookKind, call: str | None, arguments: tuple[Any, ...]) -> None:
-        """Note one firing by the arguments that the hook is called with."""
+        """Note one firing by the arguments that the hook is called with. Another thread's backward is not this one."""
+        if self._thread not in (None, threading.get_ident()):
+            return
         node = torch._C._current_autograd_node()
         grad_input, grad_output = _gradients(kind, arguments)
         order = len(self.firings)

@@ -152,6 +152,8 @@ class ForwardRecorder:
         key = -1 - call.number
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.ignores_this_thread():
+                return
             _forget_watch(call, key)
             call.forward_start = next_sequence_nr()
             self._note_inputs(call, args, kwargs)

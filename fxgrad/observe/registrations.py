@@ -10,6 +10,7 @@ torch/csrc/autograd/python_cpp_function.cpp (register_hook of a C++ node).
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,17 +63,23 @@ class Registration:
 
 
 class RegistrationWatch:
-    """Sees every registration and removal while `watching` is entered."""
+    """Sees every registration and removal of one thread while `watching` is entered.
+
+    Other threads pass: what they register is not the watched program's, and is not to be taken back.
+    """
 
     def __init__(self) -> None:
         self.registrations: dict[Key, Registration] = {}
         self.paused = False
+        self._thread: int | None = None
         self.running: Callable[[], tuple[SeenModuleCall | None, int]] = lambda: (None, next_sequence_nr())
         self._before: dict[int, tuple[Any, list[tuple[Any, Any]]]] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[RegistrationWatch]:
-        """Wrap what every registering and removing function calls, C++ ones included."""
+    def watching(self, *, every_thread: bool = False) -> Iterator[RegistrationWatch]:
+        """Wrap what every registering and removing function calls, C++ ones included. ``every_thread``: as backward on
+        an accelerator calls hooks in a thread of its own."""
+        self._thread = None if every_thread else threading.get_ident()
         init, remove = RemovableHandle.__init__, RemovableHandle.remove
         RemovableHandle.__init__ = self._init(init)  # type: ignore[method-assign]
         RemovableHandle.remove = self._remove(remove)  # type: ignore[method-assign]
@@ -96,9 +103,11 @@ class RegistrationWatch:
 
     def _init(self, init: Callable[..., None]) -> Callable[..., None]:
         def watched(handle: RemovableHandle, hooks_dict: Any, *, extra_dict: Any = None) -> None:
-            self.remember(hooks_dict)
-            init(handle, hooks_dict, extra_dict=extra_dict)
-            if not self.paused:
+            if self._passes():
+                init(handle, hooks_dict, extra_dict=extra_dict)
+            else:
+                self.remember(hooks_dict)
+                init(handle, hooks_dict, extra_dict=extra_dict)
                 made = _registration(handle, hooks_dict, sys._getframe(1), self.running())
                 self.registrations[made.key] = made
 
@@ -107,7 +116,7 @@ class RegistrationWatch:
     def _remove(self, remove: Callable[..., None]) -> Callable[..., None]:
         def watched(handle: RemovableHandle) -> None:
             table = handle.hooks_dict_ref()
-            if table is not None and not self.paused:
+            if table is not None and not self._passes():
                 self.remember(table)
                 made = self.registrations.get((handle.id, id(table)))
                 if made is not None:
@@ -116,9 +125,12 @@ class RegistrationWatch:
 
         return watched
 
+    def _passes(self) -> bool:
+        return self.paused or self._thread not in (None, threading.get_ident())
+
     def remember(self, table: Any) -> None:
         """Note what a table holds, if this is the first time that it is touched."""
-        if not self.paused and id(table) not in self._before:
+        if id(table) not in self._before:
             self._before[id(table)] = table, list(table.items())
 
 

@@ -32,6 +32,7 @@ from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.rerun import RecordedForward
 from fxgrad.observe.roots import FoundRoots
 from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.warned import kept_warnings
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -71,14 +72,12 @@ class Session:
             self._look_at_model()
         with ExitStack() as stack:
             stack.enter_context(self._eager())
-            caught = [] if args is None else stack.enter_context(warnings.catch_warnings(record=True))
-            if args is not None:
-                warnings.simplefilter("always")
+            caught = [] if args is None else stack.enter_context(kept_warnings())
             stack.enter_context(self.watch.watching())
             assert self.recorder is not None
             stack.enter_context(self.recorder.recording())
             yield self
-        self.notes += _told_once(caught or ())
+        self.notes += _told_once(caught)
 
     def _look_at_model(self) -> None:
         """Names, hooks and versions before anything runs: forward may change what the model holds."""
