@@ -88,6 +88,14 @@ class _FunctionMode(TorchFunctionMode):
     ) -> Any:
         return self.call(function, args, kwargs or {})
 
+    def __exit__(self, *_: object) -> None:
+        """Leave this mode, whichever the program entered meanwhile and did not leave: those stay."""
+        above = []
+        while torch._C._len_torch_function_stack() and (mode := torch._C._pop_torch_function_stack()) is not self:
+            above.append(mode)
+        for mode in reversed(above):
+            torch._C._push_on_torch_function_stack(mode)
+
 
 def _module_call(recorder: ForwardRecorder) -> Callable[..., Any]:
     call_impl: Callable[..., Any] = nn.Module._call_impl

@@ -79,7 +79,8 @@ def _device(backend: Any) -> Undo:
 
 
 def settings() -> Iterator[Undo]:
-    """What puts grad mode, autocast, the default dtype and device, and torch's other settings back."""
+    """What puts grad mode, autocast, default dtype and device, modes and torch's other settings back; last one first."""
+    yield _undo_with(_leave_modes, (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()))
     yield _undo_with(_set_hook_flag, getattr(module_hooks, _GLOBAL_HOOK_FLAG))
     yield _setting(torch.is_grad_enabled, torch._C._set_grad_enabled)
     yield _setting(torch.get_default_dtype, torch.set_default_dtype)
@@ -97,6 +98,14 @@ def settings() -> Iterator[Undo]:
     yield _setting(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
     yield from map(_attention_kernel, _ATTENTION_KERNELS)
     yield from map(_pair, _PAIRS)
+
+
+def _leave_modes(counts: tuple[int, int]) -> None:
+    """Leave the modes that were entered on top of so many, and not left."""
+    while torch._C._len_torch_function_stack() > counts[0]:
+        torch._C._pop_torch_function_stack()
+    while torch._C._len_torch_dispatch_stack() > counts[1]:
+        torch._C._pop_torch_dispatch_stack(None)
 
 
 def _set_hook_flag(value: bool | None) -> None:

@@ -11,12 +11,13 @@ What is put back:
 - the random state of torch (of every device that is initialised), of Python, of numpy, and of the generators of these
   three that are held; seeds that wait for a device;
 - the global hook tables; grad mode, autocast, the default dtype and device, deterministic algorithms, anomaly mode and
-  the other settings in `fxgrad.observe.process_state`.
+  the other settings in `fxgrad.observe.process_state`; modes of torch functions and of dispatch that were not left.
 
 What is not: attributes of objects of other classes, class attributes, globals, closures and files, and what is reached
 only through these; numpy arrays that share no memory with a tensor; attributes of scripted modules other than tensors;
 ``retain_grad`` on an input; the history that an in-place operation gives to an input that is a view or had a history
-before; modes that forward enters and never leaves; what torch or Python warn of once in a process.
+before; what torch or Python warn of once in a process. What other threads do meanwhile to what is put back is undone,
+too: to the model, to random states and to settings that belong to the process.
 
 Inside an autocast region of the caller, the casts of weights that the region keeps are dropped: those of the traced run
 must not be used later, so the caller's next run casts again. Numbers that only tell one from another go on: autograd's

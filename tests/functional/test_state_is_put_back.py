@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from changing_modules import CHANGES, Changing, Stop, ignored
+from changing_modules import CHANGES, Changing, FunctionMode, Stop, ignored
 from snapshots import SETTINGS, differences, taken
 from torch import nn
 from torch.nn.utils import parametrize
@@ -190,6 +191,79 @@ def test_containers_and_modules_among_the_arguments_are_as_before() -> None:
     assert changed_by(run, model, x, seen, norm) == []
 
 
+# What is not put back, as the README says
+
+
+class Counter:
+    """An object of the user's."""
+
+    count = 0
+
+
+class Counting(nn.Module):
+    """Counts its calls where a trace does not look."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = Counter()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.counter.count += 1
+        type(self).calls += 1
+        return self.linear(x)
+
+
+def test_objects_of_other_classes_and_classes_keep_what_forward_did() -> None:
+    model = Counting()
+    fxgrad.trace(model, torch.randn(4, 3))
+    assert (model.counter.count, Counting.calls) == (1, 1)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(torch.full((3,), 2.0, requires_grad=True))
+
+
+def test_leaf_that_is_changed_in_place_is_as_before() -> None:
+    x = torch.ones(3)
+    assert changed_by(lambda: fxgrad.trace(InPlace(), x), x) == []
+
+
+def test_input_with_a_history_keeps_the_one_that_an_in_place_operation_gave_it() -> None:
+    x = torch.ones(3, requires_grad=True) * 3
+    fxgrad.trace(InPlace(), x)
+    assert x.tolist() == [3, 3, 3]
+    assert (x._version, x.grad_fn.name()) == (0, "MulBackward0")
+    assert x.grad_fn.next_functions[0][0].name() == "MulBackward0"
+
+
+def test_input_that_forward_tells_to_retain_its_gradient_retains_it() -> None:
+    class Retaining(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x.retain_grad()
+            return x * 2
+
+    x = torch.ones(3, requires_grad=True) * 3
+    fxgrad.trace(Retaining(), x)
+    assert x.retains_grad
+
+
+def test_seed_that_another_thread_sets_meanwhile_is_undone() -> None:
+    class Seeding(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            thread = threading.Thread(target=torch.manual_seed, args=(3,))
+            thread.start()
+            thread.join()
+            return x * 2
+
+    before = torch.get_rng_state()
+    fxgrad.trace(Seeding(), torch.ones(3, requires_grad=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # What is around the call
 
 
@@ -320,6 +394,17 @@ def test_recording_alone_changes_nothing() -> None:
         recording.trace(loss)
 
     assert changed_by(run, model, x) == []
+
+
+def test_mode_that_is_entered_inside_a_recording_stays_when_it_is_over() -> None:
+    model, mode = nn.Linear(3, 3), FunctionMode()
+    with fxgrad.record(model) as recording:
+        mode.__enter__()
+        loss = model(torch.randn(4, 3)).sum()
+    assert torch.overrides._get_current_function_mode() is mode
+    mode.__exit__(None, None, None)
+    assert torch.overrides._get_current_function_mode() is None
+    assert len(recording.trace(loss).calls) == 1
 
 
 def test_recording_that_raises_changes_nothing() -> None:

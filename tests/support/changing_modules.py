@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as module_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Change = Callable[["Changing", torch.Tensor], torch.Tensor | None]
 """Changes a module, or what it holds, and may return another tensor to go on with: of three columns."""
@@ -444,6 +446,26 @@ def defaults_set(self, x):
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_warn_always(True)
+
+
+class FunctionMode(TorchFunctionMode):
+    """Passes everything on."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+class DispatchMode(TorchDispatchMode):
+    """Passes everything on."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@process_change
+def modes_entered(self, x):
+    FunctionMode().__enter__()
+    DispatchMode().__enter__()
 
 
 @process_change
