@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 from tests.benchmarks.conftest import Compared
@@ -22,7 +23,7 @@ def run(*arguments: str) -> str:
 
 
 def test_help_against_an_empty_python(figure: Callable[[str], None], compare: Callable[..., Compared]) -> None:
-    took = compare(lambda: run("-m", "fxgrad", "--help"), lambda: run("-c", "pass"), rounds=5)
+    took = compare(lambda: run("-m", "fxgrad", "--help"), lambda: run("-c", "pass"), rounds=5, clock=time.perf_counter)
     figure(f"       {took.ours / 1e6:.2f} s")
 
 

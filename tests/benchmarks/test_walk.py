@@ -71,12 +71,12 @@ import resource, time
 import fxgrad
 from tests.benchmarks.models import chain
 value = chain({length})
-start = time.perf_counter()
+start = time.process_time()
 trace = fxgrad.capture(value)
 nodes = len(trace.graph.nodes)
-captured = time.perf_counter() - start
+captured = time.process_time() - start
 del value
-freed = time.perf_counter() - start - captured
+freed = time.process_time() - start - captured
 print(nodes, captured, freed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
