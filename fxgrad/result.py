@@ -350,14 +350,35 @@ class Trace:
         """The run as a ``torch.fx.Graph``, in the process that traced it.
 
         Each ``call_function`` and ``call_method`` has ``nn_module_stack``, ``stack_trace``, ``tensor_meta`` and
-        ``sequence_window`` (the autograd sequence numbers before and after) in its ``meta``.
+        ``sequence_window`` (the autograd sequence numbers before and after) in its ``meta``. What holds no tensor is a
+        constant of that run: sizes, ``item()``, what numpy or the program's own control flow made of the values.
+
+        >>> import torch, fxgrad
+        >>> print(fxgrad.trace(torch.nn.Linear(3, 2), (torch.ones(3),)).forward)
+        graph():
+            %input_1 : [num_users=1] = placeholder[target=input]
+            %weight : [num_users=1] = get_attr[target=weight]
+            %bias : [num_users=1] = get_attr[target=bias]
+            %linear : [num_users=1] = call_function[target=torch._C._nn.linear](args = (%input_1, %weight, %bias), \
+kwargs = {})
+            return linear
         """
         graph: torch.fx.Graph = self._recorded("forward").graph
         return graph
 
     def forward_module(self, model: torch.nn.Module) -> torch.fx.GraphModule:
         """A GraphModule that runs the recorded forward again, with the parameters of `model`, which is not touched:
-        what the run would change is copied."""
+        what the run would change is copied.
+
+        With the same arguments and the same random state it gives what the model gave. Functions of the program's own
+        that were passed to ``torch.func``, and scripted ones, are called as they are, with the tensors that they hold.
+        Raises UsageError for a model without one of the parameters, and for a forward that cannot be run again.
+
+        >>> import torch, fxgrad
+        >>> model, x = torch.nn.Linear(3, 2), torch.ones(3)
+        >>> torch.equal(fxgrad.trace(model, (x,)).forward_module(model)(x), model(x))
+        True
+        """
         module: torch.fx.GraphModule = self._recorded("forward_module").module(model)
         return module
 
