@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 
 from fxgrad.observe.frames import code_of
-from fxgrad.observe.structure import tensors_in
 from fxgrad.observe.tensor_log import may_have_history
 
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
@@ -23,6 +23,10 @@ _KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "P
 _TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
 """What leads from ``module.parameters`` to the variable of a for loop."""
 _ITERATES = {"parameters": (), "named_parameters": ("UNPACK_SEQUENCE",)}
+
+_DEEPEST = 3
+_MOST_MEMBERS = 100
+"""Of each container that a hook holds."""
 
 Way = tuple[str, ...]
 """Attributes, from the module that a hook is given."""
@@ -114,10 +118,23 @@ def holds(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ...]:
         [
             (name, tensor, tensor is not value)
             for name, value in _held(function)
-            for _, tensor in tensors_in(value, (name,)).tensors
+            for tensor in _tensors_of(value)
             if may_have_history(tensor)
         ]
     )
+
+
+def _tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """The value, or the tensors in Python's own containers, as far as is seen at a glance: a hook may hold anything."""
+    values = [value]
+    for _ in range(_DEEPEST):
+        yield from (each for each in values if isinstance(each, torch.Tensor))
+        values = [member for each in values for member in _members(each)]
+
+
+def _members(value: Any) -> Iterator[Any]:
+    members = value.values() if type(value) is dict else value if type(value) in (list, tuple, set) else ()
+    return itertools.islice(members, _MOST_MEMBERS)
 
 
 def _held(function: Any) -> Iterator[tuple[str, Any]]:

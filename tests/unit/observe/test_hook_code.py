@@ -112,6 +112,15 @@ def test_a_tensor_with_a_graph_is_found_in_variables_around_defaults_and_argumen
     ]
 
 
+def test_large_containers_and_objects_are_not_searched():
+    class Holder(dict):
+        def values(self):
+            raise AssertionError("the user's code was called")
+
+    held = [Holder(), list(range(1_000_000)), torch.nn.Linear(3, 2)]
+    assert holds(functools.partial(print, held)) == ()
+
+
 def test_tensors_without_a_graph_and_what_is_not_assigned_yet_hold_nothing():
     weight, constant = torch.ones(3, requires_grad=True), torch.ones(3)
 
