@@ -161,7 +161,7 @@ class Trace:
         path = None if self._path_of_module is None else self._path_of_module(module)
         if path is None:
             raise UsageError(
-                f"a {type(module).__name__} as the module",
+                f"a {escaped(type(module).__name__)} as the module",
                 "a dotted path, or a module of the model in the process that traced it",
                 "a path such as " + ", ".join(m.path or '""' for m in self.graph.modules[:3]),
             )
@@ -274,14 +274,15 @@ class Trace:
 
         Raises UsageError for an unknown module.
         """
-        from fxgrad.predict import hook_calls
+        from fxgrad.predict import hook_calls, predict
         from fxgrad.render.text import order_rich, order_text
 
         path = None if module is None else self._path(module)
         wanted = partial(self._is_at, path=path)
-        calls = tuple(filter(wanted, hook_calls(self.graph)))
-        text = order_text(self.graph, wanted=wanted)
-        return Order(self.graph, (), text, lambda: order_rich(self.graph, wanted=wanted), calls)
+        graph = predict(self.graph)  # how often a hook is called is not in the records
+        calls = tuple(filter(wanted, hook_calls(graph)))
+        text = order_text(graph, wanted=wanted)
+        return Order(graph, (), text, lambda: order_rich(graph, wanted=wanted), calls)
 
     def report(self) -> Report:
         """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""

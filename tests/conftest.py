@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,10 @@ def repository() -> Path:
 @pytest.fixture
 def overwrite(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--overwrite"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many hostile inputs were tried, by category, where the fuzz suite ran."""
+    fuzzing = sys.modules.get("fuzzing")
+    for line in fuzzing.tally_lines() if fuzzing is not None else ():
+        terminalreporter.write_line(f"fuzz: {line}")

@@ -22,7 +22,7 @@ from torch.nn.modules import module as module_hooks
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.firings import Firing, Received
-from fxgrad.graph.notation import hook_text, path_text, source_text
+from fxgrad.graph.notation import escaped, hook_text, path_text, source_text
 from fxgrad.observe.engine_call import EngineCall
 from fxgrad.observe.forward import alone
 from fxgrad.observe.hooked import HookCollector, Place
@@ -32,8 +32,8 @@ from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.session import Session
 from fxgrad.observe.state import preserved
-from fxgrad.observe.tracebacks import UserCode, user_traceback
-from fxgrad.observe.tracing import check_model, message_of, run_forward
+from fxgrad.observe.tracebacks import UserCode, message_of, user_traceback
+from fxgrad.observe.tracing import check_model, run_forward
 from fxgrad.observe.warned import kept_warnings
 
 
@@ -112,7 +112,7 @@ def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
 
 def _told(observation: Observation, log: _Log, error: BaseException) -> TargetError:
     return TargetError(
-        f"{log.culprit(error)} raised {type(error).__name__}: {message_of(error)}",
+        f"{log.culprit(error)} raised {escaped(type(error).__name__)}: {message_of(error)}",
         "a backward that runs, with hooks that do not raise",
         "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
         user_traceback(error),

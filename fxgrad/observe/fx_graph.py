@@ -20,6 +20,7 @@ from torch import fx
 from torch.nn.modules._functions import BackwardHookFunction
 
 from fxgrad.graph import Value
+from fxgrad.graph.notation import escaped
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import stack_trace
 from fxgrad.observe.fx_literals import is_literal, is_misread, is_plain_tree
@@ -29,6 +30,7 @@ from fxgrad.observe.memory_copies import Window, copy_of, memory_key, window_of
 from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
 from fxgrad.observe.structure import Route, routes_in, routes_to
 from fxgrad.observe.templates import filled, template_of
+from fxgrad.observe.tracebacks import message_of
 
 ModuleStack = dict[str, tuple[str, type]]
 
@@ -254,7 +256,8 @@ class ForwardGraph:
         try:
             result = self.argument(value)
         except Exception as error:  # the user's own class cannot be copied: its tensors alone
-            self.unfit = self.unfit or f"its output holds what cannot be copied ({type(error).__name__}: {error})"
+            told = f"{escaped(type(error).__name__)}: {message_of(error)}"
+            self.unfit = self.unfit or f"its output holds what cannot be copied ({told})"
             result = tuple([self.fx_node_of(tensor) for _, tensor in routes_in(value)])
         self.graph.output(result)
 

@@ -9,7 +9,7 @@ import torch
 
 from fxgrad.errors import NothingRequiresGradError
 from fxgrad.graph import Path
-from fxgrad.graph.notation import path_text
+from fxgrad.graph.notation import escaped, path_text
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.structure import tensors_in
 
@@ -28,6 +28,11 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
     An output with a scalar ``loss`` that requires grad (as Hugging Face models return) has that one root.
     Raises NothingRequiresGradError where nothing does.
     """
+    with torch._C.DisableTorchFunction():  # neither the user's tensor classes nor modes that are entered are asked
+        return _found_roots(output, what)
+
+
+def _found_roots(output: Any, what: str) -> FoundRoots:
     loss = _loss_of(output)
     if loss is not None:
         others = [path for path, tensor in tensors_in(output, ("result",)).tensors if tensor is not loss]
@@ -36,7 +41,7 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
     found = tensors_in(output, ("result",))
     roots = [(path, tensor) for path, tensor in found.tensors if tensor.requires_grad]
     skipped = [f"{path_text(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]
-    skipped += [f"{path_text(path)}: a {name}, which is not looked into" for path, name in found.opaque]
+    skipped += [f"{path_text(path)}: a {escaped(name)}, which is not looked into" for path, name in found.opaque]
     if not roots:
         raise NothingRequiresGradError(
             f"nothing in {what} requires grad" + (f" ({'; '.join(skipped)})" if skipped else ""),
@@ -50,6 +55,9 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
 def _loss_of(output: Any) -> torch.Tensor | None:
     if is_a(output, torch.Tensor):
         return None
-    loss = output.get("loss") if is_a(output, Mapping) else getattr(output, "loss", None)
+    try:
+        loss = output.get("loss") if is_a(output, Mapping) else getattr(output, "loss", None)
+    except Exception:  # the user's own class
+        return None
     usable = is_a(loss, torch.Tensor) and loss.dim() == 0 and loss.requires_grad
     return loss if usable else None

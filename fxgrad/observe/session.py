@@ -71,6 +71,7 @@ class Session:
         with torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
             self._look_at_model()
         with ExitStack() as stack:
+            stack.enter_context(_room_for_own_frames())
             stack.enter_context(self._eager())
             caught = [] if args is None else stack.enter_context(kept_warnings())
             stack.enter_context(self.watch.watching())
@@ -221,6 +222,17 @@ class Session:
     def _changed(self) -> frozenset[str]:
         now = self._counted_parameters()
         return frozenset(name for name, tensor in now if self._versions.get(name, tensor._version) != tensor._version)
+
+
+@contextmanager
+def _room_for_own_frames() -> Iterator[None]:
+    """Let a model that runs by itself run watched: each module call has fewer frames of fxgrad's than of torch's."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _keyword_tensors(kwargs: Mapping[str, Any]) -> list[tuple[Path, torch.Tensor]]:

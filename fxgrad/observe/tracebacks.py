@@ -11,6 +11,7 @@ import torch
 
 import fxgrad
 from fxgrad.errors import TargetError
+from fxgrad.graph.notation import escaped, one_line
 
 _FXGRAD = os.path.dirname(os.path.abspath(fxgrad.__file__)) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
@@ -58,7 +59,7 @@ def user_code(doing: str, *, allowed: str, advice: Callable[[BaseException], str
     """
 
     def told(error: BaseException) -> TargetError:
-        given = f"{type(error).__name__} while {doing}"
+        given = f"{escaped(type(error).__name__)} while {doing}"
         return TargetError(given, allowed, _after_exit(error) or advice(error), user_traceback(error))
 
     return UserCode(told)
@@ -90,3 +91,12 @@ def _cut(stack: traceback.StackSummary) -> traceback.StackSummary:
 
 def _without(frames: Iterable[traceback.FrameSummary], is_hidden: Callable[[str], bool]) -> traceback.StackSummary:
     return traceback.StackSummary.from_list([frame for frame in frames if not is_hidden(frame.filename)])
+
+
+def message_of(error: BaseException) -> str:
+    """The first line of what the error says; all of it is in the traceback."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # the user's own class
+        return "(its message cannot be shown)"
+    return one_line(lines[0]) if lines else "(no message)"

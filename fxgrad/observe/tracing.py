@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
-from fxgrad.graph.notation import escaped, one_line
+from fxgrad.graph.notation import escaped
 from fxgrad.observe.forward import ForwardRecorder, alone
 from fxgrad.observe.frames import source_of_error
 from fxgrad.observe.hook_search import HookSearch
@@ -25,7 +25,7 @@ from fxgrad.observe.roots import FoundRoots, find_roots
 from fxgrad.observe.seen import SeenModuleCall
 from fxgrad.observe.session import Observed, Session
 from fxgrad.observe.state import preserved
-from fxgrad.observe.tracebacks import UserCode, user_traceback
+from fxgrad.observe.tracebacks import UserCode, message_of, user_traceback
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"
 
@@ -88,8 +88,15 @@ def run_forward(session: Session, loss: Callable[[Any], Any] | None) -> Output:
     session.recorder.where.in_loss = True
     with located(session, "the loss function", alone="loss(model(*args, **kwargs))"):
         result = loss(value)
-    name = getattr(loss, "__name__", type(loss).__name__)
-    return _with_roots(session, value, result, what=f"the result of the loss function {escaped(str(name))}")
+    return _with_roots(session, value, result, what=f"the result of the loss function {escaped(_name_of(loss))}")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    try:
+        name = function.__name__
+    except Exception:  # the user's own class, or a callable object
+        return type(function).__name__
+    return name if is_a(name, str) else type(function).__name__
 
 
 def _with_roots(session: Session, value: Any, result: Any, *, what: str = "the output of forward") -> Output:
@@ -106,7 +113,7 @@ def located(session: Session, what: str, *, alone: str) -> UserCode:
     def told(error: BaseException) -> TargetError:
         assert session.recorder is not None
         return TargetError(
-            f"{what} raised {type(error).__name__}{_place(session.model, session.recorder, error)}: {message_of(error)}",
+            f"{what} raised {escaped(type(error).__name__)}{_place(session.model, session.recorder, error)}: {message_of(error)}",
             f"{what} that runs with these arguments",
             f"{alone} by itself: it raises without fxgrad, too",
             user_traceback(error),
@@ -134,27 +141,18 @@ def _call_text(model: nn.Module, recorder: ForwardRecorder, call: SeenModuleCall
     return text if index == 1 else f"{text} call {index}"
 
 
-def message_of(error: BaseException) -> str:
-    """The first line of what the error says; all of it is in the traceback."""
-    try:
-        lines = str(error).strip().splitlines()
-    except Exception:  # the user's own class
-        return "(its message cannot be shown)"
-    return one_line(lines[0]) if lines else "(no message)"
-
-
 def check_model(model: object) -> None:
     """Refuse what cannot be traced, saying what to do first."""
     if not is_a(model, nn.Module):
         raise UsageError(
-            f"a {type(model).__name__} as the model",
+            f"a {escaped(type(model).__name__)} as the model",
             "a torch.nn.Module",
             "wrap a function in a Module whose forward calls it, or use fxgrad.capture(outputs)",
         )
     for path, module in module_paths(model):
         if any(map(is_lazy, [*table_of(module, "_parameters").values(), *table_of(module, "_buffers").values()])):
             raise UsageError(
-                f"{escaped(path) or 'the model'} is a {type(module).__name__}, whose parameters have no shape yet",
+                f"{escaped(path) or 'the model'} is a {escaped(type(module).__name__)}, whose parameters have no shape yet",
                 "modules whose parameters are initialized: the first call of a lazy module changes its class",
                 "run model(*args) once before tracing",
             )

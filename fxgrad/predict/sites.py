@@ -39,12 +39,11 @@ def predict(graph: BackwardGraph, backward: BackwardCall | None = None) -> Backw
 
 
 def hook_calls(graph: BackwardGraph) -> tuple[HookSite, ...]:
-    """The sites of a graph as their hooks are called: a multi-grad hook that is called again comes again."""
+    """The sites of a predicted graph as their hooks are called: a multi-grad hook that is called again comes again."""
     sites = resolve(graph)
     calls = Firing(Outlook.of(graph, graph.info.backward), sites).calls if sites else ()
     ranks = {number: rank for rank, number in enumerate(dict.fromkeys(calls))}
-    predicted = predict(graph).sites
-    return tuple([predicted[ranks[number]] for number in calls])
+    return tuple([graph.sites[ranks[number]] for number in calls])
 
 
 def _in_firing_order(sites: Sequence[HookSite], firing: Firing) -> tuple[HookSite, ...]:

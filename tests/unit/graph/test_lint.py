@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from fxgrad.graph import BackwardGraph, Gradient, Held, HookKind, NodeKind
+from fxgrad.graph import BackwardCall, BackwardGraph, FullHookSetup, Gradient, Held, HookKind, NodeKind, Value
 from fxgrad.graph.lint import GraphLintError
 from fxgrad.graph.structure import structural_problems
 
@@ -90,6 +90,10 @@ STRUCTURE = {
     "a root's slot exists": (
         lambda g: with_record(g, "roots", 0, slot=1),
         ("roots[0]: node 0 has no slot 1; it has 1",),
+    ),
+    "the inputs of backward are nodes": (
+        lambda g: replace(g, info=replace(g.info, backward=BackwardCall(((9, 0),)))),
+        ("info, the inputs of backward: there is no node 9; nodes are 0 to 3",),
     ),
     "an edge leads to a node": (
         lambda g: with_edge(g, 0, 0, next_node=4),
@@ -187,6 +191,34 @@ STRUCTURE = {
         lambda g: with_record(g, "forward", 1, modules=("fc#1", "fc#3")),
         ('fx node "fc_bias": there is no module call "fc#3"',),
     ),
+    "an fx node's changes and aliases are recorded": (
+        lambda g: with_record(g, "forward", 1, changes=(Value("y"),), aliases=(None, Value("fc_bias", -1))),
+        (
+            'fx node "fc_bias": there is no fx node "y"',
+            'fx node "fc_bias": result number -1 of an fx node, but they are counted from 0',
+        ),
+    ),
+    "a call's tensors are found in its arguments and results": (
+        lambda g: with_record(
+            g,
+            "calls",
+            0,
+            inputs=(replace(g.calls[0].inputs[0], path=("result",)), replace(g.calls[0].inputs[0], path=("args", "x"))),
+            outputs=(replace(g.calls[0].outputs[0], path=()),),
+        ),
+        (
+            f"{CALL}, inputs[0]: its path is result, which leads into no inputs",
+            f"{CALL}, inputs[1]: its path is args['x'], but positional arguments have numbers",
+            f"{CALL}, outputs[0]: its path is empty, which leads into no outputs",
+        ),
+    ),
+    "a full hook's positions are those of arguments and slots": (
+        lambda g: with_record(g, "calls", 0, output_hook_node=0, full_hook=FullHookSetup(1, (1,), 2, (0, 1))),
+        (
+            f"{CALL}, full_hook: input_positions are (1,), but there are 1 inputs",
+            f"{CALL}, full_hook: 2 output_positions for the 3 edges of its node",
+        ),
+    ),
     "each gradient of a node has a name": (
         lambda g: with_record(g, "nodes", 0, output_names=()),
         (f"{NODE}: 0 output_names for 1 grad_outputs",),
@@ -219,6 +251,13 @@ STRUCTURE = {
 }
 
 MEANING = {
+    "backward is called in a known way": (
+        lambda g: replace(g, info=replace(g.info, backward=BackwardCall(None, "grad", "kept"))),
+        (
+            "info, backward: after is 'kept', but it is one of None, 'retained', 'freed'",
+            "info, backward: autograd.grad has no inputs",
+        ),
+    ),
     "the schema is this one": (
         lambda g: replace(g, info=replace(g.info, schema_version=2)),
         ("info: its schema_version is 2, but these records are of version 1",),

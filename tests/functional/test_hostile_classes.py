@@ -1,0 +1,171 @@
+"""Classes of the user's that answer Python's questions wrongly, and what else has ended a trace once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import fxgrad
+from fxgrad.errors import TargetError
+
+
+class Unclassed:
+    """Raises when it is asked for its class; isinstance asks."""
+
+    @property
+    def __class__(self) -> Any:
+        raise ValueError("no class")
+
+    def __call__(self, *_: Any) -> None:
+        pass
+
+
+class ClaimsToBeATensor:
+    __class__ = torch.Tensor
+
+
+class Nosy:
+    """Has every attribute, and is a hook."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return True
+
+    def __call__(self, *args: Any) -> None:
+        self.got.append(len(args))
+
+
+def test_a_hook_that_raises_when_it_is_asked_for_its_class_is_told_of() -> None:
+    model = nn.Linear(3, 3)
+    model.register_full_backward_hook(Unclassed())
+    model.weight.register_hook(Unclassed())
+    trace = fxgrad.trace(model, torch.ones(2, 3))
+    assert [site.hook.function for site in trace.sites] == ["Unclassed", "Unclassed"]
+    assert fxgrad.verify(model, torch.ones(2, 3)).ok
+
+
+@pytest.mark.parametrize("kind", [Unclassed, ClaimsToBeATensor])
+def test_an_argument_that_lies_about_its_class_is_no_tensor(kind: type) -> None:
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor, odd: Any) -> torch.Tensor:
+            return super().forward(x)
+
+    (call,) = fxgrad.trace(Model(3, 3), (torch.ones(2, 3), kind())).calls
+    assert [ref.path for ref in call.inputs] == [("args", 0)]
+
+
+@pytest.mark.parametrize("kind", [Unclassed, ClaimsToBeATensor])
+def test_an_attribute_that_lies_about_its_class_is_left_alone(kind: type) -> None:
+    model, odd = nn.Linear(3, 3), kind()
+    model.odd = [odd]
+    assert fxgrad.trace(model, torch.ones(2, 3)).graph.nodes
+    assert model.odd[0] is odd
+
+
+def test_a_hook_that_has_every_attribute_is_called_and_compared_as_any_other() -> None:
+    model, hook = nn.Linear(3, 3), Nosy()
+    model.register_full_backward_hook(hook)
+    assert fxgrad.verify(model, torch.ones(2, 3, requires_grad=True)).ok
+    assert hook.got == [3]
+
+
+class Refusing(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("not for you")
+
+
+def test_a_tensor_class_that_refuses_every_function_is_only_named() -> None:
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor, other: torch.Tensor) -> Any:
+            return super().forward(x), other
+
+    refusing = torch.ones(3, requires_grad=True).as_subclass(Refusing)
+    trace = fxgrad.trace(Model(3, 3), (torch.ones(2, 3), refusing))
+    assert [root.path for root in trace.graph.roots] == [("result", 0), ("result", 1)]
+
+
+def test_an_output_that_raises_when_it_is_asked_for_a_loss_has_none() -> None:
+    class Output(dict):
+        def get(self, *_: Any) -> Any:
+            raise ValueError("no")
+
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            return Output(logits=super().forward(x))
+
+    assert fxgrad.trace(Model(3, 3), torch.ones(2, 3)).graph.info.root_rule == "the output of forward"
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopIteration("it is over"), GeneratorExit, RuntimeError])
+def test_whatever_forward_raises_is_a_target_error(error: Any) -> None:
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(TargetError, match=r"^forward raised "):
+        fxgrad.trace(Model(3, 3), torch.ones(2, 3))
+
+
+def test_a_hook_that_raises_stop_iteration_is_a_target_error() -> None:
+    def stop(grad: torch.Tensor) -> None:
+        raise StopIteration
+
+    model = nn.Linear(3, 3)
+    model.weight.register_hook(stop)
+    with pytest.raises(TargetError, match=r"^backward raised StopIteration"):
+        fxgrad.verify(model, torch.ones(2, 3))
+
+
+def test_the_name_of_an_exception_class_is_escaped() -> None:
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise type("\x1b[31m", (Exception,), {})
+
+    with pytest.raises(TargetError) as caught:
+        fxgrad.trace(Model(3, 3), torch.ones(2, 3))
+    assert r"forward raised \x1b[31m in the model" in str(caught.value)
+
+
+def test_a_model_that_is_as_deep_as_python_lets_it_run_is_traced() -> None:
+    model: nn.Module = nn.Linear(3, 3)
+    while runs(nn.Sequential(model)):
+        model = nn.Sequential(model)
+    assert fxgrad.trace(model, torch.ones(2, 3)).graph.nodes
+
+
+def runs(model: nn.Module) -> bool:
+    try:
+        model(torch.ones(2, 3))
+    except RecursionError:
+        return False
+    return True
+
+
+def test_the_recursion_limit_is_put_back() -> None:
+    before = sys.getrecursionlimit()
+    fxgrad.trace(nn.Linear(3, 3), torch.ones(2, 3))
+    assert sys.getrecursionlimit() == before
+
+
+def test_verify_compares_nothing_of_a_hook_that_only_backward_places() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(self.inner, x, use_reentrant=True)
+
+    model = Model()
+    model.inner.weight.register_hook(lambda grad: None)
+    verification = fxgrad.verify(model, torch.ones(2, 3, requires_grad=True))
+    assert verification.ok
+    assert [unknown.what for unknown in verification.unknown] == ["fires"]
