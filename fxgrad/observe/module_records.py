@@ -11,6 +11,7 @@ from torch import nn
 from fxgrad.graph import Module
 from fxgrad.graph.notation import without_addresses
 from fxgrad.observe.names import table_of
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import backward_kind
 
 _TRACER = torch.fx.Tracer()
@@ -56,4 +57,4 @@ def _made_by(module: nn.Module) -> str | None:
 def is_optimized(module: nn.Module) -> bool:
     """Whether a module is what ``torch.compile(model)`` returns."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
-    return compiler is not None and isinstance(module, compiler.OptimizedModule)
+    return compiler is not None and is_a(module, compiler.OptimizedModule)
