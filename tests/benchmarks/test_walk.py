@@ -46,8 +46,8 @@ def test_records_of_a_chain_that_python_has_walked_before(compare: Callable[...,
 
 
 def test_records_of_a_resnet_against_a_bare_walk(compare: Callable[..., Compared]) -> None:
-    root = resnet((3, 8, 36, 3))(torch.randn(1, 3, 64, 64)).grad_fn
-    compare(lambda: recorded(root), lambda: bare_walk(root), per=len(bare_walk(root)))
+    model, image = resnet((3, 8, 36, 3)), torch.randn(1, 3, 64, 64)
+    compare(recorded, bare_walk, fresh=lambda: model(image).grad_fn, per=len(bare_walk(model(image).grad_fn)))
 
 
 def test_capture_of_a_resnet_against_torchviz(compare: Callable[..., Compared]) -> None:
