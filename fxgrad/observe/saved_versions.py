@@ -84,5 +84,7 @@ def _is_changed(node: AutogradNode, name: str) -> bool:
 
 
 def _has_hooks(raw: object) -> bool:
+    """Whether hooks would run, or may: torch 2.9 does not tell."""
     several: Iterable[object] = raw if isinstance(raw, tuple) else (raw,)
-    return any(getattr(each, "unpack_hook", None) is not None for each in several)
+    saved = [each for each in several if isinstance(each, torch._C._autograd.SavedTensor)]
+    return any(not hasattr(each, "unpack_hook") or each.unpack_hook is not None for each in saved)

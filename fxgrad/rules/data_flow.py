@@ -15,17 +15,25 @@ from fxgrad.graph import BackwardGraph, FxNode, Value
 
 
 class Flow(NamedTuple):
-    """What becomes of some values on their way through forward.
+    """What becomes of some values on their way through forward, as far as a gradient could come back to them.
 
-    ``carrying`` the operations through which a gradient could come back to them, in order, the first ones included
-    ``cuts``     the operations that use one of these and whose own result requires no grad
-    ``others``   the operations of the backward graph that use one of these: they give it no gradient, where what they
-                 use is not in the backward graph itself
+    ``cuts``    the operations that use them, or what was made of them, and whose own result requires no grad
+    ``others``  the operations of the backward graph that do: they give no gradient, where what they use is not in the
+                backward graph itself
+    ``returned`` whether forward returns them, or what was made of them
     """
 
-    carrying: tuple[FxNode, ...]
     cuts: tuple[FxNode, ...]
     others: tuple[FxNode, ...]
+    returned: bool
+
+
+class _Ways(NamedTuple):
+    """The same as sets of ranks, each the bits of an int."""
+
+    cuts: int
+    others: int
+    returned: bool
 
 
 class DataFlow:
@@ -85,25 +93,37 @@ class DataFlow:
 
     def flow_from(self, names: Iterable[str]) -> Flow:
         """What becomes of the values of these, which are not in the backward graph and require grad."""
-        carrying = dict.fromkeys(names)
-        cuts: dict[str, None] = {}
-        others: dict[str, None] = {}
-        waiting = list(carrying)
-        while waiting:
-            for user in self.users[waiting.pop()]:
-                fx_node = self._fx_nodes[user]
-                if user in self._in_graph:
-                    others[user] = None
-                elif fx_node.op != "output" and not may_carry(fx_node):
-                    cuts[user] = None
-                elif user not in carrying:
-                    carrying[user] = None
-                    waiting.append(user)
-        return Flow(*(self._in_order(found) for found in (carrying, cuts, others)))
+        ways = [self._ways[name] for name in names]
+        cuts, others = 0, 0
+        for way in ways:
+            cuts |= way.cuts
+            others |= way.others
+        return Flow(self._of_ranks(cuts), self._of_ranks(others), any(way.returned for way in ways))
 
-    def _in_order(self, names: Iterable[str]) -> tuple[FxNode, ...]:
-        found = [self._fx_nodes[name] for name in names]
-        return tuple(sorted(found, key=lambda fx_node: self._rank[fx_node.name]))
+    @cached_property
+    def _ways(self) -> dict[str, _Ways]:
+        """Of each operation: users come after what they use, so one pass from the end knows them all."""
+        found: dict[str, _Ways] = {}
+        for fx_node in reversed(self._graph.forward):
+            cuts, others, returned = 0, 0, fx_node.op == "output"
+            for user in self.users[fx_node.name]:
+                if user in self._in_graph:
+                    others |= 1 << self._rank[user]
+                elif not may_carry(self._fx_nodes[user]):
+                    cuts |= 1 << self._rank[user]
+                else:
+                    cuts, others = cuts | found[user].cuts, others | found[user].others
+                    returned = returned or found[user].returned
+            found[fx_node.name] = _Ways(cuts, others, returned)
+        return found
+
+    def _of_ranks(self, ranks: int) -> tuple[FxNode, ...]:
+        forward, found = self._graph.forward, []
+        while ranks:
+            lowest = ranks & -ranks
+            found.append(forward[lowest.bit_length() - 1])
+            ranks ^= lowest
+        return tuple(found)
 
     @cached_property
     def _rank(self) -> dict[str, int]:

@@ -80,13 +80,13 @@ class _Search:
         return any(module.made_by == "torch.jit" for module in owners)
 
     def _lost_on_the_way(self, parameter: Variable, names: list[str]) -> Lost:
-        carrying, cuts, others = self._flow.flow_from(names)
+        cuts, others, returned = self._flow.flow_from(names)
         effective = tuple(cut for cut in cuts if cut.name in self._flow.returned)
         if effective:
             return Lost(parameter, Loss.CUT, effective)
         if others:
             return Lost(parameter, Loss.NOT_PASSED, others)
-        if any(fx_node.op == "output" for fx_node in carrying):
+        if returned:
             return Lost(parameter, Loss.NOT_ASKED)
         return Lost(parameter, Loss.DROPPED, self._ends(names))
 
