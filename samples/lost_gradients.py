@@ -1,8 +1,8 @@
 """Parameters that get no gradient, each for another reason, and the same model with every reason taken away.
 
-    fxgrad report samples/lost_gradients.py
-    fxgrad check samples/lost_gradients.py
-    fxgrad check samples/lost_gradients.py:build_mended
+fxgrad report samples/lost_gradients.py
+fxgrad check samples/lost_gradients.py
+fxgrad check samples/lost_gradients.py:build_mended
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Hooks that are called at another moment, or for something else, than one thinks; and the same, mended.
 
-    fxgrad report samples/wrong_moment.py
-    fxgrad check samples/wrong_moment.py
-    fxgrad check samples/wrong_moment.py:build_mended
+fxgrad report samples/wrong_moment.py
+fxgrad check samples/wrong_moment.py
+fxgrad check samples/wrong_moment.py:build_mended
 """
 
 import torch

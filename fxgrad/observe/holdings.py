@@ -42,6 +42,7 @@ class Holdings:
             (_generator_types(), self.generators),
         ]
         self._found_of: dict[type, list[Any] | None] = {}
+        self._slots: dict[type, list[Any]] = {}
         self._walk(starts)
 
     def _walk(self, starts: Iterable[Any]) -> None:
@@ -62,7 +63,8 @@ class Holdings:
         if found is self.containers:
             return flat(thing)
         if found is self.modules:
-            return [vars(thing), *_slot_values(thing), *_wrapped(thing)]
+            slots = self._slots_of(type(thing))
+            return [vars(thing), *[_slot_value(thing, slot) for slot in slots], *_wrapped(thing)]
         return [vars(thing)] if found is self.tensors else []
 
     def undo_steps(self) -> Iterator[Undo]:
@@ -71,8 +73,15 @@ class Holdings:
             yield _class_of(owner)
         for module in self.modules:
             yield _attribute_table_of(module)
-            yield from [_slot_of(module, slot) for slot in _slots(module)]
+            yield from [_slot_of(module, slot) for slot in self._slots_of(type(module))]
         yield from map(contents_of, self.containers)
+
+    def _slots_of(self, kind: type) -> list[Any]:
+        """The descriptors of the ``__slots__`` of a class, and of the classes that it is derived from."""
+        if kind not in self._slots:
+            members = [member for one in kind.__mro__ for member in vars(one).values()]
+            self._slots[kind] = [member for member in members if type(member) is MemberDescriptorType]
+        return self._slots[kind]
 
 
 def _generator_types() -> tuple[type, ...]:
@@ -104,21 +113,11 @@ def _attribute_table_of(module: nn.Module) -> Undo:
     return undo
 
 
-def _slots(owner: Any) -> list[Any]:
-    """The descriptors of the ``__slots__`` of its class, and of the classes that it is derived from."""
-    members = [member for kind in type(owner).__mro__ for member in vars(kind).values()]
-    return [member for member in members if type(member) is MemberDescriptorType]
-
-
 def _slot_value(owner: Any, slot: Any) -> Any:
     try:
         return slot.__get__(owner)
     except AttributeError:  # nothing is in it
         return _NOTHING
-
-
-def _slot_values(owner: Any) -> list[Any]:
-    return [_slot_value(owner, slot) for slot in _slots(owner)]
 
 
 def _slot_of(owner: Any, slot: Any) -> Undo:
@@ -160,7 +159,7 @@ def contents_of(container: Any) -> Undo:
 
 def _base_of(container: Any, bases: tuple[type, ...]) -> Any:
     kind = type(container)
-    return next((base for base in bases if issubclass(kind, base)), None)
+    return kind if kind in bases else next((base for base in bases if issubclass(kind, base)), None)
 
 
 def flat(container: Any) -> list[Any]:
