@@ -7,6 +7,7 @@ A tensor that a node saved shares its storage with the tensor that was passed. R
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.autograd.graph import Node as AutogradNode
@@ -43,7 +44,7 @@ class Operands:
 
     def _with_operand(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
-        if raw is None or is_a(raw, tuple) or raw.unpack_hook is not None:
+        if raw is None or is_a(raw, tuple) or _may_have_hook(raw):
             return edge
         try:
             saved = getattr(live, f"_saved_{edge.argument}")
@@ -55,6 +56,11 @@ class Operands:
         value = None if memory is None else self._values.get(memory)
         reason = edge.null_reason if saved.requires_grad else NO_GRAD
         return edge._replace(operand=self._metas.of_tensor(saved), value=value, null_reason=reason)
+
+
+def _may_have_hook(raw: Any) -> bool:
+    """Whether unpacking may run the user's hook: torch 2.9 does not tell."""
+    return getattr(raw, "unpack_hook", NotImplemented) is not None
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
