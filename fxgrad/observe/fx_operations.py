@@ -27,7 +27,7 @@ def operation(seen: SeenFunctionCall) -> Operation:
     """What an fx node for the call does."""
     target, args, kwargs = seen.target, seen.args, seen.kwargs
     if is_a(target, type):
-        return "call_function", _named(target.apply), args, kwargs  # type: ignore[attr-defined]
+        return "call_function", named(target.apply), args, kwargs  # type: ignore[attr-defined]
     name = getattr(target, "__name__", "")
     owner = getattr(target, "__self__", None)
     if name == "__get__":
@@ -38,7 +38,7 @@ def operation(seen: SeenFunctionCall) -> Operation:
         method = _method_name(target, name)
         if method is not None:
             return _method(method, args, kwargs)
-    return "call_function", _named(target), args, kwargs
+    return "call_function", named(target), args, kwargs
 
 
 def _method_name(target: Any, name: str) -> str | None:
@@ -59,7 +59,7 @@ def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operati
     return "call_method", name, args, kwargs
 
 
-def _named(function: Callable[..., Any]) -> Callable[..., Any]:
+def named(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, or a wrapper of it where the name that torch.fx would write for it does not lead to it."""
     try:
         name = _get_qualified_name(function)
@@ -72,6 +72,7 @@ def _named(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     recorded.__name__ = recorded.__qualname__ = str(getattr(function, "__name__", "recorded"))
+    recorded.__wrapped__ = function  # type: ignore[attr-defined]
     return recorded
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxgrad.errors import UsageError
+from fxgrad.observe.fx_operations import named
 from fxgrad.observe.memory_copies import MemoryCopies, Window, memory_key
 from fxgrad.observe.names import tensor_paths
 from fxgrad.observe.real_types import is_a
@@ -85,13 +86,24 @@ def _graph_module(attributes: Mapping[str, Any], graph: fx.Graph) -> fx.GraphMod
     would be trained, moved and switched to evaluation with it."""
     names = _free_names(attributes)
     copied = copy.deepcopy(graph)
+    scripted: dict[Any, Any] = {}
     for fx_node in copied.nodes:
         if fx_node.op == "get_attr":
             fx_node.target = names[fx_node.target]
+        method = getattr(fx_node.target, "__wrapped__", None)
+        if isinstance(method, torch._C.ScriptMethod):
+            fx_node.target = _of_copy(method, scripted)
     made = fx.GraphModule({names[name]: value for name, value in attributes.items()}, copied, "RecordedForward")
     for name in [name for name, value in attributes.items() if isinstance(value, nn.Module)]:
         vars(made)[names[name]] = made._modules.pop(names[name])
     return made
+
+
+def _of_copy(method: Any, copies: dict[Any, Any]) -> Any:
+    """A method of a scripted module, of a copy of that: it would write to the model's buffers."""
+    if method.owner not in copies:
+        copies[method.owner] = copy.deepcopy(method.owner)
+    return named(copies[method.owner]._get_method(method.name))
 
 
 def _free_names(names: Collection[str]) -> dict[str, str]:

@@ -109,6 +109,25 @@ def test_the_model_is_changed_by_the_same_forward_so_the_comparison_means_someth
     assert differences(before, state_of(model))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_module_that_writes_to_its_buffers_is_run_as_a_copy():
+    class Has(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+
+        def forward(self, x):
+            return self.inner(self.inner(x)) * 2
+
+    model, x = Has(), torch.randn(4, 3)
+    again = fxgrad.trace(model, (x,)).forward_module(model)
+    before = [buffer.clone() for buffer in model.buffers()]
+    result = again(x)
+    assert all(map(torch.equal, before, model.buffers()))
+    assert torch.equal(result, model(x))
+    assert not all(map(torch.equal, before, model.buffers()))
+
+
 def test_two_modules_of_one_trace_know_nothing_of_each_other():
     model = nn.BatchNorm1d(3)
     x = torch.randn(4, 3)
