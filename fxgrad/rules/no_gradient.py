@@ -26,11 +26,14 @@ _UNANSWERED = (Loss.UNUSED, Loss.RECOMPUTED, Loss.UNKNOWN)
 
 
 def parameter_gets_no_gradient(graph: BackwardGraph) -> Iterator[Explanation]:
-    """FXG201: forward uses a parameter, and no gradient reaches it. Those lost at one place are told together."""
-    groups: dict[tuple[Loss, tuple[FxNode, ...]], list[Lost]] = {}
+    """FXG201: forward uses a parameter, and no gradient reaches it. Those lost on the same lines are told together."""
+    groups: dict[tuple[object, ...], list[Lost]] = {}
     for lost in lost_gradients(graph):
         if lost.why not in _UNANSWERED:
-            groups.setdefault((lost.why, lost.at), []).append(lost)
+            places = dict.fromkeys(
+                (fx_node.source, operation_name(fx_node), fx_node.grad_enabled) for fx_node in lost.at
+            )
+            groups.setdefault((lost.why, *places), []).append(lost)
     yield from (_lost_together(graph, group) for group in groups.values())
 
 

@@ -241,6 +241,18 @@ def test_a_lost_gradient_is_told_with_its_line_and_what_to_change(forward, short
     assert headline_because_fix(forward) == [NAMES + short, f"{because} {LEAVES}", f"{fix}, {FREEZE}"]
 
 
+def test_parameters_that_are_lost_on_one_line_are_told_together():
+    def each_without_grad(model, x):
+        hidden = model.a(x)
+        with torch.no_grad():
+            for linear in (model.b, model.c):
+                hidden = hidden + linear(x)
+        return model.a(hidden)
+
+    (told,) = found(each_without_grad, "FXG201")
+    assert told_names([told]) == without_grad(each_without_grad) == {"b.weight", "b.bias", "c.weight", "c.bias"}
+
+
 def test_an_operation_that_has_no_derivative_by_an_argument_is_named():
     headline, because, fix = headline_because_fix(without_derivative)
     assert headline == f"{NAMES}`_flat_vmap` at HERE gives it none"
