@@ -82,6 +82,7 @@ class HookSearch:
         self.pres: dict[AutogradNode, list[Spot]] = {}
         self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
         self._add_all(earlier)
+        self._add_all([] if observation.recorder is None else observation.recorder.log.hooks)
         self._add_all(hooks_on_modules(observation.module_names.modules.values()))
         self._add_all(self._carried())
         self._add_all(self._registered_on_tensors())

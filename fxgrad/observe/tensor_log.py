@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from fxgrad.graph import Path, TensorMeta
+from fxgrad.observe.hooks import LiveHook, has_hooks, hooks_on_tensor
 from fxgrad.observe.memory_copies import MemoryCopies
 from fxgrad.observe.seen import Producer, SeenTensor
 
@@ -15,13 +16,16 @@ class TensorLog:
     """The tensors that were seen, by identity; each is kept alive by whoever saw it.
 
     ``copies`` holds the tensors that no recorded function made (constants of the run), each with a copy of its value
-    when it was first used. ``kept`` are the tensors that were known before the run. ``foreign`` are those of them that have a history: it is not the recorded run's, as that of
-    ``inputs``, which were known before it.
+    when it was first used. ``kept`` are the tensors that were known before the run. ``foreign`` are those of them that
+    have a history: it is not the recorded run's, as that of ``inputs``, which were known before it. ``hooks`` are those
+    that were on them then: what is changed in place later leaves its hooks behind, on the node that it had. (Of a view
+    only after the run: reading its node could make one.)
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.foreign: list[SeenTensor] = []
+        self.hooks: list[LiveHook] = []
         self.producers: dict[int, Producer] = {}
         self.kept = list(known)
         self._memories = MemoryCopies()
@@ -36,6 +40,8 @@ class TensorLog:
         self.copies.append((tensor, self._memories.copy(tensor)))
         if may_have_history(tensor):
             self.foreign.append(self.seen((), tensor))
+            if not tensor._is_view() and has_hooks(tensor):
+                self.hooks.extend(hooks_on_tensor(tensor))
 
     def add_result(self, tensor: torch.Tensor, producer: Producer) -> None:
         """Note that a function returned a tensor."""

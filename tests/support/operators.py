@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
 from real_backward import Bench
+from tally import Tally
 from torch.utils._pytree import tree_flatten, tree_unflatten
-
-from fxgrad.graph import NodeKind
 
 WAYS = ("all outputs", "one output", "one input without grad", "backward(inputs=)", "autograd.grad", "double backward")
 _NOT_HERE = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError)
 """What operators raise for samples that they cannot differentiate."""
-
-
-@dataclass
-class Tally:
-    """What came of some operators: ``open_by_torch`` counts unknown entries that no Python Function is the cause of."""
-
-    entries: int = 0
-    unknown: int = 0
-    open_by_torch: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-    def add(self, other: Tally) -> None:
-        self.entries += other.entries
-        self.unknown += other.unknown
-        self.open_by_torch += other.open_by_torch
-        self.wrong += other.wrong
+_LONGEST = 80
+"""Of what PyTorch says, the beginning tells the reasons apart."""
 
 
 def operators() -> list[Any]:
@@ -44,33 +28,44 @@ def operators() -> list[Any]:
     return [op for op in candidates if op.supports_autograd and torch.float64 in op.supported_backward_dtypes("cpu")]
 
 
-def tally(operator: Any, way: str, samples: int) -> Tally:
+def hold(operator: Any, way: str, samples: int, tally: Tally) -> None:
     """Compare prediction and reality for the first samples of one operator."""
-    total = Tally()
     inputs = operator.sample_inputs("cpu", torch.float64, requires_grad=True)
     for number, sample in enumerate(islice(inputs, samples)):
-        total.add(_of_sample(operator, way, number, sample))
-    return total
+        flat, structure = tree_flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
+        if way == "one input without grad":
+            _detach_one(flat, number)
+        torch.manual_seed(0)
+        try:
+            argument, args, kwargs = tree_unflatten(flat, structure)
+            roots = _roots(way, number, operator(argument, *args, **kwargs), flat)
+        except _NOT_HERE as error:
+            tally.skip(_text("in forward", error))
+            continue
+        if roots:
+            _hold_roots(roots, way, number, f"{operator.name} sample {number}", tally)
+        else:
+            tally.skip("nothing in the output requires grad")
 
 
-def _of_sample(operator: Any, way: str, number: int, sample: Any) -> Tally:
-    flat, structure = tree_flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
-    if way == "one input without grad":
-        _detach_one(flat, number)
-    torch.manual_seed(0)
-    try:
-        argument, args, kwargs = tree_unflatten(flat, structure)
-        roots = _roots(way, number, operator(argument, *args, **kwargs), flat)
-    except _NOT_HERE:
-        return Tally()  # a sample that torch itself does not run here
-    if not roots:
-        return Tally()
+def _hold_roots(roots: list[torch.Tensor], way: str, number: int, name: str, tally: Tally) -> None:
     bench = Bench(roots, made_by="torch.operator").on_every_node()
     inputs = None
     if way in ("backward(inputs=)", "autograd.grad"):
         leaves = [node.variable for node in bench.walked.order if hasattr(node, "variable")]
         inputs = [leaves[number % len(leaves)]]
-    return _compared(bench, inputs, "grad" if way == "autograd.grad" else "backward", f"{operator.name}: ")
+    api = "grad" if way == "autograd.grad" else "backward"
+    predicted = bench.predicted(inputs, api)
+    try:
+        bench.run(inputs, api)
+    except _NOT_HERE as error:
+        tally.skip(_text("in backward", error))
+    else:
+        tally.hold(name, bench.compared(predicted))
+
+
+def _text(what: str, error: Exception) -> str:
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0][:_LONGEST]}"
 
 
 def _detach_one(flat: list[Any], number: int) -> None:
@@ -93,15 +88,3 @@ def _roots(way: str, number: int, output: Any, arguments: Sequence[Any]) -> list
 
 def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:
     return (value for value in values if isinstance(value, torch.Tensor))
-
-
-def _compared(bench: Bench, inputs: Sequence[torch.Tensor] | None, api: str, prefix: str) -> Tally:
-    predicted = bench.predicted(inputs, api)
-    try:
-        bench.run(inputs, api)
-    except _NOT_HERE:
-        return Tally()  # this derivative is not implemented, or not for this sample
-    result = bench.compared(predicted)
-    python = any(node.kind is NodeKind.CUSTOM_FUNCTION for node in predicted.nodes)
-    open_by_torch = 0 if python else result.unknown
-    return Tally(result.entries, result.unknown, open_by_torch, [prefix + text for text in result.wrong])

@@ -5,7 +5,7 @@ import torch
 from module_hooks import FromFunction, site_of
 from recorded_program import held
 from torch import nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 from torch.utils.checkpoint import checkpoint
 
 import fxgrad
@@ -78,3 +78,17 @@ def test_tensors_elsewhere_that_pytorch_refuses_to_read_are_passed_over(notebook
     assert site_of(graph, "tensor").fires is True
     with pytest.raises(RuntimeError, match="modified inplace"):
         _ = parts[0].grad_fn
+
+
+@pytest.mark.parametrize("kind", ["tensor", "all", "any"])
+def test_a_hook_on_a_tensor_that_the_recorded_forward_changes_in_place_stays_on_the_node_that_it_had(notebook, kind):
+    x = torch.randn(3, requires_grad=True) * 1
+    if kind == "tensor":
+        x.register_hook(notebook.tensor(notebook.name("hook")))
+    else:
+        register_multi_grad_hook([x], notebook.several(notebook.name("hook"), kind), mode=kind)
+    before = x.grad_fn
+    model = FromFunction(lambda module, x: x.add_(1.0))
+    graph, called = held(notebook, lambda: model(x), model=model)
+    assert called == ["hook"]
+    assert graph.nodes[site_of(graph, "hook").node].name == before.name() == "MulBackward0"

@@ -4,6 +4,7 @@ import random
 
 import operators
 import pytest
+from tally import Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CHOSEN = 60
@@ -12,8 +13,8 @@ CHOSEN = 60
 @pytest.mark.parametrize("way", operators.WAYS)
 def test_no_entry_of_some_operators_is_predicted_wrongly(way):
     chosen = random.Random(way).sample(operators.operators(), CHOSEN)
-    total = operators.Tally()
+    tally = Tally(way)
     for operator in chosen:
-        total.add(operators.tally(operator, way, 2))
-    assert not total.wrong, "\n".join(total.wrong)
-    assert total.entries > 200
+        operators.hold(operator, way, 2, tally)
+    tally.assert_nothing_is_wrong()
+    assert tally.entries > 200
