@@ -74,13 +74,13 @@ def lost_at(lost: Lost) -> str:
         case Loss.NOT_PASSED:
             return f"{operation_name(lost.at[0])}{_at(lost)} gives it none"
         case Loss.NOT_ASKED:
-            return "backward does not start from the output that depends on it"
+            return "no gradient comes to the output that depends on it"
         case Loss.DROPPED if lost.at and lost.at[0].taken:
             return f"its value leaves torch{_at(lost)}"
         case Loss.DROPPED:
-            return "what is computed from it is not used"
+            return "autograd sees no use of what is computed from it"
         case Loss.UNUSED:
-            return "forward does not use it"
+            return "autograd sees no use of it"
         case _:
             return "no root depends on it"
 
@@ -108,11 +108,11 @@ def _lost_because(graph: BackwardGraph, lost: Lost, them: str) -> Iterator[str]:
         case Loss.NOT_PASSED:
             yield from (unpassed_sentence(fx_node, them) for fx_node in lost.at[:_MOST_PLACES])
         case Loss.NOT_ASKED:
-            yield f"Something that forward returns depends on {them}, but not what backward starts from:"
+            yield f"Something that forward returns depends on {them}, but gets no gradient from what backward starts from:"
             yield f"{graph.info.root_rule}."
         case _:
             yield from map(_end_sentence, lost.at[:_MOST_PLACES])
-            yield f"Nothing that forward returns is computed from {them}."
+            yield "No recorded operation leads from there to what forward returns."
     if len(lost.at) > _MOST_PLACES:
         yield f"And at {counted(len(lost.at) - _MOST_PLACES, 'more place')}."
     yield f"Backward leaves .grad as it is: None at first. {_REQUIRES_GRAD_CPP}"
@@ -121,7 +121,7 @@ def _lost_because(graph: BackwardGraph, lost: Lost, them: str) -> Iterator[str]:
 def _end_sentence(fx_node: FxNode) -> str:
     if fx_node.taken:
         return taken_sentence(fx_node)
-    return f"{place(fx_node.source)}, {operation_name(fx_node)} is the last to use it."
+    return f"{place(fx_node.source)}, {operation_name(fx_node)} is the last recorded operation on it."
 
 
 def _lost_remedy(lost: Lost) -> str:
@@ -145,7 +145,7 @@ def parameter_is_not_used(graph: BackwardGraph) -> Iterator[Explanation]:
         yield Explanation(
             code="FXG204",
             severity="warning",
-            headline=f"forward does not use {_names(unused)}",
+            headline=f"autograd sees no use of {_names(unused)}",
             because=" ".join(_unused_because(graph, unused)),
             fix=f"use {_them(unused)}, {_freeze(unused)}; under DistributedDataParallel, find_unused_parameters=True",
             owner=unused[0].parameter.name,
@@ -160,7 +160,7 @@ def _unused_because(graph: BackwardGraph, unused: Sequence[Lost]) -> Iterator[st
     silent = never_called(graph, [lost.parameter for lost in unused])
     if silent:
         yield f"{listed(map(module_name, silent))} {'is' if len(silent) == 1 else 'are'} never called."
-    yield f"No operation that forward ran was given {_them(unused)}, so backward leaves .grad as it is: None at first."
+    yield f"No operation that was recorded was given {_them(unused)}, so backward leaves .grad as it is: None at first."
     yield (
         "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
         "reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"

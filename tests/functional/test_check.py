@@ -71,7 +71,7 @@ def check(capsys):
 
 
 SILENT_LINE = "silent.py:19: FXG104 warning `show` never fires (`spare`)\n"
-UNUSED_LINE = "unused.py: FXG204 warning forward does not use `spare.weight` and `spare.bias`\n"
+UNUSED_LINE = "unused.py: FXG204 warning autograd sees no use of `spare.weight` and `spare.bias`\n"
 
 
 def test_a_model_without_findings_prints_nothing_and_exits_with_0(check):

@@ -97,13 +97,14 @@ GRADIENTS_PAGES = (
     ),
     Page(
         code="FXG204",
-        title="Forward does not use these parameters",
+        title="Autograd sees no use of these parameters",
         what="""
         Parameters stay as they were initialized. DistributedDataParallel raises "Expected to have finished reduction in
         the prior iteration before starting a new one".
         """,
         why="""
-        No operation of forward is given the parameter: its module is never called, or only on another branch.
+        No operation that autograd sees is given the parameter: its module is never called, or only on another branch;
+        or it is used inside the forward of a custom Function, to whose apply it is no argument.
         DistributedDataParallel counts the gradients that arrive, and the missing ones keep it waiting; gradients that
         get lost on the way (FXG201) do the same.
         """,

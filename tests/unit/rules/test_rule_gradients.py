@@ -172,9 +172,20 @@ def test_a_parameter_that_only_an_output_beside_the_loss_depends_on_is_told():
     (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum())
     assert told_names([told]) == without_grad(forward, lambda result: result[0]) == {"b.weight", "b.bias"}
     assert told.because == (
-        "Something that forward returns depends on them, but not what backward starts from: the result of the loss "
-        "function <lambda>. Backward leaves .grad as it is: None at first. "
+        "Something that forward returns depends on them, but gets no gradient from what backward starts from: the result "
+        "of the loss function <lambda>. Backward leaves .grad as it is: None at first. "
         "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+    )
+
+
+def test_an_output_that_the_loss_detaches_is_told_likewise():
+    def forward(model, x):
+        return model.a(x) + model.c(x), model.b(x)
+
+    (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum() * result[1].detach().sum())
+    assert (
+        told.headline
+        == "no gradient reaches `b.weight` and `b.bias`: no gradient comes to the output that depends on it"
     )
 
 
@@ -225,14 +236,14 @@ FREEZE = "or freeze them with requires_grad_(False) if they are not to be traine
             item,
             "its value leaves torch at HERE",
             "At HERE, `return model.a(x) * model.b(x).sum().item() + model.c(x)`, `item` gives its value to Python, "
-            "which autograd does not follow. Nothing that forward returns is computed from them.",
+            "which autograd does not follow. No recorded operation leads from there to what forward returns.",
             "go on with the tensor, without `item`",
         ),
         (
             dropped,
-            "what is computed from it is not used",
-            "At HERE, `model.b(x)`, `linear` is the last to use it. Nothing that forward returns is computed from "
-            "them.",
+            "autograd sees no use of what is computed from it",
+            "At HERE, `model.b(x)`, `linear` is the last recorded operation on it. No recorded operation leads from there to "
+            "what forward returns.",
             "use what is computed from it",
         ),
     ],
@@ -271,13 +282,32 @@ def test_the_finding_points_to_the_line_that_cuts():
 
 def test_unused_parameters_are_listed_with_the_modules_that_never_ran():
     (told,) = found(unused, "FXG204")
-    assert (told.severity, told.headline) == ("warning", "forward does not use `b.weight` and `b.bias`")
+    assert (told.severity, told.headline) == ("warning", "autograd sees no use of `b.weight` and `b.bias`")
     assert told.because == (
-        "`b` is never called. No operation that forward ran was given them, so backward leaves .grad as it is: None at "
+        "`b` is never called. No operation that was recorded was given them, so backward leaves .grad as it is: None at "
         "first. DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have "
         "finished reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"
     )
     assert told.fix == f"use them, {FREEZE}; under DistributedDataParallel, find_unused_parameters=True"
+
+
+class Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, module):
+        return x + module.weight[0]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def test_a_parameter_that_is_used_out_of_autograds_sight_is_not_said_to_be_unused():
+    def forward(model, x):
+        return Hidden.apply(model.a(x), model.b) + model.c(x)
+
+    (told,) = found(forward, "FXG201", "FXG204")
+    assert told.headline == "autograd sees no use of `b.weight` and `b.bias`"
+    assert told_names([told]) == without_grad(forward)
 
 
 def test_frozen_parameters_are_told_once_and_are_no_warning():
