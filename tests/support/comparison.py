@@ -17,6 +17,9 @@ from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
 PROPERTIES = ("refusal", "site", "fires", "times", "order", "node", "length", "none", "shape", "dtype")
 """What can be wrong. "refusal": one of fxgrad and PyTorch raises, the other does not; "site": a hook has no site."""
 
+SHAPE_OPEN, DTYPE_OPEN = "the shape is left open", "the dtype is left open"
+"""Reasons of entries that are Tensors for certain, of which the records do not show everything."""
+
 Described = tuple[tuple[int, ...] | None, str] | None
 """(shape, dtype) of a gradient, None for None."""
 
@@ -293,11 +296,11 @@ def compare_entry(comparison: Comparison, place: str, gradient: Gradient, receiv
         return
     shape, dtype = received
     if gradient.shape is None and gradient.status == "tensor" and shape is not None:
-        comparison.reasons["the shape is left open"] += 1
+        comparison.reasons[SHAPE_OPEN] += 1
     elif gradient.shape is not None and gradient.shape != shape:
         comparison.add("shape", f"{place}: predicted {gradient.shape}, got {shape}")
     if gradient.dtype is None and gradient.status == "tensor":
-        comparison.reasons["the dtype is left open"] += 1
+        comparison.reasons[DTYPE_OPEN] += 1
     elif gradient.dtype is not None and gradient.dtype != dtype:
         comparison.add("dtype", f"{place}: predicted {gradient.dtype}, got {dtype}")
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from comparison import PROPERTIES, Comparison
+from comparison import DTYPE_OPEN, PROPERTIES, SHAPE_OPEN, Comparison
 
 MOST_TEXTS = 20
 PYTHON = "a Python function"
@@ -67,8 +67,14 @@ class Tally:
 
     @property
     def open_by_torch(self) -> int:
-        """How many predictions were left open that no Python function decides, and that are the same at each call."""
-        return sum(count for reason, count in self.unknown.items() if PYTHON not in reason and VARIES not in reason)
+        """How many times it was left open whether there is a Tensor, where no Python function decides that."""
+        reasons = [reason for reason in self.unknown if PYTHON not in reason and VARIES not in reason]
+        return sum(self.unknown[reason] for reason in reasons) - self.open_metas
+
+    @property
+    def open_metas(self) -> int:
+        """How many shapes and dtypes of Tensors were left open."""
+        return self.unknown[SHAPE_OPEN] + self.unknown[DTYPE_OPEN]
 
     def assert_nothing_is_wrong(self) -> None:
         """Fail with the differences."""
