@@ -1,4 +1,6 @@
-"""Parameters that get no gradient, each for another reason, and the same model with every reason taken away.
+"""Parameters that get no gradient, each for another reason.
+
+`build_mended` makes the same model with every reason taken away.
 
 fxgrad report samples/lost_gradients.py
 fxgrad check samples/lost_gradients.py

@@ -1,4 +1,6 @@
-"""Hooks that are called at another moment, or for something else, than one thinks; and the same, mended.
+"""Hooks that are called at another moment, or for something else, than one thinks.
+
+`build_mended` makes the same, mended.
 
 fxgrad report samples/wrong_moment.py
 fxgrad check samples/wrong_moment.py

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+WORKERS = 8
+"""More gain nothing: each has to import torch first."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for measurements, and for what prints a table of what it tried."""
+    return min(os.cpu_count() or 1, WORKERS) if config.option.markexpr.startswith("not ") else 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -78,7 +78,7 @@ def lost_at(lost: Lost) -> str:
         case Loss.DROPPED if lost.at and lost.at[0].taken:
             return f"its value leaves torch{_at(lost)}"
         case Loss.DROPPED:
-            return "autograd sees no use of what is computed from it"
+            return "autograd sees no use of what is computed there"
         case Loss.UNUSED:
             return "autograd sees no use of it"
         case _:
@@ -135,7 +135,7 @@ def _lost_remedy(lost: Lost) -> str:
         case _ if lost.at and lost.at[0].taken:
             return taken_remedy(lost.at[0])
         case _:
-            return "use what is computed from it"
+            return "use what is computed there"
 
 
 def parameter_is_not_used(graph: BackwardGraph) -> Iterator[Explanation]:

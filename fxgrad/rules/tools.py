@@ -63,7 +63,7 @@ def _traced_through(module: Module) -> str:
 def _kept_by(module: Module) -> str:
     if module.path == "":
         return "register it on the GraphModule that symbolic_trace returns"
-    return f"trace with a torch.fx.Tracer whose is_leaf_module answers True for {module_name(module.path)}"
+    return "trace with a torch.fx.Tracer whose is_leaf_module answers True for the modules with hooks"
 
 
 def script_modules_take_no_hooks(graph: BackwardGraph) -> Iterator[Explanation]:

@@ -241,10 +241,10 @@ FREEZE = "or freeze them with requires_grad_(False) if they are not to be traine
         ),
         (
             dropped,
-            "autograd sees no use of what is computed from it",
+            "autograd sees no use of what is computed there",
             "At HERE, `model.b(x)`, `linear` is the last recorded operation on it. No recorded operation leads from there to "
             "what forward returns.",
-            "use what is computed from it",
+            "use what is computed there",
         ),
     ],
 )

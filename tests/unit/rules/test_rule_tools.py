@@ -85,7 +85,7 @@ def test_a_lost_hook_of_a_module_is_told_with_the_rule_that_loses_it():
         "modules of torch.nn, Sequential excepted, are called as a whole. "
         "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
     )
-    assert told.fix == "trace with a torch.fx.Tracer whose is_leaf_module answers True for `inner`"
+    assert told.fix == "trace with a torch.fx.Tracer whose is_leaf_module answers True for the modules with hooks"
 
 
 def test_a_lost_hook_of_the_model_itself_is_told():
