@@ -2,9 +2,9 @@
 
 `build_mended` makes the same model with every reason taken away.
 
-fxgrad report samples/lost_gradients.py
-fxgrad check samples/lost_gradients.py
-fxgrad check samples/lost_gradients.py:build_mended
+    fxgrad report samples/lost_gradients.py
+    fxgrad check samples/lost_gradients.py
+    fxgrad check samples/lost_gradients.py:build_mended
 """
 
 import torch

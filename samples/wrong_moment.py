@@ -2,9 +2,9 @@
 
 `build_mended` makes the same, mended.
 
-fxgrad report samples/wrong_moment.py
-fxgrad check samples/wrong_moment.py
-fxgrad check samples/wrong_moment.py:build_mended
+    fxgrad report samples/wrong_moment.py
+    fxgrad check samples/wrong_moment.py
+    fxgrad check samples/wrong_moment.py:build_mended
 """
 
 import torch
