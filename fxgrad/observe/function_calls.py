@@ -108,7 +108,7 @@ class FunctionCalls:
         if name in _CHANGES_METADATA:
             self._settle_metas(args[:1])
         if "out" in kwargs:
-            self._settle_metas(kwargs["out"] if isinstance(kwargs["out"], (tuple, list)) else (kwargs["out"],))
+            self._settle_metas(kwargs["out"] if is_a(kwargs["out"], (tuple, list)) else (kwargs["out"],))
         if name == "retain_grad" and args:
             self.retained.setdefault(id(args[0]), (self._where.call, next_sequence_nr()))
         if name == "__get__" and getattr(getattr(function, "__self__", None), "__name__", "") == "grad":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import keyword
 import operator
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from fxgrad.observe.fx_literals import is_literal, is_misread, is_plain_tree
 from fxgrad.observe.fx_modes import RerunModes
 from fxgrad.observe.fx_operations import operation, placeholder_names, tensor_metas
 from fxgrad.observe.memory_copies import Window, copy_of, memory_key, window_of
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenTensor
 from fxgrad.observe.structure import Route, routes_in, routes_to
 from fxgrad.observe.templates import filled, template_of
@@ -80,7 +82,13 @@ class ForwardGraph:
         self._generators = recorder.functions.generators
         self._last_random = recorder.last_random
         last_uses = {seen.surroundings.cast_cache: number for number, seen in enumerate(recorder.function_calls)}
-        self._modes = RerunModes(recorder.modes, last_uses, self._function, self._constant)
+        graph = weakref.proxy(self)  # in a circle the activations would stay until the garbage collector comes
+        self._modes = RerunModes(
+            recorder.modes,
+            last_uses,
+            lambda *call: graph._function(*call),  # noqa: PLW0108  # a bound method holds its object
+            lambda value: graph._constant(value),  # noqa: PLW0108
+        )
         self._current: SeenFunctionCall | None = None
         self._in_output = False
         self._end = 0
@@ -169,7 +177,7 @@ class ForwardGraph:
             return self._constant(value)
 
     def _converted(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
+        if is_a(value, torch.Tensor):
             return self.fx_node_of(value)
         if type(value) in (tuple, list):
             return type(value)([self._converted(member) for member in value])
@@ -183,7 +191,7 @@ class ForwardGraph:
 
     def _is_users(self) -> bool:
         """Whether the user's code gets the value: the output, and arguments of a Function."""
-        return self._current is None or isinstance(self._current.target, type)
+        return self._current is None or is_a(self._current.target, type)
 
     def _made_by_program(self, value: Any) -> fx.Node | None:
         """What the run's own calls, or its arguments, give anew: functions that they made, generators."""

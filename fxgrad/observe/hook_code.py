@@ -10,12 +10,13 @@ import dis
 import functools
 import itertools
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
 
 from fxgrad.observe.frames import code_of
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.tensor_log import may_have_history
 
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
@@ -50,10 +51,10 @@ def grad_reads(function: Any) -> tuple[str, ...]:
 def _module_argument(function: Any, code: CodeType) -> str | None:
     """The name of the first argument that PyTorch hands over: behind those of a partial, and ``self``."""
     bound = 0
-    while isinstance(function, functools.partial):
+    while is_a(function, functools.partial):
         bound += len(function.args)
         function = function.func
-    bound += not isinstance(function, FunctionType)
+    bound += not is_a(function, FunctionType)
     return code.co_varnames[bound] if bound < code.co_argcount else None
 
 
@@ -128,7 +129,7 @@ def _tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """The value, or the tensors in Python's own containers, as far as is seen at a glance: a hook may hold anything."""
     values = [value]
     for _ in range(_DEEPEST):
-        yield from (each for each in values if isinstance(each, torch.Tensor))
+        yield from (each for each in values if is_a(each, torch.Tensor))
         values = [member for each in values for member in _members(each)]
 
 
@@ -138,12 +139,13 @@ def _members(value: Any) -> Iterator[Any]:
 
 
 def _held(function: Any) -> Iterator[tuple[str, Any]]:
-    while isinstance(function, functools.partial):
+    while is_a(function, functools.partial):
         yield from ((f"argument {position} of partial", value) for position, value in enumerate(function.args))
         yield from function.keywords.items()
         function = function.func
-    function = getattr(function, "__func__", function)
-    if isinstance(function, FunctionType):
+    if is_a(function, MethodType):
+        function = function.__func__
+    if is_a(function, FunctionType):
         yield from _defaults(function)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:

@@ -170,13 +170,26 @@ class HookSearch:
         """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
-        for named in self._observation.tensor_names.named.values():
-            node = _node_of(named.tensor) if every_node or named.tensor.is_leaf or self._was_recorded() else None
-            if node is not None and node not in self._observation.walked.ids:
+        nodes = [*self._nodes_of_named_tensors(every_node=every_node), *self._nodes_at_first_use()]
+        for node in dict.fromkeys(nodes):
+            if node not in self._observation.walked.ids:
                 for kind, table in ((HookKind.NODE, post_hooks_of(node)), (HookKind.NODE_PRE, prehooks_of(node))):
                     for key, function in table.items():
                         if legacy_hook_behind(function) is None and backward_hook_behind(function) is None:
                             yield LiveHook(kind, key, table, function, node=node)
+
+    def _nodes_of_named_tensors(self, *, every_node: bool) -> Iterator[AutogradNode]:
+        for named in self._observation.tensor_names.named.values():
+            node = _node_of(named.tensor) if every_node or named.tensor.is_leaf or self._was_recorded() else None
+            if node is not None:
+                yield node
+
+    def _nodes_at_first_use(self) -> Iterator[AutogradNode]:
+        """The nodes that tensors from elsewhere had when forward was given them: it may have changed them in place."""
+        recorder = self._observation.recorder
+        for seen in () if recorder is None else (*recorder.log.inputs, *recorder.log.foreign):
+            if seen.origin is not None:
+                yield seen.origin[0]
 
     def _was_recorded(self) -> bool:
         return self._observation.recorder is not None

@@ -33,6 +33,7 @@ from fxgrad.observe.module_records import module_record
 from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.saved_versions import with_overwritten
 from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, origin_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
@@ -270,7 +271,7 @@ def _arguments_text(fx_node: torch.fx.Node) -> str:
 
 
 def _as_the_user_names_it(argument: Any) -> Any:
-    return torch.device(public_name(argument)) if isinstance(argument, torch.device) else argument
+    return torch.device(public_name(argument)) if is_a(argument, torch.device) else argument
 
 
 def graph_info(

@@ -94,7 +94,7 @@ def _graph_module(attributes: Mapping[str, Any], graph: fx.Graph) -> fx.GraphMod
         if isinstance(method, torch._C.ScriptMethod):
             fx_node.target = _of_copy(method, scripted)
     made = fx.GraphModule({names[name]: value for name, value in attributes.items()}, copied, "RecordedForward")
-    for name in [name for name, value in attributes.items() if isinstance(value, nn.Module)]:
+    for name in [name for name, value in attributes.items() if is_a(value, nn.Module)]:
         vars(made)[names[name]] = made._modules.pop(names[name])
     return made
 

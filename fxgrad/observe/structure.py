@@ -59,7 +59,7 @@ def routes_in(value: Any) -> list[tuple[Route, torch.Tensor]]:
 
 def routes_to(kind: type, value: Any) -> list[tuple[Route, Any]]:
     """The objects of a class that is no container, each with how a program reaches it."""
-    return [(route, member) for route, member in _members_at_any_depth(value) if isinstance(member, kind)]
+    return [(route, member) for route, member in _members_at_any_depth(value) if is_a(member, kind)]
 
 
 def _members_at_any_depth(value: Any) -> Iterator[tuple[Route, Any]]:

@@ -285,7 +285,7 @@ def test_a_command_with_a_wrong_letter(fails):
     status, err = fails("reprot", "model.py")
     assert status == 2
     assert err == (
-        "error: no command 'reprot'\n  allowed: one of report, explain, draw, verify, rule\n  try: fxgrad report\n"
+        "error: no command 'reprot'\n  allowed: one of report, explain, draw, verify, check, rule\n  try: fxgrad report\n"
     )
 
 

@@ -475,10 +475,10 @@ def default_device_set(self, x):
 
 @process_change
 def backends_set(self, x):
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.enabled = False
-    torch.backends.mkldnn.enabled = False
+    torch._C._set_cudnn_benchmark(True)  # torch.backends refuses once torch.testing._internal is imported
+    torch._C._set_cudnn_deterministic(True)
+    torch._C._set_cudnn_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
     torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -57,10 +57,10 @@ def swapped_sides(right):
 
 def counts_the_single_root(right):
     def counted(graph):
-        dependencies, reached = right(graph)
+        dependencies, reached, behind = right(graph)
         for root in graph.roots:
             reached[root.node] = True
-        return dependencies, reached
+        return dependencies, reached, behind
 
     return counted
 
