@@ -48,7 +48,7 @@ def _description(module: nn.Module) -> str:
 
 
 def _made_by(module: nn.Module) -> str | None:
-    if isinstance(module, torch.jit.ScriptModule):
+    if is_a(module, torch.jit.ScriptModule):
         return "torch.jit"
     is_compiled = is_optimized(module) or vars(module).get("_compiled_call_impl") is not None
     return "torch.compile" if is_compiled else None
