@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation
 from fxgrad.graph.notation import escaped
+from fxgrad.rules.asked_for import inputs_leave_the_hook_out
 from fxgrad.rules.attachment import legacy_hook_sits_on_a_node, node_belongs_to_another_module
 from fxgrad.rules.calls import module_is_called_several_times, removed_hook_still_fires
 from fxgrad.rules.checkpoints import checkpoint_calls_the_leafs_hook_again, checkpoint_runs_the_module_again
@@ -71,6 +72,7 @@ _RULES: tuple[Callable[[Subject], Iterator[Explanation]], ...] = (
     module_is_called_several_times,
     tensor_hook_stays_behind,
     hook_reads_grad_too_early,
+    inputs_leave_the_hook_out,
     checkpoint_runs_the_module_again,
     checkpoint_calls_the_leafs_hook_again,
     hook_keeps_a_graph_alive,

@@ -28,7 +28,7 @@ _MOST_NODES = 4
 
 def hook_never_fires(subject: Subject) -> Iterator[Explanation]:
     """FXG104: backward passes the hook by, and nobody says so."""
-    silent = [site for site in subject.sites if site.fires is False]
+    silent = [site for site in subject.sites if site.fires is False and site not in subject.left_out]
     if not silent or not subject.hook.active:
         return
     yield Explanation(
@@ -65,8 +65,6 @@ def _where(subject: Subject, site: HookSite) -> str:
 
 
 def _remedy(subject: Subject, site: HookSite) -> str:
-    if subject.graph.info.backward.inputs is not None and site.node is not None:
-        return "call backward without inputs=, or list a tensor there whose gradient comes through the hook's node"
     if not subject.hook.kind.is_module:
         return _tensor_remedy(subject)
     call = subject.call(site)

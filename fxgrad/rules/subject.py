@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, Hook, HookSite, Module, ModuleCall, Node
+from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node
+from fxgrad.predict import predict
 from fxgrad.rules.data_flow import DataFlow
 
 
@@ -24,6 +25,14 @@ class Spot(NamedTuple):
     site: HookSite
     node: Node
     call: ModuleCall
+
+
+_Identity = tuple[int, str | None, int | None]
+
+
+def _identity(site: HookSite) -> _Identity:
+    """What two predictions for one graph have in common; a multi-grad hook's node is where it is called."""
+    return site.hook.id, site.call, None if site.hook.kind is HookKind.MULTI_GRAD else site.node
 
 
 class Index:
@@ -73,6 +82,20 @@ class Index:
         """The call that made the node, or whose full hook put it there."""
         call = self._hook_node_calls.get(node.id, node.call)
         return self.graph.calls_by_id.get(call) if call is not None else None
+
+    @cached_property
+    def _left_out_by_inputs(self) -> frozenset[_Identity]:
+        """The sites that are silent because of ``inputs=``: without it they fire."""
+        call = self.graph.info.backward
+        if call.inputs is None:
+            return frozenset()
+        everything = predict(self.graph, BackwardCall(after=call.after, roots=call.roots))
+        silent = {_identity(site) for site in self.graph.sites if site.fires is False}
+        return frozenset(silent & {_identity(site) for site in everything.sites if site.fires})
+
+    def is_left_out(self, site: HookSite) -> bool:
+        """Whether the site would fire in a backward without ``inputs=``, and does not fire in this one."""
+        return _identity(site) in self._left_out_by_inputs
 
     @cached_property
     def _children(self) -> dict[str, list[str]]:
@@ -145,6 +168,11 @@ class Subject:
     def firing(self) -> tuple[HookSite, ...]:
         """The sites that fire, or may."""
         return tuple(site for site in self.sites if site.fires is not False)
+
+    @cached_property
+    def left_out(self) -> tuple[HookSite, ...]:
+        """The sites that are silent only because backward is called with ``inputs=``."""
+        return tuple(site for site in self.sites if self.index.is_left_out(site))
 
     @property
     def key(self) -> tuple[int, str]:

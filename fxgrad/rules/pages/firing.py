@@ -64,4 +64,34 @@ FIRING_PAGES = (
         register_post_accumulate_grad_hook, which runs when .grad is ready.
         """,
     ),
+    Page(
+        code="FXG114",
+        title="autograd.grad, or backward(inputs=), does not run the hook",
+        what="""
+        The hook fires in loss.backward(), and not when gradients of chosen tensors are asked for.
+        """,
+        why="""
+        With inputs the engine executes the nodes on the way from the roots to one of them, and no other. So hooks on
+        nodes that lead to none of them are not called; backward() does the same with its inputs.
+
+        torch.autograd.grad does not execute the node of an input either, where no other input lies behind it: it takes
+        the gradient that arrives there. Tensor hooks and retain_grad are called before that, hooks of nodes and
+        modules, and those that run after .grad was added to, are not.
+        """,
+        source="torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute and Engine::evaluate_function",
+        example="""
+        >>> import torch
+        >>> first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+        >>> handle = first.register_full_backward_hook(lambda *given: print("first fired"))
+        >>> x = torch.ones(4, 3, requires_grad=True)
+        >>> loss = second(first(x)).sum()
+        >>> grads = torch.autograd.grad(loss, [second.weight], retain_graph=True)
+        >>> grads = torch.autograd.grad(loss, [x])
+        first fired
+        """,
+        fix="""
+        List a tensor whose gradient comes through the hook's node, or call backward without inputs.
+        fxgrad.trace(...).predict(inputs=...), and fxgrad explain --inputs, show which hooks such a call runs.
+        """,
+    ),
 )

@@ -339,7 +339,7 @@ def test_a_parameter_that_inputs_pass_by_is_listed_with_why(plain: fxgrad.result
 
 def test_a_hook_that_inputs_pass_by_is_told_to_be_listed_there(hooked: Hooked) -> None:
     told = hooked.trace().predict(inputs="left.weight").explain("trunk").findings
-    assert next(finding.fix for finding in told if finding.code == "FXG104") == (
+    assert next(finding.fix for finding in told if finding.code == "FXG114") == (
         "call backward without inputs=, or list a tensor there whose gradient comes through the hook's node"
     )
 

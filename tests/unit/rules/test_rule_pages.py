@@ -9,7 +9,7 @@ import pytest
 from fxgrad.errors import UsageError
 from fxgrad.rules import codes, describe, page
 
-CODES = [f"FXG{number}" for number in (*range(101, 114), 115, 116, 201, 202, 203, 204, 301, 302, 303)]
+CODES = [f"FXG{number}" for number in (*range(101, 117), *range(201, 205), *range(301, 304))]
 
 
 def test_every_rule_has_a_page_in_the_order_of_the_codes():
@@ -48,5 +48,5 @@ def test_an_unknown_code_names_the_nearest_ones():
     with pytest.raises(UsageError) as raised:
         describe("FXG1O1")
     assert str(raised.value) == (
-        f"no rule has the code FXG1O1\n  allowed: one of {', '.join(CODES)}\n  try: the nearest: FXG116, FXG115, FXG113"
+        f"no rule has the code FXG1O1\n  allowed: one of {', '.join(CODES)}\n  try: the nearest: FXG116, FXG115, FXG114"
     )
