@@ -14,7 +14,7 @@ from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.cli.options import Request, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
 from fxgrad.errors import UsageError
-from fxgrad.graph.records import BACKWARD_APIS
+from fxgrad.graph.info import BACKWARD_APIS
 
 if TYPE_CHECKING:
     from fxgrad.graph import Explanation

@@ -16,8 +16,8 @@ from typing import Any
 from fxgrad.errors import UsageError
 from fxgrad.exchange.codec import Codecs, Mismatch, shown
 from fxgrad.graph import BackwardGraph, Hook, Source, TensorMeta
+from fxgrad.graph.info import SCHEMA_VERSION
 from fxgrad.graph.notation import one_line
-from fxgrad.graph.records import SCHEMA_VERSION
 from fxgrad.graph.structure import structural_problems
 
 SAVE_AGAIN = "save the trace again with trace.to_json(path)"

@@ -1,23 +1,20 @@
 """The records of a backward graph, and the graph itself. No torch."""
 
 from fxgrad.graph.backward_graph import BackwardGraph
+from fxgrad.graph.info import BackwardCall, GraphInfo, Landing, OtherDevice
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.records import (
-    BackwardCall,
     Edge,
     Explanation,
     FullHookSetup,
     FxNode,
     Gradient,
-    GraphInfo,
     Held,
     Hook,
     HookSite,
-    Landing,
     Module,
     ModuleCall,
     Node,
-    OtherDevice,
     Path,
     Root,
     Shape,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fxgrad.graph import lint, naming, paths, printing
+from fxgrad.graph.info import GraphInfo
 from fxgrad.graph.records import (
     Edge,
     FxNode,
-    GraphInfo,
     Hook,
     HookSite,
     Module,

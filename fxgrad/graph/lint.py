@@ -9,15 +9,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS, SCHEMA_VERSION, GraphInfo
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.lengths import call_text, node_text, site_text
 from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import (
-    BACKWARD_APIS,
-    EARLIER_CALLS,
-    SCHEMA_VERSION,
     Gradient,
-    GraphInfo,
     Hook,
     HookSite,
     ModuleCall,

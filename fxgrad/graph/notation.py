@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from fxgrad.graph.records import BackwardCall, Hook, Path, Shape, Source, Value
+from fxgrad.graph.info import BackwardCall
+from fxgrad.graph.records import Hook, Path, Shape, Source, Value
 
 _MOST_TARGETS = 3
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.info import GraphInfo
 from fxgrad.graph.kinds import NodeKind
 from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text, source_text, value_text
 from fxgrad.graph.records import (
     Edge,
     Gradient,
-    GraphInfo,
     Hook,
     HookSite,
     ModuleCall,

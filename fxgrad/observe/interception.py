@@ -16,7 +16,7 @@ from torch import nn
 from torch._functorch import eager_transforms
 from torch._functorch import vmap as vmap_transform
 from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
+from torch.autograd.function import Function, _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import BackwardHook
 
@@ -45,6 +45,10 @@ _EFFECTS = (
 _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 """TorchScript runs its functions without Python, so no mode sees what they do."""
 
+_APPLIES = _SingleLevelFunction if isinstance(vars(Function)["apply"], classmethod) else Function
+"""Where every ``apply`` of a custom Function passes: what ``Function.apply`` calls by ``super()``, which also catches a
+``MyFunction.apply`` that was kept from before; from torch 2.14 on it calls nothing but C (torch/autograd/function.py)."""
+
 
 @contextmanager
 def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
@@ -53,7 +57,7 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (nn.Module, "_call_impl", _module_call(recorder)),
         (BackwardHook, "setup_input_hook", _method(recorder, BackwardHook.setup_input_hook, recorder.input_hook)),
         (BackwardHook, "setup_output_hook", _method(recorder, BackwardHook.setup_output_hook, recorder.output_hook)),
-        (_SingleLevelFunction, "apply", classmethod(_apply(recorder))),
+        (_APPLIES, "apply", classmethod(_apply(recorder))),
         (torch.Tensor, "as_subclass", _as_subclass(recorder)),
         (threading.Thread, "start", _start(recorder)),
         (torch, "clear_autocast_cache", _clear_cache(recorder)),
@@ -116,7 +120,6 @@ def _method(recorder: ForwardRecorder, method: Callable[..., Any], watch: Callab
 
 
 def _apply(recorder: ForwardRecorder) -> Callable[..., Any]:
-    """What ``Function.apply`` calls by ``super()``: a program may have kept ``MyFunction.apply`` from before."""
     apply = vars(torch._C._FunctionBase)["apply"]
 
     def watched_apply(function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Path
+from fxgrad.graph import BackwardGraph, NodeKind, Path
 from fxgrad.graph.notation import without_addresses
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import read_again
@@ -28,6 +28,7 @@ from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.module_records import is_optimized
 from fxgrad.observe.names import ModuleNames, TensorNames, modules_of, tensor_finder, tensor_paths
 from fxgrad.observe.observation import Observation, device_of, graph_info
+from fxgrad.observe.provenance import OUTSIDE
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.rerun import RecordedForward
 from fxgrad.observe.roots import FoundRoots
@@ -160,11 +161,10 @@ class Session:
                 skipped=found.skipped,
                 notes=tuple(self.notes),
             )
-            recorded = RecordedForward(
-                forward.graph, forward.constants, self._changed(), forward.windows, forward.unfit
-            )
-            observed = Observed(observation.graph(info, hooks), recorded, tensor_finder(self._tensor_names))
-            return observed, observation, hooks
+            graph = observation.graph(info, hooks)
+            unfit = forward.unfit or _unseen_function(graph)
+            recorded = RecordedForward(forward.graph, forward.constants, self._changed(), forward.windows, unfit)
+            return Observed(graph, recorded, tensor_finder(self._tensor_names)), observation, hooks
 
     def unrooted(self, output: Any) -> BackwardGraph:
         """The records of a run of which no output requires grad: of what forward did, the loss function included."""
@@ -233,6 +233,15 @@ def _room_for_own_frames() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(limit)
+
+
+def _unseen_function(graph: BackwardGraph) -> str | None:
+    """From torch 2.14 on, an ``apply`` that a program kept from before is C alone, and calls nothing that can be seen:
+    of its forward the operations are recorded, which make no node."""
+    for node in graph.nodes:
+        if node.kind is NodeKind.CUSTOM_FUNCTION and node.fx_reason == OUTSIDE:
+            return f"{node.label} was made by an apply that was kept from before, and that nobody saw"
+    return None
 
 
 def _keyword_tensors(kwargs: Mapping[str, Any]) -> list[tuple[Path, torch.Tensor]]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph
 from fxgrad.graph.gradient_places import find_input, find_root
+from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS
 from fxgrad.graph.notation import path_text
-from fxgrad.graph.records import BACKWARD_APIS, EARLIER_CALLS
 
 
 def called(

@@ -34,7 +34,7 @@ from fxgrad.graph import (
     Value,
     Variable,
 )
-from fxgrad.graph.records import SCHEMA_VERSION
+from fxgrad.graph.info import SCHEMA_VERSION
 from fxgrad.graph.structure import structural_problems
 
 SAVED = (Path(__file__).parent / "saved_schema_1.json").read_text("ascii")

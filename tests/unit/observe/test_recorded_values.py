@@ -1,5 +1,6 @@
 """What the records of a forward say of each operation: its inputs, whether its results require grad, who took them."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -38,6 +39,7 @@ def test_what_python_takes_out_of_a_tensor_is_noted_with_its_line():
     assert taken.source.code == "scale = hidden.detach().sum().item()"
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_a_module_says_whether_fx_would_call_it_as_a_whole_and_which_tool_made_it():
     scripted = torch.jit.script(nn.Linear(3, 3))
     model = nn.Sequential(Cuts(), nn.Linear(3, 3), scripted)

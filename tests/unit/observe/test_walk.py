@@ -149,6 +149,7 @@ def test_a_node_that_raises_when_it_is_run_is_an_error():
     assert (node.name, node.kind, node.sequence_nr) == ("torch::autograd::Error", NodeKind.ERROR, None)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_a_differentiable_graph_of_torchscript_is_one_scripted_node():
     scripted = torch.jit.script(scripted_function)
     for _ in range(4):  # the first runs of a scripted function are profiled, and make eager nodes
