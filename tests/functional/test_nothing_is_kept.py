@@ -157,11 +157,11 @@ def test_memory_stays_the_same(verb: Callable[..., Any]) -> None:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("verb", VERBS)
-def test_memory_stays_the_same_over_a_thousand_runs(verb: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("verb", "runs"), [(traced, 1_000), (verified, 300), (recorded, 300), (captured, 100)])
+def test_memory_stays_the_same_over_many_runs(verb: Callable[..., Any], runs: int) -> None:
     growth(verb, 50)
     before = resident_memory()
-    objects, blocks = growth(verb, 1_000)
+    objects, blocks = growth(verb, runs)
     assert objects < 10
     assert blocks < 400
     assert resident_memory() - before < 4_000_000
