@@ -12,6 +12,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 fine; 1 found something (``verify``, ``--strict``); 2 usage; 3 the target failed; 4 cannot draw or write;
     70 a mistake of fxgrad itself; 130 interrupted.
     """
-    from fxgrad.cli.run import run
+    from fxgrad.cli.run import pass_over_missing_numpy, run
 
-    return run(sys.argv[1:] if arguments is None else list(arguments))
+    if arguments is None:
+        pass_over_missing_numpy()
+        arguments = sys.argv[1:]
+    return run(list(arguments))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -17,6 +19,7 @@ from fxgrad.errors import FxgradError, UsageError
 OWN_MISTAKE = 70
 """``EX_SOFTWARE`` of sysexits.h: Python's own status for an uncaught exception, 1, means that something was found."""
 INTERRUPTED = 130
+_NO_NUMPY = "Failed to initialize NumPy"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,6 +47,16 @@ def _never_fail_to_encode() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def pass_over_missing_numpy() -> None:
+    """Let torch not tell that numpy is missing, which it does without, here and in the processes that this one starts.
+
+    For a process that is fxgrad's own.
+    """
+    warnings.filterwarnings("ignore", _NO_NUMPY, UserWarning)
+    options = [os.environ.get("PYTHONWARNINGS", ""), f"ignore:{_NO_NUMPY}:UserWarning"]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, options))
 
 
 def _report(error: FxgradError, *, debug: bool) -> int:

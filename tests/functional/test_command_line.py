@@ -90,6 +90,13 @@ def python(*arguments, **options):
 # What works
 
 
+def test_nothing_is_said_of_numpy_where_it_is_missing(model, folder):
+    (folder / "numpy.py").write_text("raise ModuleNotFoundError('no numpy', name='numpy')", encoding="utf-8")
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    done = python("-m", "fxgrad", "explain", model, env={**os.environ, "PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_report_names_the_hook_and_its_node(model, capsys):
     assert main(["report", model]) == 0
     out, err = capsys.readouterr()
