@@ -59,6 +59,7 @@ def trace(
 @contextmanager
 def _explained() -> Iterator[None]:
     """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG302."""
+    from fxgrad.observe.tracebacks import message_of
     from fxgrad.rules import explain_error, nothing_requires_grad
 
     try:
@@ -69,7 +70,7 @@ def _explained() -> Iterator[None]:
         told = nothing_requires_grad(error.graph)
         raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error
     except TargetError as error:
-        known = explain_error(str(error.__cause__)) if error.__cause__ is not None else None
+        known = None if error.__cause__ is None else explain_error(message_of(error.__cause__))
         if known is None:
             raise
         given = f"{error.given}\n{known.because} ({known.code})"

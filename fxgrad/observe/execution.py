@@ -102,7 +102,8 @@ def _runs_in_this_thread(observation: Observation) -> bool:
     """Whether the engine calls all hooks in the thread that calls backward: where nothing is on an accelerator
     (torch/csrc/autograd/engine.cpp: should_run_in_cpu_ready_queue)."""
     leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
-    return all(tensor.device.type in ("cpu", "meta") for tensor in (*observation.root_tensors, *leaves))
+    with torch._C.DisableTorchFunctionSubclass():
+        return all(tensor.device.type in ("cpu", "meta") for tensor in (*observation.root_tensors, *leaves))
 
 
 def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:

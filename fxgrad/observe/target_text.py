@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.notation import escaped, one_line
 
 FORMS = "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json"
 DEFAULT_FACTORY = "build"
@@ -71,7 +71,11 @@ def _is_dotted_name(text: str) -> bool:
 
 
 def _without_name(origin: str) -> str:
-    return f"{origin}:{DEFAULT_FACTORY}, or leave the colon out" if origin else "fxgrad report path/to/file.py:factory"
+    return (
+        f"{one_line(origin)}:{DEFAULT_FACTORY}, or leave the colon out"
+        if origin
+        else "fxgrad report path/to/file.py:factory"
+    )
 
 
 def _looks_like_file(origin: str) -> bool:

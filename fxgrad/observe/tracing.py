@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -165,7 +166,7 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
     found = find_roots(outputs, what="the outputs")
     tensor_names = TensorNames(model)
     tensor_names.add_attributes(model)
-    with alone():
+    with alone(), torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
         observation = Observation(found.roots, ModuleNames(model), tensor_names)
         hooks = HookCollector(observation, HookSearch(observation, every_node=node_hooks))
         device = device_of(observation.root_tensors)

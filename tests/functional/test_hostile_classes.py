@@ -169,3 +169,24 @@ def test_verify_compares_nothing_of_a_hook_that_only_backward_places() -> None:
     verification = fxgrad.verify(model, torch.ones(2, 3, requires_grad=True))
     assert verification.ok
     assert [unknown.what for unknown in verification.unknown] == ["fires"]
+
+
+def test_an_exception_that_cannot_be_shown_is_a_target_error() -> None:
+    class Unshown(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise Unshown
+
+    with pytest.raises(TargetError, match="its message cannot be shown"):
+        fxgrad.trace(Model(3, 3), torch.ones(2, 3))
+
+
+def test_a_tensor_elsewhere_whose_class_refuses_every_function_is_no_matter_for_a_capture() -> None:
+    elsewhere = (torch.ones(3, requires_grad=True) * 1).as_subclass(Refusing)
+    model = nn.Linear(3, 3)
+    model.weight.register_hook(lambda grad: None)
+    assert [site.fires for site in fxgrad.capture(model(torch.ones(2, 3)), model).sites] == [True]
+    assert type(elsewhere) is Refusing

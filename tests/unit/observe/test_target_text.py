@@ -111,3 +111,9 @@ def test_an_unprintable_path_is_shown_escaped():
 
 def test_a_path_longer_than_the_system_allows_is_no_such_file():
     assert refusal("x" * 5000 + ".py").given.startswith("no such file: ")
+
+
+def test_a_control_character_in_what_to_try_is_escaped():
+    with pytest.raises(UsageError) as raised:
+        parse_target("a\tb:")
+    assert raised.value.suggestion == r"a\tb:build, or leave the colon out"
