@@ -145,8 +145,10 @@ def test_a_non_reentrant_checkpoint_leaves_the_nodes_of_what_it_runs():
 
 
 def test_a_node_that_raises_when_it_is_run_is_an_error():
-    node = records(torch._C._functions.DelayedError("stop", 1)(leaf() * 2))[0]
-    assert (node.name, node.kind, node.sequence_nr) == ("torch::autograd::Error", NodeKind.ERROR, None)
+    output = torch._C._functions.DelayedError("stop", 1)(leaf() * 2)
+    node, number = records(output)[0], output.grad_fn._sequence_nr()
+    assert (node.name, node.kind) == ("torch::autograd::Error", NodeKind.ERROR)
+    assert node.sequence_nr == (None if number == 2**64 - 1 else number)  # torch 2.10 gives it one
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")

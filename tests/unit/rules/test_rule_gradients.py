@@ -469,4 +469,5 @@ def test_distributed_data_parallel_raises_where_a_parameter_is_not_used_as_the_p
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines() == ["Expected to have finished reduction in the prior iter", "fine"], done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
+    assert lines == ["Expected to have finished reduction in the prior iter", "fine"], done.stderr
