@@ -19,9 +19,10 @@ from torch.fx.node import map_aggregate
 from torch.nn.modules import module as module_hooks
 
 from fxgrad import __version__
+from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
 from fxgrad.graph.info import SCHEMA_VERSION
-from fxgrad.graph.notation import without_addresses
+from fxgrad.graph.notation import path_text, without_addresses
 from fxgrad.graph.records import Taken
 from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords
@@ -37,6 +38,7 @@ from fxgrad.observe.provenance import Ownership, Timeline
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.saved_versions import with_overwritten
 from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, origin_of
+from fxgrad.observe.tracebacks import message_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 
 Roots = Sequence[tuple[Path, torch.Tensor]]
@@ -68,7 +70,7 @@ class Observation:
         self.tensor_names = tensor_names
         self.root_paths = list(roots)
         self.root_tensors = [tensor for _, tensor in roots]
-        edges = [_gradient_edge(tensor) for tensor in self.root_tensors]
+        edges = [_gradient_edge(path, tensor) for path, tensor in roots]
         self.walked: WalkedGraph = walk([node for node, _ in edges], self.metas)
         self.roots = tuple(
             [Root(self.walked.ids[node], slot, path) for (node, slot), (path, _) in zip(edges, roots, strict=True)]
@@ -257,10 +259,17 @@ class Observation:
         return stack[::-1]
 
 
-def _gradient_edge(tensor: torch.Tensor) -> Origin:
-    if tensor.grad_fn is not None:
-        return tensor.grad_fn, tensor.output_nr
-    edge = get_gradient_edge(tensor)
+def _gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
+    """Where backward starts for a root. PyTorch may refuse to tell the grad_fn of a view that was changed since
+    (torch/csrc/autograd/variable.cpp, ``check_inplace``), and so to run a backward from it."""
+    try:
+        edge = get_gradient_edge(tensor)
+    except RuntimeError as error:
+        raise TargetError(
+            f"backward cannot start from {path_text(path)}: {message_of(error)}",
+            "outputs of which PyTorch tells the grad_fn",
+            "change a clone() of it instead of itself",
+        ) from error
     return edge.node, edge.output_nr
 
 

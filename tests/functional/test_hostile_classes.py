@@ -190,3 +190,23 @@ def test_a_tensor_elsewhere_whose_class_refuses_every_function_is_no_matter_for_
     model.weight.register_hook(lambda grad: None)
     assert [site.fires for site in fxgrad.capture(model(torch.ones(2, 3)), model).sites] == [True]
     assert type(elsewhere) is Refusing
+
+
+def test_an_output_whose_grad_fn_pytorch_refuses_to_tell_is_a_target_error_as_backward_from_it_raises() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+            self.inner.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result = self.inner(x)
+            with torch.no_grad():
+                result.mul_(2)
+            return result
+
+    model, x = Model(), torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(TargetError, match=r"^backward cannot start from result: Output 0 of BackwardHookFunction"):
+        fxgrad.trace(model, x)
+    with pytest.raises(RuntimeError, match="is a view and its base or another view of its base has been modified"):
+        torch.autograd.backward([model(x)], [torch.ones(2, 3)])
