@@ -1,12 +1,14 @@
-"""What all tests share: renewing golden files."""
+"""What all tests share: how many processes run them, golden files, and what is shown at the end of the run."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tally
+from module_hooks import notebook  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -16,8 +18,8 @@ WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process for measurements, and for what prints a table of what it tried."""
-    return min(os.cpu_count() or 1, WORKERS) if config.option.markexpr.startswith("not ") else 0
+    """Measurements disturb each other: they run in one process."""
+    return 0 if config.option.markexpr == "benchmark" else min(os.cpu_count() or 1, WORKERS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,8 +36,21 @@ def overwrite(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--overwrite"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In one of several processes: hand over what was counted."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tallies"] = tally.to_json()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what one of several processes counted; one that crashed hands nothing over."""
+    tally.take(getattr(node, "workeroutput", {}).get("tallies", "{}"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many hostile inputs were tried, by category, where the fuzz suite ran."""
-    fuzzing = sys.modules.get("fuzzing")
-    for line in fuzzing.tally_lines() if fuzzing is not None else ():
-        terminalreporter.write_line(f"fuzz: {line}")
+    """Show what the oracles and the fuzz suite tried."""
+    lines = list(tally.report())
+    if lines:
+        terminalreporter.section("what was tried")
+        terminalreporter.write_line("\n".join(lines))

@@ -19,7 +19,7 @@ def to_networkx(graph: BackwardGraph) -> networkx.MultiDiGraph[int]:
     edges             keyed by their index in ``next_functions``; the fields of `Edge` by name. An edge that carries
                       no gradient leads to no node, so it is only in its node's ``edges``
     ``graph.graph``   the fields of `GraphInfo`, and the graph's other records: ``roots``, ``modules``, ``calls``,
-                      ``variables``, ``hooks``, ``sites``, ``forward``
+                      ``variables``, ``hooks``, ``sites``, ``forward``, ``unrecorded_calls``
     ================  ==============================================================================================
 
     Attributes hold fxgrad's immutable records, not copies.

@@ -38,8 +38,9 @@ def _chunks(graph: BackwardGraph) -> Iterator[str]:
     line = _line_writer()
     yield f'{{"info":{line(graph.info)}'
     for field in dataclasses.fields(graph):
-        if field.name != "info":
-            lines = ",\n".join([line(record) for record in getattr(graph, field.name)])
+        records = getattr(graph, field.name)
+        if field.name != "info" and records != field.default:
+            lines = ",\n".join([line(record) for record in records])
             yield f',\n"{field.name}":[\n{lines}\n]' if lines else f',\n"{field.name}":[]'
     yield "\n}\n"
 

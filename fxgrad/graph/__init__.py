@@ -22,6 +22,7 @@ from fxgrad.graph.records import (
     Taken,
     TensorMeta,
     TensorRef,
+    UnrecordedCall,
     Value,
     Variable,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Taken",
     "TensorMeta",
     "TensorRef",
+    "UnrecordedCall",
     "Value",
     "Variable",
 ]

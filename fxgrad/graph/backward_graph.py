@@ -18,6 +18,7 @@ from fxgrad.graph.records import (
     Node,
     Path,
     Root,
+    UnrecordedCall,
     Variable,
 )
 
@@ -28,6 +29,7 @@ class BackwardGraph:
 
     ``nodes[i].id == i``, in a topological order from the roots (a node comes before the nodes that its gradients go
     to), and ``hooks[i].id == i``, in the order of registration. ``sites`` are in predicted firing order.
+    ``unrecorded_calls`` are those of modules with full hooks that were over before anybody watched.
     """
 
     roots: tuple[Root, ...]
@@ -39,6 +41,7 @@ class BackwardGraph:
     sites: tuple[HookSite, ...]
     forward: tuple[FxNode, ...]
     info: GraphInfo
+    unrecorded_calls: tuple[UnrecordedCall, ...] = ()
 
     def __str__(self) -> str:
         """The whole graph as text, one node a line: see `printing.graph_text`."""
@@ -82,6 +85,16 @@ class BackwardGraph:
     def calls_by_id(self) -> dict[str, ModuleCall]:
         """Every module call by its id."""
         return {call.id: call for call in self.calls}
+
+    @cached_property
+    def unrecorded_calls_by_node(self) -> dict[int, UnrecordedCall]:
+        """Every unrecorded call by its node on the inputs and by that on the outputs."""
+        return {
+            node: call
+            for call in self.unrecorded_calls
+            for node in (call.input_hook_node, call.output_hook_node)
+            if node is not None
+        }
 
     @cached_property
     def modules_by_path(self) -> dict[str, Module]:

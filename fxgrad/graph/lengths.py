@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph.kinds import HookKind
 from fxgrad.graph.notation import escaped, path_text
-from fxgrad.graph.records import FullHookSetup, HookSite, ModuleCall, Node, TensorRef
+from fxgrad.graph.records import FullHookSetup, HookSite, ModuleCall, Node, TensorRef, UnrecordedCall
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -37,6 +37,8 @@ def length_problems(graph: BackwardGraph) -> Iterator[str]:
         yield from _node_problems(node)
     for call in graph.calls:
         yield from _call_problems(call, graph)
+    for index, unrecorded in enumerate(graph.unrecorded_calls):
+        yield from _setup_problems(unrecorded, unrecorded.full_hook, graph, unrecorded_text(unrecorded, index))
     for index, site in enumerate(graph.sites):
         if site.node is not None and site.fires is not False:
             yield from _site_problems(site, index, graph.nodes[site.node])
@@ -68,6 +70,11 @@ def call_text(call: ModuleCall) -> str:
     return f'call "{escaped(call.id)}"'
 
 
+def unrecorded_text(call: UnrecordedCall, index: int) -> str:
+    """Name a module call that was not watched in a sentence."""
+    return f'unrecorded_calls[{index}] ("{escaped(call.path)}")'
+
+
 def _path_problems(refs: tuple[TensorRef, ...], field: str) -> Iterator[tuple[int, str]]:
     for index, ref in enumerate(refs):
         if len(ref.path) < _INSIDE[field] or ref.path[0] not in _STARTS[field]:
@@ -76,7 +83,9 @@ def _path_problems(refs: tuple[TensorRef, ...], field: str) -> Iterator[tuple[in
             yield index, f"its path is {path_text(ref.path)}, but positional arguments have numbers"
 
 
-def _setup_problems(call: ModuleCall, setup: FullHookSetup, graph: BackwardGraph, where: str) -> Iterator[str]:
+def _setup_problems(
+    call: ModuleCall | UnrecordedCall, setup: FullHookSetup, graph: BackwardGraph, where: str
+) -> Iterator[str]:
     sides = (
         ("input", call.input_hook_node, setup.input_positions, setup.n_inputs),
         ("output", call.output_hook_node, setup.output_positions, setup.n_outputs),

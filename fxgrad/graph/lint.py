@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS, SCHEMA_VERSION, GraphInfo
 from fxgrad.graph.kinds import HookKind, NodeKind
-from fxgrad.graph.lengths import call_text, node_text, site_text
+from fxgrad.graph.lengths import call_text, node_text, site_text, unrecorded_text
 from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import (
     Gradient,
@@ -20,6 +20,7 @@ from fxgrad.graph.records import (
     ModuleCall,
     Node,
     TensorRef,
+    UnrecordedCall,
     Variable,
 )
 from fxgrad.graph.structure import structural_problems
@@ -73,6 +74,8 @@ def _problems_of_meaning(graph: BackwardGraph) -> Iterator[str]:
                 yield f'module "{escaped(module.path)}": its parameter "{escaped(name)}" is no variable'
     for call in graph.calls:
         yield from _call_problems(call, graph)
+    for index, unrecorded in enumerate(graph.unrecorded_calls):
+        yield from _hook_node_problems(unrecorded, unrecorded_text(unrecorded, index), graph)
     for fx_node in graph.forward:
         if fx_node.sequence_window is not None:
             yield from _window_problems(f'fx node "{escaped(fx_node.name)}"', fx_node.sequence_window)
@@ -183,7 +186,7 @@ def _nesting_problems(call: ModuleCall, parent: ModuleCall, where: str) -> Itera
         yield f"{where}: its sequence_window {inner} is not within {outer}, that of {call_text(parent)}"
 
 
-def _hook_node_problems(call: ModuleCall, where: str, graph: BackwardGraph) -> Iterator[str]:
+def _hook_node_problems(call: ModuleCall | UnrecordedCall, where: str, graph: BackwardGraph) -> Iterator[str]:
     for field, node in (("input_hook_node", call.input_hook_node), ("output_hook_node", call.output_hook_node)):
         if node is not None and graph.nodes[node].kind is not NodeKind.BACKWARD_HOOK:
             yield f"{where}: its {field} is {node_text(graph.nodes[node])}, which is no BackwardHookFunction"

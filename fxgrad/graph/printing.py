@@ -22,6 +22,7 @@ from fxgrad.graph.records import (
     Root,
     TensorMeta,
     TensorRef,
+    UnrecordedCall,
     Variable,
 )
 
@@ -45,6 +46,7 @@ def _lines(graph: BackwardGraph) -> Iterator[str]:
     yield from _section("nodes", [_node_line(graph, node) for node in graph.nodes])
     yield from _section("roots", [_root_line(graph, root) for root in graph.roots])
     yield from _section("module calls", [_call_line(graph, call) for call in graph.calls])
+    yield from _section("unrecorded calls", [_unrecorded_line(graph, call) for call in graph.unrecorded_calls])
     yield from _section("variables", [_variable_line(graph, variable) for variable in graph.variables])
     yield from _section("hooks", [_hook_line(graph, hook) for hook in graph.hooks])
     yield from _section("sites", [line for site in graph.sites for line in _site_lines(graph, site)])
@@ -152,12 +154,21 @@ def _call_notes(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
         yield f"hooks {_listed(call.hooks)}"
     if call.legacy_reason is not None:
         yield f"no tensor for a non-full hook: {one_line(call.legacy_reason)}"
+    yield from _hook_nodes(graph, call)
+    if call.source is not None:
+        yield f"# {source_text(call.source)}"
+
+
+def _hook_nodes(graph: BackwardGraph, call: ModuleCall | UnrecordedCall) -> Iterator[str]:
     if call.input_hook_node is not None:
         yield f"inputs through {_place_text(graph, call.input_hook_node, None)}"
     if call.output_hook_node is not None:
         yield f"outputs through {_place_text(graph, call.output_hook_node, None)}"
-    if call.source is not None:
-        yield f"# {source_text(call.source)}"
+
+
+def _unrecorded_line(graph: BackwardGraph, call: UnrecordedCall) -> str:
+    numbers = f"{call.full_hook.n_inputs} -> {call.full_hook.n_outputs}"
+    return "   ".join([f"{escaped(call.path)} {numbers}", *_hook_nodes(graph, call)])
 
 
 def _call_states(call: ModuleCall) -> tuple[tuple[str, bool], ...]:

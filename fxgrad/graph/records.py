@@ -269,6 +269,24 @@ class ModuleCall:
 
 
 @dataclass(frozen=True, slots=True)
+class UnrecordedCall:
+    """A module call that was not watched, but that full hooks left their nodes and their ``BackwardHook`` of.
+
+    ``path``           the module's path; "" where it is the model itself or none of its modules
+    ``has_waiting``    whether an earlier backward ran the node on the outputs and not that on the inputs: what it left
+                       is still there
+    The other fields are those of `ModuleCall`.
+    """
+
+    path: str
+    full_hook: FullHookSetup
+    input_hook_node: int | None = None
+    output_hook_node: int | None = None
+    argument_names: tuple[str, ...] = ()
+    has_waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FxNode:
     """One node of the recorded ``torch.fx.Graph``.
 
@@ -331,6 +349,7 @@ class Hook:
     ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
                     ("weight",); "parameters()" where it goes through the module's parameters
     ``holds``       tensors that have a graph behind them, and that its function keeps alive
+    ``more_targets`` why a multi-grad hook may be on more places than ``target_slots`` says; None: it is not
     """
 
     id: int
@@ -351,6 +370,7 @@ class Hook:
     registered_in: str | None = None
     grad_reads: tuple[str, ...] = ()
     holds: tuple[Held, ...] = ()
+    more_targets: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,20 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from fxgrad.graph.lengths import call_text, length_problems, node_text, site_text
+from fxgrad.graph.lengths import call_text, length_problems, node_text, site_text, unrecorded_text
 from fxgrad.graph.notation import escaped
-from fxgrad.graph.records import FxNode, Hook, HookSite, Module, ModuleCall, Node, TensorRef, Value, Variable
+from fxgrad.graph.records import (
+    FxNode,
+    Hook,
+    HookSite,
+    Module,
+    ModuleCall,
+    Node,
+    TensorRef,
+    UnrecordedCall,
+    Value,
+    Variable,
+)
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -45,6 +56,8 @@ def _reference_problems(graph: BackwardGraph) -> Iterator[str]:
     for call in graph.calls:
         yield from _call_problems(call, known)
     yield from _parent_cycles(graph.calls)
+    for index, unrecorded in enumerate(graph.unrecorded_calls):
+        yield from _hook_node_problems(unrecorded, unrecorded_text(unrecorded, index), known)
     for variable in graph.variables:
         yield from known.place(f"variable {_quoted(variable.name)}", variable.node, variable.slot)
     for hook in graph.hooks:
@@ -173,13 +186,17 @@ def _call_problems(call: ModuleCall, known: _Known) -> Iterator[str]:
     where = call_text(call)
     yield from known.call(f"{where}, parent", call.parent)
     yield from known.hooks(where, call.hooks)
-    yield from known.place(f"{where}, input_hook_node", call.input_hook_node, None)
-    yield from known.place(f"{where}, output_hook_node", call.output_hook_node, None)
+    yield from _hook_node_problems(call, where, known)
     for name, refs in (("inputs", call.inputs), ("outputs", call.outputs)):
         for index, ref in enumerate(refs):
             yield from known.tensor(f"{where}, {name}[{index}]", ref)
     if call.legacy_tensor is not None:
         yield from known.tensor(f"{where}, legacy_tensor", call.legacy_tensor)
+
+
+def _hook_node_problems(call: ModuleCall | UnrecordedCall, where: str, known: _Known) -> Iterator[str]:
+    yield from known.place(f"{where}, input_hook_node", call.input_hook_node, None)
+    yield from known.place(f"{where}, output_hook_node", call.output_hook_node, None)
 
 
 def _parent_cycles(calls: tuple[ModuleCall, ...]) -> Iterator[str]:

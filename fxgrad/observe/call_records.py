@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fxgrad.graph import FullHookSetup, ModuleCall, TensorRef
+from fxgrad.graph import ModuleCall, TensorRef
 from fxgrad.observe.frames import source_of
 from fxgrad.observe.fx_operations import argument_names
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import SeenModuleCall, SeenTensor
+from fxgrad.observe.unrecorded_calls import full_hook_setup
 from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class CallRecords:
             legacy_reason=call.legacy_reason,
             input_hook_node=self._number(call.input_hook_node),
             output_hook_node=self._number(call.output_hook_node),
-            full_hook=_full_hook_setup(call),
+            full_hook=None if call.backward_hook is None else full_hook_setup(call.backward_hook),
             checkpointed=call.checkpointed,
             argument_names=argument_names(call.module, len(call.args)),
             source=source_of(call.stack),
@@ -105,15 +106,3 @@ def _result_kind(result: object) -> str:
     if hasattr(type(result), "n_sequence_fields"):  # PyStructSequence
         return "struct sequence"
     return "namedtuple" if hasattr(type(result), "_fields") else "tuple subclass"
-
-
-def _full_hook_setup(call: SeenModuleCall) -> FullHookSetup | None:
-    hook = call.backward_hook
-    if hook is None:
-        return None
-    return FullHookSetup(
-        n_inputs=hook.n_inputs,
-        input_positions=None if hook.input_tensors_index is None else tuple(hook.input_tensors_index),
-        n_outputs=hook.n_outputs,
-        output_positions=None if hook.output_tensors_index is None else tuple(hook.output_tensors_index),
-    )

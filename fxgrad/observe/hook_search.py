@@ -33,6 +33,7 @@ from fxgrad.observe.hooks import (
 )
 from fxgrad.observe.registrations import Key, RegistrationWatch
 from fxgrad.observe.seen import SeenModuleCall, origin_of
+from fxgrad.observe.unrecorded_calls import UnrecordedCalls
 from fxgrad.observe.walk import ACCUMULATE_GRAD
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Spot(NamedTuple):
 class HookSearch:
     """All hooks of one observation. `earlier` are those that were there before the forward ran.
 
-    ``posts`` and ``pres`` are what was found on the nodes that were looked at.
+    ``posts`` and ``pres`` are what was found on the nodes that were looked at, ``unrecorded_calls`` whose full hooks
+    are there without that the call was watched.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class HookSearch:
         self._found: dict[Key, LiveHook] = {}
         self.posts: dict[AutogradNode, list[Spot]] = {}
         self.pres: dict[AutogradNode, list[Spot]] = {}
+        self.unrecorded_calls = UnrecordedCalls()
         self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
         self._add_all(earlier)
         self._add_all([] if observation.recorder is None else observation.recorder.log.hooks)
@@ -229,7 +232,10 @@ class HookSearch:
             if wrapped is not None:
                 yield self._legacy_spot(table, key, wrapped, legacy)
             elif behind is not None:
-                yield from self._full_spots(*behind, full.get(id(behind[0])))
+                call = full.get(id(behind[0]))
+                if call is None:
+                    self.unrecorded_calls.add(*behind, node)
+                yield from self._full_spots(*behind, call)
             else:
                 yield self._on_node(HookKind.NODE, node, table, key)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from fxgrad.graph import Held, Hook, HookKind, Node
+from fxgrad.graph import Held, Hook, HookKind, Node, UnrecordedCall
 from fxgrad.observe.frames import definition_of, source_of
 from fxgrad.observe.hook_code import grad_reads, holds
 from fxgrad.observe.hook_search import HookSearch, Spot
@@ -70,6 +70,7 @@ class HookCollector:
             registered_nr=hook.sequence_nr,
             registered_in=None if hook.call is None else self._observation.call_ids[hook.call],
             grad_reads=grad_reads(hook.function) if hook.kind.is_module else (),
+            more_targets=hook.more_parts,
             holds=tuple([Held(name, self._node(tensor), inside) for name, tensor, inside in holds(hook.function)]),
         )
 
@@ -117,6 +118,10 @@ class HookCollector:
     def ids_of_call(self, call: SeenModuleCall) -> tuple[int, ...]:
         """Ids of the hooks that a call took along, in run order."""
         return tuple([self._rank[carried.number, id(carried.table)] for carried in call.hooks])
+
+    def unrecorded_calls(self) -> tuple[UnrecordedCall, ...]:
+        """The calls that nobody watched, and whose full hooks are on nodes of the graph."""
+        return self._search.unrecorded_calls.records(self._observation.module_names, self._observation.walked.ids)
 
     # Hooks on nodes
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -29,6 +31,10 @@ _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
 _MULTI_GRAD_ALL = "register_multi_grad_hook.<locals>.get_inner_hook.<locals>.inner_hook"
 _MULTI_GRAD_ANY = ("fn", "lock", "ran_hook")
+UNSEEN = "it is also on tensors that nobody holds any more, and it does not say which"
+SLOT_UNSEEN = (
+    "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
+)
 _MAKES_AN_OBJECT = 0x20 | 0x80 | 0x200
 """Flags of the code of generators, coroutines and both: calling them returns an object."""
 
@@ -55,6 +61,8 @@ class LiveHook:
     call: SeenModuleCall | None = None
     parts: list[LiveHook] = field(default_factory=list)
     """Of a multi-grad hook: the tensor hook on each of its tensors."""
+    more_parts: str | None = None
+    """Of a multi-grad hook: why there may be more."""
 
     @property
     def key(self) -> Key:
@@ -191,15 +199,30 @@ def _multi_grad_group(hook: LiveHook) -> int | None:
 
 
 def _complete(whole: LiveHook) -> None:
-    """Add the tensors of an "all" hook that nobody holds any more: it holds their nodes, and active are all or none."""
+    """Add the tensors of an "all" hook that nobody holds any more: it holds their nodes, and active are all or none.
+
+    An "any" hook holds nothing, but every table that it is in holds the one function that it put on all its tensors.
+    """
     cells = _closure(whole.inner)
-    if "grad_fns" in cells:
-        parts = {_closure(part.function)["idx"]: part for part in whole.parts}
-        for index, node in enumerate(cells["grad_fns"]):
-            if index not in parts:
-                parts[index] = LiveHook(HookKind.TENSOR, LAST, None, None, origin=(node, 0))
-        whole.parts = [parts[index] for index in sorted(parts)]
     whole.active = any(part.active for part in whole.parts)
+    if "grad_fns" not in cells:
+        unseen = len(_tables_with(whole.inner)) - sum(part.active for part in whole.parts)
+        whole.more_parts = UNSEEN if unseen > 0 else None
+        return
+    parts = {_closure(part.function)["idx"]: part for part in whole.parts}
+    for index, node in enumerate(cells["grad_fns"]):
+        if index not in parts:
+            parts[index] = LiveHook(HookKind.TENSOR, LAST, None, None, origin=(node, 0))
+            whole.more_parts = SLOT_UNSEEN if len(node._input_metadata) > 1 else whole.more_parts
+    whole.parts = [parts[index] for index in sorted(parts)]
+
+
+def _tables_with(function: Any) -> list[Any]:
+    """Every table of tensor hooks that holds a function, those of tensors that are gone too."""
+    referrers = gc.get_referrers(function)
+    return [
+        table for table in referrers if type(table) is OrderedDict and any(one is function for one in table.values())
+    ]
 
 
 def multi_grad_mode(function: Any) -> str | None:

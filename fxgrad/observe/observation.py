@@ -146,6 +146,7 @@ class Observation:
             sites=(),
             forward=tuple(self._fx_nodes()),
             info=info,
+            unrecorded_calls=hooks.unrecorded_calls(),
         )
 
     def nodes(self) -> tuple[Node, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import HookKind, HookSite
+from fxgrad.graph import HookKind, HookSite, UnrecordedCall
 from fxgrad.predict import multi_grad
 from fxgrad.predict.flow import INPUT_SIDE
 from fxgrad.predict.outlook import Outlook
@@ -42,6 +42,10 @@ class Firing:
             yield from self._at(node)
             if self.raised_by is not None:
                 return
+        for number, counter in self.counters.items():
+            hook = self._sites[number].hook
+            if hook.more_targets is not None and hook.active and not counter.calls:
+                yield number
 
     def _at(self, node: int) -> Iterator[int]:
         place = self._places.get(node) or Place()
@@ -68,16 +72,26 @@ class Firing:
 
 
 def is_held_back(outlook: Outlook, site: HookSite) -> bool:
-    """Whether a full hook keeps silent on its input-side node: the output-side node has not run before it.
+    """Whether a full hook keeps silent on its input-side node: it waits for the output side, and nothing is there."""
+    return waits_for_output(outlook, site) and not finds_earlier(outlook, site)
+
+
+def waits_for_output(outlook: Outlook, site: HookSite) -> bool:
+    """Whether a full hook on its input-side node comes before the output-side node has run.
 
     ``BackwardHook._set_user_hook`` (torch/utils/hooks.py) waits for the grad_outputs that the output side leaves. What
     it left in the same call before this one, and nothing took, is still there.
     """
-    if not site.hook.kind.is_full or site.node is None or site.call is None:
+    call = outlook.module_call(site) if site.hook.kind.is_full else None
+    if call is None or site.node is None or outlook.sides.get(site.node) != INPUT_SIDE:
         return False
-    if outlook.sides.get(site.node) != INPUT_SIDE:
-        return False
-    output = outlook.graph.calls_by_id[site.call].output_hook_node
+    output = call.output_hook_node
     if output is None or not outlook.runs(output):
         return True
     return outlook.call.after is None and outlook.ranks[output] > outlook.ranks[site.node]
+
+
+def finds_earlier(outlook: Outlook, site: HookSite) -> bool:
+    """Whether an earlier backward, which nobody watched, left grad_outputs that nothing has taken."""
+    call = outlook.module_call(site)
+    return isinstance(call, UnrecordedCall) and call.has_waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fxgrad.graph import BackwardGraph, Node, NodeKind
+from fxgrad.graph import BackwardGraph, ModuleCall, Node, NodeKind, UnrecordedCall
 from fxgrad.predict import formulas
 from fxgrad.predict.engine import Schedule
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, Verdict
@@ -156,7 +156,8 @@ def _hook_function(received: Statuses, edges: int, side: str | None) -> Iterator
 
 
 def hook_sides(graph: BackwardGraph) -> dict[int, str]:
-    """Which BackwardHookFunction nodes are on a module's inputs and which on its outputs, where that was recorded."""
-    inputs = {call.input_hook_node: INPUT_SIDE for call in graph.calls if call.input_hook_node is not None}
-    outputs = {call.output_hook_node: OUTPUT_SIDE for call in graph.calls if call.output_hook_node is not None}
+    """Which BackwardHookFunction nodes are on a module's inputs and which on its outputs, where that is known."""
+    calls: tuple[ModuleCall | UnrecordedCall, ...] = (*graph.calls, *graph.unrecorded_calls)
+    inputs = {call.input_hook_node: INPUT_SIDE for call in calls if call.input_hook_node is not None}
+    outputs = {call.output_hook_node: OUTPUT_SIDE for call in calls if call.output_hook_node is not None}
     return {**inputs, **outputs}

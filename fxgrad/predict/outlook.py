@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from fxgrad.graph import BackwardCall, BackwardGraph, Node, NodeKind
+from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node, NodeKind, UnrecordedCall
 from fxgrad.predict.engine import Schedule, schedule
 from fxgrad.predict.flow import Flow, flow, hook_sides
 
@@ -34,6 +34,12 @@ class Outlook:
     def sides(self) -> dict[int, str]:
         """Which side of its module each BackwardHookFunction node is on."""
         return hook_sides(self.graph)
+
+    def module_call(self, site: HookSite) -> ModuleCall | UnrecordedCall | None:
+        """The module call that put a module's hook where it is; None where nothing is known of it."""
+        if site.call is not None:
+            return self.graph.calls_by_id[site.call]
+        return None if site.node is None else self.graph.unrecorded_calls_by_node.get(site.node)
 
     @cached_property
     def users(self) -> dict[tuple[int, int], tuple[int, ...]]:

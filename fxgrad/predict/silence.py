@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxgrad.graph import HookKind, HookSite, NodeKind
 from fxgrad.graph.notation import escaped
 from fxgrad.predict import multi_grad
-from fxgrad.predict.firing import Firing, is_held_back
+from fxgrad.predict.firing import Firing, finds_earlier, is_held_back, waits_for_output
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.reasons import UNUSED
 
@@ -64,8 +64,8 @@ def _unexecuted_reason(outlook: Outlook, label: str) -> str:
 
 
 def _held_back_reason(outlook: Outlook, site: HookSite) -> str:
-    assert site.call is not None
-    output = outlook.graph.calls_by_id[site.call].output_hook_node
+    call = outlook.module_call(site)
+    output = None if call is None else call.output_hook_node
     if output is None:
         return "the gradient comes to the module's inputs, but no root depends on what the module returned"
     return (
@@ -78,8 +78,10 @@ def undecided_reason(outlook: Outlook, site: HookSite) -> str | None:
     """Why only backward decides whether the hook is called; None where the records do."""
     if site.node is None:
         return site.reason
-    if site.hook.kind.is_full and site.call is None:
-        return "the forward was not watched, so what the module's call left for the hook is not known"
+    if waits_for_output(outlook, site) and finds_earlier(outlook, site):
+        return (
+            "an earlier backward came to the module's outputs alone, and what it left for the hook may still be there"
+        )
     if outlook.call.after == "freed" and not _precedes_every_execution(outlook, site):
         return "the same call before freed the graph: this one raises at the first node that needs what was freed"
     if site.hook.kind is HookKind.MULTI_GRAD and outlook.checkpoint is not None and _has_leaf(outlook, site):

@@ -94,8 +94,8 @@ def _contents(outlook: Outlook, firing: Firing, number: int, site: HookSite) -> 
 
 
 def _contents_of_full_hook(outlook: Outlook, site: HookSite) -> Contents:
-    """() where the call was not recorded: nothing else tells how many arguments and results it had."""
-    call = None if site.call is None else outlook.graph.calls_by_id[site.call]
+    """() where nothing is known of the call: nothing else tells how many arguments and results it had."""
+    call = outlook.module_call(site)
     if call is None or call.full_hook is None:
         return (), ()
     hooked = FullHookCall(outlook, call, call.full_hook)

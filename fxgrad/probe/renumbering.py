@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from fxgrad.graph import BackwardGraph, Hook, ModuleCall, Node, TensorRef, Variable
+from fxgrad.graph import BackwardGraph, Hook, ModuleCall, Node, TensorRef, UnrecordedCall, Variable
 
 NOT_REACHED = "its node BackwardHookFunctionBackward is not reached from the roots"
 
@@ -33,6 +33,7 @@ def renumbered(graph: BackwardGraph, before: BackwardGraph) -> tuple[BackwardGra
         calls=tuple([_call(call, ids) for call in graph.calls]),
         variables=tuple([_placed(variable, ids) for variable in graph.variables]),
         hooks=tuple([_hook(hook, before, ids, nodes) for hook in graph.hooks]),
+        unrecorded_calls=tuple([_unrecorded(call, ids) for call in graph.unrecorded_calls]),
     )
     return changed, ids
 
@@ -102,6 +103,11 @@ def _call(call: ModuleCall, ids: Ids) -> ModuleCall:
         input_hook_node=_id(ids, call.input_hook_node),
         output_hook_node=_id(ids, call.output_hook_node),
     )
+
+
+def _unrecorded(call: UnrecordedCall, ids: Ids) -> UnrecordedCall:
+    inputs, outputs = _id(ids, call.input_hook_node), _id(ids, call.output_hook_node)
+    return replace(call, input_hook_node=inputs, output_hook_node=outputs)
 
 
 def _placed(record: _Placed, ids: Ids) -> _Placed:

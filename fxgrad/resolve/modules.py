@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import Hook, HookSite, ModuleCall
+from fxgrad.graph import Hook, HookSite, ModuleCall, Node, UnrecordedCall
 from fxgrad.graph.notation import escaped, path_text
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
@@ -25,9 +25,21 @@ def module_sites(surroundings: Surroundings, hook: Hook) -> Iterator[HookSite]:
     for call in calls:
         yield _site_at_call(surroundings, hook, call)
     for node in nodes:
-        yield placed(hook, call=None, node=node.id, slot=None, reason=f"it was found on {escaped(node.label)}")
+        yield placed(hook, call=None, node=node.id, slot=None, reason=_found_reason(surroundings, node))
     if not calls and not nodes:
         yield unplaced(hook, _never_taken_reason(surroundings, hook))
+
+
+def _found_reason(surroundings: Surroundings, node: Node) -> str:
+    unrecorded = surroundings.graph.unrecorded_calls_by_node.get(node.id)
+    if unrecorded is None:
+        return f"it was found on {escaped(node.label)}"
+    module = escaped(unrecorded.path) or "the model"
+    return f"it was found on the node that PyTorch put on {_side(unrecorded, node)} of {module}"
+
+
+def _side(call: UnrecordedCall, node: Node) -> str:
+    return "the inputs" if node.id == call.input_hook_node else "the outputs"
 
 
 def _never_taken_reason(surroundings: Surroundings, hook: Hook) -> str:

@@ -39,6 +39,8 @@ def _tensor_reason(node: Node, slot: int) -> str:
 
 def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:
     places = [(node, slot) for node, slot in hook.target_slots if node is not None]
+    if hook.active and hook.more_targets is not None:
+        return undecided(hook, hook.more_targets)
     if not places:
         return _site_without_place(surroundings, hook)
     node, slot = places[0]

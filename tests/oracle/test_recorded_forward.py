@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from recorded_forward import Inputs, recorded_forward_problems
+from tally import Tally, tally_of
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.testing._internal.common_modules import ModuleInfo, module_db
@@ -19,17 +19,8 @@ import fxgrad
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 CHUNKS = 8
-
-
-class Tally:
-    """How many inputs were tried, what was skipped and why, and what was wrong."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.wrong: list[str] = []
-
-    def __str__(self) -> str:
-        return ", ".join(f"{text}: {count}" for text, count in self.counts.items())
+FORWARD = "forward"
+"""What is compared: lint, metadata, nodes, and what running it again gives."""
 
 
 def copied(value: Any) -> Any:
@@ -52,20 +43,20 @@ def samples(info: ModuleInfo, *, training: bool) -> Iterator[tuple[nn.Module, In
 
 
 def check(info: ModuleInfo, model: nn.Module, inputs: Inputs, tally: Tally) -> None:
-    tally.counts["inputs"] += 1
     if isinstance(model, LazyModuleMixin):
         torch.manual_seed(0)
         model(*copied(inputs)[0], **copied(inputs)[1])  # lazy modules are refused until they have run once
     refusal = own_failure(model, inputs)
     if refusal is not None:
-        tally.counts[f"skipped, as {refusal}"] += 1
+        tally.skip(refusal)
         return
-    tally.counts["compared"] += 1
+    tally.tried += 1
     try:
         found = recorded_forward_problems(model, lambda: copied(inputs))
     except Exception as error:  # reported with the input it came from
         found = [f"{type(error).__name__}: {error}"]
-    tally.wrong += [f"{info.name}{tuple(inputs[0])!s:.60} {model.extra_repr()}: {text}" for text in found]
+    tally.wrong[FORWARD] += len(found)
+    tally.texts += [f"{info.name}{tuple(inputs[0])!s:.60} {model.extra_repr()}: {text}" for text in found]
 
 
 def own_failure(model: nn.Module, inputs: Inputs) -> str | None:
@@ -76,21 +67,20 @@ def own_failure(model: nn.Module, inputs: Inputs) -> str | None:
     try:
         result = twin(*args, **kwargs)
     except Exception as error:  # PyTorch's own
-        return f"{type(model).__name__} itself raises {type(error).__name__}"
+        return f"{type(error).__name__} for these arguments"
     if not any(tensor.requires_grad for _, tensor in fxgrad.observe.structure.routes_in(result)):
-        return f"nothing that {type(model).__name__} returns requires grad"
+        return "nothing that it returns requires grad"
     return None
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_the_recorded_forward_of_a_module_gives_what_the_module_gives(chunk, training, capsys):
-    tally = Tally()
+def test_the_recorded_forward_of_a_module_gives_what_the_module_gives(chunk, training):
+    row = f"{'train' if training else 'eval'}, modules {chunk + 1} of {CHUNKS}"
+    tally = tally_of("the recorded forward of every module of torch.nn", row, properties=[FORWARD])
     for info in module_db[chunk::CHUNKS]:
         torch.manual_seed(0)
         for model, inputs in samples(info, training=training):
             check(info, model, inputs, tally)
-    with capsys.disabled():
-        print(f"\n{tally}, wrong: {len(tally.wrong)}")
-    assert not tally.wrong, "\n".join(tally.wrong[:40])
-    assert tally.counts["compared"] > 0
+    tally.assert_nothing_is_wrong()
+    assert tally.tried > 0

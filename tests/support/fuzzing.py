@@ -1,6 +1,6 @@
 """What each fuzzed input must bear: an error with its three parts, or a right answer; and nothing changed.
 
-`try_model` traces a model, asks the trace everything and verifies it. `tally` counts what was tried; the suite prints it.
+`try_model` traces a model, asks the trace everything and verifies it. `failures` counts what was tried.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import json
 import random
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from tally import count_outcome
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
@@ -24,18 +24,6 @@ from fxgrad.errors import FxgradError, TargetError
 from fxgrad.exchange.saved import from_json
 from fxgrad.render.dot import dot_source
 from fxgrad.result import Trace
-
-tally: dict[str, Counter[str]] = {}
-"""By category, how many inputs had each outcome."""
-
-
-def tally_lines() -> Iterator[str]:
-    """One line a category, and the total."""
-    for category, outcomes in sorted(tally.items()):
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
-        yield f"{category}: {outcomes.total():,} tried ({told})"
-    if tally:
-        yield f"{sum(outcomes.total() for outcomes in tally.values()):,} inputs in all"
 
 
 def failures(category: str, try_one: Callable[[int], str], seeds: range) -> list[str]:
@@ -47,7 +35,7 @@ def failures(category: str, try_one: Callable[[int], str], seeds: range) -> list
         except Exception as error:
             outcome = "failed"
             found.append(f"seed {seed}: {type(error).__name__}\n{''.join(traceback.format_exception(error)[-8:])}")
-        tally.setdefault(category, Counter())[outcome] += 1
+        count_outcome(category, outcome)
     return found
 
 

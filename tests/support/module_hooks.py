@@ -125,7 +125,10 @@ class Notebook:
         return handle
 
     def close(self) -> None:
+        """Remove the global hooks; let the nodes go that it has noted, which hold its hooks, which hold it."""
         self.handles.close()
+        self.clear()
+        self.kept.clear()
         # torch keeps it after the last hook is gone, and would refuse the other kind from then on
         module_hooks._global_is_full_backward_hook = None
 

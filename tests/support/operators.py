@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -49,7 +50,11 @@ def hold(operator: Any, way: str, samples: int, tally: Tally) -> None:
 
 
 def _hold_roots(roots: list[torch.Tensor], way: str, number: int, name: str, tally: Tally) -> None:
-    bench = Bench(roots, made_by="torch.operator").on_every_node()
+    with closing(Bench(roots, made_by="torch.operator")) as bench:
+        _hold_bench(bench.on_every_node(), way, number, name, tally)
+
+
+def _hold_bench(bench: Bench, way: str, number: int, name: str, tally: Tally) -> None:
     inputs = None
     if way in ("backward(inputs=)", "autograd.grad"):
         leaves = [node.variable for node in bench.walked.order if hasattr(node, "variable")]

@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -185,7 +185,14 @@ def by_tracing(make: Make) -> tuple[BackwardGraph, Made, Any]:
     return graph, made, made.model(*made.args)
 
 
-WAYS = {"record": by_recording, "trace": by_tracing}
+def by_capturing(make: Make) -> tuple[BackwardGraph, Made, Any]:
+    """Predict from the graph alone, which a forward that nobody watched has left."""
+    made = make()
+    output = made.model(*made.args)
+    return fxgrad.capture(output, made.model, node_hooks=True).graph, made, output
+
+
+WAYS = {"record": by_recording, "trace": by_tracing, "capture": by_capturing}
 
 
 class Choices(random.Random):
@@ -256,4 +263,19 @@ def _compared(make: Make, way: str) -> Comparison:
     backward(roots)
     paths = {module: path for path, module in made.model.named_modules()}
     reality = Reality(notebook.log, ids, paths, retained=notebook.retained(ids), registered=notebook.names)
-    return compare_with(graph, reality)
+    return compare_with(graph, _as_far_as_captured(graph, made.model, reality) if way == "capture" else reality)
+
+
+def _as_far_as_captured(graph: BackwardGraph, model: nn.Module, reality: Reality) -> Reality:
+    """Without a module for each call, and without hooks that nothing leads to.
+
+    Those are on tensors that were inside forward, and on what an argument was before it was changed in place.
+    """
+    found = {reality.name_of(site) for site in graph.sites}
+    scripts = [module.script for module in model.modules() if isinstance(module, RandomModule)]
+    if not any(step[0] in IN_PLACE for script in scripts for step in script):
+        found |= {name for name in reality.registered if str(name).isdecimal()}
+    calls = [called for called in reality.calls if called.hook in found]
+    places = {(site.node, site.slot) for site in graph.sites if site.hook.kind is HookKind.RETAIN_GRAD}
+    retained = [one for one in reality.retained if (one.node, one.slot) in places]
+    return replace(reality, calls=calls, paths=None, registered=(), retained=retained)

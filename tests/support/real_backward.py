@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +34,14 @@ class Bench:
         self.hooks: list[Hook] = []
         self.post_hooks: dict[int, list[int]] = {}
         self.prehooks: dict[int, list[int]] = {}
-        self.log: list[Called] = []
+        self.log: MutableSequence[Called] = []
         self.retained: dict[int, torch.Tensor] = {}
         self.handles: dict[int, Any] = {}
+
+    def close(self) -> None:
+        """Let the graph go: its nodes hold the hooks, which hold the bench, and no garbage collector sees that."""
+        vars(self).clear()
+        self.log = deque(maxlen=0)  # of what shares nodes with it, another backward may call its hooks
 
     # Hooks
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from comparison import DTYPE_OPEN, PROPERTIES, SHAPE_OPEN, Comparison
 
@@ -25,6 +27,7 @@ class Tally:
     ``wrong``    by property; ``texts`` are the differences as sentences
     ``unknown``  by reason
     ``note``     what a reader of the row must know: which share of the cases was taken
+    ``properties``  what was compared: the columns of the table
     """
 
     row: str
@@ -37,6 +40,7 @@ class Tally:
     texts: list[str] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     note: str = ""
+    properties: tuple[str, ...] = PROPERTIES
 
     def hold(self, case: str, comparison: Comparison) -> None:
         """Count one case that was compared."""
@@ -78,7 +82,7 @@ class Tally:
 
     def assert_nothing_is_wrong(self) -> None:
         """Fail with the differences."""
-        assert not self.wrong, "\n".join([str(dict(self.wrong)), *self.texts[:MOST_TEXTS]])
+        assert not self.wrong.total(), "\n".join([str(dict(self.wrong)), *self.texts[:MOST_TEXTS]])
 
 
 def without_numbers(text: str) -> str:
@@ -91,29 +95,64 @@ def without_numbers(text: str) -> str:
 
 
 _TALLIES: dict[str, list[Tally]] = {}
+_OUTCOMES: dict[str, Counter[str]] = {}
 
 
-def tally_of(oracle: str, row: str) -> Tally:
+def tally_of(oracle: str, row: str, *, properties: Sequence[str] = PROPERTIES) -> Tally:
     """A new row of an oracle's table, which the end of the run shows."""
-    made = Tally(row)
+    made = Tally(row, properties=tuple(properties))
     _TALLIES.setdefault(oracle, []).append(made)
     return made
 
 
+def count_outcome(category: str, outcome: str) -> None:
+    """Count one hostile input; the end of the run shows how many of each category had which outcome."""
+    _OUTCOMES.setdefault(category, Counter())[outcome] += 1
+
+
+def forget_outcomes(category: str) -> Counter[str]:
+    """Take the counts of a category back."""
+    return _OUTCOMES.pop(category)
+
+
+def to_json() -> str:
+    """All that this process counted, for another to take."""
+    tallies = {oracle: [vars(row) for row in rows] for oracle, rows in _TALLIES.items()}
+    return json.dumps({"tallies": tallies, "outcomes": _OUTCOMES})
+
+
+def take(text: str) -> None:
+    """Add what another process counted."""
+    taken = json.loads(text)
+    for oracle, rows in taken.get("tallies", {}).items():
+        _TALLIES.setdefault(oracle, []).extend(map(_restored, rows))
+    for category, outcomes in taken.get("outcomes", {}).items():
+        _OUTCOMES.setdefault(category, Counter()).update(outcomes)
+
+
+def _restored(values: Mapping[str, Any]) -> Tally:
+    made = {name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return Tally(**{**made, "properties": tuple(values["properties"])})
+
+
 def report() -> Iterator[str]:
-    """The tables of all oracles that ran, as lines of text."""
+    """What all oracles and the fuzz suite tried, as lines of text."""
     for oracle, rows in _TALLIES.items():
-        yield from (oracle, *table(rows), "")
+        yield from (oracle, *table(sorted(rows, key=lambda row: row.row)), "")
+    for category, outcomes in sorted(_OUTCOMES.items()):
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
+        yield f"fuzz: {category}: {outcomes.total():,} tried ({told})"
+    if _OUTCOMES:
+        yield f"fuzz: {sum(outcomes.total() for outcomes in _OUTCOMES.values()):,} inputs in all"
 
 
 def table(rows: Sequence[Tally]) -> Iterator[str]:
     """One line for each row and their sum, then every reason with its count."""
-    total = Tally("all")
+    total = Tally("all", properties=tuple(rows[0].properties))
     for row in rows:
         total.add(row)
-    head = ("", "tried", "skipped", "sites", "entries", *PROPERTIES, "unknown")
-    cells = [head, *map(_cells, [*rows, total] if len(rows) > 1 else rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    cells = [_head(total), *map(_cells, [*rows, total] if len(rows) > 1 else rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         yield "  ".join([line[0].ljust(widths[0]), *others]).rstrip() if first else ""
@@ -124,10 +163,16 @@ def table(rows: Sequence[Tally]) -> Iterator[str]:
     yield from (f"  wrong {text}" for text in total.texts[:MOST_TEXTS])
 
 
+def _head(row: Tally) -> tuple[str, ...]:
+    hooks = ("sites", "entries") if row.properties == PROPERTIES else ()
+    return ("", "tried", "skipped", *hooks, *row.properties, "unknown")
+
+
 def _cells(row: Tally) -> tuple[str, ...]:
-    numbers = (row.tried, row.skipped.total(), row.sites, row.entries)
-    wrong = (row.wrong[what] for what in PROPERTIES)
-    return (row.row, *(f"{number:,}" for number in (*numbers, *wrong, row.unknown.total())))
+    hooks = (row.sites, row.entries) if row.properties == PROPERTIES else ()
+    wrong = (row.wrong[what] for what in row.properties)
+    numbers = (row.tried, row.skipped.total(), *hooks, *wrong, row.unknown.total())
+    return (row.row, *(f"{number:,}" for number in numbers))
 
 
 def _reasons(before: str, reasons: Counter[str]) -> Iterable[str]:

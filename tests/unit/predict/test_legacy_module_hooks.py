@@ -283,12 +283,3 @@ def test_a_legacy_hook_is_found_by_capture(notebook):
     comparison = compared(graph, notebook.log, ids_in(graph, [result]))
     assert not comparison.wrong, comparison.wrong
     assert site_of(graph, "legacy").call is None
-
-
-def test_a_full_hook_found_by_capture_is_undecided_and_says_why(notebook):
-    module = nn.Linear(3, 2)
-    notebook.full(module, "full")
-    graph = fxgrad.capture(module(leaf()), module, node_hooks=True).graph
-    site = site_of(graph, "full")
-    assert site.fires is None
-    assert site.reason == "the forward was not watched, so what the module's call left for the hook is not known"

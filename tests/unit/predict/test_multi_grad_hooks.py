@@ -2,7 +2,12 @@
 
 import pytest
 import torch
+from module_hooks import site_of
 from real_backward import Bench, assert_as_predicted
+from torch import nn
+from torch.autograd.graph import register_multi_grad_hook
+
+import fxgrad
 
 
 def leaf():
@@ -123,3 +128,61 @@ def test_a_hook_on_tensors_that_are_all_elsewhere_has_a_site_that_never_fires():
     bench.on_several([leaf() * 3])
     site = the_site(bench.predicted())
     assert (site.node, site.fires) == (None, False)
+
+
+# Tensors that nobody holds any more
+
+
+def hooked_and_dropped(notebook, mode, tensors):
+    """A loss, and a hook on tensors inside its graph of which only nodes are left."""
+    leaf = torch.ones(3, requires_grad=True)
+    hooked = tensors(leaf * 2)
+    register_multi_grad_hook(hooked, notebook.several("several", mode), mode=mode)
+    return sum(tensor.sum() for tensor in hooked) + leaf.sum()
+
+
+def test_an_any_hook_on_tensors_that_are_gone_is_left_open(notebook):
+    kept = nn.Parameter(torch.ones(3))
+    loss = hooked_and_dropped(notebook, "any", lambda made: [made * 1, made * 3, kept])
+    site = site_of(fxgrad.capture(loss, nn.ParameterList([kept])).graph, "several")
+    assert (site.fires, site.times, site.node) == (None, None, None)
+    assert site.reason == "it is also on tensors that nobody holds any more, and it does not say which"
+
+
+def test_an_any_hook_whose_tensors_are_all_held_is_predicted(notebook):
+    model = nn.Linear(2, 3)
+    register_multi_grad_hook(list(model.parameters()), notebook.several("several", "any"), mode="any")
+    output = model(torch.ones(4, 2))
+    site = site_of(fxgrad.capture(output, model).graph, "several")
+    output.sum().backward()
+    assert site.fires is True
+    assert [called.hook for called in notebook.log] == ["several"]
+
+
+def test_an_any_hook_that_was_removed_is_not_called(notebook):
+    kept = nn.Parameter(torch.ones(3))
+    inner = kept * 2
+    handle = register_multi_grad_hook([inner, kept], notebook.several("several", "any"), mode="any")
+    loss = (inner * 3).sum()
+    del inner
+    handle.remove()
+    assert all(site.fires is False for site in fxgrad.capture(loss, nn.ParameterList([kept])).graph.sites)
+
+
+def test_an_all_hook_knows_the_nodes_of_tensors_that_are_gone(notebook):
+    kept = nn.Parameter(torch.ones(3))
+    loss = hooked_and_dropped(notebook, "all", lambda made: [made * 1, made * 3, kept])
+    site = site_of(fxgrad.capture(loss, nn.ParameterList([kept])).graph, "several")
+    loss.backward()
+    assert (site.fires, site.times) == (True, 1)
+    assert [called.hook for called in notebook.log] == ["several"]
+
+
+def test_an_all_hook_on_one_of_several_results_that_is_gone_is_left_open(notebook):
+    kept = nn.Parameter(torch.ones(3))
+    loss = hooked_and_dropped(notebook, "all", lambda made: [made.unbind()[2], kept])
+    site = site_of(fxgrad.capture(loss, nn.ParameterList([kept])).graph, "several")
+    assert site.fires is None
+    assert site.reason == (
+        "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
+    )

@@ -1,8 +1,0 @@
-"""Makes tests/support importable."""
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
-from module_hooks import notebook  # noqa: F401
