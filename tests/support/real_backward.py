@@ -147,7 +147,7 @@ class Bench:
 
     # Reality
 
-    def run(self, inputs: Sequence[torch.Tensor] | None = None, api: str = "backward") -> list[Called]:
+    def run(self, inputs: Sequence[torch.Tensor] | None = None, api: str = "backward") -> Sequence[Called]:
         grads = [torch.ones_like(output) for output in self.outputs]
         if api == "grad":
             torch.autograd.grad(self.outputs, inputs, grads, allow_unused=True)
