@@ -1,8 +1,8 @@
 """Finds every hook that is registered: in tables, in what calls took along, on nodes, and as it was being registered.
 
 No single place shows them all. The tables of modules and tensors hold what is registered now; a call keeps what was
-registered when it began; a node shows its hooks to whoever registers one there, which leaves an empty table behind, so
-only nodes are asked that may have hooks; and what was registered while recording was seen as it happened.
+registered when it began; nodes have tables of their own, of which only those are asked for that may hold hooks, as that
+takes time; and what was registered while recording was seen as it happened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.module import _WrappedHook
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from fxgrad.graph import HookKind
@@ -27,10 +28,9 @@ from fxgrad.observe.hooks import (
     hooks_on_modules,
     hooks_on_tensor,
     legacy_hook_behind,
-    post_hooks_of,
-    prehooks_of,
     with_multi_grad_hooks,
 )
+from fxgrad.observe.node_tables import NodeTables
 from fxgrad.observe.registrations import Key, RegistrationWatch
 from fxgrad.observe.seen import SeenModuleCall, origin_of
 from fxgrad.observe.unrecorded_calls import UnrecordedCalls
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 _OFTEN_HOOKED = (ACCUMULATE_GRAD, "BackwardHookFunctionBackward")
-"""Nodes to look at in any case: leaves', and those of full hooks, where looking leaves nothing behind."""
+"""Nodes to look at in any case: leaves', and those of full hooks."""
 
 
 def existing_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:
@@ -84,6 +84,7 @@ class HookSearch:
         self.pres: dict[AutogradNode, list[Spot]] = {}
         self.unrecorded_calls = UnrecordedCalls()
         self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
+        self._legacy_hooks_alive = False
         self._add_all(earlier)
         self._add_all([] if observation.recorder is None else observation.recorder.log.hooks)
         self._add_all(hooks_on_modules(observation.module_names.modules.values()))
@@ -145,7 +146,19 @@ class HookSearch:
             if has_hooks(tensor):
                 yield from hooks_on_tensor(tensor)
         if self._may_have_more():
-            yield from _on_tensors_alive(self._observation.walked.ids)
+            yield from self._on_things_alive(self._observation.walked.ids)
+
+    def _on_things_alive(self, nodes: dict[AutogradNode, int]) -> Iterator[LiveHook]:
+        """The hooks on tensors of the graph that somebody else holds: the garbage collector knows them all.
+
+        It knows what legacy hooks have put on nodes, too, though not on which.
+        """
+        for thing in gc.get_objects():
+            if issubclass(type(thing), torch.Tensor):
+                if _belongs_to(thing, nodes):
+                    yield from hooks_on_tensor(thing)
+            elif type(thing) is _WrappedHook:
+                self._legacy_hooks_alive = True
 
     def _may_have_more(self) -> bool:
         """Whether tensors that were not seen may have hooks: those of a graph that was there before.
@@ -163,23 +176,25 @@ class HookSearch:
         if RemovableHandle.next_id == 0:  # this process has never registered a hook
             return
         nodes = self._observation.walked.order if every_node or self._on_unknown_nodes() else self._likely_nodes()
-        for node in nodes:
-            table, pre_table = post_hooks_of(node), prehooks_of(node)
-            self._tables |= {id(table): (HookKind.NODE, node), id(pre_table): (HookKind.NODE_PRE, node)}
-            self.posts[node] = list(self._post_hooks(node, table, legacy.get(node, []), full))
-            self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table]
+        for node, table, pre_table in _tables_on(nodes):
+            if table is not None:
+                self._tables[id(table)] = HookKind.NODE, node
+            if pre_table is not None:
+                self._tables[id(pre_table)] = HookKind.NODE_PRE, node
+            self.posts[node] = list(self._post_hooks(node, table or {}, legacy.get(node, []), full))
+            self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()]
 
     def _on_nodes_out_of_reach(self, *, every_node: bool) -> Iterator[LiveHook]:
         """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
         nodes = [*self._nodes_of_named_tensors(every_node=every_node), *self._nodes_at_first_use()]
-        for node in dict.fromkeys(nodes):
-            if node not in self._observation.walked.ids:
-                for kind, table in ((HookKind.NODE, post_hooks_of(node)), (HookKind.NODE_PRE, prehooks_of(node))):
-                    for key, function in table.items():
-                        if legacy_hook_behind(function) is None and backward_hook_behind(function) is None:
-                            yield LiveHook(kind, key, table, function, node=node)
+        outside = [node for node in dict.fromkeys(nodes) if node not in self._observation.walked.ids]
+        for node, after, before in _tables_on(outside):
+            for kind, table in ((HookKind.NODE, after), (HookKind.NODE_PRE, before)):
+                for key, function in (table or {}).items():
+                    if legacy_hook_behind(function) is None and backward_hook_behind(function) is None:
+                        yield LiveHook(kind, key, table, function, node=node)
 
     def _nodes_of_named_tensors(self, *, every_node: bool) -> Iterator[AutogradNode]:
         for named in self._observation.tensor_names.named.values():
@@ -206,8 +221,9 @@ class HookSearch:
         return [node for node, name in named if name in _OFTEN_HOOKED or node in hooked]
 
     def _on_unknown_nodes(self) -> bool:
-        """Whether a hook was registered, while recording, on some node: which one, its table does not say."""
-        return any(made.on_node for made in self._registrations.values())
+        """Whether a hook is on some node, and nothing says on which: one registered while recording, or a legacy hook
+        that a call before left there."""
+        return self._legacy_hooks_alive or any(made.on_node for made in self._registrations.values())
 
     def _legacy_expected(self) -> dict[AutogradNode, list[tuple[LiveHook, SeenModuleCall]]]:
         """The legacy hooks on each node, in the order in which the calls that put them there ended."""
@@ -320,11 +336,10 @@ def _hooked_nodes(call: SeenModuleCall) -> Iterator[AutogradNode]:
             yield node
 
 
-def _on_tensors_alive(nodes: dict[AutogradNode, int]) -> Iterator[LiveHook]:
-    """The hooks on tensors of the graph that somebody else holds: the garbage collector knows them all."""
-    for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor) and _belongs_to(thing, nodes):
-            yield from hooks_on_tensor(thing)
+def _tables_on(nodes: Iterable[AutogradNode]) -> list[tuple[AutogradNode, Any, Any]]:
+    """Each node with its tables of hooks after it and before it, None where it has none."""
+    with NodeTables() as tables:
+        return [(node, tables.after(node), tables.before(node)) for node in nodes]
 
 
 def _belongs_to(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:

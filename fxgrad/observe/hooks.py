@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
-from torch.utils.hooks import BackwardHook, RemovableHandle
+from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind
 from fxgrad.observe.frames import NO_STACK, Stack, code_of
@@ -80,28 +80,6 @@ LAST = 2**62
 
 
 # Tables
-
-
-def post_hooks_of(node: AutogradNode) -> dict[Any, Any]:
-    """The table of hooks that run after the node. Looking leaves an empty table on a node that had none."""
-    return _table(node.register_hook(_nothing))
-
-
-def prehooks_of(node: AutogradNode) -> dict[Any, Any]:
-    """The table of ``Node.register_prehook``; looking leaves an empty table on a node that had none."""
-    return _table(node.register_prehook(_nothing))
-
-
-def _nothing(*_: object) -> None:
-    return None
-
-
-def _table(handle: RemovableHandle) -> dict[Any, Any]:
-    table = handle.hooks_dict_ref()
-    handle.remove()
-    assert table is not None  # the node holds it
-    found: dict[Any, Any] = table
-    return found
 
 
 def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:

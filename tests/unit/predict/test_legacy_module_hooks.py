@@ -283,3 +283,21 @@ def test_a_legacy_hook_is_found_by_capture(notebook):
     comparison = compared(graph, notebook.log, ids_in(graph, [result]))
     assert not comparison.wrong, comparison.wrong
     assert site_of(graph, "legacy").call is None
+
+
+@pytest.mark.parametrize("held", ["on the model", "on a module that nobody names", "for all modules", "removed since"])
+def test_a_legacy_hook_that_an_unwatched_call_left_on_a_node_is_found_without_being_asked_for(notebook, held):
+    module = nn.Linear(3, 2)
+    if held == "for all modules":
+        notebook.everywhere("legacy", HookKind.GLOBAL_BACKWARD)
+    else:
+        handle = notebook.legacy(module, "legacy")
+    result = module(leaf())
+    if held == "removed since":
+        handle.remove()
+    graph = fxgrad.capture(result, None if held == "on a module that nobody names" else module).graph
+    backward(result)
+    comparison = compared(graph, notebook.log, ids_in(graph, [result]))
+    assert not comparison.wrong, comparison.wrong
+    assert not comparison.unknown
+    assert len(notebook.log) == 1
