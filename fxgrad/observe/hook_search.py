@@ -295,8 +295,7 @@ class HookSearch:
         same = [hook for hook in registered if hook.function is function and _same_sort(hook.kind, kind)]
         if not same:
             return self._add(LiveHook(kind, LAST, _Unseen(place, key), function, module=module))
-        before = [function for function in place[:key]].count(function) if isinstance(place, list) else 0
-        return self._add(same[min(before, len(same) - 1)])
+        return self._add(same[_equals_before(place, key) % len(same)])
 
     def _registered_on_other_nodes(self) -> Iterator[LiveHook]:
         """Hooks on nodes that the roots do not reach, and those that were removed again."""
@@ -315,6 +314,15 @@ def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
         return None if origin is None else origin[0]
     with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
         return get_gradient_edge(tensor).node
+
+
+def _equals_before(place: Any, key: Any) -> int:
+    """How often the function at ``place[key]`` stands there before: it was registered more than once, in that order."""
+    if isinstance(place, list):
+        return place[:key].count(place[key])
+    keys = list(place)
+    wrapped = legacy_hook_behind(place[key])
+    return sum(legacy_hook_behind(place[earlier]) == wrapped for earlier in keys[: keys.index(key)])
 
 
 class _Unseen(dict[Any, Any]):

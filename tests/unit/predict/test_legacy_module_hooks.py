@@ -301,3 +301,18 @@ def test_a_legacy_hook_that_an_unwatched_call_left_on_a_node_is_found_without_be
     assert not comparison.wrong, comparison.wrong
     assert not comparison.unknown
     assert len(notebook.log) == 1
+
+
+def test_a_legacy_hook_that_was_registered_twice_is_found_twice_by_capture():
+    called = []
+
+    def noted(module, grad_input, grad_output):
+        called.append(len(grad_input))
+
+    module = nn.Linear(3, 2)
+    handles = [module.register_backward_hook(noted) for _ in range(2)]
+    result = module(leaf())
+    graph = fxgrad.capture(result, module).graph
+    backward(result)
+    assert [(site.hook.id, site.times) for site in graph.sites] == [(0, 1), (1, 1)]
+    assert len(called) == len(handles)
