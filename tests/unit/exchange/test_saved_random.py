@@ -31,6 +31,7 @@ from fxgrad.graph import (
     Root,
     TensorMeta,
     TensorRef,
+    UnrecordedCall,
     Value,
     Variable,
 )
@@ -134,6 +135,12 @@ def calls():
     return st.tuples(first, record(ModuleCall, id=st.just(CALLS[1]), parent=maybe(CALLS[:1]), **fields))
 
 
+def unrecorded_calls():
+    nodes = {"input_hook_node": maybe(NODES), "output_hook_node": maybe(NODES)}
+    setup = record(FullHookSetup, input_positions=st.none(), output_positions=st.none())
+    return several(record(UnrecordedCall, full_hook=setup, **nodes))
+
+
 def hooks():
     targets = several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES))
     observed = maybe([*PLACES, (0, None)])
@@ -164,6 +171,7 @@ def graphs():
         variables=st.tuples(*(at(PLACES, Variable, name=st.just(name), aliases=no_alias) for name in VARIABLES)),
         hooks=hooks(),
         sites=st.just(()),
+        unrecorded_calls=unrecorded_calls(),
         forward=st.tuples(
             *(
                 record(

@@ -12,6 +12,7 @@ sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.n
 from comparison import PROPERTIES
 from small_slice import SLICE
 
+from fxgrad.graph import TensorMeta
 from fxgrad.graph.lint import GraphLintError
 from fxgrad.predict import engine, entries, firing, flow, formulas, full_hooks, multi_grad, places, silence, sites
 from fxgrad.resolve import modules, observed, surroundings
@@ -148,9 +149,14 @@ def entries_of_the_first_call(right):
     return of_all_calls
 
 
-def own_meta_of_the_edge(right):
-    """The shape that the node on the inputs expects, as if the recorded argument told nothing."""
-    return lambda refs, path: None
+def meta_of_what_is_not_differentiable(right):
+    """What metadata says of a result of the node on the inputs that requires no grad."""
+
+    def found(refs, path):
+        ref = right(refs, path)
+        return ref if ref is None or ref.requires_grad else replace(ref, meta=TensorMeta((), "float16", "cpu"))
+
+    return found
 
 
 def no_lists(right):
@@ -292,7 +298,7 @@ BREAKAGES = {
     "an argument without grad has the shape that metadata says": (
         full_hooks,
         "_ref_at",
-        own_meta_of_the_edge,
+        meta_of_what_is_not_differentiable,
         "arguments_that_no_gradient_reaches",
         "dtype shape",
     ),
