@@ -154,7 +154,7 @@ def meta_of_what_is_not_differentiable(right):
 
     def found(refs, path):
         ref = right(refs, path)
-        return ref if ref is None or ref.requires_grad else replace(ref, meta=TensorMeta((), "float16", "cpu"))
+        return ref if ref is None or ref.requires_grad else replace(ref, meta=TensorMeta((), "float32", "cpu"))
 
     return found
 
