@@ -32,7 +32,7 @@ from fxgrad.observe.hooks import (
 )
 from fxgrad.observe.node_tables import NodeTables
 from fxgrad.observe.registrations import Key, RegistrationWatch
-from fxgrad.observe.seen import SeenModuleCall, origin_of
+from fxgrad.observe.seen import SeenModuleCall, is_leaf, origin_of
 from fxgrad.observe.unrecorded_calls import UnrecordedCalls
 from fxgrad.observe.walk import ACCUMULATE_GRAD
 
@@ -198,7 +198,7 @@ class HookSearch:
 
     def _nodes_of_named_tensors(self, *, every_node: bool) -> Iterator[AutogradNode]:
         for named in self._observation.tensor_names.named.values():
-            node = _node_of(named.tensor) if every_node or named.tensor.is_leaf or self._was_recorded() else None
+            node = _node_of(named.tensor) if every_node or is_leaf(named.tensor) or self._was_recorded() else None
             if node is not None:
                 yield node
 
@@ -310,7 +310,7 @@ def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
     if not tensor.requires_grad:
         return None
     origin = origin_of(tensor)
-    if origin is not None or not tensor.is_leaf:
+    if origin is not None or not is_leaf(tensor):
         return None if origin is None else origin[0]
     with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
         return get_gradient_edge(tensor).node
@@ -358,7 +358,7 @@ def _belongs_to(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:
     if not tensor.requires_grad:
         return False
     base = tensor._base
-    if base is not None and not base.is_leaf and not _has_node_in(base, nodes):
+    if base is not None and not is_leaf(base) and not _has_node_in(base, nodes):
         return False
     return _has_node_in(tensor, nodes) and has_hooks(tensor)
 

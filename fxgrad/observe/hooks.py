@@ -25,7 +25,7 @@ from fxgrad.graph import HookKind
 from fxgrad.observe.frames import NO_STACK, Stack, code_of
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import Key
-from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, origin_of
+from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, is_leaf, origin_of
 
 _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
@@ -121,7 +121,7 @@ def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
     ):
         for number, function in (table or {}).items():
             yield LiveHook(kind, number, table, function, tensor=tensor, origin=origin)
-    if tensor.retains_grad and not tensor.is_leaf:
+    if tensor.retains_grad and not is_leaf(tensor):
         yield LiveHook(HookKind.RETAIN_GRAD, LAST, tensor, None, tensor=tensor, origin=origin)
 
 

@@ -37,7 +37,7 @@ from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.saved_versions import with_overwritten
-from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, origin_of
+from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, is_leaf, origin_of
 from fxgrad.observe.tracebacks import message_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 
@@ -187,7 +187,7 @@ class Observation:
                 kind=named.kind,
                 meta=self.metas.of_tensor(tensor),
                 requires_grad=tensor.requires_grad,
-                is_leaf=tensor.is_leaf,
+                is_leaf=is_leaf(tensor),
                 retains_grad=tensor.retains_grad,
                 node=node,
                 slot=slot,

@@ -40,6 +40,14 @@ def origin_of(tensor: torch.Tensor) -> Origin | None:
     return None if node is None else (node, tensor.output_nr)
 
 
+def is_leaf(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a leaf; of such a view PyTorch refuses to tell that, too: it is none."""
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return False
+
+
 _LONGEST_SEARCH = 1_000
 
 

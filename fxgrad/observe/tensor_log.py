@@ -9,7 +9,7 @@ import torch
 from fxgrad.graph import Path, TensorMeta
 from fxgrad.observe.hooks import LiveHook, has_hooks, hooks_on_tensor
 from fxgrad.observe.memory_copies import MemoryCopies
-from fxgrad.observe.seen import Producer, SeenTensor
+from fxgrad.observe.seen import Producer, SeenTensor, is_leaf
 
 
 class TensorLog:
@@ -73,4 +73,4 @@ class TensorLog:
 
 def may_have_history(tensor: torch.Tensor) -> bool:
     """Whether a tensor may have a graph behind it; a view that requires grad always has."""
-    return tensor.requires_grad and (tensor._is_view() or not tensor.is_leaf)
+    return tensor.requires_grad and (tensor._is_view() or not is_leaf(tensor))

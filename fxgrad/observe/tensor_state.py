@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from fxgrad.observe.seen import is_leaf
+
 Undo = Callable[[], object]
 
 _HOOK_TABLES = ("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -14,12 +16,12 @@ _HOOK_TABLES = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 def gradient(tensor: torch.Tensor) -> torch.Tensor | None:
     """``.grad``, where it may be read: of other tensors PyTorch warns."""
-    return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+    return tensor.grad if is_leaf(tensor) or tensor.retains_grad else None
 
 
 def gradient_of(tensor: torch.Tensor) -> Undo:
     """Put ``.grad`` back."""
-    if not (tensor.is_leaf or tensor.retains_grad):
+    if not (is_leaf(tensor) or tensor.retains_grad):
         return lambda: None
     before = tensor.grad
 
@@ -52,12 +54,12 @@ def gradient_flow_of(tensor: torch.Tensor) -> Undo:
     """Put ``requires_grad`` back, and take away the history that an in-place operation gave to a leaf."""
     if tensor.is_inference():
         return lambda: None
-    was_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
+    was_leaf, requires_grad = is_leaf(tensor), tensor.requires_grad
 
     def undo() -> None:
-        if was_leaf and not tensor.is_leaf and not tensor._is_view():
+        if was_leaf and not is_leaf(tensor) and not tensor._is_view():
             tensor.detach_()
-        if was_leaf and tensor.is_leaf and tensor.requires_grad != requires_grad:
+        if was_leaf and is_leaf(tensor) and tensor.requires_grad != requires_grad:
             tensor.requires_grad_(requires_grad)
 
     return undo

@@ -19,15 +19,25 @@ _TOP_LEVEL = 2
 
 
 def module_sites(surroundings: Surroundings, hook: Hook) -> Iterator[HookSite]:
-    """One site for each call that took the hook along; one with the reason where none did."""
-    calls = surroundings.calls_by_hook.get(hook.id, [])
-    nodes = [] if calls else surroundings.nodes_by_hook.get(hook.id, [])
-    for call in calls:
-        yield _site_at_call(surroundings, hook, call)
+    """One site for each call that took the hook along, watched or not; one with the reason where none did."""
+    at_calls = [_site_at_call(surroundings, hook, call) for call in surroundings.calls_by_hook.get(hook.id, [])]
+    nodes = _left_before(surroundings, hook, [site.node for site in at_calls])
+    yield from at_calls
     for node in nodes:
         yield placed(hook, call=None, node=node.id, slot=None, reason=_found_reason(surroundings, node))
-    if not calls and not nodes:
+    if not at_calls and not nodes:
         yield unplaced(hook, _never_taken_reason(surroundings, hook))
+
+
+def _left_before(surroundings: Surroundings, hook: Hook, known: list[int | None]) -> list[Node]:
+    """The nodes that carry the hook from calls that nobody watched; `known` are those of the calls that were."""
+    found = []
+    for node in surroundings.nodes_by_hook.get(hook.id, []):
+        if node.id in known:
+            known.remove(node.id)
+        elif hook.kind.is_legacy or node.id in surroundings.graph.unrecorded_calls_by_node:
+            found.append(node)
+    return found
 
 
 def _found_reason(surroundings: Surroundings, node: Node) -> str:

@@ -192,7 +192,17 @@ def by_capturing(make: Make) -> tuple[BackwardGraph, Made, Any]:
     return fxgrad.capture(output, made.model, node_hooks=True).graph, made, output
 
 
-WAYS = {"record": by_recording, "trace": by_tracing, "capture": by_capturing}
+def by_going_on(make: Make) -> tuple[BackwardGraph, Made, Any]:
+    """Predict from a second run, on what a first one made, which nobody watched."""
+    made = make()
+    results = roots_in(made.model(*made.args))
+    with fxgrad.record(made.model) as recording:
+        output = made.model(*results)
+    return recording.trace(output).graph, made, output
+
+
+WAYS = {"record": by_recording, "trace": by_tracing, "capture": by_capturing, "go on": by_going_on}
+SEEN_IN_PART = ("capture", "go on")
 
 
 class Choices(random.Random):
@@ -229,20 +239,25 @@ def compared_model(source: random.Random, grammar: Grammar, way: str) -> Compari
             choices = choices.again()
             return hooked_model(choices, grammar, notebooks.enter_context(closing(Notebook())))
 
-        refused = _refused(make())
+        refused = _refused(make(), way)
         if refused is None:
             return _compared(make, way)
         if refused == "forward":
-            with pytest.raises((FxgradError, RuntimeError, TypeError, StopIteration)):
+            with pytest.raises((FxgradError, *_FORWARD_ERRORS)):
                 WAYS[way](make)
     return None
 
 
-def _refused(made: Made) -> str | None:
+_FORWARD_ERRORS = (RuntimeError, TypeError, StopIteration, ZeroDivisionError, IndexError)
+
+
+def _refused(made: Made, way: str) -> str | None:
     """Whether PyTorch raises in "forward" or in "backward", or gives nothing there to start from."""
     try:
         roots = roots_in(made.model(*made.args))
-    except (RuntimeError, TypeError, StopIteration):
+        if way == "go on":
+            roots = roots_in(made.model(*roots))
+    except _FORWARD_ERRORS:
         return "forward"
     if not roots:
         return "forward"
@@ -263,7 +278,7 @@ def _compared(make: Make, way: str) -> Comparison:
     backward(roots)
     paths = {module: path for path, module in made.model.named_modules()}
     reality = Reality(notebook.log, ids, paths, retained=notebook.retained(ids), registered=notebook.names)
-    return compare_with(graph, _as_far_as_captured(graph, made.model, reality) if way == "capture" else reality)
+    return compare_with(graph, _as_far_as_captured(graph, made.model, reality) if way in SEEN_IN_PART else reality)
 
 
 def _as_far_as_captured(graph: BackwardGraph, model: nn.Module, reality: Reality) -> Reality:

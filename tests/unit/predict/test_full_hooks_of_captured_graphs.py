@@ -8,7 +8,7 @@ from torch import nn
 
 import fxgrad
 
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing", "ignore:Using a non-full")
 
 
 def captured(notebook, model, *args, **backward_options):
@@ -164,3 +164,28 @@ def test_hooks_that_were_registered_before_the_recording_are_told_from_what_they
     comparison = compared(graph, notebook.log, ids)
     assert not comparison.wrong, "\n".join(comparison.wrong)
     assert not comparison.unknown, comparison.reasons
+
+
+@pytest.mark.parametrize("kind", ["legacy", "full", "full_pre"])
+def test_a_module_that_was_also_called_before_the_recording_has_a_site_for_each_call(notebook, kind):
+    linear = nn.Linear(3, 3)
+    getattr(notebook, kind)(linear, "hook")
+    middle = linear(grad(4, 3)).tanh()
+    with fxgrad.record(linear) as recording:
+        output = linear(middle)
+    graph = recording.trace(output).graph
+    ids = ids_in(graph, roots_in(output))
+    backward(output)
+    comparison = compared(graph, notebook.log, ids)
+    assert not comparison.wrong, "\n".join(comparison.wrong)
+    assert not comparison.unknown, comparison.reasons
+    assert [site.call for site in graph.sites] == ["#1", None]
+
+
+def test_a_loop_of_which_the_last_step_alone_is_traced_has_a_site_for_each_step(notebook):
+    cell = nn.RNNCell(2, 3)
+    notebook.full(cell, "hook")
+    hidden = cell(torch.ones(4, 2), cell(torch.ones(4, 2)))
+    graph = fxgrad.trace(cell, (torch.ones(4, 2), hidden)).graph
+    backward(cell(torch.ones(4, 2), hidden))
+    assert sum(site.times for site in graph.sites) == len(notebook.log) == 3
