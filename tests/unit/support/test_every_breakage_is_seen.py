@@ -368,7 +368,7 @@ BREAKAGES = {
         "none",
     ),
     # where hooks sit
-    "a non-full hook sits one node before": (modules, "placed", on_the_node_before, "non_full_hooks", "length node"),
+    "a non-full hook sits one node before": (modules, "placed", on_the_node_before, "non_full_hooks", "times"),
     "a node hook sits one node before": (
         observed,
         "placed",
