@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import gc
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -163,8 +163,9 @@ def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
             groups[group].sequence_nr, groups[group].call = hook.sequence_nr, hook.call
             groups[group].parts.append(hook)
             found.append(groups[group])
+    tables = _tables_with([whole.inner for whole in groups.values() if multi_grad_mode(whole.inner) == "any"])
     for whole in groups.values():
-        _complete(whole)
+        _complete(whole, tables[id(whole.inner)])
     return found
 
 
@@ -176,15 +177,15 @@ def _multi_grad_group(hook: LiveHook) -> int | None:
     return id(cells["buffer"] if "buffer" in cells else cells["ran_hook"])
 
 
-def _complete(whole: LiveHook) -> None:
+def _complete(whole: LiveHook, tables: int) -> None:
     """Add the tensors of an "all" hook that nobody holds any more: it holds their nodes, and active are all or none.
 
-    An "any" hook holds nothing, but every table that it is in holds the one function that it put on all its tensors.
+    An "any" hook holds nothing, but the one function that it put on all its tensors is in as many `tables`.
     """
     cells = _closure(whole.inner)
     whole.active = any(part.active for part in whole.parts)
     if "grad_fns" not in cells:
-        unseen = len(_tables_with(whole.inner)) - sum(part.active for part in whole.parts)
+        unseen = tables - sum(part.active for part in whole.parts)
         whole.more_parts = UNSEEN if unseen > 0 else None
         return
     parts = {_closure(part.function)["idx"]: part for part in whole.parts}
@@ -195,12 +196,11 @@ def _complete(whole: LiveHook) -> None:
     whole.parts = [parts[index] for index in sorted(parts)]
 
 
-def _tables_with(function: Any) -> list[Any]:
-    """Every table of tensor hooks that holds a function, those of tensors that are gone too."""
-    referrers = gc.get_referrers(function)
-    return [
-        table for table in referrers if type(table) is OrderedDict and any(one is function for one in table.values())
-    ]
+def _tables_with(functions: list[Any]) -> Counter[int]:
+    """In how many tables of tensor hooks each function is, those of tensors that are gone too, by its identity."""
+    known = set(map(id, functions))
+    tables = [thing for thing in gc.get_referrers(*functions) if type(thing) is OrderedDict] if functions else []
+    return Counter(id(one) for table in tables for one in table.values() if id(one) in known)
 
 
 def multi_grad_mode(function: Any) -> str | None:
