@@ -272,7 +272,7 @@ class ModuleCall:
 class UnrecordedCall:
     """A module call that was not watched, but that full hooks left their nodes and their ``BackwardHook`` of.
 
-    ``path``           the module's path; "" where it is the model itself or none of its modules
+    ``path``           the module's path; ``<Linear>`` where the model does not hold it
     ``has_waiting``    whether an earlier backward ran the node on the outputs and not that on the inputs: what it left
                        is still there
     The other fields are those of `ModuleCall`.
@@ -349,7 +349,7 @@ class Hook:
     ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
                     ("weight",); "parameters()" where it goes through the module's parameters
     ``holds``       tensors that have a graph behind them, and that its function keeps alive
-    ``more_targets`` why a multi-grad hook may be on more places than ``target_slots`` says; None: it is not
+    ``more_targets`` why a multi-grad hook is on more places than ``target_slots`` says; None where it is not
     """
 
     id: int

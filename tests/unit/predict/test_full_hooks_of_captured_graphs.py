@@ -11,13 +11,17 @@ import fxgrad
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing", "ignore:Using a non-full")
 
 
-def captured(notebook, model, *args, **backward_options):
+def captured(notebook, model, *args):
     """The captured graph; all that it predicts has been held against a real backward."""
     output = model(*args)
-    graph = fxgrad.capture(output, model).graph
+    return held(notebook, fxgrad.capture(output, model).graph, output)
+
+
+def held(notebook, graph, output):
+    """The graph, after a real backward from the output: nothing in it is wrong, and nothing is left open."""
     graph.lint()
     ids = ids_in(graph, roots_in(output))
-    backward(output, **backward_options)
+    backward(output)
     comparison = compared(graph, notebook.log, ids)
     assert not comparison.wrong, "\n".join(comparison.wrong)
     assert not comparison.unknown, comparison.reasons
@@ -158,12 +162,7 @@ def test_hooks_that_were_registered_before_the_recording_are_told_from_what_they
     middle = first(grad(4, 2))
     with fxgrad.record(second) as recording:
         output = second(middle)
-    graph = recording.trace(output).graph
-    ids = ids_in(graph, roots_in(output))
-    backward(output)
-    comparison = compared(graph, notebook.log, ids)
-    assert not comparison.wrong, "\n".join(comparison.wrong)
-    assert not comparison.unknown, comparison.reasons
+    held(notebook, recording.trace(output).graph, output)
 
 
 @pytest.mark.parametrize("kind", ["legacy", "full", "full_pre"])
@@ -173,12 +172,7 @@ def test_a_module_that_was_also_called_before_the_recording_has_a_site_for_each_
     middle = linear(grad(4, 3)).tanh()
     with fxgrad.record(linear) as recording:
         output = linear(middle)
-    graph = recording.trace(output).graph
-    ids = ids_in(graph, roots_in(output))
-    backward(output)
-    comparison = compared(graph, notebook.log, ids)
-    assert not comparison.wrong, "\n".join(comparison.wrong)
-    assert not comparison.unknown, comparison.reasons
+    graph = held(notebook, recording.trace(output).graph, output)
     assert [site.call for site in graph.sites] == ["#1", None]
 
 
