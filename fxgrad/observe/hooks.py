@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import gc
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -31,7 +31,7 @@ _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
 _MULTI_GRAD_ALL = "register_multi_grad_hook.<locals>.get_inner_hook.<locals>.inner_hook"
 _MULTI_GRAD_ANY = ("fn", "lock", "ran_hook")
-UNSEEN = "it is also on tensors that nobody holds any more, and it does not say which"
+UNSEEN = "it is also on tensors that were not found, and it does not say which"
 SLOT_UNSEEN = (
     "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
 )
@@ -75,6 +75,7 @@ class LiveHook:
         return next((part.function for part in self.parts if part.function is not None), None)
 
 
+Table = dict[Any, Any]
 LAST = 2**62
 """The number of what makes no handle: retain_grad, and hooks whose registration nobody saw."""
 
@@ -165,7 +166,7 @@ def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
             found.append(groups[group])
     tables = _tables_with([whole.inner for whole in groups.values() if multi_grad_mode(whole.inner) == "any"])
     for whole in groups.values():
-        _complete(whole, tables[id(whole.inner)])
+        _complete(whole, tables.get(id(whole.inner), []))
     return found
 
 
@@ -177,16 +178,19 @@ def _multi_grad_group(hook: LiveHook) -> int | None:
     return id(cells["buffer"] if "buffer" in cells else cells["ran_hook"])
 
 
-def _complete(whole: LiveHook, tables: int) -> None:
-    """Add the tensors of an "all" hook that nobody holds any more: it holds their nodes, and active are all or none.
+def _complete(whole: LiveHook, tables: list[Table]) -> None:
+    """Add the tensors that were not seen.
 
-    An "any" hook holds nothing, but the one function that it put on all its tensors is in as many `tables`.
+    An "all" hook holds the nodes of those that are gone, and is active on all or none. An "any" hook holds nothing, but
+    the one function that it put on all its tensors is in their `tables`.
     """
     cells = _closure(whole.inner)
     whole.active = any(part.active for part in whole.parts)
     if "grad_fns" not in cells:
-        unseen = tables - sum(part.active for part in whole.parts)
-        whole.more_parts = UNSEEN if unseen > 0 else None
+        known = {id(part.table) for part in whole.parts}
+        for table in tables:
+            if id(table) not in known:
+                _add_holder(whole, table)
         return
     parts = {_closure(part.function)["idx"]: part for part in whole.parts}
     for index, node in enumerate(cells["grad_fns"]):
@@ -196,11 +200,27 @@ def _complete(whole: LiveHook, tables: int) -> None:
     whole.parts = [parts[index] for index in sorted(parts)]
 
 
-def _tables_with(functions: list[Any]) -> Counter[int]:
-    """In how many tables of tensor hooks each function is, those of tensors that are gone too, by its identity."""
+def _add_holder(whole: LiveHook, table: Table) -> None:
+    """Add the tensor that a table belongs to, if it is still there. That of a view is not looked at: PyTorch might make
+    a node for that."""
+    for thing in gc.get_referrers(table):
+        if issubclass(type(thing), torch.Tensor) and thing._backward_hooks is table and not thing._is_view():
+            number = next(number for number, function in table.items() if function is whole.inner)
+            part = LiveHook(HookKind.TENSOR, number, table, whole.inner, tensor=thing, origin=origin_of(thing))
+            whole.parts.append(part)
+            return
+    whole.more_parts = UNSEEN
+
+
+def _tables_with(functions: list[Any]) -> dict[int, list[Table]]:
+    """The tables of tensor hooks that each function is in, those of tensors that are gone too, by its identity."""
     known = set(map(id, functions))
-    tables = [thing for thing in gc.get_referrers(*functions) if type(thing) is OrderedDict] if functions else []
-    return Counter(id(one) for table in tables for one in table.values() if id(one) in known)
+    found: dict[int, list[Table]] = {}
+    for thing in gc.get_referrers(*functions) if functions else ():
+        if type(thing) is OrderedDict:
+            for function in {id(one) for one in thing.values()} & known:
+                found.setdefault(function, []).append(thing)
+    return found
 
 
 def multi_grad_mode(function: Any) -> str | None:
