@@ -65,6 +65,11 @@ class BackwardGraph:
         return Counter(call.path for call in self.calls)
 
     @cached_property
+    def recomputed_modules(self) -> frozenset[str]:
+        """The paths of the modules that a reentrant checkpoint called: backward runs them again."""
+        return frozenset(call.path for call in self.calls if call.checkpointed == "reentrant")
+
+    @cached_property
     def results_of_slots(self) -> dict[tuple[int, int], list[tuple[str, Path]]]:
         """For a gradient of a node (id, slot): the ids of the calls in whose result its value is, and where."""
         found: dict[tuple[int, int], list[tuple[str, Path]]] = {}

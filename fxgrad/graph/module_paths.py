@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from fxgrad.errors import UsageError
@@ -45,3 +46,24 @@ def dotted(text: str) -> str:
     """
     with_dots = _SUBSCRIPT.sub(lambda match: "." + next(part for part in match.groups() if part is not None), text)
     return with_dots.removeprefix(".")
+
+
+def holders(path: str) -> Iterator[str]:
+    """The paths of the modules around a module, the nearest first, the model itself last.
+
+    >>> list(holders("encoder.layers.3"))
+    ['encoder.layers', 'encoder', '']
+    """
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def outermost(paths: Iterable[str]) -> list[str]:
+    """Those of the paths that are inside no other of them, in their order.
+
+    >>> outermost(["encoder", "encoder.layers.3", "head"])
+    ['encoder', 'head']
+    """
+    known = dict.fromkeys(paths)
+    return [path for path in known if not any(holder in known for holder in holders(path))]

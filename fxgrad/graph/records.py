@@ -189,6 +189,7 @@ class Module:
     ``is_fx_leaf``   whether ``torch.fx.symbolic_trace`` calls it as a whole, if it is not the model itself (its own
                      answer, ``Tracer.is_leaf_module``); None: not asked
     ``made_by``      "torch.compile" or "torch.jit", where its forward is not the Python function that was written
+    ``wraps``        path of the module inside, of a module that ``torch.compile`` returned
     """
 
     path: str
@@ -201,6 +202,7 @@ class Module:
     description: str = ""
     is_fx_leaf: bool | None = None
     made_by: str | None = None
+    wraps: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind
 from fxgrad.observe.frames import NO_STACK, Stack, code_of
-from fxgrad.observe.real_types import is_a
+from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.registrations import Key
 from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, is_leaf, origin_of
 
@@ -85,7 +85,7 @@ LAST = 2**62
 
 def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
     """The backward hooks in the global tables and in the modules' own."""
-    yield from _in_table(module_hooks._global_backward_hooks, global_backward_kind())
+    yield from _in_table(module_hooks._global_backward_hooks, global_backward_kind() or HookKind.GLOBAL_FULL_BACKWARD)
     yield from _in_table(module_hooks._global_backward_pre_hooks, HookKind.GLOBAL_FULL_BACKWARD_PRE)
     for module in modules:
         yield from hooks_on_module(module)
@@ -93,16 +93,27 @@ def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
 
 def hooks_on_module(module: nn.Module) -> Iterator[LiveHook]:
     """The backward hooks in a module's own tables."""
-    yield from _in_table(module._backward_hooks, backward_kind(module), module=module)
+    yield from _in_table(module._backward_hooks, registered_kind(module), module=module)
     yield from _in_table(module._backward_pre_hooks, HookKind.MODULE_FULL_BACKWARD_PRE, module=module)
 
 
-def _in_table(table: dict[Any, Any], kind: HookKind | None, *, module: nn.Module | None = None) -> list[LiveHook]:
+def registered_kind(module: nn.Module) -> HookKind:
+    """The kind of the hooks in ``module._backward_hooks``, those that no call takes along, too.
+
+    On what torch.compile returns, a registering function sets the flag of the module inside
+    (torch/_dynamo/eval_frame.py, OptimizedModule.__setattr__). Where no flag tells, the hook passes for a full one.
+    """
+    flagged = module
+    while backward_kind(flagged) is None and is_optimized(flagged):
+        flagged = flagged._orig_mod
+    return backward_kind(flagged) or HookKind.MODULE_FULL_BACKWARD
+
+
+def _in_table(table: dict[Any, Any], kind: HookKind, *, module: nn.Module | None = None) -> list[LiveHook]:
     """One each. What stands before an earlier registration was prepended."""
     found: list[LiveHook] = []
     earliest = LAST
-    for number, function in reversed(table.items() if kind is not None else ()):
-        assert kind is not None
+    for number, function in reversed(table.items()):
         found.append(LiveHook(kind, number, table, function, module=module, prepend=number > earliest))
         earliest = min(earliest, number)
     return found[::-1]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -11,13 +10,15 @@ from torch import nn
 from fxgrad.graph import Module
 from fxgrad.graph.notation import without_addresses
 from fxgrad.observe.names import table_of
-from fxgrad.observe.real_types import is_a
+from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.seen import backward_kind
 
 _TRACER = torch.fx.Tracer()
 
 
-def module_record(module: nn.Module, paths: Sequence[str], hooks: tuple[int, ...]) -> Module:
+def module_record(
+    module: nn.Module, paths: Sequence[str], hooks: tuple[int, ...], path_of: Callable[[nn.Module], str]
+) -> Module:
     """The record of one module, `paths` being all that lead to it, and `hooks` the ids of those on it."""
     path, *aliases = paths
     prefix = f"{path}." if path else ""
@@ -34,6 +35,7 @@ def module_record(module: nn.Module, paths: Sequence[str], hooks: tuple[int, ...
         description=_description(module),
         is_fx_leaf=_TRACER.is_leaf_module(module, path),
         made_by=_made_by(module),
+        wraps=path_of(module._orig_mod) if is_optimized(module) else None,
     )
 
 
@@ -52,9 +54,3 @@ def _made_by(module: nn.Module) -> str | None:
         return "torch.jit"
     is_compiled = is_optimized(module) or vars(module).get("_compiled_call_impl") is not None
     return "torch.compile" if is_compiled else None
-
-
-def is_optimized(module: nn.Module) -> bool:
-    """Whether a module is what ``torch.compile(model)`` returns."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    return compiler is not None and is_a(module, compiler.OptimizedModule)

@@ -172,8 +172,9 @@ class Observation:
         return operands
 
     def _modules(self, hooks: HookCollector) -> Iterator[Module]:
-        for module_id, module in self.module_names.modules.items():
-            yield module_record(module, self.module_names.paths[module_id], hooks.ids_on_module(module))
+        for module_id, module in list(self.module_names.modules.items()):
+            paths = self.module_names.paths[module_id]
+            yield module_record(module, paths, hooks.ids_on_module(module), self.module_names.path_of)
 
     def _variables(self) -> Iterator[Variable]:
         for named in self.tensor_names.named.values():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from torch._dynamo.eval_frame import OptimizedModule
     from typing_extensions import TypeIs
 
 Kind = TypeVar("Kind")
@@ -19,3 +21,9 @@ def is_a(value: object, kind: type[Kind] | tuple[type[Kind], ...]) -> TypeIs[Kin
     (True, False, True)
     """
     return issubclass(type(value), kind)
+
+
+def is_optimized(module: object) -> TypeIs[OptimizedModule]:
+    """Whether a module is what ``torch.compile(model)`` returns. Imports no compiler: without it nothing is."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and is_a(module, compiler.OptimizedModule)

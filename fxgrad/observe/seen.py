@@ -266,15 +266,18 @@ def snapshot_of_hooks(module: nn.Module) -> list[CarriedHook]:
 
 
 def backward_kind(module: nn.Module) -> HookKind | None:
-    """What ``module._backward_hooks`` holds: full or legacy hooks; None before the first was registered."""
+    """As what a call takes along ``module._backward_hooks``: full or legacy hooks; None: it takes none of them.
+
+    None is so before the first was registered, where somebody set the flag back, and on what torch.compile returns.
+    """
     full = module._is_full_backward_hook
-    return None if full is None else HookKind.MODULE_FULL_BACKWARD if full else HookKind.MODULE_BACKWARD
+    return HookKind.MODULE_FULL_BACKWARD if full is True else HookKind.MODULE_BACKWARD if full is False else None
 
 
 def global_backward_kind() -> HookKind | None:
-    """What ``_global_backward_hooks`` holds: full or legacy hooks; None before the first was registered."""
+    """As what a call takes along ``_global_backward_hooks``: full or legacy hooks; None: it takes none of them."""
     full = module_hooks._global_is_full_backward_hook
-    return None if full is None else HookKind.GLOBAL_FULL_BACKWARD if full else HookKind.GLOBAL_BACKWARD
+    return HookKind.GLOBAL_FULL_BACKWARD if full is True else HookKind.GLOBAL_BACKWARD if full is False else None
 
 
 def legacy_tensor(result: Any) -> tuple[torch.Tensor | None, str | None]:

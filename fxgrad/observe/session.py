@@ -25,10 +25,10 @@ from fxgrad.observe.hook_search import HookSearch, existing_hooks
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.module_records import is_optimized
 from fxgrad.observe.names import ModuleNames, TensorNames, modules_of, tensor_finder, tensor_paths
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.provenance import OUTSIDE
+from fxgrad.observe.real_types import is_optimized
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.rerun import RecordedForward
 from fxgrad.observe.roots import FoundRoots

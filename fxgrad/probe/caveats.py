@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import BackwardGraph, ModuleCall, NodeKind
+from fxgrad.graph import BackwardGraph, Hook, ModuleCall, NodeKind
 from fxgrad.graph.naming import call_text
 from fxgrad.graph.notation import escaped, path_text
 from fxgrad.predict import predict_nodes
@@ -25,6 +25,16 @@ def caveats(supposed: Supposition) -> tuple[str, ...]:
             found += sentences(supposed)
         found += doubtful_changes(supposed.after, [after for _, after in supposed.calls])
     return tuple(dict.fromkeys(found))
+
+
+def flag_inside(graph: BackwardGraph, hook: Hook) -> Iterator[str]:
+    """Of a hook on what torch.compile returns: what its registration does to the hooks of the module inside."""
+    module = graph.modules_by_path[hook.owner]
+    while module.wraps is not None:
+        module = graph.modules_by_path[module.wraps]
+    if module.full_backward_sticky not in (None, hook.kind.is_full):
+        kind = "full" if hook.kind.is_full else "non-full"
+        yield f"registering it makes {kind} ones of the backward hooks that {escaped(module.path)} has: not shown here"
 
 
 def _text(supposed: Supposition, call: ModuleCall) -> str:

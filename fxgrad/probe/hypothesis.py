@@ -8,12 +8,12 @@ from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite
 from fxgrad.graph.module_paths import find_module_path
 from fxgrad.predict import predict
-from fxgrad.probe.caveats import caveats
+from fxgrad.probe.caveats import caveats, flag_inside
 from fxgrad.probe.changes import Refusal, refused_change
 from fxgrad.probe.comparison import moved_sites
 from fxgrad.probe.hook_lists import relisted
 from fxgrad.probe.refusals import refused_forward, refused_registration
-from fxgrad.probe.registration import gets_hook_functions, registered, supposed_hook, takes_along
+from fxgrad.probe.registration import gets_hook_functions, is_taken_by_no_call, registered, supposed_hook, takes_along
 from fxgrad.probe.renumbering import renumbered
 from fxgrad.probe.splicing import spliced
 from fxgrad.probe.supposition import Supposition
@@ -54,6 +54,8 @@ def hypothesis(graph: BackwardGraph, module: str, kind: HookKind) -> Hypothesis:
     """
     _check(graph, kind)
     hook = supposed_hook(graph, find_module_path(graph, module), kind)
+    if is_taken_by_no_call(graph, hook):
+        return _never_taken(graph, hook)
     before = registered(graph, hook)
     changed = [before.calls_by_id[call.id] for call in graph.calls if gets_hook_functions(call, hook)]
     reason = refused_registration(graph, hook) or refused_forward(before, hook, changed)
@@ -78,6 +80,18 @@ def _supposed(graph: BackwardGraph, before: BackwardGraph, hook: Hook, *, change
         moved=tuple(moved_sites(_predicted(graph).sites, sites, ids)),
         refused=None,
         caveats=caveats(supposed),
+    )
+
+
+def _never_taken(graph: BackwardGraph, hook: Hook) -> Hypothesis:
+    after = _predicted(replace(graph, hooks=(*graph.hooks, hook)))
+    return Hypothesis(
+        graph=after,
+        hook=hook.id,
+        sites=tuple([site for site in after.sites if site.hook.id == hook.id]),
+        moved=(),
+        refused=None,
+        caveats=tuple(flag_inside(graph, hook)),
     )
 
 

@@ -39,6 +39,15 @@ def takes_along(call: ModuleCall, hook: Hook) -> bool:
     return hook.kind.is_global or call.path == hook.owner
 
 
+def is_taken_by_no_call(graph: BackwardGraph, hook: Hook) -> bool:
+    """Whether registering it sets the flag of another module than its own, as on what torch.compile returns.
+
+    (torch/_dynamo/eval_frame.py, OptimizedModule.__setattr__.)
+    """
+    has_flag = not hook.kind.is_global and not hook.kind.is_full_pre
+    return has_flag and graph.modules_by_path[hook.owner].wraps is not None
+
+
 def gets_hook_functions(call: ModuleCall, hook: Hook) -> bool:
     """Whether the hook makes a call put BackwardHookFunction nodes on its inputs and outputs that are not there yet."""
     return not hook.kind.is_legacy and takes_along(call, hook) and call.full_hook is None

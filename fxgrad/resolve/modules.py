@@ -58,9 +58,31 @@ def _never_taken_reason(surroundings: Surroundings, hook: Hook) -> str:
     calls = len(surroundings.graph.calls if hook.kind.is_global else _calls_of_owner(surroundings, hook))
     if not calls:
         return "no module was called" if hook.kind.is_global else _not_called_reason(surroundings, hook)
+    unflagged = _unflagged_reason(surroundings, hook)
+    if unflagged is not None:
+        return unflagged
     took = "the module's call did not take" if calls == 1 else f"none of the {calls:,} calls took"
     removed = "" if hook.active else ", and its handle was removed since"
     return f"{took} it along: a call takes what is registered when it starts{removed}"
+
+
+def _unflagged_reason(surroundings: Surroundings, hook: Hook) -> str | None:
+    """Why no call takes a registered hook along: a flag tells which kind a table of hooks is, and here tells none."""
+    if hook.kind.is_full_pre or not hook.active:
+        return None
+    if hook.kind.is_global:
+        known, flag = surroundings.graph.info.global_backward_sticky, "_global_is_full_backward_hook"
+        return None if known is not None else f"{flag} is None, and calls take neither full nor non-full hooks along"
+    module = surroundings.graph.modules_by_path[hook.owner]
+    if module.full_backward_sticky is not None:
+        return None
+    if module.wraps is None:
+        return "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along"
+    inside = escaped(module.wraps)
+    return (
+        f"torch.compile returned this module, and registering on it sets the flag of {inside}, the module inside, that "
+        "tells which kind of hooks it has; of its own hooks no call takes any along"
+    )
 
 
 def _not_called_reason(surroundings: Surroundings, hook: Hook) -> str:

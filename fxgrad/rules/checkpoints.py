@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import Explanation, HookKind, ModuleCall, NodeKind
+from fxgrad.graph import Explanation, HookKind, ModuleCall
 from fxgrad.rules.phrases import code, function_name, module_name, node_labels
 from fxgrad.rules.subject import Subject
 
@@ -54,7 +54,7 @@ def _not_reentrant(subject: Subject, call: ModuleCall) -> Explanation:
 
 def checkpoint_calls_the_leafs_hook_again(subject: Subject) -> Iterator[Explanation]:
     """FXG115: a reentrant checkpoint runs a backward of its own, with hooks on leaves."""
-    checkpoints = [node for node in subject.graph.nodes if node.kind is NodeKind.CHECKPOINT]
+    checkpoints = subject.index.checkpoints
     if not checkpoints or subject.hook.kind not in _ON_LEAVES or not subject.hook.active:
         return
     undecided = [site for site in subject.sites if site.fires is None or (site.fires and site.times is None)]

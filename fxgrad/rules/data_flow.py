@@ -68,10 +68,17 @@ class DataFlow:
 
     def changers_of(self, name: str) -> Iterator[FxNode]:
         """The operations that changed in place, in order, what an operation returned, or what shares its memory."""
-        memories = self._memories(name)
-        for fx_node in self._graph.forward:
-            if any(self._origins.get(value, value) in memories for value in fx_node.changes):
-                yield fx_node
+        ranks = {rank for memory in self._memories(name) for rank in self._changers.get(memory, ())}
+        return (self._graph.forward[rank] for rank in sorted(ranks))
+
+    @cached_property
+    def _changers(self) -> dict[Value, list[int]]:
+        """Of each first value in a memory: the ranks of the operations that changed it in place."""
+        found: dict[Value, list[int]] = {}
+        for rank, fx_node in enumerate(self._graph.forward):
+            for value in fx_node.changes:
+                found.setdefault(self._origins.get(value, value), []).append(rank)
+        return found
 
     @cached_property
     def ends(self) -> tuple[str, ...]:
@@ -83,9 +90,27 @@ class DataFlow:
         """The operations whose value plays a part in what forward returns."""
         return frozenset(_reached(self.sources, self.ends))
 
-    def depending_on(self, names: Iterable[str]) -> frozenset[str]:
-        """The operations whose value these play a part in, and these."""
-        return frozenset(_reached(self.users, names))
+    def ends_of(self, names: Iterable[str]) -> tuple[FxNode, ...]:
+        """Where these are last used: the operations, of these and those they play a part in, whose value Python took.
+
+        Where it took none, those whose value nothing uses.
+        """
+        taken, unused = 0, 0
+        for name in names:
+            taken, unused = taken | self._ends[name][0], unused | self._ends[name][1]
+        return self._of_ranks(taken or unused)
+
+    @cached_property
+    def _ends(self) -> dict[str, tuple[int, int]]:
+        """Of each operation, as the bits of ints, the ranks of those that `ends_of` may answer."""
+        found: dict[str, tuple[int, int]] = {}
+        for fx_node in reversed(self._graph.forward):
+            users, own = self.users[fx_node.name], 1 << self.rank[fx_node.name]
+            taken, unused = own if fx_node.taken else 0, 0 if users else own
+            for user in users:
+                taken, unused = taken | found[user][0], unused | found[user][1]
+            found[fx_node.name] = taken, unused
+        return found
 
     @cached_property
     def _in_graph(self) -> frozenset[str]:
@@ -108,9 +133,9 @@ class DataFlow:
             cuts, others, returned = 0, 0, fx_node.op == "output"
             for user in self.users[fx_node.name]:
                 if user in self._in_graph:
-                    others |= 1 << self._rank[user]
+                    others |= 1 << self.rank[user]
                 elif not may_carry(self._fx_nodes[user]):
-                    cuts |= 1 << self._rank[user]
+                    cuts |= 1 << self.rank[user]
                 else:
                     cuts, others = cuts | found[user].cuts, others | found[user].others
                     returned = returned or found[user].returned
@@ -126,7 +151,8 @@ class DataFlow:
         return tuple(found)
 
     @cached_property
-    def _rank(self) -> dict[str, int]:
+    def rank(self) -> dict[str, int]:
+        """The place of each operation in forward."""
         return {fx_node.name: rank for rank, fx_node in enumerate(self._graph.forward)}
 
     def last_cut_before(self, names: Iterable[str]) -> FxNode | None:

@@ -42,7 +42,7 @@ def parameter_ways(subject: Subject, site: HookSite) -> tuple[ParameterWay, ...]
             if edge.next_node is not None and _is_leaf_of(subject.graph.nodes[edge.next_node], wanted):
                 ends.setdefault(edge.next_node, []).append(node)
     found = [_way(subject, leaf, sources, feeders) for leaf, sources in ends.items()]
-    return tuple(sorted(found, key=lambda way: wanted.index(way.name)))
+    return tuple(sorted(found, key=lambda way: wanted[way.name]))
 
 
 def _way(subject: Subject, leaf: int, sources: list[int], feeders: dict[int, int | None]) -> ParameterWay:
@@ -62,13 +62,14 @@ def _chain(node: int, feeders: dict[int, int | None]) -> list[int]:
     return chain[::-1]
 
 
-def _own_parameters(subject: Subject) -> list[str]:
+def _own_parameters(subject: Subject) -> dict[str, int]:
+    """The names that the module's parameters have in the graph, each with its rank."""
     names = subject.module.parameters if subject.module else ()
     known = subject.graph.variables_by_name
-    return [known[name].name if name in known else name for name in names]
+    return {known[name].name if name in known else name: rank for rank, name in enumerate(names)}
 
 
-def _is_leaf_of(node: Node, names: list[str]) -> bool:
+def _is_leaf_of(node: Node, names: dict[str, int]) -> bool:
     return node.kind is NodeKind.ACCUMULATE_GRAD and node.variable in names
 
 

@@ -86,11 +86,13 @@ def _tensor_remedy(subject: Subject) -> str:
 def _no_call_remedy(subject: Subject) -> str:
     if subject.graph.info.calls_reason is not None:
         return "trace the run itself (fxgrad.trace, fxgrad.record): from finished outputs no module call can be seen"
+    if subject.module and subject.module.wraps is not None and not subject.hook.kind.is_full_pre:
+        return f"register it on {code(subject.module.wraps)}, the module inside, before the first call"
     if subject.calls:
         return "register the hook before forward runs: each call takes along the hooks of that moment"
     if _parameters_in_graph(subject):
         return "something uses its parameters without calling it: hook the module that does, or the parameters"
-    if subject.module and not subject.module.parameters and _has_children(subject):
+    if subject.module and not subject.module.parameters and subject.path in subject.index.containers:
         return "it only holds other modules: hook those"
     return "call the module itself, as in `module(x)`: hooks run in Module.__call__, and not for `module.forward(x)`"
 
@@ -99,10 +101,6 @@ def _parameters_in_graph(subject: Subject) -> bool:
     names = subject.module.parameters if subject.module else ()
     variables = (subject.graph.variables_by_name.get(name) for name in names)
     return any(variable is not None and variable.node is not None for variable in variables)
-
-
-def _has_children(subject: Subject) -> bool:
-    return any(path.startswith(f"{subject.path}.") for path in subject.graph.modules_by_path)
 
 
 def _call_remedy(subject: Subject, call: ModuleCall) -> str:

@@ -50,11 +50,11 @@ def _misses_inputs(spot: Spot, names: _Names) -> Explanation:
         severity="warning",
         headline=f"grad_input has no entry for {listed(names)}",
         because=(
-            f"grad_input has one entry for each of the {counted(spot.call.n_args, 'positional argument')} of "
-            f"{forward_name(spot.call)}, and a gradient only where that argument is a tensor itself: {listed(names)} "
+            f"grad_input has one entry for {_each(spot.call.n_args, 'positional argument')} of "
+            f"{forward_name(spot.call)}, and a gradient only where that is a tensor itself: {listed(names)} "
             f"came as a keyword argument or inside a container. {_HOOKS_PY}"
         ),
-        fix=f"hand {_them(names)} over as positional arguments, or put Tensor.register_hook on {_them(names)}",
+        fix=f"hand {_them(names)} over as {_positional(names)}, or put Tensor.register_hook on {_them(names)}",
         site=spot.site,
     )
 
@@ -65,13 +65,21 @@ def _misses_outputs(spot: Spot, names: _Names) -> Explanation:
         severity="warning",
         headline=f"grad_output has no entry for {listed(names)}",
         because=(
-            f"grad_output has one entry for each of the {counted(spot.call.n_results, 'result')} of "
-            f"{forward_name(spot.call)}, and a gradient only where that result is a tensor itself: {listed(names)} "
+            f"grad_output has one entry for {_each(spot.call.n_results, 'result')} of "
+            f"{forward_name(spot.call)}, and a gradient only where that is a tensor itself: {listed(names)} "
             f"came inside a container. {_HOOKS_PY}"
         ),
         fix=f"return {_them(names)} in one flat tuple, or put Tensor.register_hook on {_them(names)}",
         site=spot.site,
     )
+
+
+def _each(count: int, what: str) -> str:
+    return f"the one {what}" if count == 1 else f"each of the {counted(count, what)}"
+
+
+def _positional(names: _Names) -> str:
+    return "a positional argument" if len(names) == 1 else "positional arguments"
 
 
 def _them(names: _Names) -> str:

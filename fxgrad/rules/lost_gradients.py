@@ -62,6 +62,9 @@ class _Search:
         self._graph = graph
         self._flow = DataFlow(graph)
         self._getters = {fx_node.target: fx_node.name for fx_node in graph.forward if fx_node.op == "get_attr"}
+        scripted = [module for module in graph.modules if module.made_by == "torch.jit"]
+        self._hidden = {name for module in scripted for name in module.parameters}
+        """Of modules whose operations run without Python, where nobody sees what is given to them."""
         self._recomputes = any(node.kind is NodeKind.CHECKPOINT for node in graph.nodes)
 
     def lost(self, parameter: Variable) -> Lost:
@@ -69,15 +72,10 @@ class _Search:
             return Lost(parameter, Loss.RECOMPUTED if self._recomputes else Loss.UNKNOWN)
         names = [self._getters[name] for name in (parameter.name, *parameter.aliases) if name in self._getters]
         if not names:
-            return Lost(parameter, Loss.UNKNOWN if self._is_hidden(parameter) else Loss.UNUSED)
+            return Lost(parameter, Loss.UNKNOWN if parameter.name in self._hidden else Loss.UNUSED)
         if self._recomputes:
             return Lost(parameter, Loss.RECOMPUTED)
         return self._lost_on_the_way(parameter, names)
-
-    def _is_hidden(self, parameter: Variable) -> bool:
-        """Whether a module holds it whose operations run without Python, where nobody sees what is given to them."""
-        owners = [module for module in self._graph.modules if parameter.name in module.parameters]
-        return any(module.made_by == "torch.jit" for module in owners)
 
     def _lost_on_the_way(self, parameter: Variable, names: list[str]) -> Lost:
         cuts, others, returned = self._flow.flow_from(names)
@@ -88,10 +86,4 @@ class _Search:
             return Lost(parameter, Loss.NOT_PASSED, others)
         if returned:
             return Lost(parameter, Loss.NOT_ASKED)
-        return Lost(parameter, Loss.DROPPED, self._ends(names))
-
-    def _ends(self, names: list[str]) -> tuple[FxNode, ...]:
-        depending = self._flow.depending_on(names)
-        operations = [fx_node for fx_node in self._graph.forward if fx_node.name in depending]
-        taken = tuple(fx_node for fx_node in operations if fx_node.taken)
-        return taken or tuple(fx_node for fx_node in operations if not self._flow.users[fx_node.name])
+        return Lost(parameter, Loss.DROPPED, self._flow.ends_of(names))

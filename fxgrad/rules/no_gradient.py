@@ -91,7 +91,7 @@ def why_lost(graph: BackwardGraph, lost: Lost) -> str:
     if lost.why is not Loss.RECOMPUTED:
         silent = graph.info.calls_reason is None and never_called(graph, [lost.parameter])
         return f"{lost_at(lost)}: {module_name(owner)} is never called" if silent else lost_at(lost)
-    if any(call.checkpointed == "reentrant" and call.path == owner for call in graph.calls):
+    if owner in graph.recomputed_modules:
         return f"only backward decides: a reentrant checkpoint runs {module_name(owner)} again then"
     return "no root depends on it, outside of what a reentrant checkpoint runs again in backward"
 

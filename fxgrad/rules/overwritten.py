@@ -32,10 +32,9 @@ def _change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNode | 
     if node.fx_node is None:
         return None
     own = graph.fx_nodes_by_name[node.fx_node]
-    names = [fx_node.name for fx_node in graph.forward]
-    later = set(names[names.index(own.name) + 1 :])
-    changes = {fx_node.name for name in (own.name, *own.inputs) for fx_node in flow.changers_of(name)}
-    return next((fx_node for fx_node in graph.forward if fx_node.name in changes & later), None)
+    changers = {flow.rank[fx_node.name] for name in (own.name, *own.inputs) for fx_node in flow.changers_of(name)}
+    later = [rank for rank in changers if rank > flow.rank[own.name]]
+    return graph.forward[min(later)] if later else None
 
 
 def _overwritten(node: Node, change: FxNode | None) -> Explanation:

@@ -36,15 +36,16 @@ def counted(number: int, noun: str, *, plural: str | None = None) -> str:
     return f"{number:,} {plural or noun + 's'}" if number else f"no {plural or noun + 's'}"
 
 
-def listed(names: Iterable[str], *, most: int = _MOST_NAMES) -> str:
-    """Names as one phrase; from ``most`` on, how many more there are.
+def listed(names: Iterable[str], *, most: int = _MOST_NAMES, total: int | None = None) -> str:
+    """Names as one phrase; from ``most`` on, how many more there are. Of ``total`` names the first will do.
 
     >>> listed(["a", "b", "c"]), listed(["a"]), listed("abcdefgh", most=3)
     ('a, b and c', 'a', 'a, b, c and 5 more')
     """
     every = list(names)
-    if len(every) > most:
-        return f"{', '.join(every[:most])} and {len(every) - most:,} more"
+    more = (len(every) if total is None else total) - most
+    if more > 0:
+        return f"{', '.join(every[:most])} and {more:,} more"
     return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else "".join(every)
 
 
@@ -145,10 +146,11 @@ def module_name(path: str) -> str:
 def node_labels(nodes: Sequence[Node], *, most: int = _MOST_NAMES) -> str:
     """Labels of nodes; of neighbours with one name, the name once: ``MulBackward0_0, _1 and _2``."""
     labels: list[str] = []
-    for before, node in zip((None, *nodes), nodes, strict=False):
+    shown = nodes[:most]
+    for before, node in zip((None, *shown), shown, strict=False):
         same = before is not None and before.name == node.name and node.label.startswith(node.name)
         labels.append(escaped(node.label.removeprefix(node.name) if same else node.label))
-    return listed(labels, most=most)
+    return listed(labels, most=most, total=len(nodes))
 
 
 def forward_name(call: ModuleCall) -> str:

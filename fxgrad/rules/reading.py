@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, Node, Variable
 from fxgrad.graph.notation import escaped
-from fxgrad.predict import predict_nodes
 from fxgrad.rules.phrases import code, counted, function_name, listed, node_labels
 from fxgrad.rules.subject import Placed, Subject
 
@@ -33,7 +32,7 @@ def hook_reads_grad_too_early(subject: Subject) -> Iterator[Explanation]:
 
 def _accumulated_after(subject: Subject, placed: Placed) -> list[tuple[Variable, Node]]:
     """The parameters that the hook reads, with their AccumulateGrad, where that runs after the hook."""
-    predicted, nodes = predict_nodes(subject.graph), subject.graph.nodes
+    predicted, nodes = subject.index.predicted_nodes, subject.graph.nodes
     ran = predicted[placed.node.id].rank
     found = []
     for variable in _read(subject):
@@ -43,24 +42,17 @@ def _accumulated_after(subject: Subject, placed: Placed) -> list[tuple[Variable,
     return found
 
 
-def _read(subject: Subject) -> Iterator[Variable]:
-    for variable in subject.graph.variables:
-        if variable.kind == "parameter" and any(map(_Reads(subject.path, variable), subject.hook.grad_reads)):
-            yield variable
-
-
-class _Reads:
-    """Tells whether a path from a module leads to a parameter."""
-
-    def __init__(self, module: str, variable: Variable) -> None:
-        self._prefix = f"{module}." if module else ""
-        self._names = (variable.name, *variable.aliases)
-
-    def __call__(self, way: str) -> bool:
-        whole = self._prefix + way
-        if whole.endswith(_EACH):
-            return any(name.startswith(whole.removesuffix(_EACH)) for name in self._names)
-        return whole in self._names
+def _read(subject: Subject) -> list[Variable]:
+    """The parameters that the hook's paths lead to from its module, in the order of the variables."""
+    prefix = f"{subject.path}." if subject.path else ""
+    named, ranks = subject.graph.variables_by_name, set[int]()
+    for way in (prefix + read for read in subject.hook.grad_reads):
+        if way.endswith(_EACH):
+            ranks.update(subject.index.parameters_within.get(way.removesuffix(_EACH).removesuffix("."), ()))
+        elif way in named:
+            ranks.add(subject.index.variable_ranks[named[way].name])
+    variables = [subject.graph.variables[rank] for rank in sorted(ranks)]
+    return [variable for variable in variables if variable.kind == "parameter"]
 
 
 def _because(subject: Subject, placed: Placed, leaves: Sequence[Node]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Node, NodeKind
+from fxgrad.graph import Explanation, Gradient, HookKind, HookSite, Node
 from fxgrad.graph.notation import escaped, shape_text
+from fxgrad.rules.leaves import LeavesBehind
 from fxgrad.rules.phrases import code, counted, entry_value, function_name, listed, tuple_text
 from fxgrad.rules.subject import Subject
 
 _MOST_ENTRIES = 12
+_MOST_LEAVES = 6
 _REPLACE_NOTHING = (HookKind.RETAIN_GRAD, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD)
 _BEFORE_THE_NODE = (
     HookKind.TENSOR,
@@ -38,7 +40,7 @@ def hook_may_return_a_value(subject: Subject) -> Iterator[Explanation]:
         headline=f"{function_name(hook)} may return something else than None",
         because=(
             f"What it returns takes the place of {_replaced(site)} at {escaped(node.label)}. "
-            f"{_changed_behind(subject.graph, site, node)} "
+            f"{_changed_behind(subject.index.leaves_behind, site, node)} "
             "What fxgrad says of this graph assumes that it returns None."
         ),
         fix=f"return {must_return(site)}",
@@ -52,18 +54,17 @@ def _replaced(site: HookSite) -> str:
     return "grad_output" if site.hook.kind in _BEFORE_THE_NODE else "grad_input"
 
 
-def _changed_behind(graph: BackwardGraph, site: HookSite, node: Node) -> str:
+def _changed_behind(behind: LeavesBehind, site: HookSite, node: Node) -> str:
     """Which leaves get other gradients: those behind what is replaced."""
     starts = [node.id] if site.hook.kind in _BEFORE_THE_NODE else _behind_entries(site, node)
-    behind = _behind(graph, starts)
-    leaves = [code(record.variable) for record in behind if record.variable is not None]
-    inside = any(record.kind is NodeKind.CHECKPOINT for record in behind)
-    if not leaves and not inside:
-        return "No leaf gets its gradient from that: no .grad changes."
-    if inside:
+    count, names = behind.of(starts)
+    leaves = [code(name) for name in islice(names, _MOST_LEAVES)]
+    if behind.lead_to_checkpoint(starts):
         leaves.append("what a reentrant checkpoint behind it uses")
-        return f"That changes .grad of {listed(leaves)}."
-    return f"That changes .grad of {listed(leaves)}, and of no other leaf."
+        return f"That changes .grad of {listed(leaves, most=_MOST_LEAVES, total=count + 1)}."
+    if not leaves:
+        return "No leaf gets its gradient from that: no .grad changes."
+    return f"That changes .grad of {listed(leaves, most=_MOST_LEAVES, total=count)}, and of no other leaf."
 
 
 def _behind_entries(site: HookSite, node: Node) -> list[int]:
@@ -77,17 +78,6 @@ def _behind_entries(site: HookSite, node: Node) -> list[int]:
         for edge, entry in pairs
         if edge.next_node is not None and (entry is None or entry.status != "none")
     ]
-
-
-def _behind(graph: BackwardGraph, starts: Iterable[int]) -> list[Node]:
-    seen = dict.fromkeys(starts)
-    waiting = deque(seen)
-    while waiting:
-        for edge in graph.nodes[waiting.popleft()].edges:
-            if edge.next_node is not None and edge.next_node not in seen:
-                seen[edge.next_node] = None
-                waiting.append(edge.next_node)
-    return [graph.nodes[node] for node in sorted(seen)]
 
 
 def must_return(site: HookSite) -> str:

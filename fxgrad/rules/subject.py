@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node
-from fxgrad.predict import predict
+from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node, NodeKind
+from fxgrad.graph.module_paths import holders, outermost
+from fxgrad.predict import NodePrediction, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
+from fxgrad.rules.leaves import LeavesBehind
 
 
 class Placed(NamedTuple):
@@ -63,6 +65,15 @@ class Index:
         return DataFlow(self.graph)
 
     @cached_property
+    def leaves_behind(self) -> LeavesBehind:
+        """What gets its gradients from the nodes that hooks are on which may return a value, and from those after."""
+        nodes = [
+            self.graph.nodes[site.node] for site in self.graph.sites if site.node is not None and site.hook.may_return
+        ]
+        after = [edge.next_node for node in nodes for edge in node.edges if edge.next_node is not None]
+        return LeavesBehind(self.graph, {*after, *[node.id for node in nodes]})
+
+    @cached_property
     def users(self) -> dict[tuple[int, int], list[int]]:
         """The nodes that pass a gradient to each (node, slot)."""
         found: dict[tuple[int, int], list[int]] = {}
@@ -82,6 +93,41 @@ class Index:
         """The call that made the node, or whose full hook put it there."""
         call = self._hook_node_calls.get(node.id, node.call)
         return self.graph.calls_by_id.get(call) if call is not None else None
+
+    @cached_property
+    def predicted_nodes(self) -> tuple[NodePrediction, ...]:
+        """What backward does at each node."""
+        return predict_nodes(self.graph)
+
+    @cached_property
+    def variable_ranks(self) -> dict[str, int]:
+        """The place of each variable among the graph's, by its name."""
+        return {variable.name: rank for rank, variable in enumerate(self.graph.variables)}
+
+    @cached_property
+    def parameters_within(self) -> dict[str, list[int]]:
+        """Of each module's path: the ranks of the parameters that it or a module inside it holds."""
+        found: dict[str, list[int]] = {}
+        for rank, variable in enumerate(self.graph.variables):
+            names = (variable.name, *variable.aliases) if variable.kind == "parameter" else ()
+            for holder in {holder for name in names for holder in holders(name)}:
+                found.setdefault(holder, []).append(rank)
+        return found
+
+    @cached_property
+    def checkpoints(self) -> tuple[Node, ...]:
+        """The nodes of reentrant checkpoints."""
+        return tuple([node for node in self.graph.nodes if node.kind is NodeKind.CHECKPOINT])
+
+    @cached_property
+    def compiled(self) -> list[str]:
+        """The paths of the modules that torch.compile compiles, those inside others left out."""
+        return outermost(module.path for module in self.graph.modules if module.made_by == "torch.compile")
+
+    @cached_property
+    def containers(self) -> frozenset[str]:
+        """The paths of the modules that hold others."""
+        return frozenset(holder for path in self.graph.modules_by_path for holder in holders(path))
 
     @cached_property
     def _left_out_by_inputs(self) -> frozenset[_Identity]:

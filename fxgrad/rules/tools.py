@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, Module, NodeKind
+from fxgrad.graph.module_paths import holders, outermost
 from fxgrad.graph.notation import escaped
 from fxgrad.rules.phrases import code, counted, function_name, listed, module_name
 from fxgrad.rules.subject import Subject
 
-_TORCHSCRIPT, _COMPILE = "torch.jit", "torch.compile"
-_WRAPPER, _WRAPPED = "OptimizedModule", "_orig_mod"
 _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled", "is not supported on ScriptModules")
 
 
@@ -68,7 +67,7 @@ def _kept_by(module: Module) -> str:
 
 def script_modules_take_no_hooks(graph: BackwardGraph) -> Iterator[Explanation]:
     """FXG302: the model holds modules that TorchScript runs."""
-    scripted = _outermost(graph, _TORCHSCRIPT)
+    scripted = outermost(module.path for module in graph.modules if module.made_by == "torch.jit")
     if scripted:
         several = len(scripted) > 1
         yield Explanation(
@@ -83,16 +82,6 @@ def script_modules_take_no_hooks(graph: BackwardGraph) -> Iterator[Explanation]:
             fix="put Tensor.register_hook on what goes in and comes out, or use the module without TorchScript",
             owner=scripted[0],
         )
-
-
-def _outermost(graph: BackwardGraph, tool: str) -> list[str]:
-    made = [module for module in graph.modules if module.made_by == tool]
-    return [module.path for module in made if not any(_is_inside(module, other.path) for other in made)]
-
-
-def _is_inside(module: Module, path: str) -> bool:
-    """Whether a module is held by the one at the path, and is another one."""
-    return module.path != path and (path == "" or module.path.startswith(f"{path}."))
 
 
 def scripted_hooks_help(message: str) -> Explanation | None:
@@ -117,9 +106,7 @@ def compiled_module_may_pass_the_hook_by(subject: Subject) -> Iterator[Explanati
     module = subject.module
     if module is None or not subject.hook.active or subject.hook.kind.is_global:
         return
-    region = next(
-        (path for path in _outermost(subject.graph, _COMPILE) if _is_compiled_in(subject, module, path)), None
-    )
+    region = next((around for around in subject.index.compiled if _is_compiled_in(subject, module, around)), None)
     if region is not None:
         yield Explanation(
             code="FXG303",
@@ -137,9 +124,8 @@ def compiled_module_may_pass_the_hook_by(subject: Subject) -> Iterator[Explanati
 
 
 def _is_compiled_in(subject: Subject, module: Module, region: str) -> bool:
-    wrapper = subject.graph.modules_by_path[region]
-    inner = f"{region}.{_WRAPPED}".lstrip(".") if wrapper.type_name == _WRAPPER else region
-    return _is_inside(module, inner)
+    wrapped = subject.graph.modules_by_path[region].wraps
+    return (region if wrapped is None else wrapped) in holders(module.path)
 
 
 def compiled_regions_show_no_modules(graph: BackwardGraph) -> Iterator[Explanation]:

@@ -42,8 +42,10 @@ def call(index=1, **fields):
     )
 
 
-def graph(*hooks, nodes=(), calls=(), variables=(), info=INFO):
-    modules = (Module("m", (), "M", True, None, (), ()),)
+def graph(*hooks, nodes=(), calls=(), variables=(), info=INFO, **module):
+    """The module's flag is as registering the hooks leaves it."""
+    module = {"full_backward_sticky": any(each.kind is FULL for each in hooks), **module}
+    modules = (Module("m", (), "M", True, hooks=(), parameters=(), **module),)
     return BackwardGraph((), tuple(nodes), modules, tuple(calls), tuple(variables), hooks, (), (), info)
 
 
@@ -145,6 +147,16 @@ def test_a_module_that_is_never_called_but_whose_parameters_are_used_says_that()
 def test_a_call_that_did_not_take_the_hook_along_says_so():
     site = only(resolve(graph(hook(FULL), calls=[call()])))
     assert_nowhere(site, "the module's call did not take it along: a call takes what is registered when it starts")
+
+
+def test_a_module_without_a_flag_has_hooks_that_no_call_takes_along():
+    site = only(resolve(graph(hook(FULL), calls=[call()], full_backward_sticky=None)))
+    assert_nowhere(site, "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along")
+
+
+def test_a_wrapper_says_which_module_has_the_flag_instead():
+    site = only(resolve(graph(hook(FULL), calls=[call()], full_backward_sticky=None, wraps="m._orig_mod")))
+    assert site.reason.startswith("torch.compile returned this module, and registering on it sets the flag of m._orig")
 
 
 def test_several_calls_that_did_not_take_a_removed_hook_along_say_so():
