@@ -15,19 +15,23 @@ from fxgrad.cli import main
 _VERSIONS = re.compile(r"fxgrad \S+, torch \S+ and Python [\d.]+\w*")
 
 
-def printed_by(command: str, folder: Path) -> str:
-    """The stdout of a command line that starts with ``fxgrad``, without trailing blanks; its exit status when not 0."""
+def printed_by(command: str, folder: Path, *, with_error: bool = False) -> str:
+    """The stdout of a command line that starts with ``fxgrad``, without trailing blanks; its exit status when not 0.
+
+    `with_error`: what it says of an error, too, without the traceback before that.
+    """
     program, *arguments = shlex.split(command)
     assert program == "fxgrad", command
-    printed = io.StringIO()
+    printed, told = io.StringIO(), io.StringIO()
     before = Path.cwd()
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
             status = main(arguments)
     finally:
         os.chdir(before)
-    lines = [line.rstrip() for line in printed.getvalue().rstrip().splitlines()]
+    error = "\nerror: " + told.getvalue().partition("error: ")[2] if with_error and "error: " in told.getvalue() else ""
+    lines = [line.rstrip() for line in (printed.getvalue().rstrip() + error).strip().splitlines()]
     return "\n".join(lines) + (f"\n[exit status {status}]" if status else "")
 
 
