@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fxgrad.answers import Explanations as Explanations
+    from fxgrad.answers import Probe as Probe
+    from fxgrad.answers import Report as Report
     from fxgrad.api import capture as capture
     from fxgrad.api import record as record
     from fxgrad.api import trace as trace
@@ -30,22 +33,19 @@ if TYPE_CHECKING:
     from fxgrad.graph import HookKind as HookKind
     from fxgrad.graph import NodeKind as NodeKind
     from fxgrad.observe.loading import Target as Target
-    from fxgrad.result import Explanations as Explanations
-    from fxgrad.result import Probe as Probe
-    from fxgrad.result import Report as Report
     from fxgrad.result import Trace as Trace
     from fxgrad.result import load as load
     from fxgrad.verification import Verification as Verification
 
 _HOME = {
     "BackwardGraph": "fxgrad.graph",
-    "Explanations": "fxgrad.result",
+    "Explanations": "fxgrad.answers",
     "FxgradError": "fxgrad.errors",
     "HookKind": "fxgrad.graph",
     "NodeKind": "fxgrad.graph",
     "OutputError": "fxgrad.errors",
-    "Probe": "fxgrad.result",
-    "Report": "fxgrad.result",
+    "Probe": "fxgrad.answers",
+    "Report": "fxgrad.answers",
     "Target": "fxgrad.observe.loading",
     "TargetError": "fxgrad.errors",
     "Trace": "fxgrad.result",

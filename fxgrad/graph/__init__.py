@@ -1,17 +1,13 @@
 """The records of a backward graph, and the graph itself. No torch."""
 
 from fxgrad.graph.backward_graph import BackwardGraph
+from fxgrad.graph.hook_records import Explanation, Gradient, Held, Hook, HookSite
 from fxgrad.graph.info import BackwardCall, GraphInfo, Landing, OtherDevice
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.records import (
     Edge,
-    Explanation,
     FullHookSetup,
     FxNode,
-    Gradient,
-    Held,
-    Hook,
-    HookSite,
     Module,
     ModuleCall,
     Node,

@@ -7,20 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fxgrad.graph import lint, naming, paths, printing
+from fxgrad.graph.hook_records import Hook, HookSite
 from fxgrad.graph.info import GraphInfo
-from fxgrad.graph.records import (
-    Edge,
-    FxNode,
-    Hook,
-    HookSite,
-    Module,
-    ModuleCall,
-    Node,
-    Path,
-    Root,
-    UnrecordedCall,
-    Variable,
-)
+from fxgrad.graph.records import Edge, FxNode, Module, ModuleCall, Node, Path, Root, UnrecordedCall, Variable
 
 
 @dataclass(frozen=True)

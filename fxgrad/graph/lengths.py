@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.hook_records import HookSite
 from fxgrad.graph.kinds import HookKind
 from fxgrad.graph.notation import escaped, path_text
-from fxgrad.graph.records import FullHookSetup, HookSite, ModuleCall, Node, TensorRef, UnrecordedCall
+from fxgrad.graph.records import FullHookSetup, ModuleCall, Node, TensorRef, UnrecordedCall
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph

@@ -9,20 +9,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.hook_records import Gradient, Hook, HookSite
 from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS, SCHEMA_VERSION, GraphInfo
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.lengths import call_text, node_text, site_text, unrecorded_text
 from fxgrad.graph.notation import escaped
-from fxgrad.graph.records import (
-    Gradient,
-    Hook,
-    HookSite,
-    ModuleCall,
-    Node,
-    TensorRef,
-    UnrecordedCall,
-    Variable,
-)
+from fxgrad.graph.records import ModuleCall, Node, TensorRef, UnrecordedCall, Variable
 from fxgrad.graph.structure import structural_problems
 
 if TYPE_CHECKING:

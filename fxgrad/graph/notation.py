@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from fxgrad.graph.hook_records import Hook
 from fxgrad.graph.info import BackwardCall
-from fxgrad.graph.records import Hook, Path, Shape, Source, Value
+from fxgrad.graph.records import Path, Shape, Source, Value
 
 _MOST_TARGETS = 3
 

@@ -9,22 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.hook_records import Gradient, Hook, HookSite
 from fxgrad.graph.info import GraphInfo
 from fxgrad.graph.kinds import NodeKind
 from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text, source_text, value_text
-from fxgrad.graph.records import (
-    Edge,
-    Gradient,
-    Hook,
-    HookSite,
-    ModuleCall,
-    Node,
-    Root,
-    TensorMeta,
-    TensorRef,
-    UnrecordedCall,
-    Variable,
-)
+from fxgrad.graph.records import Edge, ModuleCall, Node, Root, TensorMeta, TensorRef, UnrecordedCall, Variable
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph

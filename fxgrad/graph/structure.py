@@ -11,20 +11,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.hook_records import Hook, HookSite
 from fxgrad.graph.lengths import call_text, length_problems, node_text, site_text, unrecorded_text
 from fxgrad.graph.notation import escaped
-from fxgrad.graph.records import (
-    FxNode,
-    Hook,
-    HookSite,
-    Module,
-    ModuleCall,
-    Node,
-    TensorRef,
-    UnrecordedCall,
-    Value,
-    Variable,
-)
+from fxgrad.graph.records import FxNode, Module, ModuleCall, Node, TensorRef, UnrecordedCall, Value, Variable
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph

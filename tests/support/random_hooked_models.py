@@ -208,6 +208,9 @@ SEEN_IN_PART = ("capture", "go on")
 class Choices(random.Random):
     """The choices of another Random, kept so that they can be made `again`."""
 
+    def __new__(cls, *given: Any) -> Choices:
+        return super().__new__(cls)  # which takes one argument at most before Python 3.11
+
     def __init__(self, source: random.Random, made: Sequence[Any] = ()) -> None:
         super().__init__()
         self._source, self._made, self._again = source, [], list(made)
