@@ -116,11 +116,18 @@ def located(session: Session, what: str, *, alone: str) -> UserCode:
         return TargetError(
             f"{what} raised {escaped(type(error).__name__)}{_place(session.model, session.recorder, error)}: {message_of(error)}",
             f"{what} that runs with these arguments",
-            f"{alone} by itself: it raises without fxgrad, too",
+            f"{alone} by itself: {_without_fxgrad(error)}",
             user_traceback(error),
         )
 
     return UserCode(told, passing=(FxgradError, KeyboardInterrupt))
+
+
+def _without_fxgrad(error: BaseException) -> str:
+    """What running it without fxgrad shows. From Python 3.12 on C has a limit of its own that no program can raise."""
+    if is_a(error, RecursionError):
+        return "if it does not raise without fxgrad, the few calls that fxgrad adds are too many for Python's limit"
+    return "it raises without fxgrad, too"
 
 
 def _place(model: nn.Module, recorder: ForwardRecorder, error: BaseException) -> str:

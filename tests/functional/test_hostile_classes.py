@@ -134,11 +134,34 @@ def test_the_name_of_an_exception_class_is_escaped() -> None:
     assert r"forward raised \x1b[31m in the model" in str(caught.value)
 
 
-def test_a_model_that_is_as_deep_as_python_lets_it_run_is_traced() -> None:
+OWN_LEVELS = 10 if sys.version_info >= (3, 12) else 0
+"""Python 3.12 counts the calls that C makes apart, up to a limit that no program can raise: fxgrad needs some itself."""
+
+
+def nested(depth: int) -> nn.Module:
     model: nn.Module = nn.Linear(3, 3)
-    while runs(nn.Sequential(model)):
+    for _ in range(depth):
         model = nn.Sequential(model)
-    assert fxgrad.trace(model, torch.ones(2, 3)).graph.nodes
+    return model
+
+
+def deepest_that_runs() -> int:
+    depth = 0
+    while runs(nested(depth + 1)):
+        depth += 1
+    return depth
+
+
+def test_a_model_that_is_as_deep_as_python_lets_it_run_is_traced() -> None:
+    assert fxgrad.trace(nested(deepest_that_runs() - OWN_LEVELS), torch.ones(2, 3)).graph.nodes
+
+
+def test_a_model_that_is_too_deep_for_python_is_an_error_that_says_so() -> None:
+    with pytest.raises(TargetError, match=r"raised RecursionError") as caught:
+        fxgrad.trace(nested(2 * deepest_that_runs()), torch.ones(2, 3))
+    assert str(caught.value).endswith(
+        "if it does not raise without fxgrad, the few calls that fxgrad adds are too many for Python's limit"
+    )
 
 
 def runs(model: nn.Module) -> bool:
