@@ -58,7 +58,7 @@ def trace(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG302."""
+    """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG203, FXG302."""
     from fxgrad.observe.tracebacks import message_of
     from fxgrad.rules import explain_error, nothing_requires_grad
 

@@ -49,10 +49,14 @@ class Value(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Where a value left torch: ``function`` is the tensor's method that gave it to Python (``item``, ``numpy``)."""
+    """Where a value left torch: ``function`` is the tensor's method that gave it to Python (``item``, ``numpy``).
+
+    ``call`` is the id of the module call that was running then.
+    """
 
     function: str
     source: Source | None
+    call: str | None = None
 
 
 class Edge(NamedTuple):
@@ -301,6 +305,7 @@ class FxNode:
     ``inputs``        the names of the fx nodes among its arguments, each once
     ``requires_grad`` whether each tensor result required grad when it was returned
     ``taken``         where Python took one of its results out of torch
+    ``asked``         where Python asked whether one of its results is true, as in ``if x.sum() > 0``
     """
 
     name: str
@@ -317,3 +322,4 @@ class FxNode:
     inputs: tuple[str, ...] = ()
     requires_grad: tuple[bool, ...] = ()
     taken: tuple[Taken, ...] = ()
+    asked: tuple[Taken, ...] = ()

@@ -43,6 +43,7 @@ def _reference_problems(graph: BackwardGraph) -> Iterator[str]:
         yield from _node_problems(node, known)
     for module in graph.modules:
         yield from known.hooks(f"module {_quoted(module.path)}", module.hooks)
+        yield from known.module(f"module {_quoted(module.path)}, wraps", module.wraps)
     for call in graph.calls:
         yield from _call_problems(call, known)
     yield from _parent_cycles(graph.calls)
@@ -65,6 +66,7 @@ class _Known:
     slots: tuple[int, ...]
     n_hooks: int
     call_ids: frozenset[str]
+    paths: frozenset[str]
     variable_names: frozenset[str]
     fx_names: frozenset[str]
 
@@ -75,6 +77,7 @@ class _Known:
             tuple(len(node.grad_outputs) for node in graph.nodes),
             len(graph.hooks),
             frozenset(call.id for call in graph.calls),
+            frozenset(path for module in graph.modules for path in _paths(module)),
             frozenset(name for variable in graph.variables for name in _names(variable)),
             frozenset(fx_node.name for fx_node in graph.forward),
         )
@@ -98,6 +101,11 @@ class _Known:
         """A module call that was not recorded."""
         if call is not None and call not in self.call_ids:
             yield f"{where}: there is no module call {_quoted(call)}"
+
+    def module(self, where: str, path: str | None) -> Iterator[str]:
+        """A module that is not listed."""
+        if path is not None and path not in self.paths:
+            yield f"{where}: there is no module {_quoted(path)}"
 
     def variable(self, where: str, name: str | None) -> Iterator[str]:
         """A variable that is not listed."""
@@ -226,6 +234,8 @@ def _site_problems(site: HookSite, index: int, graph: BackwardGraph, known: _Kno
 def _fx_node_problems(fx_node: FxNode, known: _Known) -> Iterator[str]:
     for call in fx_node.modules:
         yield from known.call(f"fx node {_quoted(fx_node.name)}", call)
+    for taken in (*fx_node.taken, *fx_node.asked):
+        yield from known.call(f"fx node {_quoted(fx_node.name)}, taken", taken.call)
     for argument in fx_node.inputs:
         yield from known.fx_node(f"fx node {_quoted(fx_node.name)}, inputs", argument)
     for value in (*fx_node.changes, *fx_node.aliases):

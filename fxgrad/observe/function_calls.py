@@ -51,7 +51,10 @@ _CHANGES_METADATA = frozenset(
 )
 _WITHOUT_EFFECT = frozenset({"retain_grad", "__get__", "__delete__"})
 """Functions that return None and whose call changes no value."""
-_GIVE_VALUES = frozenset(["__array__", "__complex__", "__float__", "__index__", "__int__", "item", "numpy", "tolist"])
+ASKS = "__bool__"
+_GIVE_VALUES = frozenset(
+    [ASKS, "__array__", "__complex__", "__float__", "__index__", "__int__", "item", "numpy", "tolist"]
+)
 """Methods that give a tensor's values to Python, out of autograd's sight (torch/_tensor.py)."""
 _HOLD_NO_TENSOR = frozenset({int, bool, float, str, torch.Size, torch.dtype, torch.device, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict})
@@ -75,7 +78,7 @@ class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
-    ``taken`` are the values that Python took. ``dispatch_mode`` is the class of one that the program has entered: what it
+    ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has entered: what it
     does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was cleared.
     ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed, by
     the identity of the copy that is kept of their state.
@@ -188,7 +191,8 @@ class FunctionCalls:
 
     def _note_taking(self, function: str, tensor: Earlier) -> None:
         where = self._where
-        self.taken.append(SeenTaking(function, tensor, running(sys._getframe(2), where.limit, where.stack)))
+        stack = running(sys._getframe(2), where.limit, where.stack)
+        self.taken.append(SeenTaking(function, tensor, stack, where.call))
 
     def _add(self, seen: SeenFunctionCall) -> None:
         where = self._where

@@ -28,6 +28,7 @@ from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import source_of
+from fxgrad.observe.function_calls import ASKS
 from fxgrad.observe.fx_graph import ForwardGraph, Made
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.metas import MetaTable
@@ -209,7 +210,7 @@ class Observation:
         return (None, 0) if origin is None or number is None else (number, origin[1])
 
     def _fx_nodes(self) -> Iterator[FxNode]:
-        taken = self._taken()
+        taken, asked = self._taken()
         for fx_node in () if self.forward is None else self.forward.graph.nodes:
             seen, tensors, window = self.forward.made_for.get(fx_node, _NOTHING)  # type: ignore[union-attr]
             own = seen if seen is not None and window is seen.window else None
@@ -229,17 +230,20 @@ class Observation:
                 inputs=tuple([argument.name for argument in fx_node.all_input_nodes]),
                 requires_grad=tuple([tensor.requires_grad for tensor in tensors] if own is None else own.requires_grad),
                 taken=tuple(taken[fx_node.name]),
+                asked=tuple(asked[fx_node.name]),
             )
 
-    def _taken(self) -> dict[str, list[Taken]]:
-        """By the name of an fx node, where Python took its results."""
-        found: dict[str, list[Taken]] = defaultdict(list)
+    def _taken(self) -> tuple[dict[str, list[Taken]], dict[str, list[Taken]]]:
+        """By the name of an fx node, where Python took its results, and where it asked whether they are true."""
+        taken: dict[str, list[Taken]] = defaultdict(list)
+        asked: dict[str, list[Taken]] = defaultdict(list)
         if self.recorder is not None and self.forward is not None:
-            for function, tensor, stack in self.recorder.functions.taken:
+            for function, tensor, stack, call in self.recorder.functions.taken:
                 value = self.forward.value_of(tensor)
                 if value is not None:
-                    found[value.fx_node].append(Taken(function, source_of(stack)))
-        return found
+                    told = Taken(function, source_of(stack), None if call is None else self.call_ids[call])
+                    (asked if function == ASKS else taken)[value.fx_node].append(told)
+        return taken, asked
 
     def _values_before(self, fx_node: torch.fx.Node, seen: SeenFunctionCall) -> Iterable[Value]:
         assert self.forward is not None

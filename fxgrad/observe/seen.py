@@ -169,11 +169,12 @@ class SeenFunctionCall:
 
 
 class SeenTaking(NamedTuple):
-    """A method that gave a tensor's value to Python: its name, the tensor, and the line."""
+    """A method that gave a tensor's value to Python: its name, the tensor, the line, and the call that was running."""
 
     function: str
     tensor: Earlier
     stack: Stack
+    call: SeenModuleCall | None
 
 
 class SeenModuleCall:

@@ -30,7 +30,9 @@ def caveats(supposed: Supposition) -> tuple[str, ...]:
 def flag_inside(graph: BackwardGraph, hook: Hook) -> Iterator[str]:
     """Of a hook on what torch.compile returns: what its registration does to the hooks of the module inside."""
     module = graph.modules_by_path[hook.owner]
-    while module.wraps is not None:
+    seen = {module.path}
+    while module.wraps is not None and module.wraps not in seen:
+        seen.add(module.wraps)
         module = graph.modules_by_path[module.wraps]
     if module.full_backward_sticky not in (None, hook.kind.is_full):
         kind = "full" if hook.kind.is_full else "non-full"

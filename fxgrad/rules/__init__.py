@@ -34,18 +34,18 @@ from fxgrad.rules.no_gradient import (
     parameter_is_not_used,
     tensor_is_no_leaf,
 )
-from fxgrad.rules.overwritten import saved_tensor_is_overwritten, second_backward_help
+from fxgrad.rules.overwritten import overwritten_help, saved_tensor_is_overwritten, second_backward_help
 from fxgrad.rules.page import Page
 from fxgrad.rules.pages import PAGES
 from fxgrad.rules.reading import hook_reads_grad_too_early
 from fxgrad.rules.returns import hook_may_return_a_value, must_return, number_of_values_help
 from fxgrad.rules.subject import Subject, subjects
+from fxgrad.rules.symbolic_tracing import symbolic_trace_fails, symbolic_trace_loses_the_hook
 from fxgrad.rules.tools import (
     compiled_module_may_pass_the_hook_by,
     compiled_regions_show_no_modules,
     script_modules_take_no_hooks,
     scripted_hooks_help,
-    symbolic_trace_loses_the_hook,
 )
 
 __all__ = [
@@ -88,12 +88,20 @@ _GRAPH_RULES: tuple[Callable[[BackwardGraph], Iterator[Explanation]], ...] = (
     parameter_is_frozen,
     parameter_is_not_used,
     saved_tensor_is_overwritten,
+    symbolic_trace_fails,
     script_modules_take_no_hooks,
     compiled_regions_show_no_modules,
 )
 """About no hook."""
 
-_ERROR_RULES = (inplace_error_help, mixed_hooks_help, number_of_values_help, second_backward_help, scripted_hooks_help)
+_ERROR_RULES = (
+    inplace_error_help,
+    mixed_hooks_help,
+    number_of_values_help,
+    overwritten_help,
+    second_backward_help,
+    scripted_hooks_help,
+)
 
 
 def explain(graph: BackwardGraph) -> tuple[Explanation, ...]:

@@ -90,6 +90,10 @@ class DataFlow:
         """The operations whose value plays a part in what forward returns."""
         return frozenset(_reached(self.sources, self.ends))
 
+    def depending_on(self, names: Iterable[str]) -> frozenset[str]:
+        """The operations whose value these play a part in, and these."""
+        return frozenset(_reached(self.users, names))
+
     def ends_of(self, names: Iterable[str]) -> tuple[FxNode, ...]:
         """Where these are last used: the operations, of these and those they play a part in, whose value Python took.
 

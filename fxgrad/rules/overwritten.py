@@ -13,6 +13,7 @@ from fxgrad.rules.operations import operation_name, place
 from fxgrad.rules.phrases import code, editor_line, listed
 
 _UNPACK_CPP = "(torch/csrc/autograd/saved_variable.cpp)"
+_OVERWRITTEN = "has been modified by an inplace operation"
 _AGAIN = "Trying to backward through the graph a second time"
 
 
@@ -59,6 +60,19 @@ def _overwritten(node: Node, change: FxNode | None) -> Explanation:
 
 def _made_at(node: Node) -> str:
     return f", at {editor_line(node.source)}," if node.source else ""
+
+
+def overwritten_help(message: str) -> Explanation | None:
+    """Explain the RuntimeError about a saved tensor that was changed; None for any other message."""
+    if _OVERWRITTEN not in message:
+        return None
+    return Explanation(
+        code="FXG203",
+        severity="error",
+        headline="backward came to a node that saved a tensor which was changed in place since",
+        because=f"Backward compares the version counters of what nodes saved. {_UNPACK_CPP}",
+        fix="fxgrad.trace(...).explain(), or fxgrad check: they name the node, its line, and the line of the change",
+    )
 
 
 def second_backward_help(message: str) -> Explanation | None:

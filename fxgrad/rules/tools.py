@@ -1,4 +1,4 @@
-"""Tools that lose hooks: FXG301 (torch.fx), FXG302 (TorchScript) and FXG303 (torch.compile)."""
+"""Tools that lose hooks: FXG302 (TorchScript) and FXG303 (torch.compile)."""
 
 from __future__ import annotations
 
@@ -6,63 +6,10 @@ from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, Module, NodeKind
 from fxgrad.graph.module_paths import holders, outermost
-from fxgrad.graph.notation import escaped
 from fxgrad.rules.phrases import code, counted, function_name, listed, module_name
 from fxgrad.rules.subject import Subject
 
 _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled", "is not supported on ScriptModules")
-
-
-def symbolic_trace_loses_the_hook(subject: Subject) -> Iterator[Explanation]:
-    """FXG301: torch.fx calls modules of torch.nn as a whole, and runs the code of all others without calling them."""
-    module, hook = subject.module, subject.hook
-    if module is None or not subject.firing or not hook.active or hook.registered_in is not None:
-        return
-    if _is_traced_through(subject.graph, module) and not (hook.kind.is_global and module.path == ""):
-        yield Explanation(
-            code="FXG301",
-            severity="info",
-            headline=f"torch.fx.symbolic_trace would lose {function_name(hook)} on {module_name(module.path)}",
-            because=_traced_through(module),
-            fix=_kept_by(module),
-            site=subject.firing[0],
-        )
-
-
-def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
-    """Whether fx puts the module's operations into its graph; never those of a module that it calls as a whole."""
-    if module.path == "":
-        return True
-    around = [module, *_modules_around(graph, module)]
-    return not any(each.is_fx_leaf or each.is_fx_leaf is None for each in around)
-
-
-def _modules_around(graph: BackwardGraph, module: Module) -> Iterator[Module]:
-    path = module.path.rpartition(".")[0]
-    while path:
-        if path in graph.modules_by_path:
-            yield graph.modules_by_path[path]
-        path = path.rpartition(".")[0]
-
-
-def _traced_through(module: Module) -> str:
-    rule = "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
-    if module.path == "":
-        return (
-            "Where it can trace the model, it returns a new GraphModule, which has the operations of the model's forward "
-            f"and none of its hooks. {rule}"
-        )
-    return (
-        f"Where it can trace the model, its graph has the operations of {module_name(module.path)} "
-        f"({escaped(module.type_name)}) and no call of that module: only modules of torch.nn, Sequential excepted, are "
-        f"called as a whole. {rule}"
-    )
-
-
-def _kept_by(module: Module) -> str:
-    if module.path == "":
-        return "register it on the GraphModule that symbolic_trace returns"
-    return "trace with a torch.fx.Tracer whose is_leaf_module answers True for the modules with hooks"
 
 
 def script_modules_take_no_hooks(graph: BackwardGraph) -> Iterator[Explanation]:

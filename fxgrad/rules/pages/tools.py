@@ -7,17 +7,22 @@ from fxgrad.rules.page import Page
 TOOLS_PAGES = (
     Page(
         code="FXG301",
-        title="torch.fx.symbolic_trace loses hooks",
+        title="torch.fx.symbolic_trace loses hooks, or fails",
         what="""
-        After symbolic_trace, hooks on some modules are not called any more, and those on others are.
+        After symbolic_trace, hooks on some modules are not called any more, and those on others are. Or it raises, as
+        in "symbolically traced variables cannot be used as inputs to control flow".
         """,
         why="""
         The Tracer calls modules that are leaves to it as a whole: those of torch.nn and torch.ao.nn, Sequential
         excepted. Of all others, and of the model itself, it runs forward without calling the module, and puts the
         operations into the graph. Hooks live in Module.__call__, so only those of leaves, and of what these hold,
         remain. Hooks on parameters remain, too: the parameters are the same.
+
+        It runs forward with Proxies for arguments and parameters. They have no values, so it raises where forward asks
+        for one: in a condition, or in float, int or an index. fxgrad saw forward ask, and names the line. What else
+        forward does with shapes and types may stop it as well.
         """,
-        source="torch/fx/_symbolic_trace.py, Tracer.is_leaf_module and Tracer.call_module",
+        source="torch/fx/_symbolic_trace.py, Tracer.is_leaf_module and Tracer.call_module; torch/fx/proxy.py",
         example="""
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 3)))

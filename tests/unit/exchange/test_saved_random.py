@@ -29,6 +29,7 @@ from fxgrad.graph import (
     ModuleCall,
     Node,
     Root,
+    Taken,
     TensorMeta,
     TensorRef,
     UnrecordedCall,
@@ -166,7 +167,12 @@ def graphs():
         BackwardGraph,
         roots=several(root),
         nodes=nodes(),
-        modules=st.tuples(*(record(Module, path=st.just(p), aliases=no_alias, hooks=HOOK_IDS) for p in MODULES)),
+        modules=st.tuples(
+            *(
+                record(Module, path=st.just(path), aliases=no_alias, hooks=HOOK_IDS, wraps=maybe(MODULES))
+                for path in MODULES
+            )
+        ),
         calls=calls(),
         variables=st.tuples(*(at(PLACES, Variable, name=st.just(name), aliases=no_alias) for name in VARIABLES)),
         hooks=hooks(),
@@ -181,6 +187,8 @@ def graphs():
                     inputs=several(st.sampled_from(FX_NODES)),
                     changes=several(VALUE),
                     aliases=several(VALUES),
+                    taken=several(record(Taken, call=maybe(CALLS))),
+                    asked=several(record(Taken, call=maybe(CALLS))),
                 )
                 for name in FX_NODES
             )

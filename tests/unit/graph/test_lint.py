@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from fxgrad.graph import BackwardCall, BackwardGraph, FullHookSetup, Gradient, Held, HookKind, NodeKind, Value
+from fxgrad.graph import BackwardCall, BackwardGraph, FullHookSetup, Gradient, Held, HookKind, NodeKind, Taken, Value
 from fxgrad.graph.lint import GraphLintError
 from fxgrad.graph.structure import structural_problems
 
@@ -136,6 +136,10 @@ STRUCTURE = {
         lambda g: with_record(g, "modules", 1, hooks=(2, 9)),
         ('module "spare": there is no hook 9; hooks are 0 to 2',),
     ),
+    "the module that a module wraps exists": (
+        lambda g: with_record(g, "modules", 1, wraps="spare._orig_mod"),
+        ('module "spare", wraps: there is no module "spare._orig_mod"',),
+    ),
     "a call's references exist": (
         lambda g: with_record(g, "calls", 0, parent="#1", hooks=(8,), input_hook_node=9, output_hook_node=-1),
         (
@@ -190,6 +194,15 @@ STRUCTURE = {
     "an fx node's calls exist": (
         lambda g: with_record(g, "forward", 1, modules=("fc#1", "fc#3")),
         ('fx node "fc_bias": there is no module call "fc#3"',),
+    ),
+    "the calls in which Python took a value exist": (
+        lambda g: with_record(
+            g, "forward", 1, taken=(Taken("item", None, "fc#4"),), asked=(Taken("__bool__", None, "fc#5"),)
+        ),
+        (
+            'fx node "fc_bias", taken: there is no module call "fc#4"',
+            'fx node "fc_bias", taken: there is no module call "fc#5"',
+        ),
     ),
     "an fx node's changes and aliases are recorded": (
         lambda g: with_record(g, "forward", 1, changes=(Value("y"),), aliases=(None, Value("fc_bias", -1))),

@@ -207,3 +207,20 @@ def test_a_second_backward_is_explained():
     assert told.fix == (
         "keep it detached (hidden = hidden.detach()), compute it in each step, or call backward(retain_graph=True)"
     )
+
+
+def test_the_error_of_a_backward_that_comes_to_it_is_explained():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), Doubling())
+    with pytest.raises(fxgrad.TargetError) as raised:
+        fxgrad.verify(model, torch.ones(2, 3))
+    assert "version counters of what nodes saved. (torch/csrc/autograd/saved_variable.cpp) (FXG203)" in str(
+        raised.value
+    )
+    assert str(raised.value).endswith(
+        "try: fxgrad.trace(...).explain(), or fxgrad check: they name the node, its line, and the line of the change"
+    )
+
+
+class Doubling(nn.Module):
+    def forward(self, x):
+        return x.mul_(2)
