@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -294,15 +295,24 @@ def verify_target(
     mode: Mode | None = None,
     device: str | None = None,
     autocast: str | None = None,
+    backward_inputs: Sequence[str] = (),
+    backward_api: Literal["backward", "grad"] = "backward",
 ) -> Verification:
-    """Verify a TARGET of the command line; a saved trace cannot be run. Raises as `verify` and `trace_target` do."""
+    """Verify a TARGET of the command line; a saved trace cannot be run. Raises as `verify` and `trace_target` do.
+
+    `backward_inputs` and `backward_api` are the `inputs` and `api` of `verify`.
+    """
     if text.endswith(".json"):
         raise UsageError(
             f"the saved trace {text}, to verify", "a target that can be run", "give the file or class that was traced"
         )
     from fxgrad.verification import compare
 
-    request = _request(text, init, inputs, loss, seed, mode, device, autocast)
+    request = replace(
+        _request(text, init, inputs, loss, seed, mode, device, autocast),
+        backward_inputs=tuple(backward_inputs),
+        api=backward_api,
+    )
     if _needs_interpreter(request):
         from fxgrad.emulated import run_emulated
 
@@ -311,6 +321,6 @@ def verify_target(
         from fxgrad.observe import targets
 
         with _explained():
-            executed = targets.run(request)
+            executed = targets.run(request, partial(called, inputs=request.backward_inputs or None, api=request.api))
         graph, firings = executed.graph, executed.firings
     return compare(predict(graph), firings)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fxgrad import errors
@@ -27,6 +28,7 @@ from fxgrad.exchange.records import records_from_json, records_to_json
 from fxgrad.exchange.saved import from_json, to_json
 from fxgrad.graph import BackwardGraph, Landing, OtherDevice
 from fxgrad.graph.firings import Firing
+from fxgrad.predict import called
 from fxgrad.resolve import resolve
 from fxgrad.resolve.landings import landings
 
@@ -141,10 +143,11 @@ def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     from fxgrad.observe import targets
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    request = targets.Request(**{**fields, "inputs": tuple(fields["inputs"])})
+    lists = {name: tuple(fields[name]) for name in ("inputs", "backward_inputs")}
+    request = targets.Request(**{**fields, **lists})
     if verb != "verify":
         return _traced(request, compare=verb == "compare")
-    executed = targets.run_emulated(request)
+    executed = targets.run_emulated(request, partial(called, inputs=request.backward_inputs or None, api=request.api))
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings, _FIRINGS)}
 
 

@@ -11,7 +11,7 @@ import click
 from fxgrad import __version__
 from fxgrad.cli.check_command import check
 from fxgrad.cli.hook_kinds import hook_kind
-from fxgrad.cli.options import Request, debug_option, target_argument, with_target
+from fxgrad.cli.options import Request, backward_options, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
 from fxgrad.errors import UsageError
 from fxgrad.graph.info import BACKWARD_APIS
@@ -119,14 +119,7 @@ Examples:
 @click.argument("module", required=False)
 @click.option("--hook", metavar="KIND", help="What if a hook of this kind were there? As register_backward_hook.")
 @click.option("--order", is_flag=True, help="Show in which order the hooks are called instead.")
-@click.option(
-    "--inputs",
-    "backward_inputs",
-    metavar="NAME",
-    multiple=True,
-    help="As if NAME were in backward(inputs=...); repeat.",
-)
-@click.option("--api", type=click.Choice(BACKWARD_APIS), default=BACKWARD_APIS[0], help="grad: torch.autograd.grad.")
+@backward_options
 @click.option("--json", is_flag=True, help="Write JSON instead of text.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
 @with_target
@@ -191,13 +184,15 @@ def draw(request: Request, *, output: str, depth: int | None, module: str | None
 Examples:
   fxgrad verify model.py
   fxgrad verify torch.nn:Linear --init "10, 20" --input "f32[8,10]"
+  fxgrad verify model.py --inputs layers.0.weight --api grad
 """
 )
 @target_argument
+@backward_options
 @with_target
-def verify(request: Request) -> int:
+def verify(request: Request, *, backward_inputs: tuple[str, ...], api: Literal["backward", "grad"]) -> int:
     """Run backward and compare what hooks get with what was said."""
-    verification = request.verify()
+    verification = request.verify(backward_inputs, api)
     show(verification)
     return 0 if verification.ok else _FOUND
 

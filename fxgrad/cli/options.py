@@ -12,6 +12,7 @@ import click
 from fxgrad.cli.output import stdout_for_results
 from fxgrad.cli.progress import progress
 from fxgrad.errors import TargetError
+from fxgrad.graph.info import BACKWARD_APIS
 from fxgrad.graph.notation import escaped
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ class Request:
 
         return self._run(functools.partial(api.trace_target, compare=compare), doing="tracing")
 
-    def verify(self) -> Verification:
+    def verify(self, backward_inputs: tuple[str, ...], backward_api: Literal["backward", "grad"]) -> Verification:
         """Run forward and backward, and compare."""
         from fxgrad import api
 
-        return self._run(api.verify_target, doing="verifying")
+        verb = functools.partial(api.verify_target, backward_inputs=backward_inputs, backward_api=backward_api)
+        return self._run(verb, doing="verifying")
 
     def _run(self, verb: Callable[..., Result], *, doing: str) -> Result:
         """Call a verb of the api. What the user's code prints goes to stderr: stdout is for results."""
@@ -120,6 +122,21 @@ _TARGET_OPTIONS = (
     click.option("--autocast", type=click.Choice(["bf16", "f16"]), help="Run forward under torch.autocast."),
     debug_option,
 )
+
+
+def backward_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options of how backward is called."""
+    inputs = click.option(
+        "--inputs",
+        "backward_inputs",
+        metavar="NAME",
+        multiple=True,
+        help="NAME is in backward(inputs=...); repeat it for more.",
+    )
+    names = click.Choice(BACKWARD_APIS)
+    return inputs(
+        click.option("--api", type=names, default=BACKWARD_APIS[0], help="grad: torch.autograd.grad.")(command)
+    )
 
 
 def with_target(command: Callable[..., int]) -> Callable[..., int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -26,7 +26,10 @@ _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 @dataclass(frozen=True)
 class Request:
-    """A TARGET with its options, as the command line gives them."""
+    """A TARGET with its options, as the command line gives them.
+
+    ``backward_inputs`` and ``api`` are how its backward is called, where it is.
+    """
 
     text: str
     init: str | None = None
@@ -36,6 +39,8 @@ class Request:
     mode: Literal["train", "eval"] | None = None
     device: str | None = None
     autocast: str | None = None
+    backward_inputs: tuple[str, ...] = ()
+    api: Literal["backward", "grad"] = "backward"
 
 
 def observe(request: Request) -> tuple[Observed, nn.Module]:
@@ -47,10 +52,16 @@ def observe(request: Request) -> tuple[Observed, nn.Module]:
     return observed, target.model
 
 
-def run(request: Request) -> Executed:
+Called = Callable[[BackwardGraph], BackwardGraph]
+"""Puts into a graph how its backward is called."""
+
+
+def run(request: Request, called: Called) -> Executed:
     """Load the target and run its forward and backward, on a device that is there."""
     with _loaded(request) as (target, watch):
-        return execute(target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch)
+        return execute(
+            target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch, called=called
+        )
 
 
 def observe_emulated(request: Request) -> BackwardGraph:
@@ -60,11 +71,11 @@ def observe_emulated(request: Request) -> BackwardGraph:
         return as_emulated(observe(request)[0].graph, request.device)
 
 
-def run_emulated(request: Request) -> Executed:
+def run_emulated(request: Request, called: Called) -> Executed:
     """`run` on the fake accelerator. Only for an interpreter of its own: the backend stays."""
     assert request.device is not None
     with accelerator.emulate(request.device):
-        executed = run(request)
+        executed = run(request, called)
     return replace(executed, graph=as_emulated(executed.graph, request.device))
 
 

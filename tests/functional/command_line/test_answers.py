@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -64,6 +65,32 @@ def test_every_format_is_drawn(model, folder, format):
 def test_verify_finds_its_own_predictions_right(model, capsys):
     assert main(["verify", model]) == 0
     assert capsys.readouterr().out
+
+
+TWO_HOOKS = """
+def build():
+    model = Stack()
+    for index in (0, 3):
+        model.layers[index].register_full_backward_hook(lambda *given, index=index: print("called", index))
+    return model, (torch.ones(2, 4, requires_grad=True),)
+"""
+
+
+@pytest.mark.parametrize("device", [[], pytest.param(["--device", "cuda"], marks=needs_no_cuda)], ids=["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [([], [3, 0]), (["--inputs", "layers.2.weight"], [3]), (["--inputs", "layers.3.bias", "--api", "grad"], [])],
+)
+def test_verify_calls_backward_as_it_is_told(write, device, options, called):
+    done = python("-m", "fxgrad", "verify", write(TWO_HOOKS), *device, *options)
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("called")] == [f"called {i}" for i in called]
+    assert re.fullmatch(r"2 hook sites, \d entr(y|ies) compared: 0 wrong, 0 unknown\n", done.stdout)
+
+
+def test_inputs_to_verify_that_are_not_there(model, fails):
+    status, err = fails("verify", model, "--inputs", "layers.3.wieght")
+    assert (status, err.splitlines()[0]) == (2, "error: no tensor 'layers.3.wieght'")
 
 
 def test_a_rule_is_described(capsys):
