@@ -1,8 +1,6 @@
 """FXG201, FXG202, FXG204: what gets no gradient, and why; held against what a real backward leaves in .grad."""
 
 import re
-import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -12,6 +10,7 @@ from torch import nn
 import fxgrad
 from fxgrad.errors import TargetError
 from fxgrad.rules import explain
+from tests.support.targets import python
 
 
 class Program(nn.Module):
@@ -448,7 +447,7 @@ def test_the_models_state_is_put_back_where_nothing_requires_grad():
 
 def test_distributed_data_parallel_raises_where_a_parameter_is_not_used_as_the_page_says():
     program = """
-    import tempfile, torch
+    import os, tempfile, torch
     from torch import nn
     class Heads(nn.Module):
         def __init__(self):
@@ -457,17 +456,18 @@ def test_distributed_data_parallel_raises_where_a_parameter_is_not_used_as_the_p
         def forward(self, x):
             return self.one(x)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1)
+    models = []
     for unused in (False, True):
         model = nn.parallel.DistributedDataParallel(Heads(), find_unused_parameters=unused)
+        models.append(model)
         try:
             for _ in range(2):
                 model(torch.ones(4, 3)).sum().backward()
-            print("fine")
+            print("fine", flush=True)
         except RuntimeError as error:
-            print(str(error)[:53])
+            print(str(error)[:53], flush=True)
+    os._exit(0)  # the end of a model's process group waits for a thread, and that thread, now and then, for the GIL
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
-    )
+    done = python("-W", "ignore", "-c", textwrap.dedent(program))
     lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
     assert lines == ["Expected to have finished reduction in the prior iter", "fine"], done.stderr
