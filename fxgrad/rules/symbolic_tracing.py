@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Module, Taken
+from fxgrad.graph.module_paths import holders
 from fxgrad.graph.notation import escaped
 from fxgrad.rules.data_flow import DataFlow
 from fxgrad.rules.operations import place
@@ -41,16 +42,8 @@ def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
     """Whether fx puts the module's operations into its graph; never those of a module that it calls as a whole."""
     if module.path == "":
         return True
-    around = [module, *_modules_around(graph, module)]
-    return not any(each.is_fx_leaf or each.is_fx_leaf is None for each in around)
-
-
-def _modules_around(graph: BackwardGraph, module: Module) -> Iterator[Module]:
-    path = module.path.rpartition(".")[0]
-    while path:
-        if path in graph.modules_by_path:
-            yield graph.modules_by_path[path]
-        path = path.rpartition(".")[0]
+    around = [graph.modules_by_path[path] for path in holders(module.path) if path and path in graph.modules_by_path]
+    return all(each.is_fx_leaf is False for each in (module, *around))
 
 
 def _traced_through(module: Module) -> str:
