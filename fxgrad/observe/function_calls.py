@@ -78,10 +78,10 @@ class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
-    ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has entered: what it
-    does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was cleared.
-    ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed, by
-    the identity of the copy that is kept of their state.
+    ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has
+    entered: what it does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was
+    cleared. ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed,
+    by the identity of the copy that is kept of their state.
     """
 
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:

@@ -73,8 +73,8 @@ def _unflagged_reason(surroundings: Surroundings, hook: Hook) -> str | None:
     if hook.kind.is_global:
         known, flag = surroundings.graph.info.global_backward_sticky, "_global_is_full_backward_hook"
         return None if known is not None else f"{flag} is None, and calls take neither full nor non-full hooks along"
-    module = surroundings.graph.modules_by_path[hook.owner]
-    if module.full_backward_sticky is not None:
+    module = surroundings.graph.modules_by_path.get(hook.owner)
+    if module is None or module.full_backward_sticky is not None:
         return None
     if module.wraps is None:
         return "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along"

@@ -237,3 +237,8 @@ def test_every_hook_has_a_site_in_the_order_of_registration():
     kinds = list(HookKind)
     hooks = [hook(kind, number) for number, kind in enumerate(kinds)]
     assert [site.hook.kind for site in resolve(graph(*hooks))] == kinds
+
+
+def test_a_module_that_is_not_listed_has_no_flag_to_look_at():
+    site = only(resolve(replace(graph(hook(FULL), calls=[call()]), modules=())))
+    assert_nowhere(site, "the module's call did not take it along: a call takes what is registered when it starts")
