@@ -79,6 +79,13 @@ class Edge(NamedTuple):
     operand: TensorMeta | None = None
     value: Value | None = None
 
+    @property
+    def member(self) -> int | None:
+        """Which member of its list argument it stands for: 2 of ``tensors[2]``; None for a plain argument."""
+        if self.group is None or self.argument is None:
+            return None
+        return int(self.argument[len(self.group) + 1 : -1])
+
 
 class Node(NamedTuple):
     """One autograd Node, numbered by ``id`` in a topological order from the roots.

@@ -22,6 +22,7 @@ from fxgrad.observe.seen import (
     Earlier,
     Origin,
     SeenFunctionCall,
+    SeenList,
     SeenModuleCall,
     SeenTaking,
     Surroundings,
@@ -181,6 +182,8 @@ class FunctionCalls:
             self._inside -= 1
         seen.window = (start, next_sequence_nr())
         with torch._C.DisableTorchFunction():
+            if seen.window[0] < seen.window[1]:
+                self._note_lists(seen, arguments)
             self._note_changes(seen, arguments)
             self._note_results(seen, result, arguments)
         if seen.results or (result is None and not needs_result):
@@ -241,6 +244,16 @@ class FunctionCalls:
         if kind is dict:
             return {key: self._frozen(member, found, depth + 1) for key, member in value.items()}
         return kind([self._frozen(member, found, depth + 1) for member in value])
+
+    def _note_lists(self, seen: SeenFunctionCall, arguments: Sequence[Earlier]) -> None:
+        given = [*((None, value) for value in seen.args), *seen.kwargs.items()]
+        lists = [(name, value) for name, value in given if type(value) in (list, tuple) and value]
+        if lists:
+            known = {id(argument.tensor): argument for argument in arguments}
+            for name, value in lists:
+                if all(id(member) in known for member in value):
+                    metas = tuple([self._metas.of_tensor(member) for member in value])
+                    seen.lists.append(SeenList(name, tuple([known[id(member)] for member in value]), metas))
 
     def _note_changes(self, seen: SeenFunctionCall, arguments: list[Earlier]) -> None:
         """Which arguments were changed in place, and the nodes that this made: their new grad_fn, and that of a view's

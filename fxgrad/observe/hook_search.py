@@ -306,14 +306,18 @@ class HookSearch:
 
 
 def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
-    """The node that a tensor's gradient goes to; None where none is required."""
+    """The node that a tensor's gradient goes to; None where none is required, and for a leaf of which PyTorch does not
+    tell it: ``get_gradient_edge`` takes a view of a leaf, which there is none of where its layout is sparse_csr."""
     if not tensor.requires_grad:
         return None
     origin = origin_of(tensor)
     if origin is not None or not is_leaf(tensor):
         return None if origin is None else origin[0]
     with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
-        return get_gradient_edge(tensor).node
+        try:
+            return get_gradient_edge(tensor).node
+        except NotImplementedError:
+            return None
 
 
 def _equals_before(place: Any, key: Any) -> int:

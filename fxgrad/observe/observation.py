@@ -161,7 +161,8 @@ class Observation:
         return with_overwritten(nodes, self.walked.order, self._ownership.owner, self.recorder.function_calls)
 
     def _operands(self, recorder: ForwardRecorder, forward: ForwardGraph) -> Operands:
-        operands = Operands(self.metas)
+        calls = {node.name: recorder.function_calls[number] for number, node in forward.node_of_call.items()}
+        operands = Operands(self.metas, calls, forward.value_of)
         for tensor_id, fx_node in forward.named_nodes():
             if tensor_id in self.tensor_names.named:
                 operands.add(self.tensor_names.named[tensor_id].tensor, Value(fx_node.name))

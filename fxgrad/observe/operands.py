@@ -1,12 +1,16 @@
-"""Says which recorded tensor stands behind an edge that leads nowhere, by what the node saved for backward.
+"""Says which recorded tensor stands behind an edge that leads nowhere.
 
-A tensor that a node saved shares its storage with the tensor that was passed. Reading it runs the unpack hook of
-``saved_tensors_hooks`` where there is one, so there it is left alone (torch/csrc/autograd/saved_variable.cpp).
+A tensor that a node saved for backward shares its storage with the tensor that was passed. Reading it runs the unpack
+hook of ``saved_tensors_hooks`` where there is one, so there it is left alone (torch/csrc/autograd/saved_variable.cpp).
+The edges of a list argument, as ``torch.cat`` has one, are its members in their order (``collect_next_edges`` in
+torch/csrc/autograd/function.h), so the recorded call of the node's own function tells what they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,15 +19,26 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.graph import Edge, Node, NodeKind, Value
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenList
 
 NO_GRAD = "it requires no grad"
 
 
 class Operands:
-    """The tensors of a recorded forward, by the memory that they are in."""
+    """The tensors of a recorded forward: by the memory that they are in, and as members of lists that were passed.
 
-    def __init__(self, metas: MetaTable) -> None:
+    ``calls`` are the recorded function calls by the names of their fx nodes; ``value_of`` names what had made a tensor.
+    """
+
+    def __init__(
+        self,
+        metas: MetaTable,
+        calls: Mapping[str, SeenFunctionCall] = MappingProxyType({}),
+        value_of: Callable[[Earlier], Value | None] = lambda _: None,
+    ) -> None:
         self._metas = metas
+        self._calls = calls
+        self._value_of = value_of
         self._values: dict[tuple[object, ...], Value] = {}
 
     def add(self, tensor: torch.Tensor, value: Value) -> None:
@@ -33,14 +48,40 @@ class Operands:
             self._values.setdefault(key, value)
 
     def with_operands(self, nodes: Sequence[Node], order: Sequence[AutogradNode]) -> tuple[Node, ...]:
-        """The same nodes; edges that lead nowhere say what stands behind them, where the node saved that."""
+        """The same nodes; edges that lead nowhere say what stands behind them, where that is known."""
         return tuple([self._with_operands(node, live) for node, live in zip(nodes, order, strict=True)])
 
     def _with_operands(self, node: Node, live: AutogradNode) -> Node:
         if node.kind is not NodeKind.FUNCTION or all(edge.next_node is not None for edge in node.edges):
             return node
-        edges = [edge if edge.next_node is not None else self._with_operand(edge, live) for edge in node.edges]
+        lists = self._lists(node)
+        edges: list[Edge] = []
+        for edge in node.edges:
+            if edge.next_node is not None:
+                edges.append(edge)
+            elif edge.group in lists and edge.member is not None:
+                edges.append(self._with_member(edge, lists[edge.group], edge.member))
+            else:
+                edges.append(self._with_operand(edge, live))
         return node._replace(edges=tuple(edges))
+
+    def _lists(self, node: Node) -> dict[str | None, SeenList]:
+        """The list arguments of the node's function, where it was called by its own name."""
+        lengths = Counter(edge.group for edge in node.edges if edge.group is not None)
+        seen = self._calls.get(node.fx_node or "") if lengths else None
+        if seen is None or getattr(seen.target, "__name__", None) != _function_name(node.schema):
+            return {}
+        by_place = dict(zip(lengths, (given for given in seen.lists if given.name is None), strict=False))
+        by_name = {given.name: given for given in seen.lists if given.name is not None}
+        given = by_place | by_name
+        return {
+            group: given[group] for group in lengths if group in given and len(given[group].members) == lengths[group]
+        }
+
+    def _with_member(self, edge: Edge, given: SeenList, place: int) -> Edge:
+        member, meta = given.members[place], given.metas[place]
+        reason = edge.null_reason if member.tensor.requires_grad else NO_GRAD
+        return edge._replace(operand=meta, value=self._value_of(member), null_reason=reason)
 
     def _with_operand(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
@@ -56,6 +97,15 @@ class Operands:
         value = None if memory is None else self._values.get(memory)
         reason = edge.null_reason if saved.requires_grad else NO_GRAD
         return edge._replace(operand=self._metas.of_tensor(saved), value=value, null_reason=reason)
+
+
+def _function_name(schema: str | None) -> str | None:
+    """The name of a function without namespace and overload.
+
+    >>> _function_name("aten::_foreach_add.List(Tensor[] self, Tensor[] other, *, Scalar alpha=1) -> Tensor[]")
+    '_foreach_add'
+    """
+    return None if schema is None else schema.partition("(")[0].rpartition("::")[2].partition(".")[0]
 
 
 def _may_have_hook(raw: Any) -> bool:

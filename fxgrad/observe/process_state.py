@@ -84,7 +84,7 @@ def settings() -> Iterator[Undo]:
     yield _undo_with(_set_hook_flag, getattr(module_hooks, _GLOBAL_HOOK_FLAG))
     yield _setting(torch.is_grad_enabled, torch._C._set_grad_enabled)
     yield _setting(torch.get_default_dtype, torch.set_default_dtype)
-    yield _setting(_default_device, torch.set_default_device)
+    yield _setting(_default_device, _set_default_device)
     yield from map(_autocast, _AUTOCAST_DEVICES)
     yield _setting(torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
     if torch._C._is_any_autocast_enabled():
@@ -104,8 +104,12 @@ def _leave_modes(counts: tuple[int, int]) -> None:
     """Leave the modes that were entered on top of so many, and not left."""
     while torch._C._len_torch_function_stack() > counts[0]:
         torch._C._pop_torch_function_stack()
-    while torch._C._len_torch_dispatch_stack() > counts[1]:
+    entered = torch._C._len_torch_dispatch_stack()
+    # held, as torch 2.10 crashes where it pops a mode that only the stack holds
+    modes = [torch._C._get_dispatch_stack_at(place) for place in range(entered)]
+    for _ in range(entered - counts[1]):
         torch._C._pop_torch_dispatch_stack(None)
+    del modes
 
 
 def _set_hook_flag(value: bool | None) -> None:
@@ -116,6 +120,13 @@ def _default_device() -> torch.device | None:
     mode = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
     device: torch.device | None = None if mode is None else mode.device
     return device
+
+
+def _set_default_device(device: torch.device | None) -> None:
+    """Without one there is no attribute, either: ``torch.get_default_device`` of torch 2.9 fails where it is None."""
+    torch.set_default_device(device)
+    if device is None and getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", "") is None:
+        del torch._GLOBAL_DEVICE_CONTEXT.device_context
 
 
 def _deterministic() -> tuple[bool, bool]:

@@ -114,11 +114,24 @@ class Earlier(NamedTuple):
     version: int | None
 
 
+class SeenList(NamedTuple):
+    """A list of tensors among the arguments of a function call, and what each of them looked like then.
+
+    ``name`` is None where it was passed by position.
+    """
+
+    name: str | None
+    members: tuple[Earlier, ...]
+    metas: tuple[TensorMeta, ...]
+
+
 class SeenFunctionCall:
     """One call of a torch function, or of a custom Function's ``apply`` (``target`` is then the class).
 
     ``changes`` are the arguments that it changed in place; ``aliases`` says for each of ``results`` which argument it
     shares its memory and version counter with.
+
+    ``lists`` are the lists of tensors among the arguments, of a call that made nodes.
 
     ``requires_grad`` says of each of ``results`` whether it required grad when it was returned.
 
@@ -137,6 +150,7 @@ class SeenFunctionCall:
         "grad_enabled",
         "in_loss",
         "kwargs",
+        "lists",
         "metas",
         "module_call",
         "origins",
@@ -157,6 +171,7 @@ class SeenFunctionCall:
         self.results: list[tuple[Route, torch.Tensor]] = []
         self.changes: list[Earlier] = []
         self.aliases: list[Earlier | None] = []
+        self.lists: list[SeenList] = []
         self.requires_grad: list[bool] = []
         self.grad_enabled = self.differentiable = torch.is_grad_enabled()
         self.result_type: type = type(None)

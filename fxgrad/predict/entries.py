@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fxgrad.graph import Edge, Gradient, Node, NodeKind, TensorMeta
 from fxgrad.graph.naming import expression, slot_name
-from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, is_elementwise_over_lists
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.reasons import edge_reason, slot_reason
 
@@ -85,9 +85,19 @@ def _edge_meta(outlook: Outlook, node: Node, edge: Edge, status: str) -> TensorM
         return _without_chosen_dtype(outlook, following, following.grad_outputs[edge.input_nr])
     if status == UNKNOWN or edge.operand is None:
         return _UNREADABLE
-    if status == TENSOR and edge.operand.dtype != node.grad_outputs[0].dtype:
-        return TensorMeta(edge.operand.shape, "", "")
-    return edge.operand
+    return _unvalidated_meta(node, edge, edge.operand) if status == TENSOR else edge.operand
+
+
+def _unvalidated_meta(node: Node, edge: Edge, operand: TensorMeta) -> TensorMeta:
+    """What a formula computes for a tensor that requires no grad: of its shape, and of its dtype if all are of one.
+
+    Those of foreach functions over several lists leave it to the engine to reduce what was broadcast.
+    """
+    elementwise = is_elementwise_over_lists(node)
+    received = node.grad_outputs[edge.member if elementwise and edge.member is not None else 0]
+    reduced = elementwise and len({edge.group for edge in node.edges}) > 1 and operand.shape != received.shape
+    same_dtype = operand.dtype == received.dtype
+    return TensorMeta(None if reduced else operand.shape, operand.dtype if same_dtype else "", "")
 
 
 def _without_chosen_dtype(outlook: Outlook, node: Node, meta: TensorMeta) -> TensorMeta:

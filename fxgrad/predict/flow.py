@@ -122,12 +122,9 @@ def _computed(node: Node, received: Statuses) -> Statuses:
 
 
 def _elementwise(node: Node, received: Statuses) -> Iterator[str]:
-    position: dict[str | None, int] = {}
     whole = TENSOR if TENSOR in received else UNKNOWN
     for edge in node.edges:
-        index = position.get(edge.group, 0)
-        position[edge.group] = index + 1
-        yield received[index] if edge.group is not None and index < len(received) else whole
+        yield received[edge.member] if edge.member is not None and edge.member < len(received) else whole
 
 
 def wanted_edges(node: Node, needed: Sequence[int]) -> list[bool]:

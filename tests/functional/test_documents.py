@@ -9,12 +9,16 @@ import pytest
 
 from fxgrad.cli.commands import fxgrad as command_line
 from tests.support.commands import printed_by, without_versions
+from tests.support.needs import needs_of_command
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```console\n\$ (fxgrad [^\n]*)\n(.*?)\n```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command for command, _ in BLOCKS])
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [pytest.param(command, shown, marks=needs_of_command(command), id=command) for command, shown in BLOCKS],
+)
 def test_readme_shows_what_the_command_prints(command: str, shown: str, repository: Path) -> None:
     printed = without_versions(printed_by(command, repository))
     position = 0

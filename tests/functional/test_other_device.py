@@ -13,8 +13,9 @@ from fxgrad import api, emulated, load
 from fxgrad.cli import main
 from fxgrad.graph import HookKind, Landing
 from fxgrad.rules import explain
+from tests.support.needs import needs_emulation
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: nothing to emulate")
+pytestmark = needs_emulation
 
 HEAD = """
 import os

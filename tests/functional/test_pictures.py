@@ -16,6 +16,7 @@ from fxgrad.graph import HookKind
 from fxgrad.render.dot import dot_source
 from fxgrad.render.layout import render
 from fxgrad.rules.phrases import registering
+from tests.support.needs import needs_emulation
 from tests.support.svg_extents import Drawing
 
 SAMPLES = sorted(path.stem for path in (Path(__file__).parents[2] / "samples").glob("*.py"))
@@ -108,7 +109,6 @@ def many_outputs():
 
 
 MODELS = (lstm_stack, residual_block, transformer, many_outputs)
-needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: nothing to emulate")
 OPTIONS = {"whole": {}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}, "depth 0": {"depth": 0}}
 
 
@@ -124,7 +124,7 @@ def trace(request):
     scope="module",
     params=[
         *((sample, None) for sample in SAMPLES),
-        pytest.param(("lstm_cell", "cuda"), marks=needs_no_cuda),
+        pytest.param(("lstm_cell", "cuda"), marks=needs_emulation),
     ],
     ids=str,
 )
@@ -172,7 +172,7 @@ def test_the_legend_of_a_sample_lists_the_kinds_of_hooks_that_occur_and_no_other
     assert {kind for kind in HookKind if kind.value in words} == kinds
 
 
-@needs_no_cuda
+@needs_emulation
 def test_the_picture_in_the_readme_is_the_one_that_its_command_draws(repository, tmp_path, monkeypatch):
     """Its words: where they stand depends on the fonts of a machine."""
     readme = (repository / "README.md").read_text(encoding="utf-8")

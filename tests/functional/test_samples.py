@@ -14,6 +14,7 @@ import torch
 from fxgrad.api import trace_target
 from fxgrad.observe.loading import load_target
 from tests.support.commands import printed_by, without_versions
+from tests.support.needs import needs_of_command
 
 SAMPLES = sorted(path.stem for path in (Path(__file__).parents[2] / "samples").glob("*.py"))
 VERBS = ("report", "check", "verify")
@@ -25,7 +26,11 @@ def commands_of(sample: str) -> list[str]:
     return [f"fxgrad {verb} samples/{sample}.py{option}" for option in options for verb in VERBS]
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
+def needs_of(sample: str) -> list[pytest.MarkDecorator]:
+    return needs_of_command(" ".join(commands_of(sample)))
+
+
+@pytest.mark.parametrize("sample", [pytest.param(sample, marks=needs_of(sample)) for sample in SAMPLES])
 def test_sample_prints_the_report_beside_it(sample: str, repository: Path, overwrite: bool) -> None:
     printed = [f"$ {command}\n{without_versions(printed_by(command, repository))}\n" for command in commands_of(sample)]
     golden = repository / "samples" / f"{sample}.report.txt"
@@ -52,7 +57,7 @@ def test_check_tells_the_warnings_and_errors_of_the_report(sample: str, reposito
     assert set(listed) == {(code, severity) for code, severity in told if severity != "info"}
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("sample", [pytest.param(sample, marks=needs_of(sample)) for sample in SAMPLES])
 def test_the_commands_in_a_samples_docstring_run(sample: str, repository: Path) -> None:
     docstring = (
         ast.get_docstring(ast.parse((repository / "samples" / f"{sample}.py").read_text(encoding="utf-8"))) or ""

@@ -13,6 +13,7 @@ import pytest
 
 from fxgrad import api
 from fxgrad.graph import HookSite
+from tests.support.needs import needs_emulation, needs_saved_tensors
 
 PROGRAM = """
 import torch
@@ -100,6 +101,7 @@ def told(site: HookSite, side: str) -> list[tuple[str | None, tuple[int | str, .
     return [(g.argument, g.shape if g.status == "tensor" else None) for g in gradients]
 
 
+@needs_emulation
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_fused_cell_gets_the_arguments_of_the_fused_function(variant: Variant, tmp_path: Path) -> None:
     verification = api.verify_target(target(variant, tmp_path), device="cuda")
@@ -122,11 +124,13 @@ def test_fused_cell_gets_the_arguments_of_the_fused_function(variant: Variant, t
     assert variant.hooked[-1] <= last
 
 
+@needs_emulation
 def test_earlier_steps_get_a_gradient_for_the_cell_state(tmp_path: Path) -> None:
     trace = api.trace_target(target(Variant(), tmp_path), device="cuda")
     assert [told(site, "grad_output")[1][1] for site in trace.sites_of("layers.3")] == [None, (9, 24), (9, 24)]
 
 
+@needs_emulation
 def test_each_entry_says_what_it_stands_for(tmp_path: Path) -> None:
     trace = api.trace_target(target(Variant(), tmp_path), device="cuda")
     last = trace.sites_of("layers.3")[0]
@@ -146,6 +150,7 @@ def test_on_the_cpu_the_same_hook_sits_on_a_multiplication(tmp_path: Path) -> No
     assert told(site, "grad_input") == [("self", (9, 24)), ("other", (9, 24))]
 
 
+@needs_saved_tensors
 def test_linear_gets_bias_input_and_transposed_weight(repository: Path) -> None:
     trace = api.trace_target(str(repository / "samples" / "linear_unrolled.py"))
     assert len(trace.sites) == 3

@@ -6,14 +6,18 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch._dynamo  # noqa: F401  # what FakeTensorMode imports at its first use, here once instead of in every child
 from torch import Tensor
 
 from fxgrad.observe.accelerator import emulate, in_forked_child
+from tests.support.needs import CANNOT_EMULATE
 
 
 def emulated(program: Callable[[Any], Any]) -> Any:
     """What `program(device)` returns on the emulated device, as JSON gives it back (tuples are lists)."""
+    if CANNOT_EMULATE:
+        pytest.skip("torch 2.9 emulates no device")
 
     def work() -> str:
         with emulate("cuda") as device:

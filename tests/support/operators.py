@@ -35,7 +35,7 @@ def hold(operator: Any, way: str, samples: int, tally: Tally) -> None:
     for number, sample in enumerate(islice(inputs, samples)):
         flat, structure = tree_flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
         if way == "one input without grad":
-            _detach_one(flat, number)
+            detach_one(flat, number)
         torch.manual_seed(0)
         try:
             argument, args, kwargs = tree_unflatten(flat, structure)
@@ -73,7 +73,8 @@ def _text(what: str, error: Exception) -> str:
     return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0][:_LONGEST]}"
 
 
-def _detach_one(flat: list[Any], number: int) -> None:
+def detach_one(flat: list[Any], number: int) -> None:
+    """Of several values that require grad, let one require none."""
     indices = [index for index, value in enumerate(flat) if isinstance(value, torch.Tensor) and value.requires_grad]
     if len(indices) > 1:
         index = indices[number % len(indices)]

@@ -201,11 +201,18 @@ def _process() -> Iterator[tuple[str, Any]]:
         yield f"autocast on {device}", (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
 
 
+def _default_device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # what torch 2.9 makes of set_default_device(None)
+        return torch.device("cpu")
+
+
 SETTINGS: dict[str, Callable[[], Any]] = {
     "grad mode": torch.is_grad_enabled,
     "inference mode": torch.is_inference_mode_enabled,
     "default dtype": torch.get_default_dtype,
-    "default device": torch.get_default_device,
+    "default device": _default_device,
     "autocast cache": torch.is_autocast_cache_enabled,
     "deterministic algorithms": torch.are_deterministic_algorithms_enabled,
     "deterministic warns only": torch.is_deterministic_algorithms_warn_only_enabled,

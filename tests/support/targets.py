@@ -5,9 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-import torch
-
 HEAD = """
 import torch
 from torch import nn
@@ -30,7 +27,6 @@ def build():
     model.layers[3].register_full_backward_hook(print_sizes)
     return model, (torch.ones(2, 4),)
 """
-needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: nothing to emulate")
 
 
 def python(*arguments, **options):

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from fxgrad.cli import main
-from tests.support.targets import needs_no_cuda, python
+from tests.support.needs import needs_emulation
+from tests.support.targets import python
 
 
 def test_nothing_is_said_of_numpy_where_it_is_missing(model, folder):
@@ -76,7 +77,7 @@ def build():
 """
 
 
-@pytest.mark.parametrize("device", [[], pytest.param(["--device", "cuda"], marks=needs_no_cuda)], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("device", [[], pytest.param(["--device", "cuda"], marks=needs_emulation)], ids=["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("options", "called"),
     [([], [3, 0]), (["--inputs", "layers.2.weight"], [3]), (["--inputs", "layers.3.bias", "--api", "grad"], [])],
@@ -161,7 +162,7 @@ def test_nothing_is_left_beside_the_users_file(model, folder):
 # A device that is not there
 
 
-@needs_no_cuda
+@needs_emulation
 def test_the_seeds_cell_is_fused_on_a_fake_accelerator(write, capsys):
     file = write("""
         def build():
@@ -177,12 +178,12 @@ def test_the_seeds_cell_is_fused_on_a_fake_accelerator(write, capsys):
     assert "ThnnFusedLstmCellBackward0" not in capsys.readouterr().out
 
 
-@needs_no_cuda
+@needs_emulation
 def test_a_model_is_verified_on_a_fake_accelerator(model):
     assert main(["verify", model, "--device", "cuda"]) == 0
 
 
-@needs_no_cuda
+@needs_emulation
 def test_a_target_that_fails_on_a_fake_accelerator_shows_its_own_frames(write, fails):
     status, err = fails("report", write("def build():\n    raise ValueError('no data here')"), "--device", "cuda")
     assert status == 3

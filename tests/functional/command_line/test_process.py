@@ -14,7 +14,8 @@ from click import Context
 
 from fxgrad.cli import main
 from fxgrad.cli.commands import fxgrad as command_line
-from tests.support.targets import MODEL, needs_no_cuda, python
+from tests.support.needs import needs_emulation
+from tests.support.targets import MODEL, python
 
 
 def test_help_imports_click_and_nothing_heavier():
@@ -64,7 +65,9 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("whole_group", [True, False], ids=["the terminal's Ctrl-C", "a signal to fxgrad alone"])
-@pytest.mark.parametrize("options", [[], pytest.param(["--device", "cuda"], marks=needs_no_cuda)], ids=["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--device", "cuda"], marks=needs_emulation)], ids=["cpu", "cuda"]
+)
 def test_an_interrupt_ends_everything_without_a_traceback(write, folder, options, whole_group):
     file = write("""
         import os, time

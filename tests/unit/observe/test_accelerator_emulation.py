@@ -13,6 +13,7 @@ from fxgrad.errors import TargetError, UsageError
 from fxgrad.observe import accelerator
 from fxgrad.observe.accelerator import attention
 from tests.support.emulation import arguments, emulated, structure
+from tests.support.needs import needs_emulation
 
 SEED = """
 import json
@@ -43,6 +44,7 @@ def randn(*shape, dtype=torch.float32):
     return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
 
+@needs_emulation
 def test_the_seed_receives_the_five_gradients_and_the_none_of_its_question_in_a_fresh_interpreter():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SEED], capture_output=True, text=True, check=True)
     received = json.loads(done.stdout)
@@ -364,15 +366,17 @@ def test_a_second_cuda_device_cannot_be_emulated():
         pass
 
 
+@needs_emulation
 def test_emulation_is_available_here():
     assert accelerator.available() is None
 
 
 def test_a_torch_without_python_backends_is_told_which_version_has_them(monkeypatch):
-    monkeypatch.delattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend")
+    monkeypatch.delattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend", raising=False)
     assert "torch 2.10 or newer" in accelerator.available()
 
 
+@needs_emulation
 def test_where_another_backend_has_the_place_it_is_named(monkeypatch):
     monkeypatch.setattr(torch._C, "_get_privateuse1_backend_name", lambda: "npu")
     assert "the backend 'npu' already has the only place" in accelerator.available()

@@ -15,6 +15,7 @@ import fxgrad
 from fxgrad.errors import OutputError, TargetError, UsageError
 from fxgrad.observe.accelerator import emulate, fake_copy, forked, in_forked_child, move_module
 from fxgrad.observe.accelerator.device import NAME
+from tests.support.needs import needs_emulation
 
 
 def test_the_text_comes_back_unchanged():
@@ -26,6 +27,7 @@ def test_a_large_text_comes_back_whole():
     assert len(in_forked_child(lambda: "x" * 100_000_000)) == 100_000_000
 
 
+@needs_emulation
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning")
 def test_a_live_model_with_closures_is_traced_and_stays_as_it_was():
     model, input, received = nn.LSTMCell(10, 10), torch.randn(9, 10), []
@@ -218,6 +220,7 @@ def test_the_end_of_a_child_that_nobody_saw_is_told_as_such():
     assert forked._ending(None) == "ended without an answer"
 
 
+@needs_emulation
 def test_the_records_call_the_emulated_device_what_the_user_calls_it():
     trace = fxgrad.trace(nn.LSTMCell(4, 4), torch.randn(2, 4), device="cuda")
     assert "device=cuda:0" in trace.to_json()

@@ -9,6 +9,7 @@ from torch import nn
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator import public_name
 from tests.support.emulation import arguments, emulated
+from tests.support.needs import needs_emulation
 
 FUSED = "ThnnFusedLstmCellBackward0"
 
@@ -155,6 +156,7 @@ def test_everything_is_as_before_afterwards():
     assert (torch.cuda.is_available(), torch.utils.swap_tensors) == (available, swap)
 
 
+@needs_emulation
 def test_leaving_the_emulation_undoes_what_can_be_undone():
     from fxgrad.observe.accelerator import emulate, in_forked_child
 

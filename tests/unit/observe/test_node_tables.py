@@ -20,9 +20,12 @@ class Doubled(Function):
 
 @pytest.fixture(params=["C++ node", "Python node", "leaf"])
 def node(request):
+    """A node, and as long as the test runs the tensor: before torch 2.13 a Python node goes with it."""
     leaf = torch.ones(3, requires_grad=True)
-    made = {"C++ node": lambda: leaf * 2, "Python node": lambda: Doubled.apply(leaf), "leaf": lambda: leaf}
-    return torch.autograd.graph.get_gradient_edge(made[request.param]()).node
+    make = {"C++ node": lambda: leaf * 2, "Python node": lambda: Doubled.apply(leaf), "leaf": lambda: leaf}
+    tensor = make[request.param]()
+    yield torch.autograd.graph.get_gradient_edge(tensor).node
+    del tensor
 
 
 def hook(*_):

@@ -8,6 +8,7 @@ from torch import nn
 
 import fxgrad
 from fxgrad.graph import HookKind
+from tests.support.needs import needs_saved_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using .*non-full backward hook")
 
@@ -24,6 +25,7 @@ def label_of(graph, name):
     return graph.nodes[site_of(graph, name).node].label
 
 
+@needs_saved_tensors
 def test_a_legacy_hook_gets_the_arguments_of_one_function(notebook):
     module = nn.Linear(10, 20)
     notebook.legacy(module, "legacy")

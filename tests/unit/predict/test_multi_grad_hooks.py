@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 
 import fxgrad
+from tests.support.needs import needs_holders
 
 
 def leaf():
@@ -188,6 +189,7 @@ def test_an_all_hook_on_one_of_several_results_that_is_gone_is_left_open(noteboo
     )
 
 
+@needs_holders
 def test_tensors_of_an_any_hook_that_the_graph_has_nothing_to_do_with_are_found_by_who_holds_them(notebook):
     model, other = nn.Linear(3, 2), leaf()
     inner = other * 2

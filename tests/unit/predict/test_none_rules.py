@@ -8,6 +8,8 @@ from random_programs import Scale
 from real_backward import Bench, assert_as_predicted
 from torch.autograd import Function
 
+import fxgrad
+
 
 def leaf(*shape, **options):
     return torch.randn(shape or (3,), requires_grad=True, **options)
@@ -301,3 +303,45 @@ def test_a_sparse_gradient_has_the_shape_of_the_dense_one():
     predicted = predicted_for(torch.nn.functional.embedding(torch.tensor([1, 2]), weight, sparse=True))
     (site,) = [site for site in predicted.sites if predicted.nodes[site.node].label == "EmbeddingBackward0_0"]
     assert site.grad_input[0].shape == (5, 3)
+
+
+def behind_null_edges(notebook, function, *constants):
+    """Shape and dtype of what a legacy hook gets for the constants, which a module passes on after its weight."""
+    module = FromFunction(lambda self, *others: function([self.weight, *others]))
+    notebook.legacy(module, "legacy")
+    predicted = with_module(notebook, module, list(constants))
+    return [(gradient.shape, gradient.dtype) for gradient in site_of(predicted, "legacy").grad_input[1:]]
+
+
+@pytest.mark.filterwarnings("ignore:Using .*non-full backward hook")
+class TestShapesBehindNullEdges:
+    def test_members_of_a_list_get_gradients_of_their_own_shapes(self, notebook):
+        assert behind_null_edges(notebook, torch.cat, torch.ones(2), torch.ones(5)) == [
+            ((2,), "float32"),
+            ((5,), "float32"),
+        ]
+
+    def test_an_empty_member_of_one_dimension_gets_an_empty_one(self, notebook):
+        def function(tensors):
+            return torch.cat([tensors[0][None], tensors[1]])
+
+        assert behind_null_edges(notebook, function, torch.ones(0)) == [((0,), "float32")]
+
+    def test_the_dtype_is_left_open_where_the_list_is_of_several(self, notebook):
+        assert behind_null_edges(notebook, torch.cat, torch.ones(2, dtype=torch.float16)) == [((2,), None)]
+
+    def test_what_a_function_over_lists_has_broadcast_is_left_open(self, notebook):
+        def function(tensors):
+            return torch._foreach_mul(tensors, [torch.ones(3)] * 3)
+
+        assert behind_null_edges(notebook, function, torch.ones(3), torch.ones(2, 1))[:2] == [
+            ((3,), "float32"),
+            (None, "float32"),
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_a_leaf_that_cannot_be_viewed_is_traced():
+    compressed = torch.eye(3).to_sparse_csr().requires_grad_()
+    graph = fxgrad.trace(FromFunction(lambda self, x: x.to_dense() * self.weight), (compressed,)).graph
+    assert [node.variable for node in graph.nodes if node.variable] == ["args[0]", "weight"]

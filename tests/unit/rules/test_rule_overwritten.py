@@ -8,6 +8,7 @@ from torch import nn
 
 import fxgrad
 from fxgrad.rules import explain, explain_error
+from tests.support.needs import needs_saved_tensors
 
 
 class Program(nn.Module):
@@ -117,12 +118,14 @@ def buffer_written_between(hidden, x):
     return made + buffer
 
 
+@needs_saved_tensors
 @pytest.mark.parametrize("forward", RAISING)
 def test_a_node_that_raises_is_told(forward):
     assert raises(forward)
     assert [told.severity for told in found(forward)] == ["error"]
 
 
+@needs_saved_tensors
 @pytest.mark.parametrize(
     "forward",
     [
@@ -145,6 +148,7 @@ def test_batch_norm_in_training_is_no_finding():
     assert [told.code for told in explain(graph)] == []
 
 
+@needs_saved_tensors
 def test_it_is_told_with_the_node_the_saved_tensor_and_both_lines():
     (told,) = found(result_changed)
     texts = [
