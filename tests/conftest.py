@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def repository() -> Path:
 @pytest.fixture
 def overwrite(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--overwrite"))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: neither the garbage collector nor fxgrad's search for tensors looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Undo = Callable[[], object]
 
@@ -80,7 +81,8 @@ def _device(backend: Any) -> Undo:
 
 def settings() -> Iterator[Undo]:
     """What puts grad mode, autocast, default dtype and device, modes and torch's other settings back; last one first."""
-    yield _undo_with(_leave_modes, (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()))
+    yield _undo_with(_leave_function_modes, torch._C._len_torch_function_stack())
+    yield _undo_with(_leave_dispatch_modes, _dispatch_modes())
     yield _undo_with(_set_hook_flag, getattr(module_hooks, _GLOBAL_HOOK_FLAG))
     yield _setting(torch.is_grad_enabled, torch._C._set_grad_enabled)
     yield _setting(torch.get_default_dtype, torch.set_default_dtype)
@@ -100,16 +102,30 @@ def settings() -> Iterator[Undo]:
     yield from map(_pair, _PAIRS)
 
 
-def _leave_modes(counts: tuple[int, int]) -> None:
+def _leave_function_modes(before: int) -> None:
     """Leave the modes that were entered on top of so many, and not left."""
-    while torch._C._len_torch_function_stack() > counts[0]:
+    while torch._C._len_torch_function_stack() > before:
         torch._C._pop_torch_function_stack()
-    entered = torch._C._len_torch_dispatch_stack()
-    # held, as torch 2.10 crashes where it pops a mode that only the stack holds
-    modes = [torch._C._get_dispatch_stack_at(place) for place in range(entered)]
-    for _ in range(entered - counts[1]):
-        torch._C._pop_torch_dispatch_stack(None)
-    del modes
+
+
+def _dispatch_modes() -> list[TorchDispatchMode]:
+    """The modes that are entered. Held, as torch 2.10 crashes where it pops a mode that only its stack holds."""
+    return [torch._C._get_dispatch_stack_at(place) for place in range(torch._C._len_torch_dispatch_stack())]
+
+
+def _leave_dispatch_modes(before: list[TorchDispatchMode]) -> None:
+    """Leave those entered since, as their class does: it tells Dynamo, which else would compile nothing any more."""
+    entered = _dispatch_modes()
+    for mode in before:
+        places = (place for place, now in enumerate(entered) if now is mode)
+        place = next(places, None)
+        if place is not None:
+            del entered[place]
+    for mode in reversed(entered):
+        try:
+            TorchDispatchMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+        except (AttributeError, IndexError):  # it was pushed without being entered
+            torch._C._pop_torch_dispatch_stack(getattr(mode, "_mode_key", None))
 
 
 def _set_hook_flag(value: bool | None) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from changing_modules import CHANGES, Changing, FunctionMode, Stop, ignored
+from changing_modules import CHANGES, Changing, DispatchMode, FunctionMode, Stop, ignored
 from snapshots import SETTINGS, differences, taken
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import _push_mode
 
 import fxgrad
 from fxgrad.observe.state import preserved
@@ -405,6 +406,26 @@ def test_mode_that_is_entered_inside_a_recording_stays_when_it_is_over() -> None
     mode.__exit__(None, None, None)
     assert torch.overrides._get_current_function_mode() is None
     assert len(recording.trace(loss).calls) == 1
+
+
+@pytest.mark.parametrize(
+    "enter",
+    [lambda: DispatchMode().__enter__(), lambda: _push_mode(DispatchMode())],
+    ids=["entered", "only pushed"],
+)
+def test_mode_of_the_user_stays_entered_where_forward_enters_another(enter: Callable[[], object]) -> None:
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result = super().forward(x)
+            enter()
+            return result
+
+    with DispatchMode() as mode:
+        fxgrad.trace(Model(3, 3), torch.randn(4, 3))
+        assert [torch._C._get_dispatch_stack_at(place) for place in range(torch._C._len_torch_dispatch_stack())] == [
+            mode
+        ]
+    assert torch._C._len_torch_dispatch_stack() == 0
 
 
 def test_recording_that_raises_changes_nothing() -> None:

@@ -31,6 +31,8 @@ WAYS = {
 }
 """A kind on modules alone, as each changes the graph; the others together, so that their order is seen."""
 
+seed = torch.default_generator.manual_seed
+"""On the CPU alone: torch.manual_seed formats a stack trace for every kind of device that is not there."""
 NO_ROOTS = "nothing in the output requires grad"
 
 
@@ -74,7 +76,7 @@ def module_cases(*, training: bool) -> tuple[tuple[str, Case | None], ...]:
 
 def _module_cases(training: bool) -> Iterator[tuple[str, Case | None]]:
     for info in module_db:
-        torch.manual_seed(0)
+        seed(0)
         samples = info.module_inputs_func(
             info, device="cpu", dtype=torch.float32, requires_grad=True, training=training
         )
@@ -87,7 +89,7 @@ def _case(name: str, info: Any, sample: Any, training: bool) -> Case:
     made, given = sample.constructor_input, sample.forward_input
 
     def build() -> nn.Module:
-        torch.manual_seed(0)
+        seed(0)
         model = info.module_cls(*made.args, **made.kwargs).to(torch.float32).train(training)
         if isinstance(model, LazyModuleMixin):  # its parameters get their shapes by a first run
             model(*detached(tuple(given.args)), **detached(dict(given.kwargs)))
@@ -169,7 +171,7 @@ def hooked(case: Case, hooks: Hooks) -> Iterator[tuple[Notebook, nn.Module]]:
 def _inputs(case: Case, hooks: Hooks, notebook: Notebook) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = case.inputs()
     hooks.on_inputs(notebook, (args, kwargs))
-    torch.manual_seed(1)
+    seed(1)
     return args, kwargs
 
 

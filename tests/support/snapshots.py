@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.fx.experimental import symbolic_shapes  # noqa: F401  (its first import adds filters of warnings)
 from torch.nn.modules import module as module_hooks
+from torch.utils import _python_dispatch
 
 Picture = dict[str, Any]
 """What is at a place, by the place's name."""
@@ -235,6 +236,8 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "fast path of attention": torch.backends.mha.get_fastpath_enabled,
     "function modes": torch._C._len_torch_function_stack,
     "dispatch modes": torch._C._len_torch_dispatch_stack,
+    "a dispatch mode is entered": _python_dispatch.is_in_torch_dispatch_mode,
+    "a dispatch mode keeps Dynamo out": _python_dispatch.is_in_any_mode_without_ignore_compile_internals,
     "saved tensors hooks": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is None,
     "warning filters": lambda: list(warnings.filters),
     "module call": lambda: Same(nn.Module._call_impl),
