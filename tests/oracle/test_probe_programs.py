@@ -1,4 +1,4 @@
-"""Global hooks supposed in every program of tests/support/hooked_programs.py."""
+"""Global hooks supposed in every program of tests/support/hooked_programs."""
 
 import pytest
 from hooked_programs import INEXACT, PROGRAMS
