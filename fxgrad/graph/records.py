@@ -84,7 +84,8 @@ class Edge(NamedTuple):
         """Which member of its list argument it stands for: 2 of ``tensors[2]``; None for a plain argument."""
         if self.group is None or self.argument is None:
             return None
-        return int(self.argument[len(self.group) + 1 : -1])
+        number = self.argument[len(self.group) + 1 : -1]
+        return int(number) if number.isdecimal() else None
 
 
 class Node(NamedTuple):
