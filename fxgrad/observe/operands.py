@@ -8,7 +8,6 @@ torch/csrc/autograd/function.h), so the recorded call of the node's own function
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -49,33 +48,37 @@ class Operands:
 
     def with_operands(self, nodes: Sequence[Node], order: Sequence[AutogradNode]) -> tuple[Node, ...]:
         """The same nodes; edges that lead nowhere say what stands behind them, where that is known."""
-        return tuple([self._with_operands(node, live) for node, live in zip(nodes, order, strict=True)])
+        return tuple([self._with_operands(node, live, nodes) for node, live in zip(nodes, order, strict=True)])
 
-    def _with_operands(self, node: Node, live: AutogradNode) -> Node:
+    def _with_operands(self, node: Node, live: AutogradNode, nodes: Sequence[Node]) -> Node:
         if node.kind is not NodeKind.FUNCTION or all(edge.next_node is not None for edge in node.edges):
             return node
-        lists = self._lists(node)
+        lists = self._lists(node, nodes)
         edges: list[Edge] = []
         for edge in node.edges:
             if edge.next_node is not None:
                 edges.append(edge)
-            elif edge.group in lists and edge.member is not None:
+            elif edge.group is not None and edge.group in lists and edge.member is not None:
                 edges.append(self._with_member(edge, lists[edge.group], edge.member))
             else:
                 edges.append(self._with_operand(edge, live))
         return node._replace(edges=tuple(edges))
 
-    def _lists(self, node: Node) -> dict[str | None, SeenList]:
-        """The list arguments of the node's function, where it was called by its own name."""
-        lengths = Counter(edge.group for edge in node.edges if edge.group is not None)
-        seen = self._calls.get(node.fx_node or "") if lengths else None
+    def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str, SeenList]:
+        """The list arguments of the node's function, where it was called by its own name and with these tensors: a
+        ``__torch_function__`` of the user's may have passed on others."""
+        groups: dict[str, list[Edge]] = {}
+        for edge in node.edges:
+            if edge.group is not None:
+                groups.setdefault(edge.group, []).append(edge)
+        seen = self._calls.get(node.fx_node or "") if groups else None
         if seen is None or getattr(seen.target, "__name__", None) != _function_name(node.schema):
             return {}
-        by_place = dict(zip(lengths, (given for given in seen.lists if given.name is None), strict=False))
+        by_place = dict(zip(groups, (given for given in seen.lists if given.name is None), strict=False))
         by_name = {given.name: given for given in seen.lists if given.name is not None}
-        given = by_place | by_name
+        passed = by_place | by_name
         return {
-            group: given[group] for group in lengths if group in given and len(given[group].members) == lengths[group]
+            group: passed[group] for group in groups if group in passed and _fit(passed[group], groups[group], nodes)
         }
 
     def _with_member(self, edge: Edge, given: SeenList, place: int) -> Edge:
@@ -97,6 +100,15 @@ class Operands:
         value = None if memory is None else self._values.get(memory)
         reason = edge.null_reason if saved.requires_grad else NO_GRAD
         return edge._replace(operand=self._metas.of_tensor(saved), value=value, null_reason=reason)
+
+
+def _fit(given: SeenList, edges: Sequence[Edge], nodes: Sequence[Node]) -> bool:
+    """Whether the edges may be those of the members: each that leads somewhere to a gradient of its member's shape."""
+    return len(given.members) == len(edges) and all(
+        edge.next_node is None
+        or (member.tensor.requires_grad and nodes[edge.next_node].grad_outputs[edge.input_nr].shape == meta.shape)
+        for edge, member, meta in zip(edges, given.members, given.metas, strict=True)
+    )
 
 
 def _function_name(schema: str | None) -> str | None:

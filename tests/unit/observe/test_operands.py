@@ -87,6 +87,23 @@ def test_members_of_a_list_are_what_was_passed(join):
     assert {edge.null_reason for edge in edges[1:]} == {"it requires no grad"}
 
 
+class Reversing(torch.Tensor):
+    """Passes lists on in the opposite order."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.cat:
+            args = (args[0][::-1], *args[1:])
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+
+def test_a_list_that_a_subclass_passed_on_otherwise_is_not_told():
+    edges, received = joined(lambda tensors: torch.cat([tensors[0], tensors[1].as_subclass(Reversing)], 1))
+    assert [tuple(grad.shape) for grad in received] == [SIZES[1], SIZES[0]]
+    assert [edge.operand for edge in edges] == [None, None]
+
+
 def test_a_list_that_another_function_made_of_the_arguments_is_not_named():
     edges, _ = joined(torch.hstack)
     assert [edge.operand for edge in edges] == [None, None, None]
