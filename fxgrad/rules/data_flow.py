@@ -52,7 +52,9 @@ class DataFlow:
         for fx_node in self._graph.forward:
             origins = [origin for name in fx_node.inputs for origin in self._memories(name)]
             changed = [changers[origin] for origin in origins if origin in changers]
-            self.sources[fx_node.name] = tuple(dict.fromkeys((*fx_node.inputs, *changed)))
+            # whatever a saved trace says: an operation uses what was there before it, so that passes over them end
+            earlier = [name for name in (*fx_node.inputs, *changed) if self.rank[name] < self.rank[fx_node.name]]
+            self.sources[fx_node.name] = tuple(dict.fromkeys(earlier))
             for source in self.sources[fx_node.name]:
                 self.users[source].append(fx_node.name)
             for index, alias in enumerate(fx_node.aliases):
