@@ -1,0 +1,20 @@
+"""The recorded forward as a graph of values."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+import fxgrad
+from fxgrad.rules import explain
+from fxgrad.rules.data_flow import DataFlow
+
+
+def test_an_operation_that_uses_a_later_one_is_followed_only_onwards():
+    """No recorded forward has one, but a damaged trace may."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    graph = fxgrad.trace(model, torch.ones(2, 3)).graph
+    first, *rest = graph.forward
+    circular = replace(graph, forward=(replace(first, inputs=(rest[-1].name,)), *rest))
+    assert DataFlow(circular).sources[first.name] == ()
+    assert [told.code for told in explain(circular)] == [told.code for told in explain(graph)]
