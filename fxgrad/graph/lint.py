@@ -107,7 +107,7 @@ def _edge_problems(node: Node, where: str) -> Iterator[str]:
             yield f"{where}, edges[{index}]: it has a null_reason, but it leads to node {edge.next_node}"
         if not is_null and edge.operand is not None:
             yield f"{where}, edges[{index}]: it has an operand, but only a null edge does"
-        if edge.group is not None and edge.argument != f"{edge.group}[{edge.member}]":
+        if edge.group is not None and not (edge.argument or "").startswith(f"{edge.group}["):
             yield f"{where}, edges[{index}]: it belongs to the list {escaped(edge.group)}, but its argument does not"
 
 

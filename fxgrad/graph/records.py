@@ -10,6 +10,7 @@ much to build); everything else is a frozen dataclass.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,14 +80,6 @@ class Edge(NamedTuple):
     operand: TensorMeta | None = None
     value: Value | None = None
 
-    @property
-    def member(self) -> int | None:
-        """Which member of its list argument it stands for: 2 of ``tensors[2]``; None for a plain argument."""
-        if self.group is None or self.argument is None:
-            return None
-        number = self.argument[len(self.group) + 1 : -1]
-        return int(number) if number.isdecimal() else None
-
 
 class Node(NamedTuple):
     """One autograd Node, numbered by ``id`` in a topological order from the roots.
@@ -139,6 +132,16 @@ class Node(NamedTuple):
     def short_name(self) -> str:
         """The name without its C++ namespace: ``AccumulateGrad``."""
         return self.name.rpartition("::")[2]
+
+    @property
+    def members(self) -> tuple[int | None, ...]:
+        """For each edge which member of its list argument it stands for, from 0; None for a plain argument."""
+        lengths: Counter[str | None] = Counter()
+        found: list[int | None] = []
+        for edge in self.edges:
+            found.append(None if edge.group is None else lengths[edge.group])
+            lengths[edge.group] += 1
+        return tuple(found)
 
 
 class Root(NamedTuple):

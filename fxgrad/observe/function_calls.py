@@ -248,12 +248,11 @@ class FunctionCalls:
     def _note_lists(self, seen: SeenFunctionCall, arguments: Sequence[Earlier]) -> None:
         given = [*((None, value) for value in seen.args), *seen.kwargs.items()]
         lists = [(name, value) for name, value in given if type(value) in (list, tuple) and value]
-        if lists:
-            known = {id(argument.tensor): argument for argument in arguments}
-            for name, value in lists:
-                if all(id(member) in known for member in value):
-                    metas = tuple([self._metas.of_tensor(member) for member in value])
-                    seen.lists.append(SeenList(name, tuple([known[id(member)] for member in value]), metas))
+        known = {id(argument.tensor): argument for argument in arguments} if lists else {}
+        for name, value in lists:
+            if all(id(member) in known for member in value):
+                metas = tuple([self._metas.of_tensor(member) for member in value])
+                seen.lists.append(SeenList(name, tuple([known[id(member)] for member in value]), metas))
 
     def _note_changes(self, seen: SeenFunctionCall, arguments: list[Earlier]) -> None:
         """Which arguments were changed in place, and the nodes that this made: their new grad_fn, and that of a view's

@@ -307,7 +307,7 @@ class HookSearch:
 
 def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
     """The node that a tensor's gradient goes to; None where none is required, and for a leaf of which PyTorch does not
-    tell it: ``get_gradient_edge`` takes a view of a leaf, which there is none of where its layout is sparse_csr."""
+    tell it: ``get_gradient_edge`` takes a view of a leaf, and there are none of sparse and mkldnn tensors."""
     if not tensor.requires_grad:
         return None
     origin = origin_of(tensor)
@@ -316,7 +316,7 @@ def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
     with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
         try:
             return get_gradient_edge(tensor).node
-        except NotImplementedError:
+        except RuntimeError:
             return None
 
 

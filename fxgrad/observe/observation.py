@@ -268,14 +268,15 @@ class Observation:
 
 def _gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
     """Where backward starts for a root. PyTorch may refuse to tell the grad_fn of a view that was changed since
-    (torch/csrc/autograd/variable.cpp, ``check_inplace``), and so to run a backward from it."""
+    (torch/csrc/autograd/variable.cpp, ``check_inplace``), and so to run a backward from it; and the node of a leaf of
+    which it cannot take a view (torch/autograd/graph.py, ``_get_grad_fn_or_grad_acc``)."""
     try:
         edge = get_gradient_edge(tensor)
     except RuntimeError as error:
         raise TargetError(
             f"backward cannot start from {path_text(path)}: {message_of(error)}",
             "outputs of which PyTorch tells the grad_fn",
-            "change a clone() of it instead of itself",
+            "return a clone() of it" if is_leaf(tensor) else "change a clone() of it instead of itself",
         ) from error
     return edge.node, edge.output_nr
 

@@ -9,13 +9,12 @@ torch/csrc/autograd/function.h), so the recorded call of the node's own function
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, Node, NodeKind, Value
+from fxgrad.graph import Edge, Node, NodeKind, TensorMeta, Value
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenList
@@ -30,10 +29,7 @@ class Operands:
     """
 
     def __init__(
-        self,
-        metas: MetaTable,
-        calls: Mapping[str, SeenFunctionCall] = MappingProxyType({}),
-        value_of: Callable[[Earlier], Value | None] = lambda _: None,
+        self, metas: MetaTable, calls: Mapping[str, SeenFunctionCall], value_of: Callable[[Earlier], Value | None]
     ) -> None:
         self._metas = metas
         self._calls = calls
@@ -55,38 +51,31 @@ class Operands:
             return node
         lists = self._lists(node, nodes)
         edges: list[Edge] = []
-        for edge in node.edges:
+        for edge, member in zip(node.edges, node.members, strict=True):
             if edge.next_node is not None:
                 edges.append(edge)
-            elif edge.group is not None and edge.group in lists and edge.member is not None:
-                edges.append(self._with_member(edge, lists[edge.group], edge.member))
+            elif member is not None and edge.group in lists:
+                edges.append(self._with_member(edge, lists[edge.group], member))
             else:
-                edges.append(self._with_operand(edge, live))
+                edges.append(self._with_saved(edge, live))
         return node._replace(edges=tuple(edges))
 
-    def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str, SeenList]:
+    def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str | None, SeenList]:
         """The list arguments of the node's function, where it was called by its own name and with these tensors: a
         ``__torch_function__`` of the user's may have passed on others."""
-        groups: dict[str, list[Edge]] = {}
-        for edge in node.edges:
-            if edge.group is not None:
-                groups.setdefault(edge.group, []).append(edge)
+        groups = dict.fromkeys(edge.group for edge in node.edges if edge.group is not None)
         seen = self._calls.get(node.fx_node or "") if groups else None
         if seen is None or getattr(seen.target, "__name__", None) != _function_name(node.schema):
             return {}
         by_place = dict(zip(groups, (given for given in seen.lists if given.name is None), strict=False))
-        by_name = {given.name: given for given in seen.lists if given.name is not None}
-        passed = by_place | by_name
-        return {
-            group: passed[group] for group in groups if group in passed and _fit(passed[group], groups[group], nodes)
-        }
+        passed = by_place | {given.name: given for given in seen.lists if given.name in groups}
+        return {group: given for group, given in passed.items() if _fit(given, node, group, nodes)}
 
     def _with_member(self, edge: Edge, given: SeenList, place: int) -> Edge:
-        member, meta = given.members[place], given.metas[place]
-        reason = edge.null_reason if member.tensor.requires_grad else NO_GRAD
-        return edge._replace(operand=meta, value=self._value_of(member), null_reason=reason)
+        member = given.members[place]
+        return _told(edge, member.tensor, given.metas[place], self._value_of(member))
 
-    def _with_operand(self, edge: Edge, live: AutogradNode) -> Edge:
+    def _with_saved(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
         if raw is None or is_a(raw, tuple) or _may_have_hook(raw):
             return edge
@@ -97,13 +86,17 @@ class Operands:
         if not is_a(saved, torch.Tensor):
             return edge
         memory = _memory_of(saved)
-        value = None if memory is None else self._values.get(memory)
-        reason = edge.null_reason if saved.requires_grad else NO_GRAD
-        return edge._replace(operand=self._metas.of_tensor(saved), value=value, null_reason=reason)
+        return _told(edge, saved, self._metas.of_tensor(saved), None if memory is None else self._values.get(memory))
 
 
-def _fit(given: SeenList, edges: Sequence[Edge], nodes: Sequence[Node]) -> bool:
+def _told(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | None) -> Edge:
+    reason = edge.null_reason if tensor.requires_grad else NO_GRAD
+    return edge._replace(operand=meta, value=value, null_reason=reason)
+
+
+def _fit(given: SeenList, node: Node, group: str | None, nodes: Sequence[Node]) -> bool:
     """Whether the edges may be those of the members: each that leads somewhere to a gradient of its member's shape."""
+    edges = [edge for edge in node.edges if edge.group == group]
     return len(given.members) == len(edges) and all(
         edge.next_node is None
         or (member.tensor.requires_grad and nodes[edge.next_node].grad_outputs[edge.input_nr].shape == meta.shape)

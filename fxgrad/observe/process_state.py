@@ -117,8 +117,7 @@ def _leave_dispatch_modes(before: list[TorchDispatchMode]) -> None:
     """Leave those entered since, as their class does: it tells Dynamo, which else would compile nothing any more."""
     entered = _dispatch_modes()
     for mode in before:
-        places = (place for place, now in enumerate(entered) if now is mode)
-        place = next(places, None)
+        place = next((place for place, now in enumerate(entered) if now is mode), None)
         if place is not None:
             del entered[place]
     for mode in reversed(entered):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fxgrad.graph import Edge, Gradient, Node, NodeKind, TensorMeta
+from fxgrad.graph import Gradient, Node, NodeKind, TensorMeta
 from fxgrad.graph.naming import expression, slot_name
-from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, is_elementwise_over_lists
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, own_slots
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.reasons import edge_reason, slot_reason
 
@@ -58,7 +58,7 @@ def _grad_input_entry(view: View, index: int) -> Gradient:
     outlook, node = view.outlook, view.node
     edge = node.edges[index]
     status = outlook.flow.grad_inputs[node.id][index]
-    meta = _edge_meta(outlook, node, edge, status)
+    meta = _edge_meta(outlook, node, index, status)
     return Gradient(
         index=index,
         argument=edge.argument,
@@ -78,26 +78,26 @@ def _slot_meta(outlook: Outlook, node: Node, slot: int, status: str) -> TensorMe
     return _without_chosen_dtype(outlook, node, meta)
 
 
-def _edge_meta(outlook: Outlook, node: Node, edge: Edge, status: str) -> TensorMeta:
+def _edge_meta(outlook: Outlook, node: Node, index: int, status: str) -> TensorMeta:
     """Nothing validates what is returned for an edge that leads nowhere."""
+    edge = node.edges[index]
     if edge.next_node is not None:
         following = outlook.graph.nodes[edge.next_node]
         return _without_chosen_dtype(outlook, following, following.grad_outputs[edge.input_nr])
     if status == UNKNOWN or edge.operand is None:
         return _UNREADABLE
-    return _unvalidated_meta(node, edge, edge.operand) if status == TENSOR else edge.operand
+    return _unvalidated_meta(node, own_slots(node)[index], edge.operand) if status == TENSOR else edge.operand
 
 
-def _unvalidated_meta(node: Node, edge: Edge, operand: TensorMeta) -> TensorMeta:
+def _unvalidated_meta(node: Node, slot: int | None, operand: TensorMeta) -> TensorMeta:
     """What a formula computes for a tensor that requires no grad: of its shape, and of its dtype if all are of one.
 
     Those of foreach functions over several lists leave it to the engine to reduce what was broadcast.
     """
-    elementwise = is_elementwise_over_lists(node)
-    received = node.grad_outputs[edge.member if elementwise and edge.member is not None else 0]
-    reduced = elementwise and len({edge.group for edge in node.edges}) > 1 and operand.shape != received.shape
-    same_dtype = operand.dtype == received.dtype
-    return TensorMeta(None if reduced else operand.shape, operand.dtype if same_dtype else "", "")
+    received = node.grad_outputs[slot or 0]
+    several = slot is not None and len({edge.group for edge in node.edges}) > 1
+    shape = None if several and operand.shape != received.shape else operand.shape
+    return TensorMeta(shape, operand.dtype if operand.dtype == received.dtype else "", "")
 
 
 def _without_chosen_dtype(outlook: Outlook, node: Node, meta: TensorMeta) -> TensorMeta:

@@ -116,15 +116,8 @@ def special_verdict(graph: BackwardGraph, node: Node, received: Statuses) -> Ver
 
 def _computed(node: Node, received: Statuses) -> Statuses:
     """One defined gradient is enough for all that the node computes (``any_grad_defined`` in Functions.cpp)."""
-    if formulas.is_elementwise_over_lists(node):
-        return tuple(_elementwise(node, received))
-    return (TENSOR if TENSOR in received else UNKNOWN,) * len(node.edges)
-
-
-def _elementwise(node: Node, received: Statuses) -> Iterator[str]:
     whole = TENSOR if TENSOR in received else UNKNOWN
-    for edge in node.edges:
-        yield received[edge.member] if edge.member is not None and edge.member < len(received) else whole
+    return tuple([whole if slot is None else received[slot] for slot in formulas.own_slots(node)])
 
 
 def wanted_edges(node: Node, needed: Sequence[int]) -> list[bool]:

@@ -37,9 +37,17 @@ def verdict(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Ve
     return None if formula is None else formula(graph, node, grad_outputs)
 
 
-def is_elementwise_over_lists(node: Node) -> bool:
+def _is_elementwise_over_lists(node: Node) -> bool:
     """Whether entry i of each list gets a gradient iff grad_output i is one, as in ``_foreach_*`` functions."""
     return node.short_name.startswith("Foreach")
+
+
+def own_slots(node: Node) -> tuple[int | None, ...]:
+    """For each edge the only grad_output that its gradient is computed from; None where that is all of them."""
+    if not _is_elementwise_over_lists(node):
+        return (None,) * len(node.edges)
+    slots = range(len(node.grad_outputs))
+    return tuple([member if member in slots else None for member in node.members])
 
 
 def _family(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from module_hooks import FromFunction, Notebook
+from supposed_hooks import Built
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -61,22 +62,24 @@ def removed_full_hook(notebook):
     return given(model, leaf())
 
 
+def hooked_everywhere(notebook: Notebook, kind: HookKind) -> Built:
+    notebook.everywhere("everywhere", kind)
+    return given(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), leaf())
+
+
 @program
 def global_legacy_hook(notebook):
-    notebook.everywhere("everywhere", HookKind.GLOBAL_BACKWARD)
-    return given(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), leaf())
+    return hooked_everywhere(notebook, HookKind.GLOBAL_BACKWARD)
 
 
 @program
 def global_full_hook(notebook):
-    notebook.everywhere("everywhere", HookKind.GLOBAL_FULL_BACKWARD)
-    return given(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), leaf())
+    return hooked_everywhere(notebook, HookKind.GLOBAL_FULL_BACKWARD)
 
 
 @program
 def global_full_pre_hook(notebook):
-    notebook.everywhere("everywhere", HookKind.GLOBAL_FULL_BACKWARD_PRE)
-    return given(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), leaf())
+    return hooked_everywhere(notebook, HookKind.GLOBAL_FULL_BACKWARD_PRE)
 
 
 @program

@@ -9,6 +9,7 @@ from real_backward import Bench, assert_as_predicted
 from torch.autograd import Function
 
 import fxgrad
+from fxgrad.errors import TargetError
 
 
 def leaf(*shape, **options):
@@ -340,8 +341,22 @@ class TestShapesBehindNullEdges:
         ]
 
 
+LAYOUTS = [torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse, torch.Tensor.to_mkldnn]
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
-def test_a_leaf_that_cannot_be_viewed_is_traced():
-    compressed = torch.eye(3).to_sparse_csr().requires_grad_()
-    graph = fxgrad.trace(FromFunction(lambda self, x: x.to_dense() * self.weight), (compressed,)).graph
+@pytest.mark.parametrize("to_layout", LAYOUTS)
+def test_a_leaf_that_cannot_be_viewed_is_traced(to_layout):
+    argument = to_layout(torch.eye(3)).requires_grad_()
+    graph = fxgrad.trace(FromFunction(lambda self, x: x.to_dense() * self.weight), (argument,)).graph
     assert [node.variable for node in graph.nodes if node.variable] == ["args[0]", "weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("to_layout", LAYOUTS)
+def test_a_leaf_that_cannot_be_viewed_is_no_root(to_layout):
+    argument = to_layout(torch.eye(3)).requires_grad_()
+    with pytest.raises(
+        TargetError, match=r"(?s)^backward cannot start from result\[0\].*try: return a clone\(\) of it$"
+    ):
+        fxgrad.trace(FromFunction(lambda self, x: (x, self.weight * 2)), (argument,))
