@@ -61,6 +61,13 @@ def taken(*things: Any) -> Picture:
     return picture
 
 
+def changed_by(run: Callable[[], Any], *things: Any) -> list[str]:
+    """What differs in a full picture of some things and the process before and after."""
+    before = taken(*things)
+    run()
+    return differences(before, taken(*things))
+
+
 def differences(before: Picture, after: Picture) -> list[str]:
     """The places where two pictures differ, with both sides."""
     places = [*before, *[place for place in after if place not in before]]

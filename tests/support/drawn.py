@@ -1,0 +1,37 @@
+"""Finds the parts of a picture by what is written in them."""
+
+from __future__ import annotations
+
+
+def texts(box):
+    return [line.text for line in box.lines]
+
+
+def by_title(drawn):
+    """The boxes by their first line."""
+    return {box.lines[0].text: box for box in drawn.boxes}
+
+
+def box_of(drawn, title):
+    return by_title(drawn)[title]
+
+
+def arrows_between(drawn, tail, head):
+    boxes = by_title(drawn)
+    return [arrow for arrow in drawn.arrows if (arrow.tail, arrow.head) == (boxes[tail].key, boxes[head].key)]
+
+
+def arrow_between(drawn, tail, head):
+    (arrow,) = arrows_between(drawn, tail, head)
+    return arrow
+
+
+def frame_of(drawn, title):
+    """The titles of the frames around a box, outermost first."""
+    frames = {frame.key: frame for frame in drawn.clusters}
+    found = []
+    key = box_of(drawn, title).cluster
+    while key is not None:
+        found.insert(0, frames[key].title)
+        key = frames[key].parent
+    return found

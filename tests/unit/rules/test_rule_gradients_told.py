@@ -1,0 +1,214 @@
+"""FXG201 and FXG204: what is said of a parameter that gets no gradient, and what helps."""
+
+import re
+
+import pytest
+import torch
+from lost_programs import (
+    Program,
+    data,
+    detached,
+    dropped,
+    found,
+    integers,
+    item,
+    no_grad,
+    told_names,
+    unused,
+    without_derivative,
+    without_grad,
+)
+from torch import nn
+
+import fxgrad
+
+
+def headline_because_fix(forward):
+    (told,) = found(forward, "FXG201")
+    line = "tests/support/lost_programs.py:"
+    return [re.sub(rf"{line}\d+", "HERE", text) for text in (told.headline, told.because, told.fix)]
+
+
+NAMES = "no gradient reaches `b.weight` and `b.bias`: "
+LEAVES = "Backward leaves .grad as it is: None at first. (torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+STOPS = "Forward uses them, but what it computes from them stops requiring grad on the way to the output."
+FREEZE = "or freeze them with requires_grad_(False) if they are not to be trained"
+
+
+@pytest.mark.parametrize(
+    ("forward", "short", "because", "fix"),
+    [
+        (
+            detached,
+            "`detach` at HERE cuts it off",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).detach() + model.c(x)`, the result of `detach` does not "
+            "require grad.",
+            "leave `detach` out there",
+        ),
+        (
+            data,
+            "`.data` at HERE cuts it off",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).data + model.c(x)`, the result of `.data` does not "
+            "require grad.",
+            "leave `.data` out there",
+        ),
+        (
+            no_grad,
+            "`linear` at HERE runs with gradients disabled",
+            f"{STOPS} At HERE, `offset = model.b(x)`, `linear` runs with gradients disabled (no_grad, inference_mode "
+            "or set_grad_enabled(False)).",
+            "run `linear` there with gradients enabled",
+        ),
+        (
+            integers,
+            "`argmax` at HERE returns int64",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).argmax(-1, keepdim=True) + model.c(x)`, `argmax` returns "
+            "int64, which cannot require grad.",
+            "go on with the floating point values that `argmax` was given",
+        ),
+        (
+            item,
+            "its value leaves torch at HERE",
+            "At HERE, `return model.a(x) * model.b(x).sum().item() + model.c(x)`, `item` gives its value to Python, "
+            "which autograd does not follow. No recorded operation leads from there to what forward returns.",
+            "go on with the tensor, without `item`",
+        ),
+        (
+            dropped,
+            "autograd sees no use of what is computed there",
+            "At HERE, `model.b(x)`, `linear` is the last recorded operation on it. No recorded operation leads from there to "
+            "what forward returns.",
+            "use what is computed there",
+        ),
+    ],
+)
+def test_a_lost_gradient_is_told_with_its_line_and_what_to_change(forward, short, because, fix):
+    assert headline_because_fix(forward) == [NAMES + short, f"{because} {LEAVES}", f"{fix}, {FREEZE}"]
+
+
+def test_parameters_that_are_lost_on_one_line_are_told_together():
+    def each_without_grad(model, x):
+        hidden = model.a(x)
+        with torch.no_grad():
+            for linear in (model.b, model.c):
+                hidden = hidden + linear(x)
+        return model.a(hidden)
+
+    (told,) = found(each_without_grad, "FXG201")
+    assert told_names([told]) == without_grad(each_without_grad) == {"b.weight", "b.bias", "c.weight", "c.bias"}
+
+
+def test_an_operation_that_has_no_derivative_by_an_argument_is_named():
+    headline, because, fix = headline_because_fix(without_derivative)
+    assert headline == f"{NAMES}`_flat_vmap` at HERE gives it none"
+    assert because == (
+        "At HERE, `return added(model.a(x) + model.c(x), model.b(x))`, `_flat_vmap` uses them and gives them no "
+        f"gradient. {LEAVES}"
+    )
+    assert fix == f"replace `_flat_vmap` by what can be differentiated by this argument, {FREEZE}"
+
+
+def test_the_finding_points_to_the_line_that_cuts():
+    (told,) = found(detached, "FXG201")
+    assert told.source is not None
+    assert (told.owner, told.source.code) == ("b.weight", "return model.a(x) + model.b(x).detach() + model.c(x)")
+
+
+def test_unused_parameters_are_listed_with_the_modules_that_never_ran():
+    (told,) = found(unused, "FXG204")
+    assert (told.severity, told.headline) == ("warning", "autograd sees no use of `b.weight` and `b.bias`")
+    assert told.because == (
+        "`b` is never called. No operation that was recorded was given them, so backward leaves .grad as it is: None at "
+        "first. DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have "
+        "finished reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"
+    )
+    assert told.fix == f"use them, {FREEZE}; under DistributedDataParallel, find_unused_parameters=True"
+
+
+class Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, module):
+        return x + module.weight[0]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def test_a_parameter_that_is_used_out_of_autograds_sight_is_not_said_to_be_unused():
+    def forward(model, x):
+        return Hidden.apply(model.a(x), model.b) + model.c(x)
+
+    (told,) = found(forward, "FXG201", "FXG204")
+    assert told.headline == "autograd sees no use of `b.weight` and `b.bias`"
+    assert told_names([told]) == without_grad(forward)
+
+
+def test_frozen_parameters_are_told_once_and_are_no_warning():
+    model = Program(unused)
+    model.b.requires_grad_(False)
+    (told,) = found(unused, "FXG201", "FXG204", model=model)
+    assert (told.severity, told.headline) == ("info", "2 parameters are frozen")
+    assert told.because == (
+        "requires_grad is False for `b.weight` and `b.bias`: backward leaves .grad as it is, None at first."
+    )
+    assert told.fix == "requires_grad_(True) on those, if they are to be trained"
+
+
+def freezing(model):
+    model.b.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("forward", [detached, no_grad, integers, item, dropped, unused])
+def test_freezing_what_is_not_to_be_trained_takes_the_warning_away(forward):
+    told = found(forward, "FXG201", "FXG204", model=freezing(Program(forward)))
+    assert [each.severity for each in told] == ["info"]
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_a_computed_tensor_in_the_place_of_a_parameter_is_told():
+    model = Scaled(torch.ones(3, requires_grad=True) * 0.5)
+    (told,) = found(None, "FXG201", model=model)
+    model(torch.ones(2, 3)).sum().backward()
+    with pytest.warns(UserWarning, match="The .grad attribute of a Tensor that is not a leaf Tensor is being accessed"):
+        assert model.scale.grad is None
+    with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
+        torch.optim.SGD([model.scale], lr=1)
+    assert (told.severity, told.owner) == ("warning", "scale")
+    assert told.headline == "`scale` is no leaf: its .grad stays None"
+    assert told.because == (
+        "`scale` was computed before forward from tensors that require grad. Backward adds gradients into leaves alone, "
+        "and optimizers refuse anything else. (torch/_tensor.py, Tensor.is_leaf)"
+    )
+    assert told.fix == (
+        "`scale`.retain_grad() before backward, if its gradient is what you want; make it a leaf with "
+        ".detach().requires_grad_(), or an nn.Parameter, if it is to be trained"
+    )
+
+
+@pytest.mark.parametrize(
+    "mend",
+    [
+        lambda scale: scale.detach().requires_grad_(),
+        nn.Parameter,
+        lambda scale: scale.retain_grad() or scale,
+    ],
+)
+def test_what_is_advised_for_a_computed_tensor_takes_the_finding_away(mend):
+    scale = torch.ones(3, requires_grad=True) * 0.5
+    assert found(None, "FXG201", model=Scaled(mend(scale))) == []
+
+
+def test_an_input_that_is_no_leaf_is_no_warning():
+    x = torch.ones(2, 3, requires_grad=True) * 1
+    findings = [told for told in fxgrad.trace(nn.Linear(3, 2), x).explain().findings if told.code == "FXG201"]
+    assert [(told.severity, told.owner) for told in findings] == [("info", "input")]
