@@ -164,7 +164,7 @@ BREAKAGES = {
     "null edges are computed": (flow, "wanted_edges", null_edges_too, "a_sum_of_products", "none"),
     "unused lists give gradients": (
         formulas,
-        "is_elementwise_over_lists",
+        "_is_elementwise_over_lists",
         always(False),
         "functions_over_lists",
         "none",

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from module_hooks import Notebook
 from torch import nn
-from torch.autograd.graph import register_multi_grad_hook
 
 from fxgrad.graph import HookKind
 
@@ -134,5 +133,4 @@ def _hook_several(notebook: Notebook, tensors: Sequence[torch.Tensor], what: str
     if not differentiable:
         return
     for mode in ("all", "any"):
-        hook = notebook.several(notebook.name(f"{mode} of {what}"), mode)
-        register_multi_grad_hook(differentiable, hook, mode=mode)
+        notebook.on_several(differentiable, notebook.name(f"{mode} of {what}"), mode)

@@ -13,6 +13,7 @@ import torch
 from comparison import Called, Comparison, Reality, Retained, compare_with, described
 from same_graph import ids_in
 from torch import nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.modules import module as module_hooks
 
 import fxgrad
@@ -90,6 +91,13 @@ class Notebook:
         """For a multi-grad hook."""
         return self._named(name, lambda grads: self._note(name, None, grads if mode == "all" else (grads,)))
 
+    def on_several(self, tensors: Sequence[torch.Tensor], name: str, mode: str) -> Any:
+        """A multi-grad hook, removed when the notebook is closed: PyTorch's part of an "all" hook holds the nodes of
+        leaves, which hold the leaves, which hold it, and no garbage collector sees that."""
+        handle = register_multi_grad_hook(tensors, self.several(name, mode), mode=mode)
+        self.handles.callback(handle.remove)
+        return handle
+
     def retain(self, tensor: torch.Tensor) -> None:
         tensor.retain_grad()
         self.retaining.append(tensor)
@@ -125,7 +133,7 @@ class Notebook:
         return handle
 
     def close(self) -> None:
-        """Remove the global hooks; let the nodes go that it has noted, which hold its hooks, which hold it."""
+        """Remove the global hooks and those on several tensors; let the nodes go that it has noted, which hold its hooks, which hold it."""
         self.handles.close()
         self.clear()
         self.kept.clear()

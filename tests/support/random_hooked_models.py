@@ -19,7 +19,7 @@ from module_hooks import Notebook, backward, roots_in
 from random_modules import HOOKS, IN_PLACE, PURE, RESULTS, Grammar, RandomModule
 from same_graph import ids_in
 from torch import nn
-from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
+from torch.autograd.graph import get_gradient_edge
 
 import fxgrad
 from fxgrad.errors import FxgradError
@@ -64,7 +64,7 @@ class HookedModule(RandomModule):
         tensors = [a * 1.0, b * 2.0, self.weight]
         hookable = [tensor for tensor in tensors if tensor.requires_grad]
         if hookable:
-            register_multi_grad_hook(hookable, self.notebook.several(self._named(mode), mode), mode=mode)
+            self.notebook.on_several(hookable, self._named(mode), mode)
         return tensors[:2]
 
     def removed_hook(self, a, b):
@@ -159,7 +159,7 @@ def _on_tensors(
     if kind is HookKind.MULTI_GRAD:
         mode = rng.choice(["all", "any"])
         chosen = [rng.choice(tensors) for _ in range(rng.randint(1, 3))]
-        return [register_multi_grad_hook(chosen, notebook.several(name, mode), mode=mode)]
+        return [notebook.on_several(chosen, name, mode)]
     notebook.forget(name)
     if kind is HookKind.RETAIN_GRAD and not tensor.is_leaf:
         notebook.retain(tensor)

@@ -4,13 +4,7 @@ The note "Backward Hooks execution" (docs/source/notes/autograd.rst) and the doc
 in our own words. `held` compares all that was predicted with what happened; the tests say what that is.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
 from module_hooks import Notebook
 
 

@@ -1,17 +1,11 @@
 """What the docstrings of the functions say that register hooks on modules."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
 from module_hooks import FromFunction, site_of, statuses
 from recorded_program import held
 from registering import leaf, on_tensor
+from torch import nn
 
 from fxgrad.graph import HookKind
 

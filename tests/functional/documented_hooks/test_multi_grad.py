@@ -1,16 +1,10 @@
 """What the docstring of register_multi_grad_hook says."""
 
-import sys
-from pathlib import Path
-
 import pytest
-from torch.autograd.graph import register_multi_grad_hook
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
 from module_hooks import site_of, statuses
 from recorded_program import held
 from registering import leaf, on_tensor
+from torch.autograd.graph import register_multi_grad_hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing", "ignore:Using")
 

@@ -1,18 +1,12 @@
 """What the note says: whether a hook fires, in which order, and what a change in place does."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
-from torch.autograd.graph import register_multi_grad_hook
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
 from module_hooks import site_of
 from recorded_program import held
 from registering import after_accumulation, before_node, leaf, on_node, on_tensor
+from torch import nn
+from torch.autograd.graph import register_multi_grad_hook
 
 from fxgrad.graph import HookKind
 

@@ -1,13 +1,7 @@
 """What the docstrings of the functions say that register hooks on tensors and nodes."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
 from module_hooks import site_of, statuses
 from recorded_program import held
 from registering import after_accumulation, before_node, leaf, on_node, on_tensor

@@ -1,13 +1,9 @@
 """Breaks each rule of prediction, one at a time: the comparison with real backward must see every one of them."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(next(parent for parent in Path(__file__).parents if parent.name == "tests") / "support"))
-
 from breakages import BREAKAGES
 from comparison import PROPERTIES
 from small_slice import SLICE
