@@ -1,5 +1,7 @@
 """What the long comparisons share."""
 
+import gc
+
 import pytest
 import torch
 
@@ -11,3 +13,11 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_in_the_way():
+    """Hooks that PyTorch can free no more, as those of models that raised, are not searched again in the next test."""
+    yield
+    gc.collect()
+    gc.freeze()
