@@ -200,15 +200,13 @@ class Trace:
 
         Raises UsageError for an unknown module.
         """
-        from fxgrad.predict import hook_calls, predict
         from fxgrad.render.text import order_rich, order_text
 
         path = None if module is None else self._path(module)
         wanted = partial(self._is_at, path=path)
-        graph = predict(self.graph)  # how often a hook is called is not in the records
-        calls = tuple(filter(wanted, hook_calls(graph)))
-        text = order_text(graph, wanted=wanted)
-        return Order(graph, (), text, lambda: order_rich(graph, wanted=wanted), calls)
+        calls = tuple([site for site in self.graph.sites if site.order is not None and wanted(site)])
+        text = order_text(self.graph, wanted=wanted)
+        return Order(self.graph, (), text, lambda: order_rich(self.graph, wanted=wanted), calls)
 
     def report(self) -> Report:
         """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""

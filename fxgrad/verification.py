@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.graph import BackwardGraph, Gradient, HookSite
 from fxgrad.graph.firings import Firing, Received
 from fxgrad.graph.notation import escaped, hook_text, shape_text
 
 _NOT_PREDICTED = "there is no such site among the predicted ones"
+
+_Key = tuple[int, str | None]
+"""A hook, and the module call it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +73,22 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
     """Hold the sites of a predicted graph against the firings of a real backward.
 
     Compared are: whether each hook fired, how often, on which node, the number of entries, each entry's None-ness,
-    shape and dtype, and the order in which the sites fired first; and whether a hook fired that has no such site.
+    shape and dtype, and the order in which the sites fired first; and whether a hook fired that has no such site. Of
+    several sites that a hook has at one call, as a multi-grad hook may, each has one firing, in their order.
     """
-    by_site: dict[tuple[int, str | None], list[Firing]] = {}
+    seen: dict[_Key, list[Firing]] = {}
     for firing in firings:
-        by_site.setdefault((firing.hook, firing.call), []).append(firing)
+        seen.setdefault((firing.hook, firing.call), []).append(firing)
     differences: list[Difference] = []
     unknown: list[Unknown] = []
-    for site in graph.sites:
-        seen = by_site.pop((site.hook.id, site.call), [])
-        differences += _site_differences(site, seen)
-        unknown += _open(site)
-    differences += _order_differences(graph.sites, firings)
-    differences += _unforeseen(graph, by_site)
+    came: list[tuple[int, HookSite]] = []
+    for key, sites in _by_key(graph.sites).items():
+        for site, there in zip(sites, _shared_out(seen.pop(key, []), len(sites)), strict=True):
+            differences += _site_differences(site, there)
+            unknown += _open(site)
+            came += [(firing.order, site) for firing in there[:1] if firing.order is not None]
+    differences += _order_differences(came)
+    differences += _unforeseen(graph, seen)
     entries = sum(len(site.grad_input) + len(site.grad_output) for site in graph.sites)
     return Verification(graph, tuple(differences), tuple(unknown), entries)
 
@@ -156,22 +162,29 @@ def _open(site: HookSite) -> Iterator[Unknown]:
                 yield Unknown(site, f"{name}[{gradient.index}]", gradient.reason or "")
 
 
-def _order_differences(sites: Sequence[HookSite], firings: Sequence[Firing]) -> Iterator[Difference]:
-    """retain_grad fires unseen, and where nothing is said about firing, nothing is said about order."""
-    first: dict[tuple[int, str | None], int] = {}
-    for firing in firings:
-        if firing.order is not None:
-            first.setdefault((firing.hook, firing.call), firing.order)
-    told = [site for site in sites if site.fires and site.hook.kind is not HookKind.RETAIN_GRAD]
-    told = [site for site in told if (site.hook.id, site.call) in first]
-    predicted = sorted(told, key=lambda site: -1 if site.order is None else site.order)
-    really = sorted(told, key=lambda site: first[site.hook.id, site.call])
-    for rank, (expected, came) in enumerate(zip(predicted, really, strict=True)):
-        if expected is not came:
-            yield Difference(came, "order", f"{_site_text(expected)} as number {rank}", f"{_site_text(came)}")
+def _by_key(sites: Sequence[HookSite]) -> dict[_Key, list[HookSite]]:
+    found: dict[_Key, list[HookSite]] = {}
+    for site in sites:
+        found.setdefault((site.hook.id, site.call), []).append(site)
+    return found
 
 
-def _unforeseen(graph: BackwardGraph, left: dict[tuple[int, str | None], list[Firing]]) -> Iterator[Difference]:
+def _shared_out(firings: Sequence[Firing], number: int) -> Iterator[Sequence[Firing]]:
+    """To each of the sites that one hook has at one call one firing, in their order; to the last all that are left."""
+    yield from (firings[rank : rank + 1] for rank in range(number - 1))
+    yield firings[number - 1 :]
+
+
+def _order_differences(came: Sequence[tuple[int, HookSite]]) -> Iterator[Difference]:
+    """Nothing is said about order where nothing is said about firing, nor where a hook may be called before its turn."""
+    really = [site for _, site in sorted(came, key=lambda first: first[0]) if site.fires and site.times is not None]
+    predicted = sorted(really, key=lambda site: -1 if site.order is None else site.order)
+    for rank, (expected, site) in enumerate(zip(predicted, really, strict=True)):
+        if expected is not site:
+            yield Difference(site, "order", f"{_site_text(expected)} as number {rank}", f"{_site_text(site)}")
+
+
+def _unforeseen(graph: BackwardGraph, left: dict[_Key, list[Firing]]) -> Iterator[Difference]:
     """Firings of a hook at a call for which there is no site, or of a hook that has none."""
     for (hook_id, call), firings in left.items():
         sites = [site for site in graph.sites if site.hook.id == hook_id]

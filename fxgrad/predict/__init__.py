@@ -3,13 +3,12 @@
 from fxgrad.graph import BackwardCall
 from fxgrad.predict.calling import called
 from fxgrad.predict.nodes import NodePrediction, order_caveat, passed_by, predict_nodes
-from fxgrad.predict.sites import hook_calls, predict
+from fxgrad.predict.sites import predict
 
 __all__ = [
     "BackwardCall",
     "NodePrediction",
     "called",
-    "hook_calls",
     "order_caveat",
     "passed_by",
     "predict",

@@ -7,7 +7,10 @@ post-hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from fxgrad.graph import HookKind, HookSite, UnrecordedCall
 from fxgrad.predict import multi_grad
@@ -16,10 +19,17 @@ from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.places import Place, TensorHook, places
 
 
+class HookCall(NamedTuple):
+    """One call of a hook: of which site, by its number, and which call of it, from 0."""
+
+    site: int
+    nth: int
+
+
 class Firing:
     """The calls of hooks in one backward.
 
-    ``calls``      numbers of sites, in order; a multi-grad site may come more than once
+    ``calls``      in order; a multi-grad hook may be called more than once
     ``counters``   by number, what became of each multi-grad hook
     ``raised_by``  number of the site whose hook makes backward raise, which ends it; None: there is none
     """
@@ -28,24 +38,31 @@ class Firing:
         self._outlook = outlook
         self._sites = sites
         self._places = places(outlook.graph, sites)
-        self._undecided = [number for number, site in enumerate(sites) if site.node is None and site.fires is None]
+        left_open = [number for number, site in enumerate(sites) if site.node is None and site.fires is None]
+        self._somewhere = [number for number in left_open if sites[number].hook.more_targets is not None]
+        self._recomputed = [number for number in left_open if number not in self._somewhere]
         self.raised_by: int | None = None
         self.counters = {
             number: multi_grad.Counter(outlook, site.hook)
             for number, site in enumerate(sites)
             if site.hook.kind is HookKind.MULTI_GRAD
         }
-        self.calls = tuple(self._run())
+        self.calls = tuple(_numbered(self._run()))
+
+    def where(self, call: HookCall) -> HookSite:
+        """The site of a call: a multi-grad hook is called at the tensor whose gradient completes it."""
+        site, counter = self._sites[call.site], self.counters.get(call.site)
+        if counter is None or site.node is None:
+            return site
+        node, slot = counter.place(call.nth)
+        return replace(site, node=node, slot=slot, reason=f"{site.reason}{counter.which(call.nth)}")
 
     def _run(self) -> Iterator[int]:
         for node in self._outlook.schedule.order:
             yield from self._at(node)
             if self.raised_by is not None:
                 return
-        for number, counter in self.counters.items():
-            hook = self._sites[number].hook
-            if hook.more_targets is not None and hook.active and not counter.calls:
-                yield number
+        yield from self._somewhere
 
     def _at(self, node: int) -> Iterator[int]:
         place = self._places.get(node) or Place()
@@ -56,7 +73,7 @@ class Firing:
         if self._outlook.schedule.runs[node]:
             yield from place.prehooks
         if self._outlook.checkpoint is not None and self._outlook.checkpoint.id == node:
-            yield from self._undecided
+            yield from self._recomputed
         if self._outlook.runs(node):
             yield from place.post_accumulate
             yield from (number for number in place.post_hooks if not is_held_back(self._outlook, self._sites[number]))
@@ -67,8 +84,15 @@ class Firing:
             if called is None:
                 self.raised_by = hook.site
                 return
-            if called:
+            if called and hook.site not in self._somewhere:
                 yield hook.site
+
+
+def _numbered(sites: Iterable[int]) -> Iterator[HookCall]:
+    counts: Counter[int] = Counter()
+    for site in sites:
+        yield HookCall(site, counts[site])
+        counts[site] += 1
 
 
 def is_held_back(outlook: Outlook, site: HookSite) -> bool:

@@ -6,17 +6,18 @@ tensors' nodes ``torch._C._will_engine_execute_node`` names; an "any" hook lets 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from fxgrad.graph import Gradient, Hook
 from fxgrad.graph.notation import escaped
 from fxgrad.predict.entries import View, grad_output_entry
-from fxgrad.predict.formulas import NONE, UNKNOWN
+from fxgrad.predict.formulas import NONE
 from fxgrad.predict.outlook import Outlook
 
 _UNTOUCHED = "backward does not come to it"
 _LATER = "backward comes to it after the hook was called"
+_EARLIER = "an earlier call of the hook got it"
 
 
 class Call(NamedTuple):
@@ -30,6 +31,7 @@ class Counter:
     """Follows one multi-grad hook through one backward."""
 
     def __init__(self, outlook: Outlook, hook: Hook) -> None:
+        self._outlook = outlook
         self._hook = hook
         self._seen: list[int] = []
         self._expected = _executed_targets(outlook, hook)
@@ -51,6 +53,32 @@ class Counter:
     def _is_due(self) -> bool:
         return len(self._seen) == (1 if self._hook.mode == "any" else self._expected)
 
+    def place(self, nth: int) -> tuple[int | None, int]:
+        """Node and slot at which the hook is called: those of the tensor that completes it."""
+        return self._hook.target_slots[self.calls[nth].target]
+
+    def which(self, nth: int) -> str:
+        """Which of several calls this is, and why there are several; "" where there is one."""
+        if len(self.calls) == 1:
+            return ""
+        enough = "1 gradient is" if self._expected == 1 else f"{self._expected} gradients are"
+        counted = f"of their nodes PyTorch counts {self._expected} as executed, so {enough} enough"
+        return f"; call {nth + 1} of {len(self.calls)}: {counted}"
+
+    def entries(self, nth: int) -> tuple[Gradient, ...]:
+        """What the user's function gets: one entry per tensor; of an "any" hook, that of the tensor that came first."""
+        outlook, hook, call = self._outlook, self._hook, self.calls[nth]
+        if hook.mode == "any":
+            return (_entry(outlook, hook, call.target, index=0),)
+        earlier = frozenset[int]().union(*[before.seen for before in self.calls[:nth]])
+        entries = [_entry(outlook, hook, target, index=target) for target in range(len(hook.target_slots))]
+        return tuple(
+            [
+                entry if entry.index in call.seen else _without(entry, earlier=entry.index in earlier)
+                for entry in entries
+            ]
+        )
+
 
 def _executed_targets(outlook: Outlook, hook: Hook) -> int:
     return sum(node is not None and bool(outlook.schedule.will_run[node]) for node, _ in hook.target_slots)
@@ -66,29 +94,11 @@ def _refuses_leaf(outlook: Outlook, hook: Hook) -> bool:
     return bool(captured & leaves)
 
 
-def entries(outlook: Outlook, hook: Hook, calls: list[Call]) -> tuple[Gradient, ...]:
-    """What the user's function gets: one entry per tensor; of an "any" hook, that of the tensor that came first."""
-    if hook.mode == "any":
-        target = calls[0].target if calls else 0
-        return (_entry(outlook, hook, target, index=0),) if hook.target_slots else ()
-    return tuple(_of_all_calls(outlook, hook, calls))
-
-
-def _of_all_calls(outlook: Outlook, hook: Hook, calls: list[Call]) -> Iterator[Gradient]:
-    for target in range(len(hook.target_slots)):
-        entry = _entry(outlook, hook, target, index=target)
-        times = sum(target in call.seen for call in calls)
-        if times == len(calls):
-            yield entry
-        elif times:
-            reason = f"the hook is called {len(calls)} times, {times} of them with this gradient"
-            yield _changed(entry, UNKNOWN, reason)
-        else:
-            yield _changed(entry, NONE, _LATER if entry.status != NONE else entry.reason or _UNTOUCHED)
-
-
-def _changed(entry: Gradient, status: str, reason: str) -> Gradient:
-    return Gradient(entry.index, entry.argument, status, entry.shape, entry.dtype, entry.expression, reason)
+def _without(entry: Gradient, *, earlier: bool) -> Gradient:
+    """The entry of a tensor whose gradient is not among those that the hook is called with."""
+    waits = _EARLIER if earlier else _LATER
+    reason = waits if entry.status != NONE else entry.reason or _UNTOUCHED
+    return replace(entry, status=NONE, reason=reason)
 
 
 def _entry(outlook: Outlook, hook: Hook, target: int, *, index: int) -> Gradient:

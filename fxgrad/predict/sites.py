@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookKind, HookSite
-from fxgrad.predict import multi_grad
 from fxgrad.predict.entries import View, grad_input_entries, grad_output_entries, grad_output_entry
-from fxgrad.predict.firing import Firing
+from fxgrad.predict.firing import Firing, HookCall
 from fxgrad.predict.full_hooks import FullHookCall
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.silence import silence_reason, uncounted_reason, undecided_reason
@@ -23,8 +21,9 @@ def predict(graph: BackwardGraph, backward: BackwardCall | None = None) -> Backw
     """Say what every hook will receive, how often and in which order, when backward is called from the roots.
 
     `backward` is how it will be called; None: as `graph.info` says. Returns the graph with its sites, found anew, in
-    firing order; those that are not called come last, by hook, and receive nothing. Right given that every hook returns
-    None and none starts a backward of its own.
+    firing order; a multi-grad hook that is called again, with other gradients, has a site for each time. Those that are
+    not called come last, by hook, and receive nothing. Right given that every hook returns None and none starts a
+    backward of its own.
     """
     if backward is not None:
         graph = replace(graph, info=replace(graph.info, backward=backward))
@@ -32,57 +31,41 @@ def predict(graph: BackwardGraph, backward: BackwardCall | None = None) -> Backw
     if not sites:
         return replace(graph, sites=())
     outlook = Outlook.of(graph, graph.info.backward)
+    return replace(graph, sites=_in_firing_order(outlook, sites))
+
+
+def _in_firing_order(outlook: Outlook, sites: Sequence[HookSite]) -> tuple[HookSite, ...]:
     firing = Firing(outlook, sites)
-    times = Counter(firing.calls)
-    predicted = [_predicted(outlook, firing, number, site, times[number]) for number, site in enumerate(sites)]
-    return replace(graph, sites=_in_firing_order(predicted, firing))
+    called = [_called(outlook, firing, call, order) for order, call in enumerate(firing.calls)]
+    numbers = {call.site for call in firing.calls}
+    silent = [_silent(outlook, firing, site) for number, site in enumerate(sites) if number not in numbers]
+    return (*called, *sorted(silent, key=lambda site: site.hook.id))
 
 
-def hook_calls(graph: BackwardGraph) -> tuple[HookSite, ...]:
-    """The sites of a predicted graph as their hooks are called: a multi-grad hook that is called again comes again."""
-    sites = resolve(graph)
-    calls = Firing(Outlook.of(graph, graph.info.backward), sites).calls if sites else ()
-    ranks = {number: rank for rank, number in enumerate(dict.fromkeys(calls))}
-    return tuple([graph.sites[ranks[number]] for number in calls])
+def _silent(outlook: Outlook, firing: Firing, site: HookSite) -> HookSite:
+    reason = silence_reason(outlook, firing, site)
+    return replace(site, grad_input=(), grad_output=(), fires=False, times=0, order=None, reason=reason)
 
 
-def _in_firing_order(sites: Sequence[HookSite], firing: Firing) -> tuple[HookSite, ...]:
-    called = dict.fromkeys(firing.calls)
-    ranked = [replace(sites[number], order=rank) for rank, number in enumerate(called)]
-    silent = [site for number, site in enumerate(sites) if number not in called]
-    return (*ranked, *sorted(silent, key=lambda site: site.hook.id))
-
-
-def _predicted(outlook: Outlook, firing: Firing, number: int, site: HookSite, times: int) -> HookSite:
-    if not times:
-        reason = silence_reason(outlook, firing, site)
-        return replace(site, grad_input=(), grad_output=(), fires=False, times=0, order=None, reason=reason)
-    placed = _where_it_is_called(firing, number, site)
-    grad_input, grad_output = _contents(outlook, firing, number, placed)
-    placed = replace(placed, grad_input=grad_input, grad_output=grad_output)
-    undecided = undecided_reason(outlook, placed)
+def _called(outlook: Outlook, firing: Firing, call: HookCall, order: int) -> HookSite:
+    site = replace(firing.where(call), order=order)
+    grad_input, grad_output = _contents(outlook, firing, call, site)
+    site = replace(site, grad_input=grad_input, grad_output=grad_output)
+    undecided = undecided_reason(outlook, site)
     if undecided is not None:
-        return replace(placed, fires=None, times=None, reason=undecided)
-    uncounted = uncounted_reason(outlook, placed)
+        return replace(site, fires=None, times=None, reason=undecided)
+    uncounted = uncounted_reason(outlook, site)
     if uncounted is not None:
-        return replace(placed, fires=True, times=None, reason=f"{placed.reason}; {uncounted}")
-    return replace(placed, fires=True, times=times)
+        return replace(site, fires=True, times=None, reason=f"{site.reason}; {uncounted}")
+    return replace(site, fires=True, times=1)
 
 
-def _where_it_is_called(firing: Firing, number: int, site: HookSite) -> HookSite:
-    """A multi-grad hook is called at the tensor whose gradient completes it."""
-    if site.hook.kind is not HookKind.MULTI_GRAD or site.node is None:
-        return site
-    node, slot = site.hook.target_slots[firing.counters[number].calls[0].target]
-    return replace(site, node=node, slot=slot)
-
-
-def _contents(outlook: Outlook, firing: Firing, number: int, site: HookSite) -> Contents:
+def _contents(outlook: Outlook, firing: Firing, call: HookCall, site: HookSite) -> Contents:
     kind = site.hook.kind
     if site.node is None or kind is HookKind.POST_ACCUMULATE_GRAD:
         return (), ()
     if kind is HookKind.MULTI_GRAD:
-        return (), multi_grad.entries(outlook, site.hook, firing.counters[number].calls)
+        return (), firing.counters[call.site].entries(call.nth)
     view = View(outlook, outlook.graph.nodes[site.node], site.call)
     if kind in (HookKind.TENSOR, HookKind.RETAIN_GRAD):
         return (), (grad_output_entry(view, site.slot or 0),)

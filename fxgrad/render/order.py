@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, HookSite
 from fxgrad.graph.notation import escaped
-from fxgrad.predict import hook_calls, order_caveat
+from fxgrad.predict import order_caveat
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table
 from fxgrad.render.explain import graph_head
@@ -20,7 +20,7 @@ _MOST_ROWS = 1000
 def order_document(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -> Document:
     """Every call of a hook at the sites that are `wanted`, numbered among all; then the hooks that are not called."""
     by_key = {subject.key: subject for subject in subjects(graph)}
-    calls = [(number, site) for number, site in enumerate(hook_calls(graph), 1) if wanted(site)]
+    calls = [(site.order + 1, site) for site in graph.sites if site.order is not None and wanted(site)]
     silent = [site for site in graph.sites if site.fires is False and wanted(site)]
     rows = [_row(by_key[subject_key(graph, site)], site, number) for number, site in calls[:_MOST_ROWS]]
     silent_rows = [_silent_row(by_key[subject_key(graph, site)], site) for site in silent[:_MOST_ROWS]]

@@ -203,7 +203,7 @@ class _Held:
             if not there:
                 later.append(site)
                 continue
-            for called in self._share(site, there, left):
+            for called in there[: site.times]:
                 left.remove(called)
                 yield site, called
         for site in later:
@@ -211,14 +211,6 @@ class _Held:
                 called = left.pop(0)
                 self._wrong_node(site, called)
                 yield site, called
-
-    def _share(self, site: HookSite, there: list[Called], left: list[Called]) -> list[Called]:
-        """A multi-grad hook may be called again at another of its tensors; only where it is first is predicted."""
-        if site.times == 1:
-            return there[:1]
-        if self._node(left[0]) != self._site_node(site):
-            self._wrong_node(site, left[0])
-        return left[: site.times]
 
     def _wrong_node(self, site: HookSite, called: Called) -> None:
         number = self._node(called)
@@ -232,13 +224,13 @@ class _Held:
     # Order
 
     def _compare_order(self, sound: set[Key]) -> None:
-        """Hooks by their first call at each node; of those that are called more than once per site, the very first."""
+        """Hooks by their calls at each node; where it is left open how often a hook is called, so is when it is first."""
         sites = sorted((site for site in self.graph.sites if site.fires and self._is_in(site, sound)), key=_rank)
-        repeated = {self._site_key(site) for site in sites if site.times != 1}
+        left_open = {self._site_key(site) for site in sites if site.times is None}
         told = [(self._site_key(site), self._site_node(site)) for site in sites]
         real = [(self._call_key(called), self._node(called)) for called in self.reality.calls]
-        real = [place for place in real if place[0] in sound]
-        told, real = _first_only(told, repeated), _first_only(real, repeated)
+        told = [place for place in told if place[0] not in left_open]
+        real = [place for place in real if place[0] in sound - left_open]
         ranks = [site.order for site in self.graph.sites if site.order is not None]
         if len(set(ranks)) != len(ranks):
             self.comparison.add("order", f"two sites have one rank: {ranks}")
@@ -272,16 +264,6 @@ class _Held:
 
 def _rank(site: HookSite) -> int:
     return -1 if site.order is None else site.order
-
-
-def _first_only(places: Sequence[tuple[Key, Any]], repeated: set[Key]) -> list[tuple[Key, Any]]:
-    seen: set[Key] = set()
-    kept = []
-    for key, node in places:
-        if key not in repeated or key not in seen:
-            kept.append((key, None if key in repeated else node))
-        seen.add(key)
-    return kept
 
 
 def compare_entry(comparison: Comparison, place: str, gradient: Gradient, received: Described) -> None:

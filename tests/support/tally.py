@@ -14,8 +14,6 @@ from comparison import DTYPE_OPEN, PROPERTIES, SHAPE_OPEN, Comparison
 MOST_TEXTS = 20
 PYTHON = "a Python function"
 """Part of the reason of everything that only a Python function's own code decides."""
-VARIES = "times, N of them with this gradient"
-"""Part of the reason where one hook is called several times, with other gradients each time: all of it is known."""
 
 
 @dataclass
@@ -72,7 +70,7 @@ class Tally:
     @property
     def open_by_torch(self) -> int:
         """How many times it was left open whether there is a Tensor, where no Python function decides that."""
-        reasons = [reason for reason in self.unknown if PYTHON not in reason and VARIES not in reason]
+        reasons = [reason for reason in self.unknown if PYTHON not in reason]
         return sum(self.unknown[reason] for reason in reasons) - self.open_metas
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxgrad.graph import TensorMeta
-from fxgrad.predict import engine, flow, multi_grad
+from fxgrad.predict import engine, flow
 
 INPUT_SIDE, OUTPUT_SIDE = flow.INPUT_SIDE, flow.OUTPUT_SIDE
 
@@ -127,14 +127,6 @@ def ungrouped(right):
 
 def by_hook(right):
     return lambda numbers, listed, sites, finished: sorted(numbers, key=lambda number: -sites[number].hook.id)
-
-
-def entries_of_the_first_call(right):
-    def of_all_calls(outlook, hook, calls):
-        for target in range(len(hook.target_slots)):
-            yield multi_grad._entry(outlook, hook, target, index=target)
-
-    return of_all_calls
 
 
 def meta_of_what_is_not_differentiable(right):

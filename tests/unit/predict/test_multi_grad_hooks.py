@@ -85,10 +85,26 @@ def test_an_all_hook_on_the_lone_root_and_another_tensor_is_called_for_each():
     y = (x * 2).sum()
     bench = Bench(y)
     bench.on_several([y, x])
-    site = the_site(assert_as_predicted(lambda: bench))
-    assert site.times == 2
-    assert statuses(site) == ["unknown", "unknown"]
-    assert site.grad_output[0].reason == "the hook is called 2 times, 1 of them with this gradient"
+    first, second = assert_as_predicted(lambda: bench).sites
+    assert (first.times, second.times) == (1, 1)
+    assert [statuses(first), statuses(second)] == [["tensor", "none"], ["none", "tensor"]]
+    assert first.grad_output[1].reason == "backward comes to it after the hook was called"
+    assert second.grad_output[0].reason == "an earlier call of the hook got it"
+    assert first.reason.endswith("; call 1 of 2: of their nodes PyTorch counts 1 as executed, so 1 gradient is enough")
+
+
+def test_an_all_hook_that_is_called_for_every_gradient_is_verified_call_by_call():
+    class Model(nn.Module):
+        def forward(self, x):
+            doubled = x * 2
+            loss = doubled.sum()
+            register_multi_grad_hook([x, doubled, loss], lambda gradients: None)
+            register_multi_grad_hook([loss, doubled], lambda gradients: None)
+            return loss
+
+    verified = fxgrad.verify(Model(), (leaf(),))
+    assert (verified.differences, verified.unknown) == ((), ())
+    assert [(site.hook.id, site.node) for site in verified.graph.sites] == [(1, 0), (0, 1), (1, 1)]
 
 
 def test_one_of_several_roots_is_counted():
