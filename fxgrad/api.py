@@ -48,13 +48,22 @@ def trace(
     """
     from fxgrad.observe import devices, tracing
 
-    arguments = args if isinstance(args, tuple) else (args,)
-    keywords = dict(kwargs or {})
+    arguments, keywords = _arguments(args, kwargs)
     if devices.needs_emulation(device):
         return _trace_in_child(model, arguments, keywords, loss, str(device))
     devices.check_placed(model, device)
     with _explained():
         return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
+
+
+def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise UsageError(
+            f"{type(kwargs).__name__} as kwargs",
+            "a mapping of keyword arguments, after a tuple of the others",
+            "trace(model, (x, y), {'mask': mask})",
+        )
+    return args if isinstance(args, tuple) else (args,), dict(kwargs or {})
 
 
 @contextmanager
@@ -198,8 +207,7 @@ def verify(
     from fxgrad.observe import devices, execution
     from fxgrad.verification import compare
 
-    arguments = args if isinstance(args, tuple) else (args,)
-    keywords = dict(kwargs or {})
+    arguments, keywords = _arguments(args, kwargs)
     if devices.needs_emulation(device):
         raise devices.cannot_verify_live(str(device))
     devices.check_placed(model, device)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fxgrad.answers import Explanations, Order, Probe, Report
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall
+from fxgrad.graph.kind_names import hook_kind_named
 from fxgrad.graph.module_paths import find_module_path
 from fxgrad.graph.notation import escaped
 
@@ -71,7 +72,7 @@ class Trace:
         A global hook's sites belong to the modules at whose calls it sits.
         """
         path = None if module is None else self._path(module)
-        wanted = None if kind is None else HookKind(kind)
+        wanted = None if kind is None else hook_kind_named(kind)
         return tuple([site for site in self.sites if self._is_at(site, path) and wanted in (None, site.hook.kind)])
 
     def _is_at(self, site: HookSite, path: str | None) -> bool:
@@ -153,12 +154,12 @@ class Trace:
         """What would a hook get here, and what would it move? Nothing is registered and nothing is run.
 
         A full hook puts BackwardHookFunction nodes on the module's inputs and outputs (torch/utils/hooks.py), so the
-        answer is about the graph with the hook. Raises UsageError for an unknown module, and for a kind that is not
-        registered on modules.
+        answer is about the graph with the hook. `kind` is a member of HookKind, or the dotted name of its function, or the
+        end of it. Raises UsageError for an unknown module or kind, and for a kind that is not registered on modules.
         """
         from fxgrad.probe import hypothesis
 
-        return self._probe(hypothesis(self.graph, self._path(module), HookKind(kind)))
+        return self._probe(hypothesis(self.graph, self._path(module), hook_kind_named(kind)))
 
     def _probe(self, supposed: Hypothesis) -> Probe:
         from fxgrad.render.probed import probe_rich, probe_text

@@ -55,8 +55,8 @@ class BackwardGraph:
 
     @cached_property
     def recomputed_modules(self) -> frozenset[str]:
-        """The paths of the modules that a reentrant checkpoint called: backward runs them again."""
-        return frozenset(call.path for call in self.calls if call.checkpointed == "reentrant")
+        """The paths of the modules that were called inside of what runs its forward again in backward."""
+        return frozenset(call.path for call in self.calls if call.checkpointed in ("reentrant", "function"))
 
     @cached_property
     def results_of_slots(self) -> dict[tuple[int, int], list[tuple[str, Path]]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_PROBLEMS = 20
 VARIABLE_KINDS = ("parameter", "buffer", "input", "other leaf")
 STATUSES = ("tensor", "none", "unknown")
-CHECKPOINTS = (None, "reentrant", "non-reentrant")
+CHECKPOINTS = (None, "reentrant", "non-reentrant", "function")
 MODES = ("all", "any")
 
 

@@ -102,6 +102,9 @@ class Node(NamedTuple):
     ``saved``            names and metas of saved tensors, when asked for
     ``settings``         arguments that are no tensors and decide whether a gradient exists: (("ord", "2"),)
     ``overwritten``      names of saved tensors that were changed in place since: the node raises when it is executed
+    ``nested_backward``  where in this graph, as (node, slot), a backward may enter that this node's own Python code starts,
+                         besides the leaves that it uses; (None, 0) stands for what the roots do not reach. None: its code
+                         starts none
     """
 
     id: int
@@ -127,6 +130,7 @@ class Node(NamedTuple):
     saved: tuple[tuple[str, TensorMeta], ...] | None = None
     settings: tuple[tuple[str, str], ...] = ()
     overwritten: tuple[str, ...] = ()
+    nested_backward: tuple[tuple[int | None, int], ...] | None = None
 
     @property
     def short_name(self) -> str:
@@ -248,7 +252,8 @@ class ModuleCall:
     ``legacy_tensor``    the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
     ``input_hook_node``  id of the BackwardHookFunction node on the inputs, ``output_hook_node`` of that on outputs;
                          None where it was not made or is not in the graph (``full_hook`` tells which)
-    ``checkpointed``     made inside torch.utils.checkpoint: "reentrant", "non-reentrant" or None
+    ``checkpointed``     made inside torch.utils.checkpoint: "reentrant" or "non-reentrant"; "function": made inside the
+                         forward of a custom Function whose backward may run it again; None: none of these
     ``argument_names``   forward's parameter name of each positional argument
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
     ``forward_start``    the sequence number at which forward begins: after the forward pre-hooks; None: not seen

@@ -171,6 +171,8 @@ def _node_problems(node: Node, known: _Known) -> Iterator[str]:
             yield from known.value(at, edge.value)
             if edge.next_node is not None and edge.next_node <= node.id:
                 yield f"{at}: it leads to node {edge.next_node}, but ids are in topological order: to a larger one"
+    for number, slot in node.nested_backward or ():
+        yield from known.place(f"{where}, nested_backward", number, slot)
     for value in node.values:
         yield from known.value(where, value)
     yield from known.variable(where, node.variable)

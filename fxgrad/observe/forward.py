@@ -163,8 +163,8 @@ class ForwardRecorder:
         return key
 
     def _checkpointed(self) -> str | None:
-        if self.where.checkpoints:
-            return "reentrant"
+        if self.where.rerun is not None:
+            return "reentrant" if self.where.checkpoints else "function"
         top = torch._C._autograd._top_saved_tensors_default_hooks(True)
         # torch/utils/checkpoint.py packs what is saved inside a non-reentrant checkpoint with this function
         inside = top is not None and getattr(top[0], "__qualname__", "").startswith("_checkpoint_hook.")

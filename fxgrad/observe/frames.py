@@ -92,6 +92,15 @@ def is_users(code: CodeType) -> bool:
     return _kind(code.co_filename) is True
 
 
+def package_of(code: CodeType) -> str | None:
+    """The folder or file in site-packages that code is installed in; "" for what is the program's own, None for torch,
+    fxgrad and the standard library."""
+    if not is_users(code):
+        return None
+    folder = next((folder for folder in _SITE_PACKAGES if code.co_filename.startswith(folder)), None)
+    return "" if folder is None else folder + code.co_filename.removeprefix(folder).partition(os.sep)[0]
+
+
 def read_again() -> None:
     """Forget the texts of lines: files may have changed since the last look."""
     _source.cache_clear()

@@ -16,7 +16,9 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.observe.frames import running
 from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.nested_backward import nested_backward
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.reruns import SeenRerun
 from fxgrad.observe.seen import (
     Autocast,
     Earlier,
@@ -81,7 +83,7 @@ class FunctionCalls:
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
     ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has
     entered: what it does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was
-    cleared. ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed,
+    cleared. ``reruns`` are the Functions whose backward may run their forward again. ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed,
     by the identity of the copy that is kept of their state.
     """
 
@@ -89,6 +91,7 @@ class FunctionCalls:
         self.calls: list[SeenFunctionCall] = []
         self.retained: dict[int, tuple[SeenModuleCall | None, int]] = {}
         self.taken: list[SeenTaking] = []
+        self.reruns: list[SeenRerun] = []
         self.made_functions: dict[int, MadeFunction] = {}
         self.generators: dict[int, tuple[torch.Generator, torch.Generator]] = {}
         self.cleared_caches = 1
@@ -106,6 +109,8 @@ class FunctionCalls:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function, and note it."""
+        if self._where.rerun is not None:
+            self._where.rerun.note_arguments(args, kwargs)
         if self._is_hidden():
             return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
@@ -123,11 +128,27 @@ class FunctionCalls:
         """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
         if self._is_hidden():
             return apply(*args, **kwargs)
-        if not issubclass(function, CheckpointFunction):
+        nested = nested_backward(function)
+        if nested is None:
             return self._run(apply, function, args, kwargs, needs_result=True)
+        around, self._where.rerun = self._where.rerun, self._where.rerun or SeenRerun(function, nested, args)
+        rerun = self._where.rerun
+        try:
+            if not issubclass(function, CheckpointFunction):
+                result = self._run(apply, function, args, kwargs, needs_result=True)
+            else:
+                result = self._checkpoint(apply, args, kwargs)
+        finally:
+            self._where.rerun = around
+        if around is None and rerun.note_node(result):
+            self.reruns.append(rerun)
+        return result
+
+    def _checkpoint(self, apply: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a reentrant checkpoint; its operations are recorded as they run in forward: under no_grad."""
         if not self._where.checkpoints:
             self._where.grad_outside = torch.is_grad_enabled()
-        self._where.checkpoints += 1  # its operations are recorded as they run in forward: under no_grad
+        self._where.checkpoints += 1
         try:
             return apply(*args, **kwargs)
         finally:

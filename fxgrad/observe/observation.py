@@ -37,6 +37,7 @@ from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.reruns import with_nested_backward
 from fxgrad.observe.saved_versions import with_overwritten
 from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, is_leaf, origin_of
 from fxgrad.observe.tracebacks import message_of
@@ -154,10 +155,11 @@ class Observation:
         """The records of the nodes, in id order."""
         leaves = {self.walked.ids[node]: self.tensor_names.named[leaf].name for leaf, node in self.leaves.items()}
         if self.recorder is None or self.forward is None or self._ownership is None:
-            return node_records(self.walked, leaves)
+            return with_nested_backward(node_records(self.walked, leaves), self.walked, ())
         timeline = Timeline(self.walked, self.recorder, self._ownership, self.call_ids, self.forward.node_of_call)
         nodes = node_records(self.walked, leaves, timeline.provenance)
         nodes = self._operands(self.recorder, self.forward).with_operands(nodes, self.walked.order)
+        nodes = with_nested_backward(nodes, self.walked, self.recorder.functions.reruns)
         return with_overwritten(nodes, self.walked.order, self._ownership.owner, self.recorder.function_calls)
 
     def _operands(self, recorder: ForwardRecorder, forward: ForwardGraph) -> Operands:

@@ -288,5 +288,5 @@ def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any
 
 _new: Callable[[type[_Record], tuple[object, ...]], _Record] = tuple.__new__
 """What a NamedTuple's own constructor does, in half the time. All fields are given, in order."""
-_NOT_PYTHONS = (None, None, (), (), None, (), ())
-"""needs_input_grad, materialize_grads, hooks, prehooks, saved, settings and overwritten of most C++ nodes as they are walked."""
+_NOT_PYTHONS = (None, None, (), (), None, (), (), None)
+"""All fields from needs_input_grad on, of most C++ nodes as they are walked."""

@@ -6,7 +6,8 @@ torch/csrc/autograd/engine.cpp reduces and casts to them), so they are known bef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from fxgrad.graph import Gradient, Node, NodeKind, TensorMeta
 from fxgrad.graph.naming import expression, slot_name
@@ -46,6 +47,13 @@ def grad_output_entry(view: View, slot: int, *, index: int = 0, argument: str | 
         dtype=meta.dtype or None,
         expression=slot_name(outlook.graph, node.id, slot, call=view.call),
         reason=slot_reason(outlook, node, slot),
+    )
+
+
+def left_open(entries: Iterable[Gradient], reason: str) -> tuple[Gradient, ...]:
+    """The same entries, where the hook may be called with something else as well."""
+    return tuple(
+        [entry if entry.status == UNKNOWN else replace(entry, status=UNKNOWN, reason=reason) for entry in entries]
     )
 
 

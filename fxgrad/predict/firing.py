@@ -16,7 +16,7 @@ from fxgrad.graph import HookKind, HookSite, UnrecordedCall
 from fxgrad.predict import multi_grad
 from fxgrad.predict.flow import INPUT_SIDE
 from fxgrad.predict.outlook import Outlook
-from fxgrad.predict.places import Place, TensorHook, places
+from fxgrad.predict.places import Place, TensorHook, is_alive, places
 
 
 class HookCall(NamedTuple):
@@ -31,6 +31,7 @@ class Firing:
 
     ``calls``      in order; a multi-grad hook may be called more than once
     ``counters``   by number, what became of each multi-grad hook
+    ``by_others``  numbers of the sites whose hook this backward does not call, but one that starts inside it may
     ``raised_by``  number of the site whose hook makes backward raise, which ends it; None: there is none
     """
 
@@ -41,19 +42,25 @@ class Firing:
         left_open = [number for number, site in enumerate(sites) if site.node is None and site.fires is None]
         self._somewhere = [number for number in left_open if sites[number].hook.more_targets is not None]
         self._recomputed = [number for number in left_open if number not in self._somewhere]
+        self._miscounted = {number for number, site in enumerate(sites) if is_miscounted(outlook, site)}
+        self.by_others: frozenset[int] = frozenset()
         self.raised_by: int | None = None
         self.counters = {
             number: multi_grad.Counter(outlook, site.hook)
             for number, site in enumerate(sites)
             if site.hook.kind is HookKind.MULTI_GRAD
         }
-        self.calls = tuple(_numbered(self._run()))
+        called = list(self._run())
+        self.by_others = frozenset(self._only_by_others(called))
+        self.calls = tuple(_numbered([*called, *sorted(self.by_others)]))
 
     def where(self, call: HookCall) -> HookSite:
         """The site of a call: a multi-grad hook is called at the tensor whose gradient completes it."""
         site, counter = self._sites[call.site], self.counters.get(call.site)
         if counter is None or site.node is None:
             return site
+        if call.site in self._miscounted:
+            return replace(site, node=None, slot=None)
         node, slot = counter.place(call.nth)
         return replace(site, node=node, slot=slot, reason=f"{site.reason}{counter.which(call.nth)}")
 
@@ -64,6 +71,15 @@ class Firing:
                 return
         yield from self._somewhere
 
+    def _only_by_others(self, called: Sequence[int]) -> Iterator[int]:
+        """The hooks that nobody calls but a backward that starts inside this one, if it does."""
+        outlook = self._outlook
+        if outlook.nesting and self.raised_by is None:
+            for number in {*range(len(self._sites))} - {*called}:
+                node = self._sites[number].node
+                if node is not None and is_alive(self._sites[number]) and outlook.is_shared(node):
+                    yield number
+
     def _at(self, node: int) -> Iterator[int]:
         place = self._places.get(node) or Place()
         yield from self._tensor_hooks(place.tensor_hooks)
@@ -72,8 +88,9 @@ class Firing:
         yield from place.retain_grad
         if self._outlook.schedule.runs[node]:
             yield from place.prehooks
-        if self._outlook.checkpoint is not None and self._outlook.checkpoint.id == node:
+        if self._outlook.nesting and self._outlook.nesting[0].id == node:
             yield from self._recomputed
+            yield from sorted(self._miscounted)
         if self._outlook.runs(node):
             yield from place.post_accumulate
             yield from (number for number in place.post_hooks if not is_held_back(self._outlook, self._sites[number]))
@@ -84,7 +101,7 @@ class Firing:
             if called is None:
                 self.raised_by = hook.site
                 return
-            if called and hook.site not in self._somewhere:
+            if called and hook.site not in self._somewhere and hook.site not in self._miscounted:
                 yield hook.site
 
 
@@ -93,6 +110,13 @@ def _numbered(sites: Iterable[int]) -> Iterator[HookCall]:
     for site in sites:
         yield HookCall(site, counts[site])
         counts[site] += 1
+
+
+def is_miscounted(outlook: Outlook, site: HookSite) -> bool:
+    """Whether a backward that starts inside this one may be among those whose gradients a multi-grad hook counts."""
+    if site.hook.kind is not HookKind.MULTI_GRAD or site.node is None or not site.hook.active or not outlook.nesting:
+        return False
+    return any(node is None or outlook.is_shared(node) for node, _ in site.hook.target_slots)
 
 
 def is_held_back(outlook: Outlook, site: HookSite) -> bool:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from fxgrad.graph import Gradient, Hook
 from fxgrad.graph.notation import escaped
-from fxgrad.predict.entries import View, grad_output_entry
-from fxgrad.predict.formulas import NONE
+from fxgrad.predict.entries import View, grad_output_entry, left_open
+from fxgrad.predict.formulas import NONE, UNKNOWN
 from fxgrad.predict.outlook import Outlook
 
 _UNTOUCHED = "backward does not come to it"
@@ -77,6 +77,15 @@ class Counter:
                 entry if entry.index in call.seen else _without(entry, earlier=entry.index in earlier)
                 for entry in entries
             ]
+        )
+
+    def any_entries(self, reason: str) -> tuple[Gradient, ...]:
+        """What it gets where only backward decides when it is called."""
+        outlook, hook = self._outlook, self._hook
+        if hook.mode == "any":
+            return (Gradient(0, None, UNKNOWN, None, None, None, reason),)
+        return left_open(
+            [_entry(outlook, hook, target, index=target) for target in range(len(hook.target_slots))], reason
         )
 
 

@@ -52,11 +52,39 @@ class Outlook:
         return {place: tuple(dict.fromkeys(nodes)) for place, nodes in found.items()}
 
     @cached_property
-    def checkpoint(self) -> Node | None:
-        """The first reentrant checkpoint that backward executes; it runs a backward of its own."""
+    def nesting(self) -> tuple[Node, ...]:
+        """The nodes that start a backward of their own, in the order in which this backward executes them."""
+        if all(node.nested_backward is None for node in self.graph.nodes):
+            return ()
         executed = (self.graph.nodes[node] for node in self.schedule.order if self.runs(node))
-        return next((node for node in executed if node.kind is NodeKind.CHECKPOINT), None)
+        return tuple([node for node in executed if node.nested_backward is not None])
+
+    @cached_property
+    def intruder(self) -> Node | None:
+        """The first of these that may come to more of this graph than leaves, and free it."""
+        return next((node for node in self.nesting if any(entry is not None for entry, _ in _entries(node))), None)
+
+    @cached_property
+    def _entered(self) -> frozenset[int]:
+        """What those may come to, besides leaves: where they enter, and all that is behind."""
+        found = {entry for node in self.nesting for entry, _ in _entries(node) if entry is not None}
+        waiting = list(found)
+        while waiting:
+            after = {edge.next_node for edge in self.graph.nodes[waiting.pop()].edges if edge.next_node is not None}
+            waiting.extend(after - found)
+            found |= after
+        return frozenset(found)
+
+    def is_shared(self, node: int) -> bool:
+        """Whether the hooks at a node may be called by a backward that starts inside this one, too."""
+        if not self.nesting:
+            return False
+        return self.graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD or node in self._entered
 
     def runs(self, node: int) -> bool:
         """Whether backward executes the node to its end, so that hooks after it are called."""
         return bool(self.schedule.runs[node]) and node != self.schedule.raises_at
+
+
+def _entries(node: Node) -> tuple[tuple[int | None, int], ...]:
+    return node.nested_backward or ()

@@ -57,10 +57,10 @@ def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
     """Whether the engine calls the hook once for the node. ``retain_grad`` returns at once for a leaf."""
     if site.hook.kind is HookKind.RETAIN_GRAD and node.kind is NodeKind.ACCUMULATE_GRAD:
         return False
-    return _is_alive(site) and site.hook.kind not in (HookKind.TENSOR, HookKind.MULTI_GRAD)
+    return is_alive(site) and site.hook.kind not in (HookKind.TENSOR, HookKind.MULTI_GRAD)
 
 
-def _is_alive(site: HookSite) -> bool:
+def is_alive(site: HookSite) -> bool:
     """A module hook that was removed is still called where a module call took it along; other hooks are not."""
     return site.hook.active or site.hook.kind.is_module
 
@@ -84,7 +84,7 @@ def _grouped_by_tensor(hooks: Iterable[TensorHook], sites: Sequence[HookSite]) -
     groups: dict[tuple[int, str], list[TensorHook]] = {}
     for hook in sorted(hooks, key=lambda hook: hook.hook):
         groups.setdefault((hook.slot, hook.tensor), []).append(hook)
-    return [hook for group in groups.values() for hook in group if _is_alive(sites[hook.site])]
+    return [hook for group in groups.values() for hook in group if is_alive(sites[hook.site])]
 
 
 def _sort(place: Place, graph: BackwardGraph, node: int, sites: Sequence[HookSite], finished: dict[str, int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import HookKind, HookSite, NodeKind
+from fxgrad.graph import HookKind, HookSite, Node, NodeKind
 from fxgrad.graph.notation import escaped
 from fxgrad.predict import multi_grad
 from fxgrad.predict.firing import Firing, finds_earlier, is_held_back, waits_for_output
@@ -16,7 +16,7 @@ _ONCE_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.NODE_P
 def silence_reason(outlook: Outlook, firing: Firing, site: HookSite) -> str:
     """Why backward does not call the hook."""
     if site.node is None:
-        return site.reason if site.fires is False else "this backward does not run the reentrant checkpoint"
+        return site.reason if site.fires is False else "this backward does not run the node that would start another"
     if not site.hook.active and not site.hook.kind.is_module:
         return "its handle was removed"
     if site.hook.kind is HookKind.RETAIN_GRAD and outlook.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
@@ -84,8 +84,8 @@ def undecided_reason(outlook: Outlook, site: HookSite) -> str | None:
         )
     if outlook.call.after == "freed" and not _precedes_every_execution(outlook, site):
         return "the same call before freed the graph: this one raises at the first node that needs what was freed"
-    if site.hook.kind is HookKind.MULTI_GRAD and outlook.checkpoint is not None and _has_leaf(outlook, site):
-        return recomputation_reason(outlook)
+    if outlook.intruder is not None and outlook.ranks[site.node] > outlook.ranks[outlook.intruder.id]:
+        return _intrusion_reason(outlook.intruder)
     return None
 
 
@@ -95,22 +95,21 @@ def _precedes_every_execution(outlook: Outlook, site: HookSite) -> bool:
     return is_early and outlook.schedule.order[0] == site.node
 
 
-def _has_leaf(outlook: Outlook, site: HookSite) -> bool:
-    nodes = [outlook.graph.nodes[node] for node, _ in site.hook.target_slots if node is not None]
-    return len(nodes) < len(site.hook.target_slots) or any(node.kind is NodeKind.ACCUMULATE_GRAD for node in nodes)
-
-
 def uncounted_reason(outlook: Outlook, site: HookSite) -> str | None:
     """Why the number of calls is not known; None where it is."""
-    if outlook.checkpoint is None or site.node is None:
-        return None
-    if outlook.graph.nodes[site.node].kind is not NodeKind.ACCUMULATE_GRAD:
-        return None
-    return recomputation_reason(outlook)
+    return None if site.node is None or not outlook.is_shared(site.node) else nesting_reason(outlook)
 
 
-def recomputation_reason(outlook: Outlook) -> str:
-    """What a reentrant checkpoint does to hooks on leaves."""
-    assert outlook.checkpoint is not None
-    label = escaped(outlook.checkpoint.label)
-    return f"{label} runs a backward of its own, which calls the hooks on leaves once more if it uses them"
+def nesting_reason(outlook: Outlook) -> str:
+    """What a backward that starts inside this one does to the hooks that it comes to."""
+    node = outlook.nesting[0]
+    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
+    where = "the hooks on leaves" if outlook.intruder is None else "the hooks on leaves, and on what it comes to,"
+    return f"{escaped(node.label)} {runs} a backward of its own, which calls {where} once more if it uses them"
+
+
+def _intrusion_reason(node: Node) -> str:
+    return (
+        f"{escaped(node.label)} uses tensors of this graph that are not detached: a backward of its own may come to their "
+        "nodes first, and free what these need"
+    )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookKind, HookSite
-from fxgrad.predict.entries import View, grad_input_entries, grad_output_entries, grad_output_entry
+from fxgrad.predict.entries import View, grad_input_entries, grad_output_entries, grad_output_entry, left_open
 from fxgrad.predict.firing import Firing, HookCall
 from fxgrad.predict.full_hooks import FullHookCall
 from fxgrad.predict.outlook import Outlook
-from fxgrad.predict.silence import silence_reason, uncounted_reason, undecided_reason
+from fxgrad.predict.silence import nesting_reason, silence_reason, uncounted_reason, undecided_reason
 from fxgrad.resolve import resolve
 
 Contents = tuple[tuple[Gradient, ...], tuple[Gradient, ...]]
@@ -51,21 +51,32 @@ def _called(outlook: Outlook, firing: Firing, call: HookCall, order: int) -> Hoo
     site = replace(firing.where(call), order=order)
     grad_input, grad_output = _contents(outlook, firing, call, site)
     site = replace(site, grad_input=grad_input, grad_output=grad_output)
-    undecided = undecided_reason(outlook, site)
+    undecided = nesting_reason(outlook) if call.site in firing.by_others else undecided_reason(outlook, site)
     if undecided is not None:
-        return replace(site, fires=None, times=None, reason=undecided)
+        return replace(_with_any_gradients(outlook, site), fires=None, times=None, reason=undecided)
     uncounted = uncounted_reason(outlook, site)
     if uncounted is not None:
-        return replace(site, fires=True, times=None, reason=f"{site.reason}; {uncounted}")
+        reason = f"{site.reason}; {uncounted}"
+        return replace(_with_any_gradients(outlook, site), fires=True, times=None, reason=reason)
     return replace(site, fires=True, times=1)
+
+
+def _with_any_gradients(outlook: Outlook, site: HookSite) -> HookSite:
+    """Where another backward calls the hook as well, it may bring a gradient where this one brings None, or none."""
+    if site.node is None or not outlook.is_shared(site.node):
+        return site
+    reason = nesting_reason(outlook)
+    given = (left_open(site.grad_input, reason), left_open(site.grad_output, reason))
+    return replace(site, grad_input=given[0], grad_output=given[1])
 
 
 def _contents(outlook: Outlook, firing: Firing, call: HookCall, site: HookSite) -> Contents:
     kind = site.hook.kind
+    if kind is HookKind.MULTI_GRAD and site.hook.more_targets is None:
+        counter = firing.counters[call.site]
+        return (), counter.entries(call.nth) if site.node is not None else counter.any_entries(nesting_reason(outlook))
     if site.node is None or kind is HookKind.POST_ACCUMULATE_GRAD:
         return (), ()
-    if kind is HookKind.MULTI_GRAD:
-        return (), firing.counters[call.site].entries(call.nth)
     view = View(outlook, outlook.graph.nodes[site.node], site.call)
     if kind in (HookKind.TENSOR, HookKind.RETAIN_GRAD):
         return (), (grad_output_entry(view, site.slot or 0),)

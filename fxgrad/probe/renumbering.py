@@ -91,7 +91,10 @@ def _numbered(node: Node, ids: Ids, label: str) -> Node:
     edges = tuple(
         [edge if edge.next_node is None else edge._replace(next_node=ids[edge.next_node]) for edge in node.edges]
     )
-    return node._replace(id=ids[node.id], label=label, edges=edges)
+    entries = node.nested_backward
+    if entries is not None:
+        entries = tuple([_place(ids, number, slot) for number, slot in entries])
+    return node._replace(id=ids[node.id], label=label, edges=edges, nested_backward=entries)
 
 
 def _call(call: ModuleCall, ids: Ids) -> ModuleCall:
@@ -116,6 +119,11 @@ def _placed(record: _Placed, ids: Ids) -> _Placed:
 
 def _id(ids: Ids, node: int | None) -> int | None:
     return None if node is None else ids.get(node)
+
+
+def _place(ids: Ids, node: int | None, slot: int) -> tuple[int | None, int]:
+    number = _id(ids, node)
+    return (None, 0) if number is None else (number, slot)
 
 
 def _hook(hook: Hook, before: BackwardGraph, ids: Ids, nodes: Sequence[Node]) -> Hook:

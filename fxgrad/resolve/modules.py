@@ -12,6 +12,7 @@ from fxgrad.graph.notation import escaped, path_text
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
 _RECOMPUTED = "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
+_RUN_AGAIN = "a custom Function made this call, and the backward of that Function may run it again: its hooks attach and fire then"
 _RAISED = "the call raised before its hooks were attached"
 _UNREACHED = "no root depends on it"
 _TOP_LEVEL = 2
@@ -26,7 +27,7 @@ def module_sites(surroundings: Surroundings, hook: Hook) -> Iterator[HookSite]:
     for node in nodes:
         yield placed(hook, call=None, node=node.id, slot=None, reason=_found_reason(surroundings, node))
     if not at_calls and not nodes:
-        yield unplaced(hook, _never_taken_reason(surroundings, hook))
+        yield _site_without_call(surroundings, hook)
 
 
 def _left_before(surroundings: Surroundings, hook: Hook, known: list[int | None]) -> list[Node]:
@@ -50,6 +51,13 @@ def _found_reason(surroundings: Surroundings, node: Node) -> str:
 
 def _side(call: UnrecordedCall, node: Node) -> str:
     return "the inputs" if node.id == call.input_hook_node else "the outputs"
+
+
+def _site_without_call(surroundings: Surroundings, hook: Hook) -> HookSite:
+    reason = _never_taken_reason(surroundings, hook)
+    if hook.active and surroundings.may_run_anything is not None and not _calls_of_owner(surroundings, hook):
+        return undecided(hook, f"{reason}, and {surroundings.may_run_anything}")
+    return unplaced(hook, reason)
 
 
 def _never_taken_reason(surroundings: Surroundings, hook: Hook) -> str:
@@ -99,26 +107,36 @@ def _calls_of_owner(surroundings: Surroundings, hook: Hook) -> list[ModuleCall]:
 
 
 def _site_at_call(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
-    if call.checkpointed == "reentrant" and not call.grad_enabled:
-        return _site_in_checkpoint(surroundings, hook, call)
+    if call.checkpointed == "function" or (call.checkpointed == "reentrant" and not call.grad_enabled):
+        return _site_in_rerun(surroundings, hook, call)
     if not call.completed:
         return unplaced(hook, _RAISED, call=call.id)
     if hook.kind.is_legacy:
-        return _legacy_site(hook, call)
-    return _full_site(hook, call)
+        return _legacy_site(surroundings, hook, call)
+    return _full_site(surroundings, hook, call)
 
 
-def _site_in_checkpoint(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
-    if surroundings.has_checkpoint:
-        return undecided(hook, _RECOMPUTED, call=call.id)
-    reason = "it ran in a reentrant checkpoint that no root depends on, or that got no tensor that requires grad"
+def _site_in_rerun(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
+    is_checkpoint = call.checkpointed == "reentrant"
+    if surroundings.nesting:
+        return undecided(hook, _RECOMPUTED if is_checkpoint else _RUN_AGAIN, call=call.id)
+    around = "a reentrant checkpoint" if is_checkpoint else "a custom Function"
+    reason = f"it ran in {around} that no root depends on, or that got no tensor that requires grad"
     return unplaced(hook, reason, call=call.id)
+
+
+def _not_reached(surroundings: Surroundings, hook: Hook, call: ModuleCall, reason: str) -> HookSite:
+    """A site on a node that the roots do not lead to, but something else may."""
+    elsewhere = surroundings.nested_elsewhere
+    if elsewhere is None:
+        return unplaced(hook, reason, call=call.id)
+    return undecided(hook, f"{reason}; {elsewhere}", call=call.id)
 
 
 # Legacy hooks
 
 
-def _legacy_site(hook: Hook, call: ModuleCall) -> HookSite:
+def _legacy_site(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
     tensor = call.legacy_tensor
     if tensor is None:
         return unplaced(hook, call.legacy_reason or "there is no tensor in the result", call=call.id)
@@ -129,7 +147,7 @@ def _legacy_site(hook: Hook, call: ModuleCall) -> HookSite:
         return unplaced(hook, f"{where} is a leaf, which has no grad_fn", call=call.id)
     if tensor.node is None:
         reason = f"it is on {escaped(tensor.node_name or 'the grad_fn')}, the grad_fn of {where}: {_UNREACHED}"
-        return unplaced(hook, reason, call=call.id)
+        return _not_reached(surroundings, hook, call, reason)
     reason = f"the grad_fn of {_first_tensor_text(call, where)}"
     return placed(hook, call=call.id, node=tensor.node, slot=None, reason=reason)
 
@@ -147,7 +165,7 @@ def _first_tensor_text(call: ModuleCall, where: str) -> str:
 # Full hooks
 
 
-def _full_site(hook: Hook, call: ModuleCall) -> HookSite:
+def _full_site(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
     setup = call.full_hook
     if setup is None:
         return unplaced(hook, "PyTorch set up no hook for this call", call=call.id)
@@ -156,8 +174,8 @@ def _full_site(hook: Hook, call: ModuleCall) -> HookSite:
     if setup.output_positions is None:
         return unplaced(hook, _no_output_reason(call), call=call.id)
     if hook.kind.is_full and setup.input_positions is not None:
-        return _input_site(hook, call)
-    return _output_site(hook, call)
+        return _input_site(surroundings, hook, call)
+    return _output_site(surroundings, hook, call)
 
 
 def _no_output_reason(call: ModuleCall) -> str:
@@ -171,18 +189,18 @@ def _no_output_reason(call: ModuleCall) -> str:
     return f"the result is a {escaped(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
 
 
-def _input_site(hook: Hook, call: ModuleCall) -> HookSite:
+def _input_site(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
     node = call.input_hook_node
     if node is None:
         reason = "it is on the node that PyTorch put on the module's inputs, and no root depends on that node"
-        return unplaced(hook, reason, call=call.id)
+        return _not_reached(surroundings, hook, call, reason)
     return placed(hook, call=call.id, node=node, slot=None, reason="the node that PyTorch put on the module's inputs")
 
 
-def _output_site(hook: Hook, call: ModuleCall) -> HookSite:
+def _output_site(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
     node = call.output_hook_node
     why = "" if hook.kind.is_full_pre else ", as no positional input requires grad"
     where = f"the node that PyTorch put on the module's outputs{why}"
     if node is None:
-        return unplaced(hook, f"it is on {where}, and no root depends on that node", call=call.id)
+        return _not_reached(surroundings, hook, call, f"it is on {where}, and no root depends on that node")
     return placed(hook, call=call.id, node=node, slot=None, reason=where)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import Hook, HookKind, HookSite, Node
+from fxgrad.graph import Hook, HookKind, HookSite, Node, NodeKind
 from fxgrad.graph.notation import escaped
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
 _IN_CHECKPOINT = "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
+_BY_FUNCTION = "a custom Function may start a backward of its own, which calls the hooks of every leaf that it uses"
 _NOWHERE = "it is on nothing that the roots depend on"
 _ON_LEAVES = (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD, HookKind.NODE, HookKind.NODE_PRE)
 
@@ -51,8 +52,12 @@ def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:
 
 
 def _site_without_place(surroundings: Surroundings, hook: Hook) -> HookSite:
-    if hook.active and surroundings.has_checkpoint and _may_be_on_leaf(surroundings, hook):
-        return undecided(hook, _IN_CHECKPOINT)
+    nesting = surroundings.nesting
+    if hook.active and nesting and _may_be_on_leaf(surroundings, hook):
+        is_checkpoint = any(node.kind is NodeKind.CHECKPOINT for node in nesting)
+        return undecided(hook, _IN_CHECKPOINT if is_checkpoint else _BY_FUNCTION)
+    if hook.active and surroundings.nested_elsewhere is not None:
+        return undecided(hook, f"{hook.unplaced or _NOWHERE}; {surroundings.nested_elsewhere}")
     return unplaced(hook, hook.unplaced or _NOWHERE if hook.active else "its handle was removed")
 
 

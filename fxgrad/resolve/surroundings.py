@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph.notation import escaped
 
 
 class Surroundings:
@@ -40,9 +41,26 @@ class Surroundings:
         return found
 
     @cached_property
-    def has_checkpoint(self) -> bool:
-        """Whether a reentrant checkpoint is in the graph: what runs inside it is only seen during backward."""
-        return any(node.kind is NodeKind.CHECKPOINT for node in self.graph.nodes)
+    def nesting(self) -> tuple[Node, ...]:
+        """The nodes that start a backward of their own: what that runs is only seen during backward."""
+        return tuple([node for node in self.graph.nodes if node.nested_backward is not None])
+
+    @cached_property
+    def nested_elsewhere(self) -> str | None:
+        """What may come, in a backward of its own, to what the roots do not lead to; None where nothing does.
+
+        A Function's own code may have kept any tensor; a checkpoint comes to what its function uses of the graph around.
+        """
+        for node in self.nesting:
+            if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
+                return f"{escaped(node.label)} may start a backward of its own, which may come there"
+        return None
+
+    @cached_property
+    def may_run_anything(self) -> str | None:
+        """What may call modules during backward that forward never called; None where nothing does."""
+        node = next((node for node in self.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
+        return None if node is None else f"only the backward of {escaped(node.label)} knows whether it calls it"
 
 
 def placed(hook: Hook, *, call: str | None, node: int, slot: int | None, reason: str) -> HookSite:

@@ -1,14 +1,15 @@
-"""Hooks under torch.utils.checkpoint: FXG115."""
+"""Hooks on what backward runs again: under torch.utils.checkpoint, and in Functions written like it: FXG115."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import Explanation, HookKind, ModuleCall
-from fxgrad.rules.phrases import code, function_name, module_name, node_labels
+from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall, NodeKind
+from fxgrad.rules.phrases import code, editor_line, function_name, module_name, node_labels
 from fxgrad.rules.subject import Subject
 
 _CHECKPOINT_PY = "(torch/utils/checkpoint.py)"
+_IN_ITS_PLACE = "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function"
 _ON_LEAVES = (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD)
 
 
@@ -18,10 +19,11 @@ def checkpoint_runs_the_module_again(subject: Subject) -> Iterator[Explanation]:
         return
     call = next((call for call in subject.calls if call.checkpointed is not None), None)
     if call is not None and subject.hook.id in call.hooks:
-        yield _reentrant(subject) if call.checkpointed == "reentrant" else _not_reentrant(subject, call)
+        kinds = {"reentrant": _reentrant, "function": _in_function}
+        yield kinds.get(call.checkpointed or "", _not_reentrant)(subject, call)
 
 
-def _reentrant(subject: Subject) -> Explanation:
+def _reentrant(subject: Subject, _: ModuleCall) -> Explanation:
     return Explanation(
         code="FXG115",
         severity="warning",
@@ -33,6 +35,24 @@ def _reentrant(subject: Subject) -> Explanation:
         ),
         fix="checkpoint(..., use_reentrant=False), where the hook is on the nodes of the forward",
         site=subject.sites[0],
+    )
+
+
+def _in_function(subject: Subject, call: ModuleCall) -> Explanation:
+    at = f", called at {editor_line(call.source)}," if call.source is not None else ""
+    return Explanation(
+        code="FXG115",
+        severity="warning",
+        headline=f"{function_name(subject.hook)} is attached only if a Function's backward runs {module_name(subject.path)} again",
+        because=(
+            f"The forward of a custom Function runs {module_name(subject.path)}{at} and PyTorch records no gradients there "
+            "(torch/csrc/autograd/python_function.cpp, THPFunction_apply): on what forward makes no hook is called by this "
+            "backward. The code of the Function's backward starts a backward of its own, which calls the hooks of what it "
+            "comes to."
+        ),
+        fix=f"{_IN_ITS_PLACE}, where the hook is on the nodes of the forward",
+        site=subject.sites[0],
+        source=call.source,
     )
 
 
@@ -53,20 +73,42 @@ def _not_reentrant(subject: Subject, call: ModuleCall) -> Explanation:
 
 
 def checkpoint_calls_the_leafs_hook_again(subject: Subject) -> Iterator[Explanation]:
-    """FXG115: a reentrant checkpoint runs a backward of its own, with hooks on leaves."""
-    checkpoints = subject.index.checkpoints
-    if not checkpoints or subject.hook.kind not in _ON_LEAVES or not subject.hook.active:
+    """FXG115: a reentrant checkpoint, or a Function like it, runs a backward of its own, with hooks on leaves."""
+    nesting = subject.index.nesting
+    if not nesting or subject.hook.kind not in _ON_LEAVES or not subject.hook.active:
         return
     undecided = [site for site in subject.sites if site.fires is None or (site.fires and site.times is None)]
     if undecided:
-        yield Explanation(
-            code="FXG115",
-            severity="info",
-            headline=f"{function_name(subject.hook)} is called once more for each reentrant checkpoint that uses its tensor",
-            because=(
-                f"{node_labels(checkpoints)} runs a backward of its own for what it recomputes. It adds into .grad of "
-                f"{code(subject.path)} if it uses that, and calls the hook with its part of the gradient. {_CHECKPOINT_PY}"
-            ),
-            fix="checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
-            site=undecided[0],
-        )
+        are_checkpoints = all(node.kind is NodeKind.CHECKPOINT for node in nesting)
+        yield (_leaf_in_checkpoint if are_checkpoints else _leaf_in_function)(subject, undecided[0])
+
+
+def _leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation:
+    runs = "runs" if len(subject.index.nesting) == 1 else "each run"
+    return Explanation(
+        code="FXG115",
+        severity="info",
+        headline=f"{function_name(subject.hook)} is called once more for each reentrant checkpoint that uses its tensor",
+        because=(
+            f"{node_labels(subject.index.nesting)} {runs} a backward of its own for what it recomputes. It adds into .grad of "
+            f"{code(subject.path)} if it uses that, and calls the hook with its part of the gradient. {_CHECKPOINT_PY}"
+        ),
+        fix="checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
+        site=site,
+    )
+
+
+def _leaf_in_function(subject: Subject, site: HookSite) -> Explanation:
+    labels = node_labels(subject.index.nesting)
+    return Explanation(
+        code="FXG115",
+        severity="info",
+        headline=f"{function_name(subject.hook)} may be called once more by a backward that starts inside this one",
+        because=(
+            f"The code of what {labels} stands for starts a backward of its own. That calls the hook with its part of the "
+            f"gradient if it comes to {code(subject.path)}, and the hook sees no sum. "
+            "(torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
+        ),
+        fix=f"{_IN_ITS_PLACE}, with which the hook is called once, with the sum",
+        site=site,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from fxgrad.graph import BackwardGraph, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Node
 
 
 class LeavesBehind:
@@ -18,7 +18,7 @@ class LeavesBehind:
     def __init__(self, graph: BackwardGraph, wanted: set[int]) -> None:
         self._leaves = [node for node in graph.nodes if node.variable is not None]
         self._bits = {node.id: 1 << rank for rank, node in enumerate(self._leaves)}
-        self._checkpoint = 1 << len(self._leaves)
+        self._nesting = 1 << len(self._leaves)
         self._behind: dict[int, int] = {}
         users = Counter(edge.next_node for node in graph.nodes for edge in node.edges)
         for node in reversed(graph.nodes):  # a node comes before those that its gradients go to
@@ -31,7 +31,7 @@ class LeavesBehind:
             self._behind[node.id] = found
 
     def _own(self, node: Node) -> int:
-        return self._checkpoint if node.kind is NodeKind.CHECKPOINT else self._bits.get(node.id, 0)
+        return self._nesting if node.nested_backward is not None else self._bits.get(node.id, 0)
 
     def _all(self, starts: Iterable[int]) -> int:
         found = 0
@@ -41,7 +41,7 @@ class LeavesBehind:
 
     def of(self, starts: Iterable[int]) -> tuple[int, Iterator[str]]:
         """How many leaves get gradients from these nodes, or are these, and their names in the order of the nodes."""
-        leaves = self._all(starts) & ~self._checkpoint
+        leaves = self._all(starts) & ~self._nesting
         return leaves.bit_count(), self._names(leaves)
 
     def _names(self, leaves: int) -> Iterator[str]:
@@ -50,6 +50,6 @@ class LeavesBehind:
             yield self._leaves[lowest.bit_length() - 1].variable or ""
             leaves ^= lowest
 
-    def lead_to_checkpoint(self, starts: Iterable[int]) -> bool:
-        """Whether a reentrant checkpoint is among these nodes or behind them: it uses what no edge shows."""
-        return bool(self._all(starts) & self._checkpoint)
+    def lead_to_nesting(self, starts: Iterable[int]) -> bool:
+        """Whether a node that starts a backward of its own is among these or behind them: it uses what no edge shows."""
+        return bool(self._all(starts) & self._nesting)

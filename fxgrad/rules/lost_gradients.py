@@ -17,7 +17,7 @@ class Loss(enum.Enum):
     ``NOT_PASSED``  an operation of the backward graph uses it, or what was computed from it, and gives it no gradient
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
     ``DROPPED``     what was computed from it plays no part in the output
-    ``RECOMPUTED``  a reentrant checkpoint runs operations again in backward: only backward decides
+    ``RECOMPUTED``  a node runs operations again in backward, and a backward of its own: only backward decides
     ``UNKNOWN``     the forward was not watched, or the parameter is used by what cannot be recorded
     """
 
@@ -65,12 +65,17 @@ class _Search:
         scripted = [module for module in graph.modules if module.made_by == "torch.jit"]
         self._hidden = {name for module in scripted for name in module.parameters}
         """Of modules whose operations run without Python, where nobody sees what is given to them."""
-        self._recomputes = any(node.kind is NodeKind.CHECKPOINT for node in graph.nodes)
+        nesting = [node for node in graph.nodes if node.nested_backward is not None]
+        self._recomputes = bool(nesting)
+        self._may_use_anything = any(node.kind is NodeKind.CUSTOM_FUNCTION for node in nesting)
+        """A custom Function is recorded as one call, of what it is given; what its own code holds nobody sees."""
 
     def lost(self, parameter: Variable) -> Lost:
         if not self._graph.forward:
             return Lost(parameter, Loss.RECOMPUTED if self._recomputes else Loss.UNKNOWN)
         names = [self._getters[name] for name in (parameter.name, *parameter.aliases) if name in self._getters]
+        if self._may_use_anything:
+            return Lost(parameter, Loss.RECOMPUTED)
         if not names:
             return Lost(parameter, Loss.UNKNOWN if parameter.name in self._hidden else Loss.UNUSED)
         if self._recomputes:

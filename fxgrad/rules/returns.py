@@ -59,8 +59,8 @@ def _changed_behind(behind: LeavesBehind, site: HookSite, node: Node) -> str:
     starts = [node.id] if site.hook.kind in _BEFORE_THE_NODE else _behind_entries(site, node)
     count, names = behind.of(starts)
     leaves = [code(name) for name in islice(names, _MOST_LEAVES)]
-    if behind.lead_to_checkpoint(starts):
-        leaves.append("what a reentrant checkpoint behind it uses")
+    if behind.lead_to_nesting(starts):
+        leaves.append("what a backward uses that a node behind it starts")
         return f"That changes .grad of {listed(leaves, most=_MOST_LEAVES, total=count + 1)}."
     if not leaves:
         return "No leaf gets its gradient from that: no .grad changes."

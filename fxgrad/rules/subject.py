@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node
 from fxgrad.graph.module_paths import holders, outermost
 from fxgrad.predict import NodePrediction, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
@@ -115,9 +115,9 @@ class Index:
         return found
 
     @cached_property
-    def checkpoints(self) -> tuple[Node, ...]:
-        """The nodes of reentrant checkpoints."""
-        return tuple([node for node in self.graph.nodes if node.kind is NodeKind.CHECKPOINT])
+    def nesting(self) -> tuple[Node, ...]:
+        """The nodes that start a backward of their own: reentrant checkpoints, and custom Functions like them."""
+        return tuple([node for node in self.graph.nodes if node.nested_backward is not None])
 
     @cached_property
     def compiled(self) -> list[str]:

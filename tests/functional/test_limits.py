@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fxgrad
 from fxgrad.rules import explain
@@ -70,6 +71,43 @@ class WithSide(nn.Module):
     def forward(self, x):
         self.side = x * 3
         return x * self.weight
+
+
+def test_a_backward_that_code_starts_which_nobody_names_is_not_foreseen():
+    class Hidden(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, start):
+            ctx.start = start
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            ctx.start(grad)
+            return 2 * grad, None
+
+    x, calls = torch.ones(2, requires_grad=True), []
+    x.register_hook(calls.append)
+    total = x.sum()
+    root = Hidden.apply(x, lambda grad: total.backward()).sum()
+    (site,) = fxgrad.capture(root).sites
+    root.backward()
+    assert (site.times, len(calls)) == (1, 2)
+
+
+def test_what_a_checkpoint_closes_over_is_seen_by_trace_and_not_by_capture():
+    class Closes(nn.Module):
+        def forward(self, x, kept):
+            shift = kept + 1
+            shift.register_hook(calls.append)
+            return checkpoint(lambda y: y + shift, x, use_reentrant=True) + shift
+
+    calls = []
+    x, kept = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    assert [site.times for site in fxgrad.trace(Closes(), (x, kept)).sites] == [None]
+    root = Closes()(x, kept).sum()
+    assert [site.times for site in fxgrad.capture(root).sites] == [1]
+    root.backward()
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("partial", [False, True])

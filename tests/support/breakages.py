@@ -31,7 +31,20 @@ from wrong_rules import (
     without_the_last,
 )
 
-from fxgrad.predict import engine, entries, firing, flow, formulas, full_hooks, multi_grad, places, silence, sites
+from fxgrad.observe import reruns
+from fxgrad.predict import (
+    engine,
+    entries,
+    firing,
+    flow,
+    formulas,
+    full_hooks,
+    multi_grad,
+    outlook,
+    places,
+    silence,
+    sites,
+)
 from fxgrad.resolve import modules, observed, surroundings
 
 BREAKAGES = {
@@ -72,7 +85,7 @@ BREAKAGES = {
         "fires order",
     ),
     "node hooks are called last to first": (places, "_in_list_order", by_hook, "hooks_on_tensors_and_nodes", "order"),
-    "removed hooks are called": (places, "_is_alive", always(True), "hooks_on_tensors_and_nodes", "fires"),
+    "removed hooks are called": (places, "is_alive", always(True), "hooks_on_tensors_and_nodes", "fires"),
     "a full hook fires with its node": (firing, "is_held_back", always(False), "a_gradient_by_a_way_around", "fires"),
     "a full hook never fires": (firing, "is_held_back", always(True), "full_hooks_on_modules", "fires"),
     "what a reentrant checkpoint does is known": (
@@ -84,9 +97,30 @@ BREAKAGES = {
     ),
     "no hook is left undecided by a checkpoint": (
         modules,
-        "_site_in_checkpoint",
+        "_site_in_rerun",
         lambda right: lambda around, hook, call: surroundings.unplaced(hook, "", call=call.id),
         "a_reentrant_checkpoint",
+        "times",
+    ),
+    "no Function starts a backward": (
+        reruns,
+        "nested_backward",
+        always(None),
+        "a_function_that_starts_a_backward",
+        "times",
+    ),
+    "a nested backward comes to leaves alone": (
+        outlook,
+        "_entries",
+        always(()),
+        "a_checkpoint_with_a_closure",
+        "times",
+    ),
+    "a multi-grad hook counts the gradients of one backward": (
+        firing,
+        "is_miscounted",
+        always(False),
+        "a_hook_on_several_tensors_and_a_checkpoint",
         "times",
     ),
     # hooks on several tensors
@@ -249,7 +283,7 @@ BREAKAGES = {
     "a dict is hooked": (
         modules,
         "_full_site",
-        lambda right: lambda hook, call: surroundings.placed(hook, call=call.id, node=0, slot=None, reason=""),
+        lambda right: lambda around, hook, call: surroundings.placed(hook, call=call.id, node=0, slot=None, reason=""),
         "results_that_are_not_hooked",
         "fires",
     ),

@@ -293,10 +293,14 @@ def _compare_retained(graph: BackwardGraph, reality: Reality, comparison: Compar
     for site in graph.sites:
         if site.hook.kind is HookKind.RETAIN_GRAD and site.node is not None:
             sites[site.node, site.slot] = site
+    left_open = [site for site in graph.sites if site.hook.kind is HookKind.RETAIN_GRAD and site.node is None]
+    left_open = [site.reason for site in left_open if site.fires is None]
     for node, slot, grad in reality.retained:
         site = sites.get((node, slot)) if node is not None else None
         if site is None:
-            if grad is not None:
+            if node is None and left_open:
+                comparison.reasons[left_open[0]] += 1
+            elif grad is not None:
                 comparison.add("fires", f"retain_grad at {(node, slot)} has no site, but .grad is {grad}")
         elif site.fires is None:
             comparison.reasons[site.reason] += 1

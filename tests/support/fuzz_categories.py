@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 import fxgrad
-from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.errors import FxgradError
 from fxgrad.exchange.saved import from_json
+from fxgrad.graph.kind_names import hook_kind_named
 from fxgrad.graph.lint import GraphLintError
 from fxgrad.observe.inputs import make_arguments, parse_input
 from fxgrad.observe.literals import parse_init
@@ -194,7 +194,7 @@ def argument_text(seed: int) -> str:
         lambda: parse_input(text),
         lambda: make_arguments([_small_input(text)]),
         lambda: parse_target(text),
-        lambda: hook_kind(text),
+        lambda: hook_kind_named(text),
         lambda: trace.explain(text),
         lambda: trace.predict(inputs=text, roots=[text]),
         lambda: trace.draw(module=text),

@@ -112,10 +112,16 @@ def _node_of(notebook: Notebook, tensor: torch.Tensor) -> Any:
 
 def _hooks_results(notebook: Notebook, kind: HookKind, path: str) -> Callable[..., None]:
     def hooks_results(module: nn.Module, args: Any, result: Any) -> None:
+        if _is_inside_backward():  # what is registered there nobody could have predicted
+            return
         for number, tensor in enumerate(tensors_in(result)):
             hook_tensor(notebook, kind, tensor, f"result {number} of {path!r}")
 
     return hooks_results
+
+
+def _is_inside_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def _hooks_results_together(notebook: Notebook, parameters: Sequence[torch.Tensor]) -> Callable[..., None]:

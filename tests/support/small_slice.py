@@ -16,6 +16,7 @@ from real_backward import Bench
 from same_graph import ids_in
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from zoo_nested import ByHelper
 
 import fxgrad
 
@@ -364,6 +365,54 @@ def a_reentrant_checkpoint() -> Comparison:
         inner.weight.register_hook(notebook.tensor(notebook.name("weight")))
 
     return traced(register, model, leaf(4, 3))
+
+
+@part
+def a_function_that_starts_a_backward() -> Comparison:
+    inner = nn.Linear(3, 3)
+    model = FromFunction(lambda module, x: ByHelper.apply(x, inner) + inner(x))
+    model.inner = inner
+
+    def register(notebook: Notebook, model: nn.Module) -> None:
+        inner.weight.register_hook(notebook.tensor(notebook.name("weight")))
+
+    return traced(register, model, leaf(4, 3))
+
+
+@part
+def a_checkpoint_with_a_closure() -> Comparison:
+    """The tensor that the checkpoint uses without being given it has a hook, and so has a module behind it."""
+    made: dict[str, Notebook] = {}
+
+    def forward(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        shift = module.inner(module.weight)
+        shift.register_hook(made["notebook"].tensor("shift"))
+        return checkpoint(lambda y: y + shift, x * 2, use_reentrant=True) + shift
+
+    model = FromFunction(forward)
+    model.inner = FromFunction(lambda module, weight: weight + 1)
+
+    def register(notebook: Notebook, model: nn.Module) -> None:
+        made["notebook"] = notebook
+        notebook.name("shift")
+
+    return traced(register, model, leaf(4, 3))
+
+
+@part
+def a_hook_on_several_tensors_and_a_checkpoint() -> Comparison:
+    def forward(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        hidden = x * 2
+        made["notebook"].on_several([hidden, module.weight], "several", "all")
+        return checkpoint(lambda y: y * module.weight, hidden, use_reentrant=True)
+
+    made: dict[str, Notebook] = {}
+
+    def register(notebook: Notebook, model: nn.Module) -> None:
+        made["notebook"] = notebook
+        notebook.name("several")
+
+    return traced(register, FromFunction(forward), leaf(4, 3))
 
 
 @part

@@ -6,6 +6,7 @@ Each public function of the parts is an entry, and its docstring says what is sp
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from types import ModuleType
@@ -17,6 +18,7 @@ import zoo_modes
 import zoo_networks
 import zoo_values
 from torch import nn
+from zoo_nested import NESTED_WAYS, around
 
 Entry = Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
 
@@ -27,5 +29,7 @@ def _entries(part: ModuleType) -> dict[str, Entry]:
 
 
 _PARTS = [_entries(part) for part in (zoo_networks, zoo_functions, zoo_memory, zoo_values, zoo_modes)]
+_NESTED = {way.__name__: functools.partial(around, way) for way in NESTED_WAYS}
+_PARTS.append(_NESTED)
 ZOO: dict[str, Entry] = {name: made for part in _PARTS for name, made in part.items()}
 assert len(ZOO) == sum(map(len, _PARTS)), "two entries have one name"

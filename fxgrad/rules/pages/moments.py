@@ -69,6 +69,10 @@ MOMENTS_PAGES = (
         A reentrant checkpoint (use_reentrant=True) runs forward without gradients, so the hooks find no node; the
         second run, in backward, has them, and a backward inside of backward calls them. That one adds into .grad of the
         parameters too, and calls their hooks, once for each checkpoint.
+
+        So does the backward of a custom Function that calls backward() or torch.autograd.grad, as reversible blocks do. fxgrad
+        reads the code of backward for that, and of the functions that it names; what hooks such a backward comes to, it
+        leaves open.
         """,
         source="torch/utils/checkpoint.py, CheckpointFunction and _checkpoint_without_reentrant_generator",
         example="""

@@ -114,6 +114,7 @@ def nodes():
                 values=st.just(()) | st.tuples(VALUES, VALUES),
                 hooks=HOOK_IDS,
                 prehooks=HOOK_IDS,
+                nested_backward=st.none() | several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES)),
             )
             for i in NODES
         )

@@ -69,7 +69,7 @@ MEANING = {
     ),
     "a call is checkpointed in a known way": (
         lambda g: with_record(g, "calls", 0, checkpointed="yes"),
-        (f"{CALL}: checkpointed is 'yes', but it is one of None, 'reentrant', 'non-reentrant'",),
+        (f"{CALL}: checkpointed is 'yes', but it is one of None, 'reentrant', 'non-reentrant', 'function'",),
     ),
     "a call has a legacy tensor or a reason": (
         lambda g: with_record(g, "calls", 0, legacy_reason="no tensor"),

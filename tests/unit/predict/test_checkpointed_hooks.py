@@ -86,4 +86,4 @@ def test_under_inputs_backward_ends_at_a_reentrant_checkpoint(notebook):
     assert not compared(predicted, notebook.log, ids_in(predicted, [loss])).wrong
     assert [called.hook for called in notebook.log] == ["multiplied"]
     assert site_of(predicted, "checkpoint").reason == "CheckpointFunctionBackward_0 raises when backward executes it"
-    assert site_of(predicted, "weight").reason == "this backward does not run the reentrant checkpoint"
+    assert site_of(predicted, "weight").reason == "this backward does not run the node that would start another"

@@ -147,7 +147,7 @@ def test_long_tables_are_cut_and_say_so(linear):
 
 
 def test_weights_under_a_reentrant_checkpoint_are_not_said_to_get_no_gradient(program):
-    program.node("CheckpointFunctionBackward_0", (3, 8), kind=NodeKind.CHECKPOINT)
+    program.node("CheckpointFunctionBackward_0", (3, 8), kind=NodeKind.CHECKPOINT, nested_backward=())
     program.module("", "Net")
     program.module("inner", "Linear", parameters=("inner.weight",))
     program.variable("inner.weight", 8, 8)

@@ -212,14 +212,14 @@ def test_a_multi_grad_hook_is_at_its_first_tensor_in_the_graph():
 
 
 def test_a_hook_on_a_leaf_may_fire_inside_a_reentrant_checkpoint():
-    checkpoint = node(0, name="CheckpointFunctionBackward", kind=NodeKind.CHECKPOINT)
+    checkpoint = node(0, name="CheckpointFunctionBackward", kind=NodeKind.CHECKPOINT, nested_backward=())
     leaf = Variable("m", (), "parameter", META, requires_grad=True, is_leaf=True)
     site = only(resolve(graph(hook(HookKind.TENSOR), nodes=[checkpoint], variables=[leaf])))
     assert (site.node, site.fires) == (None, None)
 
 
 def test_a_hook_on_a_tensor_that_is_no_leaf_does_not_fire_inside_a_reentrant_checkpoint():
-    checkpoint = node(0, name="CheckpointFunctionBackward", kind=NodeKind.CHECKPOINT)
+    checkpoint = node(0, name="CheckpointFunctionBackward", kind=NodeKind.CHECKPOINT, nested_backward=())
     other = Variable("m", (), "input", META, requires_grad=True, is_leaf=False)
     site = only(resolve(graph(hook(HookKind.TENSOR, unplaced="cut"), nodes=[checkpoint], variables=[other])))
     assert_nowhere(site, "cut")

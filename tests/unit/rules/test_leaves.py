@@ -43,7 +43,7 @@ def test_what_is_behind_a_node_is_what_can_be_reached_from_it(graph):
             count, found = behind.of([start])
             assert (count, list(found)) == (len(names), names)
             kinds = {graph.nodes[node].kind for node in ids}
-            assert behind.lead_to_checkpoint([start]) == (NodeKind.CHECKPOINT in kinds)
+            assert behind.lead_to_nesting([start]) == (NodeKind.CHECKPOINT in kinds)
 
 
 def test_several_starts_are_taken_together(graph):

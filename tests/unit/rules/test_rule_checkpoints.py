@@ -4,6 +4,7 @@ import pytest
 import torch
 from ruled_programs import Program, found, show, tensor, texts
 from torch.utils.checkpoint import checkpoint
+from zoo_nested import ByHelper
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's, of full hooks on modules whose inputs require no grad
 
@@ -83,7 +84,68 @@ def test_a_parameters_hook_under_a_reentrant_checkpoint_is_told():
     assert told.severity == "info"
     assert texts(told) == [
         "`show` is called once more for each reentrant checkpoint that uses its tensor",
-        "CheckpointFunctionBackward_0 and _1 runs a backward of its own for what it recomputes. It adds into .grad of "
+        "CheckpointFunctionBackward_0 and _1 each run a backward of its own for what it recomputes. It adds into .grad of "
         "`linear.weight` if it uses that, and calls the hook with its part of the gradient. (torch/utils/checkpoint.py)",
         "checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
     ]
+
+
+# Custom Functions that start a backward
+
+
+def run_again_by_a_function():
+    return Program(lambda model, x: ByHelper.apply(x, model.linear) * 2)
+
+
+def run_again_by_a_checkpoint():
+    return Program(lambda model, x: checkpoint(model.linear, x, use_reentrant=False) * 2)
+
+
+def test_a_hook_in_a_function_that_runs_its_module_again_is_a_warning_that_the_advice_takes_away():
+    model = run_again_by_a_function()
+    model.linear.register_full_backward_hook(show)
+    (told,) = found(model, "FXG115")
+    assert told.severity == "warning"
+    assert told.source is not None
+    headline, because, fix = texts(told)
+    assert headline == "`show` is attached only if a Function's backward runs `linear` again"
+    assert because.startswith("The forward of a custom Function runs `linear`, called at ")
+    assert because.endswith(
+        ", and PyTorch records no gradients there (torch/csrc/autograd/python_function.cpp, THPFunction_apply): on what "
+        "forward makes no hook is called by this backward. The code of the Function's backward starts a backward of its "
+        "own, which calls the hooks of what it comes to."
+    )
+    assert fix == (
+        "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function, where the hook is on the "
+        "nodes of the forward"
+    )
+    mended = run_again_by_a_checkpoint()
+    mended.linear.register_full_backward_hook(show)
+    assert [told.severity for told in found(mended, "FXG115")] == ["info"]
+
+
+def test_a_parameters_hook_under_a_function_that_starts_a_backward_is_told_and_the_advice_takes_it_away():
+    model = run_again_by_a_function()
+    model.linear.weight.register_hook(show)
+    (told,) = found(model, "FXG115")
+    assert told.severity == "info"
+    assert texts(told) == [
+        "`show` may be called once more by a backward that starts inside this one",
+        "The code of what ByHelperBackward_0 stands for starts a backward of its own. That calls the hook with its part of "
+        "the gradient if it comes to `linear.weight`, and the hook sees no sum. (torch/csrc/autograd/engine.cpp, "
+        "Engine::execute: reentrant backward)",
+        "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function, with which the hook is "
+        "called once, with the sum",
+    ]
+    mended = run_again_by_a_checkpoint()
+    mended.linear.weight.register_hook(show)
+    assert not found(mended, "FXG115")
+
+
+@pytest.mark.parametrize("code", ["FXG105", "FXG201", "FXG204"])
+def test_weights_that_only_a_nested_backward_uses_are_not_said_to_be_lost(code):
+    model = run_again_by_a_function()
+    model.linear.register_full_backward_hook(show)
+    assert not found(model, code)
+    model(tensor()).sum().backward()
+    assert model.linear.weight.grad is not None

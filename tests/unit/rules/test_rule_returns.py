@@ -125,4 +125,4 @@ def test_leaves_behind_a_reentrant_checkpoint_are_not_counted():
     model.second.register_forward_pre_hook(lambda module, args: (checkpoint(model.third, *args, use_reentrant=True),))
     graph = fxgrad.trace(model, torch.ones(2, 3, requires_grad=True)).graph
     (told,) = [told for told in explain(graph) if told.code == "FXG109"]
-    assert "what a reentrant checkpoint behind it uses." in told.because
+    assert "what a backward uses that a node behind it starts." in told.because

@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from fxgrad.cli.hook_kinds import hook_kind
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind
+from fxgrad.graph.kind_names import hook_kind_named
 
 
 def refusal(text):
     with pytest.raises(UsageError) as caught:
-        hook_kind(text)
+        hook_kind_named(text)
     return caught.value
 
 
 @pytest.mark.parametrize("kind", HookKind)
 def test_every_kind_is_found_by_its_value(kind):
-    assert hook_kind(kind.value) is kind
+    assert hook_kind_named(kind.value) is kind
 
 
 @pytest.mark.parametrize(
@@ -29,28 +29,28 @@ def test_every_kind_is_found_by_its_value(kind):
     ],
 )
 def test_an_end_of_one_value_is_enough(text, kind):
-    assert hook_kind(text) is kind
+    assert hook_kind_named(text) is kind
 
 
 def test_a_value_that_also_ends_another_is_taken_as_it_is():
     values = {kind.value for kind in HookKind}
-    assert all(hook_kind(value).value == value for value in values)
+    assert all(hook_kind_named(value).value == value for value in values)
 
 
 def test_an_end_of_two_values_lists_both():
     assert str(refusal("register_hook")) == (
-        "--hook 'register_hook' can mean 2 kinds\n"
+        "'register_hook' can mean 2 kinds of hook\n"
         "  allowed: Tensor.register_hook, Node.register_hook\n"
-        "  try: --hook Tensor.register_hook"
+        "  try: Tensor.register_hook"
     )
 
 
 @pytest.mark.parametrize(
     ("text", "suggestion"),
     [
-        ("register_ful_backward_hook", "--hook Module.register_full_backward_hook"),
-        ("torch.nn.Module.register_backward_hook", "--hook Module.register_backward_hook"),
-        ("retain_gard", "--hook Tensor.retain_grad"),
+        ("register_ful_backward_hook", "Module.register_full_backward_hook"),
+        ("torch.nn.Module.register_backward_hook", "Module.register_backward_hook"),
+        ("retain_gard", "Tensor.retain_grad"),
     ],
 )
 def test_an_unknown_kind_gets_the_nearest(text, suggestion):
@@ -66,3 +66,7 @@ def test_an_unknown_kind_lists_all():
 @pytest.mark.parametrize("text", ["", "\x1b[31m", "\ud800"])
 def test_odd_texts_are_refused(text):
     assert refusal(text).given.isprintable()
+
+
+def test_a_kind_stands_for_itself():
+    assert hook_kind_named(HookKind.TENSOR) is HookKind.TENSOR

@@ -1,0 +1,177 @@
+"""Whether the ``backward`` of a Python Function starts a backward of its own, as far as its code tells. Nothing is called.
+
+Reentrant checkpoints do, and what is written like them: reversible blocks, Functions that run a module again. Such a
+backward calls hooks that no edge of the graph leads to. Bytecode is read with ``dis``: the names that code uses are
+looked up in its globals and closure, and the functions found there, as far as they are the program's own, are read too.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from types import CodeType, FunctionType, MethodType
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+
+from fxgrad.observe.frames import package_of
+from fxgrad.observe.real_types import is_a
+
+_UNKNOWN: Any = object()
+_KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")
+_STARTS = (torch.autograd.backward, torch.autograd.grad, torch.Tensor.backward, torch.enable_grad)
+"""What starts a backward; a backward that turns gradients on builds a graph, and has no other use for one."""
+_STARTS_BY_NAME = ("backward", "run_backward", "enable_grad")
+_STARTS_IF_CALLED = ("grad", "set_grad_enabled")
+"""Of what is only known at run time; a tensor has an attribute ``grad`` as well."""
+_BOUND = (staticmethod, classmethod, MethodType)
+_TOLD = "requires_grad_"
+_MOST_FUNCTIONS = 200
+
+
+class NestedBackward(NamedTuple):
+    """What is known of the backward that a Function's backward starts.
+
+    ``detaches``  whether it starts from copies that are detached: it then comes to nothing of the graph around but leaves
+    """
+
+    detaches: bool
+
+
+_KNOWN: WeakKeyDictionary[type, NestedBackward | None] = WeakKeyDictionary()
+
+
+def nested_backward(function_class: type) -> NestedBackward | None:
+    """What a Function's backward starts; None where its code starts no backward.
+
+    >>> from torch.utils.checkpoint import CheckpointFunction
+    >>> nested_backward(CheckpointFunction)
+    NestedBackward(detaches=True)
+    >>> class Double(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def backward(ctx, gradient):
+    ...         return 2 * gradient
+    >>> nested_backward(Double) is None
+    True
+    """
+    if function_class not in _KNOWN:
+        _KNOWN[function_class] = _read(function_class)
+    return _KNOWN[function_class]
+
+
+def _read(function_class: type) -> NestedBackward | None:
+    methods = [inspect.getattr_static(function_class, name, None) for name in ("backward", "vjp")]
+    reader = _Reader([function for method in methods if (function := _plain(method)) is not None])
+    reader.read()
+    return NestedBackward(reader.detaches) if reader.starts else None
+
+
+class _Reader:
+    """Reads functions, and what they name, one after the other."""
+
+    def __init__(self, functions: list[FunctionType]) -> None:
+        self.starts = False
+        self._names: set[str] = set()
+        self._waiting = list(functions)
+        self._seen: set[CodeType] = {function.__code__ for function in functions}
+        self._packages = {package_of(function.__code__) for function in functions}
+
+    @property
+    def detaches(self) -> bool:
+        """A detached tensor has to be told that it requires grad before anything is differentiated by it."""
+        return "detach_variable" in self._names or {"detach", _TOLD} <= self._names
+
+    def read(self) -> None:
+        """Read everything that is waiting."""
+        while self._waiting:
+            function = self._waiting.pop()
+            cells = dict(_cells(function))
+            for code in _with_inner(function.__code__):
+                self._read_code(code, function.__globals__, cells)
+        self.starts |= len(self._seen) >= _MOST_FUNCTIONS
+
+    def _read_code(self, code: CodeType, names: Mapping[str, Any], cells: Mapping[str, Any]) -> None:
+        value = module = _UNKNOWN
+        for instruction in dis.get_instructions(code):
+            operation, argument = instruction.opname, instruction.argval
+            if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
+                value = names.get(argument, _UNKNOWN)
+            elif operation.startswith(("LOAD_DEREF", "LOAD_CLASSDEREF")):
+                value = cells.get(argument, _UNKNOWN)
+            elif operation == "IMPORT_NAME":
+                value = module = sys.modules.get(argument, _UNKNOWN)
+            elif operation in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+                owner = module if operation == "IMPORT_FROM" else value
+                value = _member(owner, argument)
+                if value is _UNKNOWN:
+                    self.starts |= argument in _STARTS_BY_NAME
+                    self.starts |= argument in _STARTS_IF_CALLED and (owner is _UNKNOWN and _is_called(instruction))
+            elif operation not in _KEEPS_VALUE:
+                value = _UNKNOWN
+                if operation == "STORE_ATTR" and argument == "requires_grad":
+                    self._note_name(code, _TOLD)
+                continue
+            else:
+                continue
+            self._note_name(code, argument)
+            self._consider(value)
+
+    def _note_name(self, code: CodeType, name: str) -> None:
+        """Of torch's own code only that of checkpoints detaches what it starts from: wrappers like once_differentiable
+        detach what they return."""
+        if package_of(code) is not None or name == "detach_variable":
+            self._names.add(name)
+
+    def _consider(self, value: Any) -> None:
+        if any(value is starter for starter in _STARTS):
+            self.starts = True
+            return
+        function = _plain(value)
+        if function is None or function.__code__ in self._seen or len(self._seen) >= _MOST_FUNCTIONS:
+            return
+        package = package_of(function.__code__)
+        if package == "" or package in self._packages:
+            self._seen.add(function.__code__)
+            self._waiting.append(function)
+
+
+def _is_called(instruction: dis.Instruction) -> bool:
+    """Whether an attribute is looked up to be called as a method: told apart since Python 3.12 by a flag alone."""
+    return instruction.opname == "LOAD_METHOD" or "NULL" in instruction.argrepr
+
+
+def _member(owner: Any, name: str) -> Any:
+    """An attribute as it lies there: no property, and no ``__getattr__``, is asked."""
+    return _UNKNOWN if owner is _UNKNOWN else inspect.getattr_static(owner, name, _UNKNOWN)
+
+
+def _plain(value: Any) -> FunctionType | None:
+    """The Python function behind a method, a partial or a wrapper of these."""
+    while True:
+        if is_a(value, functools.partial):
+            value = value.func
+        elif type(value) in _BOUND:
+            value = value.__func__
+        else:
+            return value if is_a(value, FunctionType) else None
+
+
+def _cells(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    """The code, and that of the functions and comprehensions that are written inside it."""
+    waiting = [code]
+    while waiting:
+        inner = waiting.pop()
+        yield inner
+        waiting.extend(constant for constant in inner.co_consts if is_a(constant, CodeType))

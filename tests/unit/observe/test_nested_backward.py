@@ -1,0 +1,160 @@
+"""Which Functions start a backward of their own, read from their code."""
+
+import functools
+import types
+
+import pytest
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.modules._functions import BackwardHookFunction
+from zoo_nested import ByHelper, BySaved, GivenWeights, KeptGraph, Reversible
+
+from fxgrad.observe.nested_backward import NestedBackward, nested_backward
+
+kernels = types.SimpleNamespace(backward=lambda grad: grad)
+
+
+def function_with(backward):
+    return type("Made", (Function,), {"backward": staticmethod(backward)})
+
+
+def helper(y, grad):
+    torch.autograd.backward(y, grad)
+
+
+def calls_a_method(ctx, grad):
+    ctx.y.backward(grad)
+
+
+def calls_with_keywords(ctx, grad):
+    ctx.y.backward(gradient=grad)
+
+
+def calls_the_function(ctx, grad):
+    torch.autograd.backward(ctx.y, grad)
+
+
+def imports_it_inside(ctx, grad):
+    from torch.autograd import grad as differentiate
+
+    return differentiate(ctx.y, ctx.x, grad)
+
+
+def imports_torch_inside(ctx, grad):
+    import torch.autograd
+
+    return torch.autograd.grad(ctx.y, ctx.x, grad)
+
+
+def calls_a_helper(ctx, grad):
+    helper(ctx.y, grad)
+
+
+def calls_it_in_an_inner_function(ctx, grad):
+    def run():
+        torch.autograd.backward(ctx.y, grad)
+
+    run()
+
+
+def calls_a_partial(ctx, grad, run=None):
+    prepared(grad)
+
+
+prepared = functools.partial(helper, None)
+
+
+def calls_what_it_closes_over(run):
+    def backward(ctx, grad):
+        run(ctx.y, grad)
+
+    return backward
+
+
+def records_again(ctx, grad):
+    with torch.enable_grad():
+        return ctx.module.differentiate(grad)
+
+
+@once_differentiable
+def wrapped(ctx, grad):
+    torch.autograd.backward(ctx.y, grad)
+
+
+STARTS = [
+    calls_a_method,
+    calls_with_keywords,
+    calls_the_function,
+    imports_it_inside,
+    imports_torch_inside,
+    calls_a_helper,
+    calls_it_in_an_inner_function,
+    calls_a_partial,
+    calls_what_it_closes_over(helper),
+    records_again,
+    wrapped,
+]
+
+
+@pytest.mark.parametrize("backward", STARTS)
+def test_code_that_starts_a_backward_is_recognised(backward):
+    assert nested_backward(function_with(backward)) == NestedBackward(detaches=False)
+
+
+def plain(ctx, grad):
+    return grad * 2
+
+
+def reads_an_attribute(ctx, grad):
+    return grad + ctx.weight.grad
+
+
+def calls_a_kernel(ctx, grad):
+    return kernels.backward(grad)
+
+
+def calls_no_grad(ctx, grad):
+    with torch.no_grad():
+        return grad * 2
+
+
+def calls_torch(ctx, grad):
+    return torch.nn.functional.softmax(grad, -1)
+
+
+DOES_NOT = [plain, reads_an_attribute, calls_a_kernel, calls_no_grad, calls_torch, calls_what_it_closes_over(max)]
+
+
+@pytest.mark.parametrize("backward", DOES_NOT)
+def test_code_that_starts_none_is_recognised(backward):
+    assert nested_backward(function_with(backward)) is None
+
+
+@pytest.mark.parametrize("function", [Reversible, KeptGraph, GivenWeights, ByHelper])
+def test_a_function_that_detaches_what_it_was_given_comes_to_leaves_alone(function):
+    found = nested_backward(function)
+    assert found is not None
+    assert found.detaches == (function is not KeptGraph)
+
+
+def test_a_function_that_differentiates_by_what_it_saved_detaches_nothing():
+    assert nested_backward(BySaved) == NestedBackward(detaches=False)
+
+
+def test_a_function_inherits_its_backward():
+    assert nested_backward(type("Inherits", (BySaved,), {})) == NestedBackward(detaches=False)
+
+
+def test_a_full_hook_starts_no_backward():
+    assert nested_backward(BackwardHookFunction) is None
+
+
+def test_no_property_is_asked():
+    class Rude:
+        @property
+        def backward(self):
+            raise AssertionError("asked")
+
+    rude = Rude()
+    assert nested_backward(function_with(lambda ctx, grad: rude.backward)) is None
