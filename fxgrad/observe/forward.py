@@ -22,6 +22,7 @@ from torch.utils.hooks import BackwardHook
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import Path
+from fxgrad.observe.compiler import Compiler
 from fxgrad.observe.frames import running
 from fxgrad.observe.function_calls import FunctionCalls
 from fxgrad.observe.fx_modes import modes_now
@@ -59,11 +60,12 @@ class ForwardRecorder:
     ``last_random`` the state of torch's generator, where it was set after the last function call.
     """
 
-    def __init__(self, metas: MetaTable, known: Iterable[torch.Tensor]) -> None:
+    def __init__(self, metas: MetaTable, known: Iterable[torch.Tensor], compiler: Compiler) -> None:
         self.metas = metas
         self.thread = threading.get_ident()
         self.log = TensorLog(known)
         self.where = Whereabouts()
+        self.compiler = compiler
         self.functions = FunctionCalls(self.log, metas, self.where)
         self.module_calls: list[SeenModuleCall] = []
         self.started = self.ended = next_sequence_nr()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function, _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import BackwardHook
+
+from fxgrad.observe.compiler import watched_compile
 
 if TYPE_CHECKING:
     from fxgrad.observe.forward import ForwardRecorder
@@ -53,7 +55,21 @@ _APPLIES = _SingleLevelFunction if isinstance(vars(Function)["apply"], classmeth
 @contextmanager
 def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
     """While it is entered, `recorder` is called instead of the wrapped methods."""
-    replacements: list[tuple[Any, str, Any]] = [
+    replacements: list[tuple[Any, str, Any]] = []
+    mode = _FunctionMode(recorder)
+
+    @contextmanager
+    def paused() -> Iterator[None]:
+        """Inside it nothing is wrapped: what is compiled there is not to run into what is wrapped."""
+        wrapped = [(owner, name, vars(owner).get(name)) for owner, name, _ in replacements]
+        with ExitStack() as stack:
+            for owner, name, now in wrapped:
+                stack.callback(_put_back, owner, name, now)
+                _put_back(owner, name, originals[owner, name])
+            stack.enter_context(mode.left_out())
+            yield
+
+    replacements += [
         (nn.Module, "_call_impl", _module_call(recorder)),
         (BackwardHook, "setup_input_hook", _method(recorder, BackwardHook.setup_input_hook, recorder.input_hook)),
         (BackwardHook, "setup_output_hook", _method(recorder, BackwardHook.setup_output_hook, recorder.output_hook)),
@@ -61,23 +77,27 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (torch.Tensor, "as_subclass", _as_subclass(recorder)),
         (threading.Thread, "start", _start(recorder)),
         (torch, "clear_autocast_cache", _clear_cache(recorder)),
+        (torch, "compile", watched_compile(recorder, paused)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
         (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
         *[(owner, name, _for_its_effect(recorder, getattr(owner, name))) for owner, name in _EFFECTS],
         *[(owner, "set_rng_state", _set_random(recorder, torch.set_rng_state)) for owner in (torch, torch.random)],
         *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
     ]
+    originals = {(owner, name): vars(owner).get(name) for owner, name, _ in replacements}
     with ExitStack() as stack:
         for owner, name, replacement in replacements:
-            stack.callback(_put_back, owner, name, vars(owner).get(name))
+            stack.callback(_put_back, owner, name, originals[owner, name])
             setattr(owner, name, replacement)
-        stack.enter_context(_FunctionMode(recorder))
+        stack.callback(replacements.clear)  # they hold what pauses them, which holds them
+        stack.enter_context(mode)
         yield
 
 
 def _put_back(owner: Any, name: str, before: Any) -> None:
     if before is None:  # it was inherited
-        delattr(owner, name)
+        if name in vars(owner):
+            delattr(owner, name)
     else:
         setattr(owner, name, before)
 
@@ -94,11 +114,28 @@ class _FunctionMode(TorchFunctionMode):
 
     def __exit__(self, *_: object) -> None:
         """Leave this mode, whichever the program entered meanwhile and did not leave: those stay."""
-        above = []
-        while torch._C._len_torch_function_stack() and (mode := torch._C._pop_torch_function_stack()) is not self:
+        _push(self._taken_off()[0])
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Inside it the other modes are there, this one is not."""
+        above, was_there = self._taken_off()
+        _push(above)
+        try:
+            yield
+        finally:
+            above = [torch._C._pop_torch_function_stack() for _ in above]
+            _push([*above, self] if was_there else above)
+
+    def _taken_off(self) -> tuple[list[Any], bool]:
+        """Take this mode and those above it off the stack; those above, from the top, and whether this one was there."""
+        above: list[Any] = []
+        while torch._C._len_torch_function_stack():
+            mode = torch._C._pop_torch_function_stack()
+            if mode is self:
+                return above, True
             above.append(mode)
-        for mode in reversed(above):
-            torch._C._push_on_torch_function_stack(mode)
+        return above, False
 
 
 def _module_call(recorder: ForwardRecorder) -> Callable[..., Any]:
@@ -180,6 +217,12 @@ def _clear_cache(recorder: ForwardRecorder) -> Callable[..., Any]:
         clear()
 
     return watched_clear
+
+
+def _push(modes: Sequence[Any]) -> None:
+    """Put modes back on the stack of torch functions; the last one first."""
+    for mode in reversed(modes):
+        torch._C._push_on_torch_function_stack(mode)
 
 
 def _whole(recorder: ForwardRecorder, function: Callable[..., Any]) -> Callable[..., Any]:

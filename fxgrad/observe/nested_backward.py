@@ -24,7 +24,8 @@ from fxgrad.observe.real_types import is_a
 _UNKNOWN: Any = object()
 _KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")
 _STARTS = (torch.autograd.backward, torch.autograd.grad, torch.Tensor.backward, torch.enable_grad)
-"""What starts a backward; a backward that turns gradients on builds a graph, and has no other use for one."""
+"""What starts a backward; a backward that turns gradients on builds a graph, and has no other use for one. In torch's own
+code it has: operators like ``torch.cond`` turn them on to trace a function, with tensors that stand for others."""
 _STARTS_BY_NAME = ("backward", "run_backward", "enable_grad")
 _STARTS_IF_CALLED = ("grad", "set_grad_enabled")
 """Of what is only known at run time; a tensor has an attribute ``grad`` as well."""
@@ -78,7 +79,7 @@ class _Reader:
         self._names: set[str] = set()
         self._waiting = list(functions)
         self._seen: set[CodeType] = {function.__code__ for function in functions}
-        self._packages = {package_of(function.__code__) for function in functions}
+        self._packages = {"", *[package_of(function.__code__) for function in functions]} - {None}
 
     @property
     def detaches(self) -> bool:
@@ -118,7 +119,7 @@ class _Reader:
             else:
                 continue
             self._note_name(code, argument)
-            self._consider(value)
+            self._consider(value, code)
 
     def _note_name(self, code: CodeType, name: str) -> None:
         """Of torch's own code only that of checkpoints detaches what it starts from: wrappers like once_differentiable
@@ -126,15 +127,14 @@ class _Reader:
         if package_of(code) is not None or name == "detach_variable":
             self._names.add(name)
 
-    def _consider(self, value: Any) -> None:
+    def _consider(self, value: Any, code: CodeType) -> None:
         if any(value is starter for starter in _STARTS):
-            self.starts = True
+            self.starts |= value is not torch.enable_grad or package_of(code) is not None
             return
         function = _plain(value)
         if function is None or function.__code__ in self._seen or len(self._seen) >= _MOST_FUNCTIONS:
             return
-        package = package_of(function.__code__)
-        if package == "" or package in self._packages:
+        if package_of(function.__code__) in self._packages:
             self._seen.add(function.__code__)
             self._waiting.append(function)
 

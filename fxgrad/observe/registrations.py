@@ -90,6 +90,15 @@ class RegistrationWatch:
             RemovableHandle.remove = remove  # type: ignore[method-assign]
 
     @contextmanager
+    def paused_inside(self) -> Iterator[None]:
+        """Inside it nothing is seen."""
+        was_paused, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = was_paused
+
+    @contextmanager
     def undone(self) -> Iterator[None]:
         """Afterwards every table that was touched inside holds what it held before."""
         self._before.clear()

@@ -17,6 +17,7 @@ from torch import nn
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, NodeKind, Path
 from fxgrad.graph.notation import without_addresses
+from fxgrad.observe.compiler import Compiler
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import read_again
 from fxgrad.observe.fx_graph import ForwardGraph
@@ -91,7 +92,7 @@ class Session:
         known = [named.tensor for named in self._tensor_names.named.values()]
         self._earlier = existing_hooks(self._module_names.modules.values(), known)
         self._versions = {name: tensor._version for name, tensor in self._counted_parameters()}
-        self.recorder = ForwardRecorder(self.metas, known)
+        self.recorder = ForwardRecorder(self.metas, known, Compiler(self.watch))
         self.watch.running = self.recorder.running
 
     def _name_inputs(self, arguments: Arguments) -> None:
@@ -113,8 +114,9 @@ class Session:
             several = "compiled modules ran" if count > 1 else "compiled module ran"
             self.notes.append(f"{count} {several} eagerly, without torch.compile")
         with ExitStack() as stack:
-            if "torch._dynamo" in sys.modules:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            assert self.recorder is not None
+            stack.callback(self.recorder.compiler.let_go)
+            self.recorder.compiler.hold_back()
             for module in compiled:
                 stack.callback(vars(module).__setitem__, "_compiled_call_impl", vars(module)["_compiled_call_impl"])
                 vars(module)["_compiled_call_impl"] = None
