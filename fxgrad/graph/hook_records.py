@@ -44,6 +44,7 @@ class Hook:
     ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
                     ("weight",); "parameters()" where it goes through the module's parameters
     ``holds``       tensors that have a graph behind them, and that its function keeps alive
+    ``uncounted``   which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
     ``more_targets`` why a multi-grad hook is on more places than ``target_slots`` says; None where it is not
     """
 
@@ -66,6 +67,7 @@ class Hook:
     grad_reads: tuple[str, ...] = ()
     holds: tuple[Held, ...] = ()
     more_targets: str | None = None
+    uncounted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

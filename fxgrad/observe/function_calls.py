@@ -63,6 +63,7 @@ _HOLD_NO_TENSOR = frozenset({int, bool, float, str, torch.Size, torch.dtype, tor
 _CONTAINERS = frozenset({list, tuple, dict})
 _DEEPEST_ARGUMENT = 20
 _PLAIN = Surroundings()
+_RETAIN_GRAD = torch.Tensor.retain_grad
 _AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone")
 
 _transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -80,7 +81,8 @@ class MadeFunction(NamedTuple):
 class FunctionCalls:
     """The function calls of one run, in order.
 
-    ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient.
+    ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient;
+    ``retained_inside`` are the tensors that were told so inside of a recorded call.
     ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has
     entered: what it does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was
     cleared. ``reruns`` are the Functions whose backward may run their forward again. ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed,
@@ -90,6 +92,7 @@ class FunctionCalls:
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
         self.calls: list[SeenFunctionCall] = []
         self.retained: dict[int, tuple[SeenModuleCall | None, int]] = {}
+        self.retained_inside: list[torch.Tensor] = []
         self.taken: list[SeenTaking] = []
         self.reruns: list[SeenRerun] = []
         self.made_functions: dict[int, MadeFunction] = {}
@@ -112,6 +115,8 @@ class FunctionCalls:
         if self._where.rerun is not None:
             self._where.rerun.note_arguments(args, kwargs)
         if self._is_hidden():
+            if function is _RETAIN_GRAD and not self.paused:
+                self.retained_inside.append(args[0])
             return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
         if name in _CHANGES_METADATA:

@@ -16,6 +16,7 @@ from torch.fx.node import _get_qualified_name
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from fxgrad.graph import TensorMeta
+from fxgrad.graph.records import Shape
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import SeenFunctionCall
 
@@ -93,10 +94,15 @@ def tensor_metas(tensors: Iterable[torch.Tensor], earlier: Sequence[TensorMeta] 
     found = [_tensor_meta(tensor) for tensor in tensors]
     if earlier is not None:
         found = [
-            meta if meta is None or before.shape is None else meta._replace(shape=torch.Size(before.shape))  # type: ignore[arg-type]
+            meta if meta is None or not _is_readable(before.shape) else meta._replace(shape=torch.Size(before.shape))  # type: ignore[arg-type]
             for meta, before in zip(found, earlier, strict=True)
         ]
     return found[0] if len(found) == 1 else tuple(found) or None
+
+
+def _is_readable(shape: Shape | None) -> bool:
+    """Whether a shape is known, and made of numbers: one of a jagged tensor has a name for a size that differs."""
+    return shape is not None and all(type(size) is int for size in shape)
 
 
 def _tensor_meta(tensor: torch.Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ class HookCollector:
 
     def _record(self, rank: int, hook: LiveHook) -> Hook:
         observed = None if hook.parts else self._observed(hook)
+        slots = tuple([self._slot(part) for part in hook.parts])
         return Hook(
             id=rank,
             kind=hook.kind,
@@ -66,7 +67,8 @@ class HookCollector:
             active=hook.active,
             unplaced=self._unplaced(hook, observed),
             may_return=False if hook.function is None else may_return_a_value(hook.function),
-            target_slots=tuple([self._slot(part) for part in hook.parts]),
+            target_slots=slots,
+            uncounted=self._uncounted(hook, slots),
             registered_nr=hook.sequence_nr,
             registered_in=None if hook.call is None else self._observation.call_ids[hook.call],
             grad_reads=grad_reads(hook.function) if hook.kind.is_module else (),
@@ -92,6 +94,13 @@ class HookCollector:
             return (None, 0) if rank is None else (rank, hook.origin[1])
         leaf = self._observation.leaves.get(id(hook.tensor))
         return (None, 0) if leaf is None else (self._observation.walked.ids[leaf], 0)
+
+    def _uncounted(self, hook: LiveHook, slots: Sequence[tuple[int | None, int]]) -> tuple[int, ...]:
+        """``_get_grad_fn_or_grad_acc`` (torch/autograd/graph.py) takes a view of a leaf to find its node. Where the leaf is
+        of a class of its own, the view may have another node in between, and that is what it takes."""
+        ids = [self._observation.walked.ids.get(node) for node in hook.counted]
+        pairs = zip(ids, slots, strict=False)
+        return tuple([index for index, (counted, (node, _)) in enumerate(pairs) if counted != node])
 
     def _unplaced(self, hook: LiveHook, observed: tuple[int, int | None] | None) -> str | None:
         if hook.kind.is_module or hook.parts or observed is not None:

@@ -63,6 +63,8 @@ class LiveHook:
     """Of a multi-grad hook: the tensor hook on each of its tensors."""
     more_parts: str | None = None
     """Of a multi-grad hook: why there may be more."""
+    counted: tuple[AutogradNode, ...] = ()
+    """Of an "all" hook: the nodes that it took for those of its parts, and of which it counts those that will run."""
 
     @property
     def key(self) -> Key:
@@ -209,6 +211,7 @@ def _complete(whole: LiveHook, tables: list[Table]) -> None:
             parts[index] = LiveHook(HookKind.TENSOR, LAST, None, None, origin=(node, 0))
             whole.more_parts = SLOT_UNSEEN if len(node._input_metadata) > 1 else whole.more_parts
     whole.parts = [parts[index] for index in sorted(parts)]
+    whole.counted = tuple(cells["grad_fns"])
 
 
 def _add_holder(whole: LiveHook, table: Table) -> None:

@@ -112,6 +112,7 @@ class Observation:
                 tensors.update((id(tensor), tensor) for _, tensor in function_call.results)
             for call in self.recorder.module_calls:
                 tensors.update((id(seen.tensor), seen.tensor) for seen in (*call.inputs, *call.outputs))
+            tensors.update((id(tensor), tensor) for tensor in self.recorder.functions.retained_inside)
         tensors.update((id(tensor), tensor) for tensor in self.root_tensors)
         return tensors.values()
 

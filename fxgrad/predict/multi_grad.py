@@ -6,6 +6,7 @@ tensors' nodes ``torch._C._will_engine_execute_node`` names; an "any" hook lets 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -90,7 +91,13 @@ class Counter:
 
 
 def _executed_targets(outlook: Outlook, hook: Hook) -> int:
-    return sum(node is not None and bool(outlook.schedule.will_run[node]) for node, _ in hook.target_slots)
+    return sum(bool(outlook.schedule.will_run[node]) for node in _counted_nodes(hook))
+
+
+def _counted_nodes(hook: Hook) -> Iterator[int]:
+    for target, (node, _) in enumerate(hook.target_slots):
+        if node is not None and target not in hook.uncounted:
+            yield node
 
 
 def _refuses_leaf(outlook: Outlook, hook: Hook) -> bool:
@@ -99,7 +106,7 @@ def _refuses_leaf(outlook: Outlook, hook: Hook) -> bool:
     if call.api != "grad":
         return False
     captured = {node for node, _ in call.inputs or ()}
-    leaves = {node for node, _ in hook.target_slots if node is not None and not outlook.graph.nodes[node].edges}
+    leaves = {node for node in _counted_nodes(hook) if not outlook.graph.nodes[node].edges}
     return bool(captured & leaves)
 
 

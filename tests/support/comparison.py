@@ -6,7 +6,7 @@ Written apart from `fxgrad.observe.execution` and `fxgrad.verification`, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,7 +29,12 @@ def described(gradient: Any) -> Described:
     if gradient is None:
         return None
     strided_nested = gradient.is_nested and gradient.layout is torch.strided
-    return None if strided_nested else tuple(gradient.shape), str(gradient.dtype).removeprefix("torch.")
+    return None if strided_nested else _sizes(gradient.shape), str(gradient.dtype).removeprefix("torch.")
+
+
+def _sizes(shape: Iterable[Any]) -> tuple[Any, ...]:
+    """The sizes; of a jagged tensor one has a name, another one for each tensor that is made."""
+    return tuple(size if type(size) is int else "jagged" for size in shape)
 
 
 class Called(NamedTuple):
@@ -279,7 +284,7 @@ def compare_entry(comparison: Comparison, place: str, gradient: Gradient, receiv
     shape, dtype = received
     if gradient.shape is None and gradient.status == "tensor" and shape is not None:
         comparison.reasons[SHAPE_OPEN] += 1
-    elif gradient.shape is not None and gradient.shape != shape:
+    elif gradient.shape is not None and _sizes(gradient.shape) != shape:
         comparison.add("shape", f"{place}: predicted {gradient.shape}, got {shape}")
     if gradient.dtype is None and gradient.status == "tensor":
         comparison.reasons[DTYPE_OPEN] += 1

@@ -351,6 +351,21 @@ class Wrapped(torch.Tensor):
     """A subclass of Tensor without a ``__torch_function__`` of its own."""
 
 
+class _Jagged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        rows = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
+        return self.linear(rows).values() + self.linear(x).sum()
+
+
+def jagged_inside():
+    """A nested tensor of the jagged layout, of which one size is a name."""
+    return _Jagged(), (torch.randn(2, 3),), {}
+
+
 def tensor_subclass():
     """A subclass of Tensor goes through forward."""
     return _on(lambda x: (x.as_subclass(Wrapped) * 2).sin())

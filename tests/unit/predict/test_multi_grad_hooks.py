@@ -214,3 +214,24 @@ def test_tensors_of_an_any_hook_that_the_graph_has_nothing_to_do_with_are_found_
     model(torch.ones(4, 3)).sum().backward()
     assert (site.fires, site.times) == (True, 1)
     assert [called.hook for called in notebook.log] == ["several"]
+
+
+# Leaves of a class of their own
+
+
+class Plain(torch.Tensor):
+    """Has PyTorch's own __torch_function__, which makes a view of a leaf by two operations."""
+
+
+def test_an_all_hook_does_not_wait_for_a_leaf_of_which_it_took_another_node(notebook):
+    """``view_as`` of such a leaf has a node between itself and AccumulateGrad, which no backward executes."""
+    model = nn.Linear(3, 3)
+    model.weight = nn.Parameter(torch.randn(3, 3).as_subclass(Plain))
+    register_multi_grad_hook([model.weight, model.bias], notebook.several("several", "all"))
+    trace = fxgrad.trace(model, torch.ones(2, 3))
+    assert trace.graph.hooks[0].uncounted == (0,)
+    model(torch.ones(2, 3)).sum().backward()
+    assert len(notebook.log) == len(trace.sites) == 2
+    received = [[entry is not None for entry in called.grad_output] for called in notebook.log]
+    assert [[status == "tensor" for status in statuses(site)] for site in trace.sites] == received
+    assert fxgrad.verify(model, torch.ones(2, 3)).ok
