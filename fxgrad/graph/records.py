@@ -259,6 +259,7 @@ class ModuleCall:
     ``forward_start``    the sequence number at which forward begins: after the forward pre-hooks; None: not seen
     ``result_kind``      "tensor", "tuple", "namedtuple", "struct sequence" (``torch.return_types``), "tuple subclass"
                          or "other"; None: not seen
+    ``transformed``      whether a transform of torch.func (``grad``, ``vmap``) runs it
     """
 
     id: str
@@ -288,6 +289,7 @@ class ModuleCall:
     on_source_line: bool = True
     forward_start: int | None = None
     result_kind: str | None = None
+    transformed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

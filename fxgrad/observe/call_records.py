@@ -49,6 +49,7 @@ class CallRecords:
             grad_enabled=call.grad_enabled,
             completed=call.completed,
             training=call.training,
+            transformed=call.transformed,
             hooks=self._hooks.ids_of_call(call),
             legacy_tensor=None if call.legacy is None else self.reference(call.legacy),
             legacy_reason=call.legacy_reason,

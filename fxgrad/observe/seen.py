@@ -221,6 +221,7 @@ class SeenModuleCall:
         "stack",
         "start",
         "training",
+        "transformed",
     )
 
     def __init__(self, module: nn.Module, parent: SeenModuleCall | None, number: int, stack: Stack) -> None:
@@ -231,6 +232,7 @@ class SeenModuleCall:
         self.start = self.end = self.forward_start = next_sequence_nr()
         self.training = module.training
         self.grad_enabled = torch.is_grad_enabled()
+        self.transformed = torch._C._are_functorch_transforms_active()
         self.hooks = snapshot_of_hooks(module)
         self.completed = False
         self.finished = 0

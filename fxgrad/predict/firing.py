@@ -17,6 +17,7 @@ from fxgrad.predict import multi_grad
 from fxgrad.predict.flow import INPUT_SIDE
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.places import Place, TensorHook, is_alive, places
+from fxgrad.predict.reasons import counting_reason
 
 
 class HookCall(NamedTuple):
@@ -60,7 +61,7 @@ class Firing:
         if counter is None or site.node is None:
             return site
         if call.site in self._miscounted:
-            return replace(site, node=None, slot=None)
+            return replace(site, node=None, slot=None, reason=counting_reason(self._outlook))
         node, slot = counter.place(call.nth)
         return replace(site, node=node, slot=slot, reason=f"{site.reason}{counter.which(call.nth)}")
 

@@ -96,3 +96,32 @@ def labels_text(graph: BackwardGraph, nodes: Sequence[int], *, most: int = 3) ->
     if len(nodes) > most:
         return f"{', '.join(labels)} and {len(nodes) - most} more"
     return " and ".join([", ".join(labels[:-1]), labels[-1]]) if len(labels) > 1 else labels[0]
+
+
+# Backward inside of backward
+
+
+def nesting_reason(outlook: Outlook) -> str:
+    """What a backward that starts inside this one does to the hooks that it comes to."""
+    node = outlook.nesting[0]
+    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
+    where = "the hooks on leaves" if outlook.intruder is None else "the hooks on leaves, and on what it comes to,"
+    return f"{escaped(node.label)} {runs} a backward of its own, which calls {where} once more if it uses them"
+
+
+def intrusion_reason(node: Node) -> str:
+    """What a backward that starts inside this one does to the nodes that it comes to before this one."""
+    return (
+        f"{escaped(node.label)} uses tensors of this graph that are not detached: a backward of its own may come to their "
+        "nodes first, and free what these need"
+    )
+
+
+def counting_reason(outlook: Outlook) -> str:
+    """What that does to a multi-grad hook, which counts the gradients of each backward by itself."""
+    node = outlook.nesting[0]
+    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
+    return (
+        f"{escaped(node.label)} {runs} a backward of its own, which calls the hook as well for those of its tensors that it "
+        "comes to: how often it is called, and with which gradients, only backward decides"
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import HookKind, HookSite, Node, NodeKind
+from fxgrad.graph import HookKind, HookSite, NodeKind
 from fxgrad.graph.notation import escaped
 from fxgrad.predict import multi_grad
 from fxgrad.predict.firing import Firing, finds_earlier, is_held_back, waits_for_output
 from fxgrad.predict.outlook import Outlook
-from fxgrad.predict.reasons import UNUSED
+from fxgrad.predict.reasons import UNUSED, intrusion_reason, nesting_reason
 
 _BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
 _ONCE_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.NODE_PRE)
@@ -85,7 +85,7 @@ def undecided_reason(outlook: Outlook, site: HookSite) -> str | None:
     if outlook.call.after == "freed" and not _precedes_every_execution(outlook, site):
         return "the same call before freed the graph: this one raises at the first node that needs what was freed"
     if outlook.intruder is not None and outlook.ranks[site.node] > outlook.ranks[outlook.intruder.id]:
-        return _intrusion_reason(outlook.intruder)
+        return intrusion_reason(outlook.intruder)
     return None
 
 
@@ -98,18 +98,3 @@ def _precedes_every_execution(outlook: Outlook, site: HookSite) -> bool:
 def uncounted_reason(outlook: Outlook, site: HookSite) -> str | None:
     """Why the number of calls is not known; None where it is."""
     return None if site.node is None or not outlook.is_shared(site.node) else nesting_reason(outlook)
-
-
-def nesting_reason(outlook: Outlook) -> str:
-    """What a backward that starts inside this one does to the hooks that it comes to."""
-    node = outlook.nesting[0]
-    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
-    where = "the hooks on leaves" if outlook.intruder is None else "the hooks on leaves, and on what it comes to,"
-    return f"{escaped(node.label)} {runs} a backward of its own, which calls {where} once more if it uses them"
-
-
-def _intrusion_reason(node: Node) -> str:
-    return (
-        f"{escaped(node.label)} uses tensors of this graph that are not detached: a backward of its own may come to their "
-        "nodes first, and free what these need"
-    )

@@ -10,7 +10,8 @@ from fxgrad.predict.entries import View, grad_input_entries, grad_output_entries
 from fxgrad.predict.firing import Firing, HookCall
 from fxgrad.predict.full_hooks import FullHookCall
 from fxgrad.predict.outlook import Outlook
-from fxgrad.predict.silence import nesting_reason, silence_reason, uncounted_reason, undecided_reason
+from fxgrad.predict.reasons import nesting_reason
+from fxgrad.predict.silence import silence_reason, uncounted_reason, undecided_reason
 from fxgrad.resolve import resolve
 
 Contents = tuple[tuple[Gradient, ...], tuple[Gradient, ...]]

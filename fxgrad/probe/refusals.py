@@ -17,7 +17,10 @@ _QUANTIZED = ("quint", "qint")
 
 
 def refused_registration(graph: BackwardGraph, hook: Hook) -> str | None:
-    """Whether registering raises: PyTorch keeps the kind of the first hook (torch/nn/modules/module.py)."""
+    """Whether registering raises: PyTorch keeps the kind of the first hook (torch/nn/modules/module.py), and takes none
+    on modules of TorchScript (torch/jit/_script.py, ``_make_fail``)."""
+    if not hook.kind.is_global and graph.modules_by_path[hook.owner].made_by == "torch.jit":
+        return f"{hook.kind.value} raises RuntimeError: {escaped(hook.owner) or 'the model'} is a module of TorchScript"
     if hook.kind.is_full_pre:
         return None
     if hook.kind.is_global:
@@ -50,6 +53,11 @@ def _full_refusals(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
         return
     arguments = [] if setup.input_positions is None else argument_members(call)
     results = [] if setup.output_positions is None else result_members(call)
+    if (arguments or results) and call.transformed:
+        yield (
+            f"forward raises RuntimeError at {_called(graph, call)}: a transform of torch.func runs it, and does not go "
+            "through the BackwardHookFunction of a full hook, which has no setup_context"
+        )
     if results and call.result_kind == "struct sequence":
         result = f"{escaped(call.result_type)}(*results)"
         yield f"forward raises TypeError at {_called(graph, call)}: a full hook makes the result anew as {result}"

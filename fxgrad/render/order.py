@@ -60,7 +60,7 @@ def _gradient(subject: Subject, site: HookSite) -> str:
 
 
 def _kind(site: HookSite) -> str:
-    return say.short_kind(site.hook) + (", if at all" if site.fires is None else "")
+    return say.short_kind(site.hook) + say.how_sure(site)
 
 
 def _owner(subject: Subject, site: HookSite) -> tuple[str, str]:

@@ -126,7 +126,7 @@ def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
     on, kind, _ = _hook_cells(subject)
     call = say.calls_title(subject, (site,))
     node = escaped(subject.graph.nodes[site.node].label) if site.node is not None else ""
-    return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind, node)
+    return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind + say.how_sure(site), node)
 
 
 # Findings

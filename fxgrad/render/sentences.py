@@ -147,8 +147,18 @@ def firing_sentence(site: HookSite) -> str:
         return "only backward decides whether it fires"
     if not site.fires:
         return "never fires"
-    place = "" if site.order is None else f", number {site.order + 1} in the firing order"
+    place = "" if site.order is None else f", number {site.order + 1} in the firing order{_or_earlier(site)}"
     return f"fires{_times(site.times)}{place}"
+
+
+def how_sure(site: HookSite) -> str:
+    """What is left open of a site's place in the firing order; "" where nothing is."""
+    return ", if at all" if site.fires is None else _or_earlier(site)
+
+
+def _or_earlier(site: HookSite) -> str:
+    """A backward that starts inside this one may call a hook before it has its turn."""
+    return ", or earlier" if site.fires and site.times is None else ""
 
 
 def _times(times: int | None) -> str:

@@ -52,7 +52,6 @@ def _in_function(subject: Subject, call: ModuleCall) -> Explanation:
         ),
         fix=f"{_IN_ITS_PLACE}, where the hook is on the nodes of the forward",
         site=subject.sites[0],
-        source=call.source,
     )
 
 

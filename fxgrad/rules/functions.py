@@ -55,4 +55,6 @@ _NOTES = {
 
 def kind_note(node: Node) -> str:
     """What a reader must know about a node of this kind; "" for ordinary ones."""
+    if node.kind is NodeKind.CUSTOM_FUNCTION and node.nested_backward is not None:
+        return "a Function whose backward starts another backward: what hooks that comes to is left open"
     return _NOTES.get(node.kind, "")

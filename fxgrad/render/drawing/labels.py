@@ -78,7 +78,9 @@ def _order_text(alike: Sequence[HookSite]) -> str:
     orders = sorted(site.order + 1 for site in alike if site.order is not None)
     if not orders:
         return "never fires"
-    return f"no. {ranges(orders)}" + ("" if any(site.fires for site in alike) else ", if it fires")
+    if not any(site.fires for site in alike):
+        return f"no. {ranges(orders)}, if it fires"
+    return f"no. {ranges(orders)}" + (", or earlier" if any(site.times is None for site in alike) else "")
 
 
 def _named(hook: _HookName) -> str:

@@ -299,3 +299,39 @@ def test_a_captured_graph_has_no_calls_to_suppose_a_hook_at():
     graph = observe_tensors(model(leaf()), model, node_hooks=False).graph
     with pytest.raises(UsageError, match="whose module calls are not known"):
         hypothesis(graph, "", FULL)
+
+
+# Modules that a transform or TorchScript runs
+
+
+@pytest.mark.parametrize("kind", [FULL, PRE])
+def test_a_full_hook_on_a_module_that_a_transform_runs_makes_forward_raise(kind):
+    def differentiated(model, x):
+        return torch.func.grad(lambda y: model.inner(y).sum())(x) * model.weight
+
+    def build():
+        model = FromFunction(differentiated)
+        model.inner = nn.Linear(3, 3)
+        return model
+
+    answer = hypothesis(traced(build(), leaf()), "inner", kind)
+    assert answer.refused is not None
+    assert answer.refused.startswith("forward raises RuntimeError at ")
+    assert answer.refused.endswith(
+        ": a transform of torch.func runs it, and does not go through the BackwardHookFunction of a full hook, which has no "
+        "setup_context"
+    )
+    model = build()
+    getattr(model.inner, kind.value.rpartition(".")[2])(lambda *_: None)
+    with pytest.raises(RuntimeError, match="must override the setup_context"):
+        model(leaf())
+
+
+@pytest.mark.parametrize("kind", [LEGACY, FULL, PRE])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning", "ignore:`torch.jit.script:FutureWarning")
+def test_a_module_of_torchscript_takes_no_hook(kind):
+    model = nn.Sequential(torch.jit.script(nn.Linear(3, 3)))
+    answer = hypothesis(traced(model, leaf()), "0", kind)
+    assert answer.refused == f"{kind.value} raises RuntimeError: 0 is a module of TorchScript"
+    with pytest.raises(RuntimeError, match="not supported on ScriptModules"):
+        getattr(model[0], kind.value.rpartition(".")[2])(lambda *_: None)

@@ -106,7 +106,6 @@ def test_a_hook_in_a_function_that_runs_its_module_again_is_a_warning_that_the_a
     model.linear.register_full_backward_hook(show)
     (told,) = found(model, "FXG115")
     assert told.severity == "warning"
-    assert told.source is not None
     headline, because, fix = texts(told)
     assert headline == "`show` is attached only if a Function's backward runs `linear` again"
     assert because.startswith("The forward of a custom Function runs `linear`, called at ")
