@@ -83,7 +83,7 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
     unknown: list[Unknown] = []
     came: list[tuple[int, HookSite]] = []
     for key, sites in _by_key(graph.sites).items():
-        for site, there in zip(sites, _shared_out(seen.pop(key, []), len(sites)), strict=True):
+        for site, there in zip(sites, _shared_out(sites, seen.pop(key, [])), strict=True):
             differences += _site_differences(site, there)
             unknown += _open(site)
             came += [(firing.order, site) for firing in there[:1] if firing.order is not None]
@@ -169,10 +169,20 @@ def _by_key(sites: Sequence[HookSite]) -> dict[_Key, list[HookSite]]:
     return found
 
 
-def _shared_out(firings: Sequence[Firing], number: int) -> Iterator[Sequence[Firing]]:
-    """To each of the sites that one hook has at one call one firing, in their order; to the last all that are left."""
-    yield from (firings[rank : rank + 1] for rank in range(number - 1))
-    yield firings[number - 1 :]
+def _shared_out(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list[list[Firing]]:
+    """What each of the sites that one hook has at one call takes of its firings: one on its node, if there is one, else
+    the next. All that are left belong to a site of which nothing is certain, else to the last."""
+    if len(sites) == 1:
+        return [list(firings)]
+    left, shares = list(firings), [list[Firing]() for _ in sites]
+    for site, share in zip(sites, shares, strict=True):
+        there = [firing for firing in left if firing.node == site.node] or left
+        if site.fires and there:
+            share.append(there[0])
+            left.remove(there[0])
+    rest = next((share for site, share in zip(sites, shares, strict=True) if site.fires is None), shares[-1])
+    rest.extend(left)
+    return shares
 
 
 def _order_differences(came: Sequence[tuple[int, HookSite]]) -> Iterator[Difference]:

@@ -21,12 +21,18 @@ _TOP_LEVEL = 2
 
 def module_sites(surroundings: Surroundings, hook: Hook) -> Iterator[HookSite]:
     """One site for each call that took the hook along, watched or not; one with the reason where none did."""
-    at_calls = [_site_at_call(surroundings, hook, call) for call in surroundings.calls_by_hook.get(hook.id, [])]
+    calls = surroundings.calls_by_hook.get(hook.id, [])
+    at_calls = [site for call in calls for site in _sites_at_call(surroundings, hook, call)]
     nodes = _left_before(surroundings, hook, [site.node for site in at_calls])
     yield from at_calls
     for node in nodes:
         yield placed(hook, call=None, node=node.id, slot=None, reason=_found_reason(surroundings, node))
-    if not at_calls and not nodes:
+    unseen = surroundings.unseen_calls if hook.active else None
+    if unseen is not None:
+        yield undecided(
+            hook, unseen if at_calls or nodes else f"{_never_taken_reason(surroundings, hook)}, and {unseen}"
+        )
+    elif not at_calls and not nodes:
         yield _site_without_call(surroundings, hook)
 
 
@@ -106,9 +112,17 @@ def _calls_of_owner(surroundings: Surroundings, hook: Hook) -> list[ModuleCall]:
     return surroundings.calls_by_path.get(module.path if module else hook.owner, [])
 
 
-def _site_at_call(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
+def _sites_at_call(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> Iterator[HookSite]:
+    site = _site_at_call(surroundings, hook, call)
     if call.checkpointed == "function" or (call.checkpointed == "reentrant" and not call.grad_enabled):
-        return _site_in_rerun(surroundings, hook, call)
+        if site.node is not None:  # a tensor of the graph around has passed through
+            yield site
+        yield _site_in_rerun(surroundings, hook, call)
+    else:
+        yield site
+
+
+def _site_at_call(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
     if not call.completed:
         return unplaced(hook, _RAISED, call=call.id)
     if hook.kind.is_legacy:

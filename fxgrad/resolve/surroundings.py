@@ -57,6 +57,23 @@ class Surroundings:
         return None
 
     @cached_property
+    def unseen_calls(self) -> str | None:
+        """What may call modules again in backward of which forward's calls do not tell; None where they tell.
+
+        They do not where no call was recorded, nor where a custom Function calls no module before backward.
+        """
+        if self.graph.info.calls_reason is not None:
+            node = next(iter(self.nesting), None)
+            return (
+                None
+                if node is None
+                else f"{escaped(node.label)} may run modules again, whose hooks then attach and fire"
+            )
+        if any(call.checkpointed == "function" for call in self.graph.calls):
+            return None
+        return self.may_run_anything
+
+    @cached_property
     def may_run_anything(self) -> str | None:
         """What may call modules during backward that forward never called; None where nothing does."""
         node = next((node for node in self.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)

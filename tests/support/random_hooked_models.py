@@ -16,7 +16,7 @@ import pytest
 import torch
 from comparison import Comparison, Reality, compare_with
 from module_hooks import Notebook, backward, roots_in
-from random_modules import HOOKS, IN_PLACE, PURE, RESULTS, Grammar, RandomModule
+from random_modules import HOOKS, IN_PLACE, PURE, RESULTS, RUN_AGAIN, Grammar, RandomModule, is_hookable
 from same_graph import ids_in
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
@@ -29,6 +29,7 @@ MORE_HOOKS = ("node_prehook", "several_hook", "any_hook", "removed_hook", "weigh
 HOOKED = {
     "no change in place": Grammar((*PURE, *HOOKS, *MORE_HOOKS), RESULTS),
     "changes in place": Grammar((*PURE, *HOOKS, *MORE_HOOKS, *IN_PLACE), RESULTS),
+    "runs again in backward": Grammar((*PURE, *HOOKS, *MORE_HOOKS, *RUN_AGAIN), RESULTS),
 }
 
 
@@ -37,7 +38,7 @@ class HookedModule(RandomModule):
 
     def _made(self, a: torch.Tensor) -> tuple[torch.Tensor, bool]:
         made = a * 1.0
-        return made, made.requires_grad
+        return made, is_hookable(made)
 
     def _named(self, kind: str) -> str:
         return self.notebook.name(self._next_name(kind))
@@ -62,7 +63,7 @@ class HookedModule(RandomModule):
 
     def _several(self, a, b, mode):
         tensors = [a * 1.0, b * 2.0, self.weight]
-        hookable = [tensor for tensor in tensors if tensor.requires_grad]
+        hookable = [tensor for tensor in tensors if is_hookable(tensor)]
         if hookable:
             self.notebook.on_several(hookable, self._named(mode), mode)
         return tensors[:2]
@@ -75,12 +76,12 @@ class HookedModule(RandomModule):
         return [made]
 
     def weight_hook(self, a, b):
-        if self.weight.requires_grad:
+        if is_hookable(self.weight):
             self.weight.register_hook(self.notebook.tensor(self._named("weight in forward")))
         return [a * self.weight]
 
     def weight_after(self, a, b):
-        if self.weight.requires_grad:
+        if is_hookable(self.weight):
             hook = self.notebook.leaf(self._named("accumulated in forward"))
             self.weight.register_post_accumulate_grad_hook(hook)
         return [self.weight * 1.0]

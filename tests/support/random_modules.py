@@ -11,11 +11,14 @@ import torch
 from module_hooks import Notebook
 from supposed_hooks import Build, Built
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from zoo_nested import ByHelper
 
 PURE = ("times_weight", "plus", "tanh", "view", "slice", "unbind", "double", "no_grad", "detached")
 HOOKS = ("tensor_hook", "node_hook", "retain_grad", "keep")
 IN_PLACE = ("times_in_place", "plus_in_place", "view_in_place", "in_place_without_grad", "detached_in_place")
 NEW_RESULTS = ("one new", "two new")
+RUN_AGAIN = ("checkpointed", "checkpointed_reentrant", "by_function")
 RESULTS = ("one", "two", "mixed", "nested", "list", "dict", *NEW_RESULTS)
 
 
@@ -135,19 +138,19 @@ class RandomModule(nn.Module):
 
     def tensor_hook(self, a, b):
         made = a * 1.0
-        if made.requires_grad:
+        if is_hookable(made):
             made.register_hook(self.notebook.tensor(self._next_name("tensor")))
         return [made]
 
     def node_hook(self, a, b):
         made = a * 1.0
-        if made.requires_grad:
+        if is_hookable(made):
             made.grad_fn.register_hook(self.notebook.on_node(self._next_name("node")))
         return [made]
 
     def retain_grad(self, a, b):
         made = a * 1.0
-        if made.requires_grad:
+        if is_hookable(made):
             made.retain_grad()
         return [made]
 
@@ -155,9 +158,27 @@ class RandomModule(nn.Module):
         self.kept = a
         return []
 
+    def checkpointed(self, a, b):
+        return [checkpoint(self._run_again, a, use_reentrant=False)]
+
+    def checkpointed_reentrant(self, a, b):
+        return [checkpoint(self._run_again, a, use_reentrant=True)]
+
+    def by_function(self, a, b):
+        return [ByHelper.apply(a, self._run_again)]
+
+    def _run_again(self, a):
+        results = list(tensors_of(self.inner[0](a))) if self.inner else []
+        return (results[0] if results else a.tanh()) * self.weight
+
     def _next_name(self, kind: str) -> str:
         self.notebook.named = getattr(self.notebook, "named", 0) + 1
         return f"{kind} {self.notebook.named}"
+
+
+def is_hookable(tensor: torch.Tensor) -> bool:
+    """Whether a tensor takes hooks, and not only because backward runs forward again: nobody foresees those."""
+    return tensor.requires_grad and torch._C._current_graph_task_id() == -1
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from module_hooks import FromFunction, assert_as_predicted, site_of
+from module_hooks import FromFunction, assert_as_predicted, site_of, sites_of
 from nested_programs import verified
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +20,22 @@ def leaf(*shape):
 
 def entries(site):
     return [(entry.status, entry.shape, entry.reason) for entry in site.grad_output]
+
+
+class OnlyInBackward(torch.autograd.Function):
+    """Calls a module when backward comes to it, and not before."""
+
+    @staticmethod
+    def forward(ctx, x, module):
+        ctx.x, ctx.module = x, module
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        x = ctx.x.detach().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.backward(ctx.module(x), grad)
+        return x.grad, None
 
 
 @pytest.mark.parametrize("way", NESTED_WAYS)
@@ -69,25 +85,12 @@ def test_a_module_inside_the_function_may_have_its_hooks_called(notebook):
 
 
 def test_a_module_that_only_backward_calls_may_have_its_hooks_called(notebook):
-    class Later(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, module):
-            ctx.x, ctx.module = x, module
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, grad):
-            x = ctx.x.detach().requires_grad_()
-            with torch.enable_grad():
-                torch.autograd.backward(ctx.module(x), grad)
-            return x.grad, None
-
-    model = FromFunction(lambda m, a: Later.apply(a, m.inner))
+    model = FromFunction(lambda m, a: OnlyInBackward.apply(a, m.inner))
     model.inner = nn.Linear(4, 4)
     notebook.full(model.inner, "inner")
     site = site_of(assert_as_predicted(notebook, model, [leaf()]), "inner")
     assert (site.node, site.fires) == (None, None)
-    assert site.reason.endswith("only the backward of LaterBackward_0 knows whether it calls it")
+    assert site.reason.endswith("only the backward of OnlyInBackwardBackward_0 knows whether it calls it")
     assert len(notebook.log) == 1
 
 
@@ -161,3 +164,40 @@ def test_under_inputs_a_nested_backward_may_call_what_this_one_does_not_come_to(
     trace = fxgrad.trace(model, leaf())
     fired = {site.hook.owner: site.fires for site in trace.predict(inputs=["before.weight"]).graph.sites}
     assert fired == {"inside.weight": None, "before.bias": None}
+
+
+# Modules that are called again, of which forward's calls do not tell
+
+
+def test_a_module_that_backward_calls_for_the_first_time_has_one_more_site(notebook):
+    model = FromFunction(lambda m, a: OnlyInBackward.apply(m.inner(a), m.inner))
+    model.inner = nn.Linear(4, 4)
+    notebook.full(model.inner, "inner")
+    first, other = sites_of(assert_as_predicted(notebook, model, [leaf()]), "inner")
+    assert (other.call, other.fires, first.call, first.fires) == ("inner#1", True, None, None)
+    assert first.reason == "only the backward of OnlyInBackwardBackward_0 knows whether it calls it"
+    assert len(notebook.log) == 2
+
+
+def test_where_no_call_was_recorded_a_checkpoint_may_call_modules_again(notebook):
+    model = FromFunction(lambda m, a: checkpoint(m.inner, m.inner(a), use_reentrant=True))
+    model.inner = nn.Linear(4, 4)
+    notebook.full(model.inner, "inner")
+    result = model(leaf())
+    sites = sites_of(fxgrad.capture(result, model).graph, "inner")
+    assert [site.fires for site in sites] == [None, True]
+    assert sites[0].reason == "CheckpointFunctionBackward_0 may run modules again, whose hooks then attach and fire"
+    result.sum().backward()
+    assert len(notebook.log) == 2
+
+
+def test_a_non_full_hook_on_what_a_checkpoint_hands_through_is_on_the_graph_around(notebook):
+    """Its module returns the argument, which has a grad_fn although gradients are disabled."""
+    model = FromFunction(lambda m, a: checkpoint(lambda y: m.inner(y) * 2, a * 3, use_reentrant=True))
+    model.inner = nn.Identity()
+    notebook.legacy(model.inner, "inner")
+    graph = assert_as_predicted(notebook, model, [leaf()])
+    first, second = sites_of(graph, "inner")
+    assert (first.node, first.fires) == (None, None)
+    assert (graph.nodes[second.node].name, second.fires, second.times) == ("MulBackward0", True, 1)
+    assert fxgrad.verify(model, leaf()).ok
