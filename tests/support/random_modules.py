@@ -35,6 +35,7 @@ GRAMMARS = {
     "everything": Grammar((*PURE, *HOOKS), RESULTS),
     "in place": Grammar((*PURE, *IN_PLACE), ("one", *NEW_RESULTS)),
     "everything in place": Grammar((*PURE, *HOOKS, *IN_PLACE), RESULTS),
+    "runs again in backward": Grammar((*PURE, *HOOKS, *RUN_AGAIN), RESULTS),
 }
 
 

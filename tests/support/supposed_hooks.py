@@ -259,9 +259,10 @@ def _fx_nodes(graph: BackwardGraph) -> Iterator[Any]:
 
 
 def _sites(graph: BackwardGraph) -> Iterator[Any]:
-    silent = [site for site in graph.sites if site.fires is False]
-    ranked = [site for site in graph.sites if site.fires is not False]
-    for site in (*ranked, *sorted(silent, key=lambda site: (short_name(site), site.call or ""))):
+    """In their order, where that says anything: not of sites that have no place."""
+    ranked = [site for site in graph.sites if site.node is not None and site.fires is not False]
+    others = [site for site in graph.sites if site.node is None or site.fires is False]
+    for site in (*ranked, *sorted(others, key=lambda site: (short_name(site), site.call or "", repr(site.fires)))):
         yield short_name(site), site.call, site.node, site.slot, site.fires, site.times, _contents(site)
 
 
