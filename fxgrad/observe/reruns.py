@@ -62,7 +62,8 @@ def _is_candidate(node: Node) -> bool:
 
 def _with_entries(node: Node, walked: WalkedGraph, seen: Mapping[Any, Sequence[Origin]]) -> Node:
     live = walked.order[node.id]
-    nested = nested_backward(live._forward_cls)  # type: ignore[attr-defined]
+    function = getattr(live, "_forward_cls", None)
+    nested = None if function is None else nested_backward(function)
     if nested is None:
         return node
     used = [(walked.ids.get(origin), slot) for origin, slot in seen.get(live, ())]

@@ -40,9 +40,9 @@ class Firing:
         self._outlook = outlook
         self._sites = sites
         self._places = places(outlook.graph, sites)
-        left_open = [number for number, site in enumerate(sites) if site.node is None and site.fires is None]
-        self._somewhere = [number for number in left_open if sites[number].hook.more_targets is not None]
-        self._recomputed = [number for number in left_open if number not in self._somewhere]
+        left_open = {number for number, site in enumerate(sites) if site.node is None and site.fires is None}
+        self._somewhere = {number for number in left_open if sites[number].hook.more_targets is not None}
+        self._recomputed = left_open - self._somewhere
         self._miscounted = {number for number, site in enumerate(sites) if is_miscounted(outlook, site)}
         self.by_others: frozenset[int] = frozenset()
         self.raised_by: int | None = None
@@ -70,7 +70,7 @@ class Firing:
             yield from self._at(node)
             if self.raised_by is not None:
                 return
-        yield from self._somewhere
+        yield from sorted(self._somewhere)
 
     def _only_by_others(self, called: Sequence[int]) -> Iterator[int]:
         """The hooks that nobody calls but a backward that starts inside this one, if it does."""
@@ -90,7 +90,7 @@ class Firing:
         if self._outlook.schedule.runs[node]:
             yield from place.prehooks
         if self._outlook.nesting and self._outlook.nesting[0].id == node:
-            yield from self._recomputed
+            yield from sorted(self._recomputed)
             yield from sorted(self._miscounted)
         if self._outlook.runs(node):
             yield from place.post_accumulate
@@ -102,7 +102,7 @@ class Firing:
             if called is None:
                 self.raised_by = hook.site
                 return
-            if called and hook.site not in self._somewhere and hook.site not in self._miscounted:
+            if called and not (hook.site in self._somewhere or hook.site in self._miscounted):
                 yield hook.site
 
 
