@@ -9,6 +9,7 @@ from functools import cached_property
 from fxgrad.graph import lint, naming, paths, printing
 from fxgrad.graph.hook_records import Hook, HookSite
 from fxgrad.graph.info import GraphInfo
+from fxgrad.graph.kinds import NodeKind
 from fxgrad.graph.records import Edge, FxNode, Module, ModuleCall, Node, Path, Root, UnrecordedCall, Variable
 
 
@@ -52,6 +53,16 @@ class BackwardGraph:
     def calls_per_module(self) -> Counter[str]:
         """How many calls of each module path there are."""
         return Counter(call.path for call in self.calls)
+
+    @cached_property
+    def nesting(self) -> tuple[Node, ...]:
+        """The nodes whose own Python code starts a backward: reentrant checkpoints, and custom Functions like them."""
+        return tuple([node for node in self.nodes if node.nested_backward is not None])
+
+    @cached_property
+    def nests_in_checkpoints(self) -> bool:
+        """Whether all of these are reentrant checkpoints."""
+        return all(node.kind is NodeKind.CHECKPOINT for node in self.nesting)
 
     @cached_property
     def recomputed_modules(self) -> frozenset[str]:

@@ -54,7 +54,7 @@ class Outlook:
     @cached_property
     def nesting(self) -> tuple[Node, ...]:
         """The nodes that start a backward of their own, in the order in which this backward executes them."""
-        if all(node.nested_backward is None for node in self.graph.nodes):
+        if not self.graph.nesting:
             return ()
         executed = (self.graph.nodes[node] for node in self.schedule.order if self.runs(node))
         return tuple([node for node in executed if node.nested_backward is not None])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import Hook, HookKind, HookSite, Node, NodeKind
+from fxgrad.graph import Hook, HookKind, HookSite, Node
 from fxgrad.graph.notation import escaped
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
@@ -54,8 +54,8 @@ def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:
 def _site_without_place(surroundings: Surroundings, hook: Hook) -> HookSite:
     nesting = surroundings.nesting
     if hook.active and nesting and _may_be_on_leaf(surroundings, hook):
-        is_checkpoint = any(node.kind is NodeKind.CHECKPOINT for node in nesting)
-        return undecided(hook, _IN_CHECKPOINT if is_checkpoint else _BY_FUNCTION)
+        in_checkpoint = surroundings.graph.nests_in_checkpoints
+        return undecided(hook, _IN_CHECKPOINT if in_checkpoint else _BY_FUNCTION)
     if hook.active and surroundings.nested_elsewhere is not None:
         return undecided(hook, f"{hook.unplaced or _NOWHERE}; {surroundings.nested_elsewhere}")
     return unplaced(hook, hook.unplaced or _NOWHERE if hook.active else "its handle was removed")

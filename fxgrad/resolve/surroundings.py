@@ -40,10 +40,10 @@ class Surroundings:
                 found.setdefault(hook, []).append(node)
         return found
 
-    @cached_property
+    @property
     def nesting(self) -> tuple[Node, ...]:
         """The nodes that start a backward of their own: what that runs is only seen during backward."""
-        return tuple([node for node in self.graph.nodes if node.nested_backward is not None])
+        return self.graph.nesting
 
     @cached_property
     def nested_elsewhere(self) -> str | None:

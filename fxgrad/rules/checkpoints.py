@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall, NodeKind
+from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall
 from fxgrad.rules.phrases import code, editor_line, function_name, module_name, node_labels
 from fxgrad.rules.subject import Subject
 
@@ -73,23 +73,23 @@ def _not_reentrant(subject: Subject, call: ModuleCall) -> Explanation:
 
 def checkpoint_calls_the_leafs_hook_again(subject: Subject) -> Iterator[Explanation]:
     """FXG115: a reentrant checkpoint, or a Function like it, runs a backward of its own, with hooks on leaves."""
-    nesting = subject.index.nesting
+    nesting = subject.graph.nesting
     if not nesting or subject.hook.kind not in _ON_LEAVES or not subject.hook.active:
         return
     undecided = [site for site in subject.sites if site.fires is None or (site.fires and site.times is None)]
     if undecided:
-        are_checkpoints = all(node.kind is NodeKind.CHECKPOINT for node in nesting)
-        yield (_leaf_in_checkpoint if are_checkpoints else _leaf_in_function)(subject, undecided[0])
+        told = _leaf_in_checkpoint if subject.graph.nests_in_checkpoints else _leaf_in_function
+        yield told(subject, undecided[0])
 
 
 def _leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation:
-    runs = "runs" if len(subject.index.nesting) == 1 else "each run"
+    runs = "runs" if len(subject.graph.nesting) == 1 else "each run"
     return Explanation(
         code="FXG115",
         severity="info",
         headline=f"{function_name(subject.hook)} is called once more for each reentrant checkpoint that uses its tensor",
         because=(
-            f"{node_labels(subject.index.nesting)} {runs} a backward of its own for what it recomputes. It adds into .grad of "
+            f"{node_labels(subject.graph.nesting)} {runs} a backward of its own for what it recomputes. It adds into .grad of "
             f"{code(subject.path)} if it uses that, and calls the hook with its part of the gradient. {_CHECKPOINT_PY}"
         ),
         fix="checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
@@ -98,7 +98,7 @@ def _leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation:
 
 
 def _leaf_in_function(subject: Subject, site: HookSite) -> Explanation:
-    labels = node_labels(subject.index.nesting)
+    labels = node_labels(subject.graph.nesting)
     return Explanation(
         code="FXG115",
         severity="info",

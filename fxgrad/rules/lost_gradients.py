@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from fxgrad.graph import BackwardGraph, FxNode, NodeKind, Variable
+from fxgrad.graph import BackwardGraph, FxNode, Variable
 from fxgrad.rules.data_flow import DataFlow
 
 
@@ -65,9 +65,8 @@ class _Search:
         scripted = [module for module in graph.modules if module.made_by == "torch.jit"]
         self._hidden = {name for module in scripted for name in module.parameters}
         """Of modules whose operations run without Python, where nobody sees what is given to them."""
-        nesting = [node for node in graph.nodes if node.nested_backward is not None]
-        self._recomputes = bool(nesting)
-        self._may_use_anything = any(node.kind is NodeKind.CUSTOM_FUNCTION for node in nesting)
+        self._recomputes = bool(graph.nesting)
+        self._may_use_anything = not graph.nests_in_checkpoints
         """A custom Function is recorded as one call, of what it is given; what its own code holds nobody sees."""
 
     def lost(self, parameter: Variable) -> Lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, NodeKind, Source, Variable
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Source, Variable
 from fxgrad.rules.data_flow import DataFlow
 from fxgrad.rules.lost_gradients import Loss, Lost, lost_gradients
 from fxgrad.rules.operations import (
@@ -91,9 +91,8 @@ def why_lost(graph: BackwardGraph, lost: Lost) -> str:
     if lost.why is not Loss.RECOMPUTED:
         silent = graph.info.calls_reason is None and never_called(graph, [lost.parameter])
         return f"{lost_at(lost)}: {module_name(owner)} is never called" if silent else lost_at(lost)
-    nesting = [node for node in graph.nodes if node.nested_backward is not None]
-    is_checkpoint = all(node.kind is NodeKind.CHECKPOINT for node in nesting)
-    runs = "a reentrant checkpoint runs" if is_checkpoint else f"{node_labels(nesting)} may run"
+    is_checkpoint = graph.nests_in_checkpoints
+    runs = "a reentrant checkpoint runs" if is_checkpoint else f"{node_labels(graph.nesting)} may run"
     if owner in graph.recomputed_modules:
         return f"only backward decides: {runs} {module_name(owner)} again then"
     return f"no root depends on it, outside of what {runs} {'again in backward' if is_checkpoint else 'in a backward of its own'}"

@@ -115,11 +115,6 @@ class Index:
         return found
 
     @cached_property
-    def nesting(self) -> tuple[Node, ...]:
-        """The nodes that start a backward of their own: reentrant checkpoints, and custom Functions like them."""
-        return tuple([node for node in self.graph.nodes if node.nested_backward is not None])
-
-    @cached_property
     def compiled(self) -> list[str]:
         """The paths of the modules that torch.compile compiles, those inside others left out."""
         return outermost(module.path for module in self.graph.modules if module.made_by == "torch.compile")
