@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import zip_longest
 
 from fxgrad.graph import Gradient, HookSite
 
@@ -15,13 +17,28 @@ def moved_sites(
 
     `ids` gives the new id of each node. A site that only comes earlier or later among the others is not one of them.
     """
-    counterparts: dict[tuple[int, str | None], list[HookSite]] = defaultdict(list)
-    for site in after:
-        counterparts[site.hook.id, site.call].append(site)
-    for site in before:
-        counterpart = counterparts[site.hook.id, site.call].pop(0)
-        if _is_changed(site, counterpart, ids):
-            yield site, counterpart
+    counterparts = _by_key(after)
+    for key, sites in _by_key(before).items():
+        for site, counterpart in zip_longest(sites, counterparts.get(key, [])):
+            if site is None:  # a multi-grad hook is called once more
+                yield _not_called(counterpart), counterpart
+            elif counterpart is None:
+                yield site, _not_called(site)
+            elif _is_changed(site, counterpart, ids):
+                yield site, counterpart
+
+
+def _by_key(sites: Iterable[HookSite]) -> dict[tuple[int, str | None], list[HookSite]]:
+    found: dict[tuple[int, str | None], list[HookSite]] = defaultdict(list)
+    for site in sites:
+        found[site.hook.id, site.call].append(site)
+    return found
+
+
+def _not_called(site: HookSite) -> HookSite:
+    """In place of a call of a multi-grad hook that backward makes only with the new hook, or only without it."""
+    silent = replace(site, node=None, slot=None, grad_input=(), grad_output=())
+    return replace(silent, fires=False, times=0, order=None, reason="backward does not call the hook once more")
 
 
 def _is_changed(before: HookSite, after: HookSite, ids: Mapping[int, int]) -> bool:

@@ -1,5 +1,7 @@
 """What the answer says, spelled out; that it is what really happens is in test_supposed_programs.py."""
 
+from contextlib import closing
+
 import pytest
 import torch
 from hooked_programs import PROGRAMS, around, inner, leaf
@@ -121,6 +123,33 @@ def test_hooks_on_the_result_move_and_those_that_forward_put_on_it_stay():
     moved = supposed("hooks_on_tensors_and_nodes", "m", FULL).moved
     names = {before.hook.function for before, _ in moved}
     assert names == {"result, outside", "node of the result", "argument, inside"}
+
+
+def a_hook_on_result_and_root(notebook):
+    """Called for each of its tensors, as PyTorch does not count the root; with a full hook around, the root is another."""
+
+    def forward(model, x):
+        hidden = model.inner(x)
+        result = hidden * 2
+        notebook.on_several([hidden, result], "several", "all")
+        return result
+
+    model = FromFunction(forward)
+    model.inner = nn.Linear(3, 3)
+    return model
+
+
+def test_a_multi_grad_hook_that_would_be_called_once_less_is_moved_at_each_call():
+    with closing(Notebook()) as notebook:
+        answer = hypothesis(traced(a_hook_on_result_and_root(notebook), leaf(4, 3)), "", FULL)
+        assert [(before.times, after.times) for before, after in answer.moved] == [(1, 1), (1, 0)]
+        assert [statuses(before.grad_output) for before, _ in answer.moved] == [["none", "tensor"], ["tensor", "none"]]
+        assert statuses(answer.moved[0][1].grad_output) == ["tensor", "tensor"]
+        model = a_hook_on_result_and_root(notebook)
+        model.register_full_backward_hook(lambda *_: None)
+        notebook.clear()
+        model(leaf(4, 3)).sum().backward()
+        assert [called.hook for called in notebook.log] == ["several"]
 
 
 def test_a_site_that_only_comes_later_is_not_moved():
