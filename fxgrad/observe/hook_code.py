@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from fxgrad.observe.frames import code_of
+from fxgrad.observe.plain_functions import KEEPS_VALUE, closure_of
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.tensor_log import may_have_history
 
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
-_KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")
 _TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
 """What leads from ``module.parameters`` to the variable of a for loop."""
 _ITERATES = {"parameters": (), "named_parameters": ("UNPACK_SEQUENCE",)}
@@ -86,7 +86,7 @@ class _Reader:
             return None
         if name in _ATTRIBUTE and value is not None:
             return (*value, argument)
-        return value if name in _KEEPS_VALUE or self._goes_to_each(name) else None
+        return value if name in KEEPS_VALUE or self._goes_to_each(name) else None
 
     def _store(self, name: str) -> None:
         self._variables.pop(name, None)
@@ -147,11 +147,7 @@ def _held(function: Any) -> Iterator[tuple[str, Any]]:
         function = function.__func__
     if is_a(function, FunctionType):
         yield from _defaults(function)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                yield name, cell.cell_contents
-            except ValueError:  # not assigned yet
-                continue
+        yield from closure_of(function)
 
 
 def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -54,8 +54,9 @@ def node_type(node: AutogradNode, name: str) -> NodeType:
 
 def _python_kind(node: torch._C._FunctionBase) -> NodeKind:
     forward_class = getattr(node, "_forward_cls", None)
-    if forward_class in _BY_FORWARD_CLASS:
-        return _BY_FORWARD_CLASS[forward_class]
+    for known, kind in _BY_FORWARD_CLASS.items():
+        if forward_class is known:  # the user's metaclass is not asked what the class equals
+            return kind
     # torch/_functorch/_aot_autograd/runtime_wrappers.py defines CompiledFunction inside a function
     if forward_class is not None and forward_class.__module__.startswith("torch._functorch._aot_autograd"):
         return NodeKind.COMPILED

@@ -8,28 +8,26 @@ looked up in its globals and closure, and the functions found there, as far as t
 from __future__ import annotations
 
 import dis
-import functools
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 
 from fxgrad.observe.frames import package_of
+from fxgrad.observe.plain_functions import KEEPS_VALUE, closure_of, plain_function
 from fxgrad.observe.real_types import is_a
 
 _UNKNOWN: Any = object()
-_KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")
 _STARTS = (torch.autograd.backward, torch.autograd.grad, torch.Tensor.backward, torch.enable_grad)
 """What starts a backward; a backward that turns gradients on builds a graph, and has no other use for one. In torch's own
 code it has: operators like ``torch.cond`` turn them on to trace a function, with tensors that stand for others."""
 _STARTS_BY_NAME = ("backward", "run_backward", "enable_grad")
 _STARTS_IF_CALLED = ("grad", "set_grad_enabled")
 """Of what is only known at run time; a tensor has an attribute ``grad`` as well."""
-_BOUND = (staticmethod, classmethod, MethodType)
 _TOLD = "requires_grad_"
 _MOST_FUNCTIONS = 200
 
@@ -43,7 +41,7 @@ class NestedBackward(NamedTuple):
     detaches: bool
 
 
-_KNOWN: WeakKeyDictionary[type, NestedBackward | None] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[FunctionType, NestedBackward | None] = WeakKeyDictionary()
 
 
 def nested_backward(function_class: type) -> NestedBackward | None:
@@ -59,27 +57,33 @@ def nested_backward(function_class: type) -> NestedBackward | None:
     >>> nested_backward(Double) is None
     True
     """
-    if function_class not in _KNOWN:
-        _KNOWN[function_class] = _read(function_class)
-    return _KNOWN[function_class]
+    function = plain_function(_backward_of(function_class))
+    if function is None:
+        return None
+    if function not in _KNOWN:
+        reader = _Reader(function)
+        reader.read()
+        _KNOWN[function] = NestedBackward(reader.detaches) if reader.starts else None
+    return _KNOWN[function]
 
 
-def _read(function_class: type) -> NestedBackward | None:
-    methods = [inspect.getattr_static(function_class, name, None) for name in ("backward", "vjp")]
-    reader = _Reader([function for method in methods if (function := _plain(method)) is not None])
-    reader.read()
-    return NestedBackward(reader.detaches) if reader.starts else None
+def _backward_of(function_class: type) -> Any:
+    """What is called: ``vjp`` is another name for ``backward`` (torch/autograd/function.py, BackwardCFunction.apply)."""
+    vjp = inspect.getattr_static(function_class, "vjp", None)
+    if vjp is not inspect.getattr_static(torch.autograd.Function, "vjp"):
+        return vjp
+    return inspect.getattr_static(function_class, "backward", None)
 
 
 class _Reader:
-    """Reads functions, and what they name, one after the other."""
+    """Reads a function and those that it names, one after the other."""
 
-    def __init__(self, functions: list[FunctionType]) -> None:
+    def __init__(self, function: FunctionType) -> None:
         self.starts = False
         self._names: set[str] = set()
-        self._waiting = list(functions)
-        self._seen: set[CodeType] = {function.__code__ for function in functions}
-        self._packages = {"", *[package_of(function.__code__) for function in functions]} - {None}
+        self._waiting = [function]
+        self._seen = {function.__code__}
+        self._packages = {"", package_of(function.__code__)} - {None}
 
     @property
     def detaches(self) -> bool:
@@ -90,7 +94,7 @@ class _Reader:
         """Read everything that is waiting."""
         while self._waiting:
             function = self._waiting.pop()
-            cells = dict(_cells(function))
+            cells = dict(closure_of(function))
             for code in _with_inner(function.__code__):
                 self._read_code(code, function.__globals__, cells)
         self.starts |= len(self._seen) >= _MOST_FUNCTIONS
@@ -111,7 +115,7 @@ class _Reader:
                 if value is _UNKNOWN:
                     self.starts |= argument in _STARTS_BY_NAME
                     self.starts |= argument in _STARTS_IF_CALLED and (owner is _UNKNOWN and _is_called(instruction))
-            elif operation not in _KEEPS_VALUE:
+            elif operation not in KEEPS_VALUE:
                 value = _UNKNOWN
                 if operation == "STORE_ATTR" and argument == "requires_grad":
                     self._note_name(code, _TOLD)
@@ -131,7 +135,7 @@ class _Reader:
         if any(value is starter for starter in _STARTS):
             self.starts |= value is not torch.enable_grad or package_of(code) is not None
             return
-        function = _plain(value)
+        function = plain_function(value)
         if function is None or function.__code__ in self._seen or len(self._seen) >= _MOST_FUNCTIONS:
             return
         if package_of(function.__code__) in self._packages:
@@ -147,25 +151,6 @@ def _is_called(instruction: dis.Instruction) -> bool:
 def _member(owner: Any, name: str) -> Any:
     """An attribute as it lies there: no property, and no ``__getattr__``, is asked."""
     return _UNKNOWN if owner is _UNKNOWN else inspect.getattr_static(owner, name, _UNKNOWN)
-
-
-def _plain(value: Any) -> FunctionType | None:
-    """The Python function behind a method, a partial or a wrapper of these."""
-    while True:
-        if is_a(value, functools.partial):
-            value = value.func
-        elif type(value) in _BOUND:
-            value = value.__func__
-        else:
-            return value if is_a(value, FunctionType) else None
-
-
-def _cells(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
 
 
 def _with_inner(code: CodeType) -> Iterator[CodeType]:

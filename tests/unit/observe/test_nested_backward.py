@@ -5,11 +5,14 @@ import types
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import BackwardHookFunction
 from zoo_nested import ByHelper, BySaved, GivenWeights, KeptGraph, Reversible
 
+import fxgrad
+from fxgrad.graph import NodeKind
 from fxgrad.observe.nested_backward import NestedBackward, nested_backward
 
 kernels = types.SimpleNamespace(backward=lambda grad: grad)
@@ -158,3 +161,51 @@ def test_no_property_is_asked():
 
     rude = Rude()
     assert nested_backward(function_with(lambda ctx, grad: rude.backward)) is None
+
+
+class Runs:
+    """A callable object in place of a function."""
+
+    def __call__(self, ctx, grad):
+        torch.autograd.backward(ctx.y, grad)
+
+
+def test_a_callable_object_is_read_by_its_class():
+    assert nested_backward(function_with(Runs())) == NestedBackward(detaches=False)
+
+
+def test_vjp_is_another_name_for_backward():
+    made = type("Made", (Function,), {"vjp": staticmethod(calls_the_function)})
+    assert nested_backward(made) == NestedBackward(detaches=False)
+
+
+def test_two_functions_of_one_code_are_told_apart_by_what_they_close_over():
+    starts, starts_none = (function_with(calls_what_it_closes_over(run)) for run in (helper, max))
+    assert (nested_backward(starts), nested_backward(starts_none)) == (NestedBackward(detaches=False), None)
+
+
+class Unhashable(type(Function)):
+    def __hash__(cls):
+        raise AssertionError("asked")
+
+    def __eq__(cls, other):
+        raise AssertionError("asked")
+
+
+class OfRudeClass(Function, metaclass=Unhashable):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def test_a_function_whose_class_cannot_be_hashed_is_traced():
+    class Model(nn.Module):
+        def forward(self, x):
+            return OfRudeClass.apply(x)
+
+    trace = fxgrad.trace(Model(), torch.ones(2, requires_grad=True))
+    assert [node.kind for node in trace.graph.nodes] == [NodeKind.CUSTOM_FUNCTION, NodeKind.ACCUMULATE_GRAD]
