@@ -85,8 +85,9 @@ class FunctionCalls:
     ``retained_inside`` are the tensors that were told so inside of a recorded call.
     ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has
     entered: what it does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was
-    cleared. ``reruns`` are the Functions whose backward may run their forward again. ``made_functions`` are the functions that a call returned, by identity; ``generators`` those that were passed,
-    by the identity of the copy that is kept of their state.
+    cleared. ``reruns`` are the Functions whose backward may run their forward again. ``made_functions`` are the functions
+    that a call returned, by identity; ``generators`` those that were passed, by the identity of the copy that is kept of
+    their state.
     """
 
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
@@ -135,19 +136,22 @@ class FunctionCalls:
             return apply(*args, **kwargs)
         nested = nested_backward(function)
         if nested is None:
-            return self._run(apply, function, args, kwargs, needs_result=True)
-        around, self._where.rerun = self._where.rerun, self._where.rerun or SeenRerun(function, nested, args)
-        rerun = self._where.rerun
+            return self._apply_plainly(apply, function, args, kwargs)
+        if self._where.rerun is not None:
+            return self._apply_plainly(apply, function, args, kwargs)
+        self._where.rerun = rerun = SeenRerun(function, nested, args)
         try:
-            if not issubclass(function, CheckpointFunction):
-                result = self._run(apply, function, args, kwargs, needs_result=True)
-            else:
-                result = self._checkpoint(apply, args, kwargs)
+            result = self._apply_plainly(apply, function, args, kwargs)
         finally:
-            self._where.rerun = around
-        if around is None and rerun.note_node(result):
+            self._where.rerun = None
+        if rerun.note_node(result):
             self.reruns.append(rerun)
         return result
+
+    def _apply_plainly(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if issubclass(function, CheckpointFunction):
+            return self._checkpoint(apply, args, kwargs)
+        return self._run(apply, function, args, kwargs, needs_result=True)
 
     def _checkpoint(self, apply: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a reentrant checkpoint; its operations are recorded as they run in forward: under no_grad."""

@@ -185,13 +185,13 @@ class Session:
     @contextmanager
     def _unobserved(self, recorder: ForwardRecorder) -> Iterator[None]:
         """What the records are made with is no part of the program, which may still be being watched."""
-        recorder.functions.paused = self.watch.paused = True
+        recorder.functions.paused = True
         recorder.end()
         try:
-            with torch._C.DisableTorchFunctionSubclass():
+            with self.watch.paused_inside(), torch._C.DisableTorchFunctionSubclass():
                 yield
         finally:
-            recorder.functions.paused = self.watch.paused = False
+            recorder.functions.paused = False
 
     def _complete_names(self, recorder: ForwardRecorder) -> Arguments | None:
         """Name what the model got meanwhile; the arguments that become placeholders of the recorded graph."""

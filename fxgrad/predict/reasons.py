@@ -103,10 +103,14 @@ def labels_text(graph: BackwardGraph, nodes: Sequence[int], *, most: int = 3) ->
 
 def nesting_reason(outlook: Outlook) -> str:
     """What a backward that starts inside this one does to the hooks that it comes to."""
+    where = "the hooks on leaves" if outlook.intruder is None else "the hooks on leaves, and on what it comes to,"
+    return f"{_nested(outlook)}, which calls {where} once more if it uses them"
+
+
+def _nested(outlook: Outlook) -> str:
     node = outlook.nesting[0]
     runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
-    where = "the hooks on leaves" if outlook.intruder is None else "the hooks on leaves, and on what it comes to,"
-    return f"{escaped(node.label)} {runs} a backward of its own, which calls {where} once more if it uses them"
+    return f"{escaped(node.label)} {runs} a backward of its own"
 
 
 def intrusion_reason(node: Node) -> str:
@@ -119,9 +123,7 @@ def intrusion_reason(node: Node) -> str:
 
 def counting_reason(outlook: Outlook) -> str:
     """What that does to a multi-grad hook, which counts the gradients of each backward by itself."""
-    node = outlook.nesting[0]
-    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
     return (
-        f"{escaped(node.label)} {runs} a backward of its own, which calls the hook as well for those of its tensors that it "
+        f"{_nested(outlook)}, which calls the hook as well for those of its tensors that it "
         "comes to: how often it is called, and with which gradients, only backward decides"
     )

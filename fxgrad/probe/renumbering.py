@@ -130,7 +130,7 @@ def _hook(hook: Hook, before: BackwardGraph, ids: Ids, nodes: Sequence[Node]) ->
     if hook.id >= len(before.hooks) or (hook.observed is None and not hook.target_slots):
         return hook
     known = before.hooks[hook.id]
-    targets = tuple([(_id(ids, node), slot) for node, slot in hook.target_slots])
+    targets = tuple([_place(ids, node, slot) for node, slot in hook.target_slots])
     places = zip(hook.targets, known.target_slots, targets, strict=False)
     names = tuple([_name(name, before, old, new, nodes) for name, old, new in places])
     hook = replace(hook, targets=names, target_slots=targets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node, Source
 from fxgrad.graph.notation import call_text, escaped, shape_text
@@ -147,18 +147,22 @@ def firing_sentence(site: HookSite) -> str:
         return "only backward decides whether it fires"
     if not site.fires:
         return "never fires"
-    place = "" if site.order is None else f", number {site.order + 1} in the firing order{_or_earlier(site)}"
+    place = "" if site.order is None else f", number {site.order + 1} in the firing order{at_the_latest((site,))}"
     return f"fires{_times(site.times)}{place}"
 
 
 def how_sure(site: HookSite) -> str:
     """What is left open of a site's place in the firing order; "" where nothing is."""
-    return ", if at all" if site.fires is None else _or_earlier(site)
+    if site.fires is None:
+        return ", if at all"
+    latest = at_the_latest((site,))
+    return f",{latest}" if latest else ""
 
 
-def _or_earlier(site: HookSite) -> str:
-    """A backward that starts inside this one may call a hook before it has its turn."""
-    return ", or earlier" if site.fires and site.times is None else ""
+def at_the_latest(sites: Iterable[HookSite]) -> str:
+    """What to say of places in the firing order where a backward that starts inside this one may call a hook before its
+    turn; "" where none does."""
+    return " at the latest" if any(site.fires and site.times is None for site in sites) else ""
 
 
 def _times(times: int | None) -> str:

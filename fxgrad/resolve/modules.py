@@ -12,7 +12,10 @@ from fxgrad.graph.notation import escaped, path_text
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
 _RECOMPUTED = "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
-_RUN_AGAIN = "a custom Function made this call, and the backward of that Function may run it again: its hooks attach and fire then"
+_RUN_AGAIN = (
+    "a custom Function made this call, and the backward of that Function may run it again: its hooks attach and fire "
+    "then"
+)
 _RAISED = "the call raised before its hooks were attached"
 _UNREACHED = "no root depends on it"
 _TOP_LEVEL = 2
@@ -132,7 +135,7 @@ def _site_at_call(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> H
 
 def _site_in_rerun(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:
     is_checkpoint = call.checkpointed == "reentrant"
-    if surroundings.nesting:
+    if surroundings.graph.nesting:
         return undecided(hook, _RECOMPUTED if is_checkpoint else _RUN_AGAIN, call=call.id)
     around = "a reentrant checkpoint" if is_checkpoint else "a custom Function"
     reason = f"it ran in {around} that no root depends on, or that got no tensor that requires grad"

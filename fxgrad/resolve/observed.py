@@ -52,8 +52,7 @@ def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:
 
 
 def _site_without_place(surroundings: Surroundings, hook: Hook) -> HookSite:
-    nesting = surroundings.nesting
-    if hook.active and nesting and _may_be_on_leaf(surroundings, hook):
+    if hook.active and surroundings.graph.nesting and _may_be_on_leaf(surroundings, hook):
         in_checkpoint = surroundings.graph.nests_in_checkpoints
         return undecided(hook, _IN_CHECKPOINT if in_checkpoint else _BY_FUNCTION)
     if hook.active and surroundings.nested_elsewhere is not None:

@@ -40,18 +40,13 @@ class Surroundings:
                 found.setdefault(hook, []).append(node)
         return found
 
-    @property
-    def nesting(self) -> tuple[Node, ...]:
-        """The nodes that start a backward of their own: what that runs is only seen during backward."""
-        return self.graph.nesting
-
     @cached_property
     def nested_elsewhere(self) -> str | None:
         """What may come, in a backward of its own, to what the roots do not lead to; None where nothing does.
 
         A Function's own code may have kept any tensor; a checkpoint comes to what its function uses of the graph around.
         """
-        for node in self.nesting:
+        for node in self.graph.nesting:
             if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
                 return f"{escaped(node.label)} may start a backward of its own, which may come there"
         return None
@@ -63,7 +58,7 @@ class Surroundings:
         They do not where no call was recorded, nor where a custom Function calls no module before backward.
         """
         if self.graph.info.calls_reason is not None:
-            node = next(iter(self.nesting), None)
+            node = next(iter(self.graph.nesting), None)
             return (
                 None
                 if node is None
@@ -76,7 +71,7 @@ class Surroundings:
     @cached_property
     def may_run_anything(self) -> str | None:
         """What may call modules during backward that forward never called; None where nothing does."""
-        node = next((node for node in self.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
+        node = next((node for node in self.graph.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
         return None if node is None else f"only the backward of {escaped(node.label)} knows whether it calls it"
 
 

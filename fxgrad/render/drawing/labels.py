@@ -12,6 +12,7 @@ from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, No
 from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text
 from fxgrad.render.drawing.shapes import Line
 from fxgrad.render.escaping import shortened
+from fxgrad.render.sentences import at_the_latest
 from fxgrad.rules.phrases import ranges, registering
 
 NAME_WIDTH = 44
@@ -80,7 +81,7 @@ def _order_text(alike: Sequence[HookSite]) -> str:
         return "never fires"
     if not any(site.fires for site in alike):
         return f"no. {ranges(orders)}, if it fires"
-    return f"no. {ranges(orders)}" + (", or earlier" if any(site.times is None for site in alike) else "")
+    return f"no. {ranges(orders)}{at_the_latest(alike)}"
 
 
 def _named(hook: _HookName) -> str:
