@@ -1,7 +1,7 @@
 """The custom Function of the accepted answer, in a module with a hook on its output node and a full hook.
 
 A node of a Python Function has one grad_input entry for each tensor that ``forward`` got: here input, weight and bias
-by name, and the weight is *not* transposed. Whether each is a tensor or None is up to ``backward``.
+by name, and the weight is *not* transposed. Whether each is a tensor or None is up to ``backward``: its code is read.
 
     fxgrad explain samples/linear_function.py
 """

@@ -81,6 +81,18 @@ class Edge(NamedTuple):
     value: Value | None = None
 
 
+class Returned(NamedTuple):
+    """What the backward of a Python Function returns for each edge, as its code tells: "tensor", "none" or "unknown".
+
+    ``whenever``    whichever gradients it receives
+    ``if_arrived``  where each of the gradients ``slots`` is a Tensor
+    """
+
+    whenever: tuple[str, ...]
+    if_arrived: tuple[str, ...]
+    slots: tuple[int, ...]
+
+
 class Node(NamedTuple):
     """One autograd Node, numbered by ``id`` in a topological order from the roots.
 
@@ -105,6 +117,7 @@ class Node(NamedTuple):
     ``nested_backward``  where in this graph, as (node, slot), a backward may enter that this node's own Python code starts,
                          besides the leaves that it uses; (None, 0) stands for what the roots do not reach. None: its code
                          starts none
+    ``returned``         of a custom Function, what its backward returns; None where its code does not tell
     """
 
     id: int
@@ -131,6 +144,7 @@ class Node(NamedTuple):
     settings: tuple[tuple[str, str], ...] = ()
     overwritten: tuple[str, ...] = ()
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
+    returned: Returned | None = None
 
     @property
     def short_name(self) -> str:

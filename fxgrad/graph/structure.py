@@ -173,6 +173,7 @@ def _node_problems(node: Node, known: _Known) -> Iterator[str]:
                 yield f"{at}: it leads to node {edge.next_node}, but ids are in topological order: to a larger one"
     for number, slot in node.nested_backward or ():
         yield from known.place(f"{where}, nested_backward", number, slot)
+    yield from _returned_problems(node, where)
     for value in node.values:
         yield from known.value(where, value)
     yield from known.variable(where, node.variable)
@@ -180,6 +181,19 @@ def _node_problems(node: Node, known: _Known) -> Iterator[str]:
     yield from known.fx_node(where, node.fx_node)
     yield from known.hooks(where, node.hooks)
     yield from known.hooks(where, node.prehooks)
+
+
+def _returned_problems(node: Node, where: str) -> Iterator[str]:
+    if node.returned is None:
+        return
+    for name, entries in (("whenever", node.returned.whenever), ("if_arrived", node.returned.if_arrived)):
+        if len(entries) != len(node.edges):
+            yield f"{where}, returned.{name}: {len(entries)} entries for {len(node.edges)} edges"
+        for entry in {*entries} - {"tensor", "none", "unknown"}:
+            yield f'{where}, returned.{name}: an entry is "{escaped(entry)}", but it is "tensor", "none" or "unknown"'
+    for slot in node.returned.slots:
+        if not 0 <= slot < len(node.grad_outputs):
+            yield f"{where}, returned.slots: there is no slot {slot} of {len(node.grad_outputs)}"
 
 
 def _call_problems(call: ModuleCall, known: _Known) -> Iterator[str]:

@@ -25,6 +25,7 @@ from fxgrad.observe.real_types import is_a
 _TENSOR_TYPES = {"Tensor": True, "Optional[Tensor]": None}
 """Whether an argument of a type is a tensor; None: it may be."""
 
+_Places = tuple[int, ...]
 Places = Mapping[str, int | Sequence[int]]
 """Where the value of each name is in a flat sequence: its index, or the indices of its members."""
 
@@ -39,6 +40,7 @@ class CustomSignature:
     ``groups``            for each edge the parameter that it is a member of, ``rest``
     ``outputs``           for each grad_output slot, that is for each value that ``forward`` returned, a name
     ``needs_input_grad``  a bool for each positional argument; None where the user's code has put something else there
+    ``places``            for each edge which of these arguments it may belong to: one, where that is known
     """
 
     schema: str | None
@@ -46,6 +48,7 @@ class CustomSignature:
     groups: tuple[str | None, ...]
     outputs: tuple[str, ...]
     needs_input_grad: tuple[bool, ...] | None
+    places: tuple[_Places, ...]
 
 
 class _Parameter(NamedTuple):
@@ -72,13 +75,15 @@ def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
         if operator is None
         else _operator_parameters(operator, node, n_arguments)
     )
-    names = _edge_names(parameters, needs_input_grad, node)
+    places = _edge_places(parameters, needs_input_grad, node)
+    names = [parameters[place[0]].name if len(place) == 1 else UNNAMED for place in places]
     return CustomSignature(
         None if operator is None else str(operator._schema),
         tuple([argument for argument, _ in names]),
         tuple([group for _, group in names]),
         _output_names(operator, node),
         needs_input_grad,
+        tuple(places),
     )
 
 
@@ -87,21 +92,23 @@ def _needs_input_grad(node: torch._C._FunctionBase) -> tuple[bool, ...] | None:
     return value if is_a(value, tuple) and all(is_a(entry, bool) for entry in value) else None
 
 
-def _edge_names(
+def _edge_places(
     parameters: Sequence[_Parameter], needs_input_grad: tuple[bool, ...] | None, node: torch._C._FunctionBase
-) -> list[EdgeName]:
-    """No names if the edges do not match: the user's code may write needs_input_grad, and it is True for a view taken
-    before its base required grad, although no edge leads to such a view (DifferentiableViewMeta::requires_grad).
+) -> list[_Places]:
+    """For each edge the places of the arguments that it may belong to.
+
+    That is any argument where the edges do not match: the user's code may write needs_input_grad, and it is True for a
+    view taken before its base required grad, although no edge leads to such a view (DifferentiableViewMeta::requires_grad).
     """
     connected = [next_node is not None for next_node, _ in node.next_functions]
     if needs_input_grad is None or sum(needs_input_grad) != sum(connected):
-        return [UNNAMED] * len(connected)
+        return [tuple(range(len(needs_input_grad or ())))] * len(connected)
     needed, leading = _borders(needs_input_grad), _borders(connected)
-    names: list[EdgeName] = []
+    places: list[_Places] = []
     for (before, argument), (last, edge) in zip(pairwise(needed), pairwise(leading), strict=True):
-        names += _null_edge_names(parameters[before + 1 : argument], edge - last - 1)
-        names += [parameter.name for parameter in parameters[argument : argument + 1]]
-    return names
+        places += _null_edge_places(parameters, range(before + 1, argument), edge - last - 1)
+        places += [(argument,)] * (edge < len(connected))
+    return places
 
 
 def _borders(flags: Sequence[bool]) -> list[int]:
@@ -113,12 +120,13 @@ def _borders(flags: Sequence[bool]) -> list[int]:
     return [-1, *(index for index, flag in enumerate(flags) if flag), len(flags)]
 
 
-def _null_edge_names(candidates: Sequence[_Parameter], n_edges: int) -> list[EdgeName]:
-    possible = [parameter.name for parameter in candidates if parameter.is_tensor is not False]
-    certain = [parameter.name for parameter in candidates if parameter.is_tensor]
-    if n_edges == len(possible):
-        return possible
-    return certain if n_edges == len(certain) else [UNNAMED] * n_edges
+def _null_edge_places(parameters: Sequence[_Parameter], candidates: range, n_edges: int) -> list[_Places]:
+    possible = [place for place in candidates if parameters[place].is_tensor is not False]
+    certain = [place for place in candidates if parameters[place].is_tensor]
+    for places in (possible, certain):
+        if n_edges == len(places):
+            return [(place,) for place in places]
+    return [tuple(possible)] * n_edges
 
 
 def _forward_parameters(forward_class: type[_SingleLevelFunction] | None, n_arguments: int) -> list[_Parameter]:

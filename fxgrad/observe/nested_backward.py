@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from fxgrad.observe.frames import package_of
-from fxgrad.observe.plain_functions import KEEPS_VALUE, closure_of, plain_function
+from fxgrad.observe.plain_functions import KEEPS_VALUE, backward_of, closure_of, plain_function
 from fxgrad.observe.real_types import is_a
 
 _UNKNOWN: Any = object()
@@ -57,7 +57,7 @@ def nested_backward(function_class: type) -> NestedBackward | None:
     >>> nested_backward(Double) is None
     True
     """
-    function = plain_function(_backward_of(function_class))
+    function = plain_function(backward_of(function_class))
     if function is None:
         return None
     if function not in _KNOWN:
@@ -65,14 +65,6 @@ def nested_backward(function_class: type) -> NestedBackward | None:
         reader.read()
         _KNOWN[function] = NestedBackward(reader.detaches) if reader.starts else None
     return _KNOWN[function]
-
-
-def _backward_of(function_class: type) -> Any:
-    """What is called: ``vjp`` is another name for ``backward`` (torch/autograd/function.py, BackwardCFunction.apply)."""
-    vjp = inspect.getattr_static(function_class, "vjp", None)
-    if vjp is not inspect.getattr_static(torch.autograd.Function, "vjp"):
-        return vjp
-    return inspect.getattr_static(function_class, "backward", None)
 
 
 class _Reader:

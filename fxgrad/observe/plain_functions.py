@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
+
 from fxgrad.observe.real_types import is_a
 
 KEEPS_VALUE = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")
@@ -40,3 +42,11 @@ def closure_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
         except ValueError:  # not assigned yet
             continue
+
+
+def backward_of(function_class: type) -> Any:
+    """What is called: ``vjp`` is another name for ``backward`` (torch/autograd/function.py, BackwardCFunction.apply)."""
+    vjp = inspect.getattr_static(function_class, "vjp", None)
+    if vjp is not inspect.getattr_static(torch.autograd.Function, "vjp"):
+        return vjp
+    return inspect.getattr_static(function_class, "backward", None)

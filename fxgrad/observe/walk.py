@@ -18,6 +18,7 @@ import torch
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
+from fxgrad.observe.backward_code import returned_for_edges
 from fxgrad.observe.custom_functions import custom_signature
 from fxgrad.observe.kinds import node_type
 from fxgrad.observe.metas import MetaTable
@@ -282,11 +283,14 @@ def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any
     ]
     sequence_nr, outputs = walked.sequence_nrs[place], custom.outputs
     shown = (number, label, name, kind, custom.schema, sequence_nr, gradients, outputs, tuple(edges), None)
-    materializes = True if kind is NodeKind.BACKWARD_HOOK else None
-    return Node(*shown, *rest)._replace(needs_input_grad=custom.needs_input_grad, materialize_grads=materializes)
+    return Node(*shown, *rest)._replace(
+        needs_input_grad=custom.needs_input_grad,
+        materialize_grads=True if kind is NodeKind.BACKWARD_HOOK else None,
+        returned=returned_for_edges(node, custom.places) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
+    )
 
 
 _new: Callable[[type[_Record], tuple[object, ...]], _Record] = tuple.__new__
 """What a NamedTuple's own constructor does, in half the time. All fields are given, in order."""
-_NOT_PYTHONS = (None, None, (), (), None, (), (), None)
+_NOT_PYTHONS = (None, None, (), (), None, (), (), None, None)
 """All fields from needs_input_grad on, of most C++ nodes as they are walked."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from fxgrad.graph import Gradient, Node, NodeKind, TensorMeta
 from fxgrad.graph.naming import expression, slot_name
+from fxgrad.predict.flow import DECIDES_ALONE
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, own_slots
 from fxgrad.predict.outlook import Outlook
 from fxgrad.predict.reasons import edge_reason, slot_reason
@@ -92,7 +93,7 @@ def _edge_meta(outlook: Outlook, node: Node, index: int, status: str) -> TensorM
     if edge.next_node is not None:
         following = outlook.graph.nodes[edge.next_node]
         return _without_chosen_dtype(outlook, following, following.grad_outputs[edge.input_nr])
-    if status == UNKNOWN or edge.operand is None:
+    if status == UNKNOWN or edge.operand is None or (status == TENSOR and node.kind in DECIDES_ALONE):
         return _UNREADABLE
     return _unvalidated_meta(node, own_slots(node)[index], edge.operand) if status == TENSOR else edge.operand
 

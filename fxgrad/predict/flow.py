@@ -96,7 +96,7 @@ def grad_inputs_of(
     if not schedule.runs[node.id]:
         return (NONE,) * len(node.edges)
     if node.kind in DECIDES_ALONE:
-        return (UNKNOWN,) * len(node.edges)
+        return _returned_by_code(node, received)
     if node.kind is NodeKind.BACKWARD_HOOK:
         return tuple(_hook_function(received, len(node.edges), side))
     if TENSOR not in received and UNKNOWN not in received:
@@ -105,6 +105,15 @@ def grad_inputs_of(
     computed = special.statuses if special is not None else _computed(node, received)
     wanted = wanted_edges(node, schedule.needed)
     return tuple([status if want else NONE for status, want in zip(computed, wanted, strict=True)])
+
+
+def _returned_by_code(node: Node, received: Statuses) -> Statuses:
+    """What the node's own code returns, as far as it tells: whatever is needed, it returns the same."""
+    returned = node.returned
+    if returned is None:
+        return (UNKNOWN,) * len(node.edges)
+    arrived = all([received[slot] == TENSOR for slot in returned.slots])
+    return returned.if_arrived if arrived else returned.whenever
 
 
 def special_verdict(graph: BackwardGraph, node: Node, received: Statuses) -> Verdict | None:

@@ -119,6 +119,7 @@ def _lstsq(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Ver
     return Verdict(_everywhere(node, status), "residuals without elements pass no gradient on")
 
 
+_NO_ELEMENTS = "without elements there is no gradient (None)"
 _GROUP_NORM_CHANGED = (2, 14)
 
 
@@ -148,6 +149,17 @@ def _fused_rms_norm(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str
     return Verdict(_everywhere(node, UNKNOWN), "what the gradient of rstd alone gives is not known")
 
 
+_DET_CHANGED = (2, 12)
+
+
+def _det(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
+    """``linalg_det_backward`` returned an undefined gradient for a matrix without elements before torch 2.12."""
+    if _version(graph) >= _DET_CHANGED or _is_empty(_meta_behind(graph, node, 0)) is False:
+        return None
+    status = NONE if _is_empty(_meta_behind(graph, node, 0)) else UNKNOWN
+    return Verdict(_everywhere(node, status), _NO_ELEMENTS)
+
+
 def _householder(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) -> Verdict | None:  # noqa: ARG001
     """``householder_product_backward`` returns undefined gradients for empty arguments."""
     reflectors = [_meta_behind(graph, node, edge) for edge in range(len(node.edges))][:2]
@@ -156,7 +168,7 @@ def _householder(graph: BackwardGraph, node: Node, grad_outputs: Sequence[str]) 
         return None
     status = NONE if True in empty else UNKNOWN
     statuses = tuple(status if edge < len(reflectors) else TENSOR for edge in range(len(node.edges)))
-    return Verdict(statuses, "without elements there is no gradient (None)")
+    return Verdict(statuses, _NO_ELEMENTS)
 
 
 def _meta_behind(graph: BackwardGraph, node: Node, edge: int) -> TensorMeta | None:
@@ -182,6 +194,7 @@ _FORMULAS: dict[str, Formula] = {
     "LinalgLstsq": _lstsq,
     "NativeGroupNorm": _group_norm,
     "FusedRmsNorm": _fused_rms_norm,
+    "LinalgDet": _det,
     "LinalgHouseholderProduct": _householder,
     "Ormqr": _householder,
 }

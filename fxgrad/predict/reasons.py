@@ -48,7 +48,15 @@ def edge_reason(outlook: Outlook, node: Node, index: int) -> str | None:
         return None
     if node.kind in DECIDES_ALONE and status == UNKNOWN:
         return f"{_decider(node)} whether this is a Tensor or None"
+    if node.returned is not None and outlook.runs(node.id):
+        return _returned_none(node.edges[index].null_reason)
     return _formula_reason(outlook, node, index) or _absence_reason(outlook, node, index)
+
+
+def _returned_none(null_reason: str | None) -> str:
+    """Where the code of a Python Function says so, whether or not the gradient would go anywhere."""
+    told = "backward returns None for it"
+    return told if null_reason is None else f"{null_reason}, and {told}"
 
 
 def _formula_reason(outlook: Outlook, node: Node, index: int) -> str | None:

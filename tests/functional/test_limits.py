@@ -184,7 +184,31 @@ def test_what_a_python_backward_gives_where_none_is_needed_has_a_shape_of_its_ow
     (site,) = fxgrad.capture(result, node_hooks=True).sites
     result.sum().backward()
     assert seen == [(7,)]
-    assert (site.grad_input[1].status, site.grad_input[1].shape) == ("unknown", None)
+    assert (site.grad_input[1].status, site.grad_input[1].shape) == ("tensor", None)
+
+
+class TakesTwice(torch.autograd.Function):
+    """Its backward decides by what ``ctx`` holds."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.wanted = True
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2 if ctx.wanted else None
+
+
+def test_a_context_that_other_code_changes_after_forward_is_taken_as_forward_left_it():
+    seen = []
+    result = TakesTwice.apply(torch.ones(3, requires_grad=True))
+    result.grad_fn.register_hook(lambda grad_input, grad_output: seen.append(grad_input[0]))
+    (site,) = fxgrad.capture(result, node_hooks=True).sites
+    result.grad_fn.wanted = False
+    result.sum().backward()
+    assert seen == [None]
+    assert site.grad_input[0].status == "tensor"
 
 
 PARALLEL = """

@@ -28,6 +28,7 @@ from fxgrad.graph import (
     Module,
     ModuleCall,
     Node,
+    Returned,
     Root,
     Taken,
     TensorMeta,
@@ -98,26 +99,31 @@ def edges_from(node):
     return several(at(later, Edge, node="next_node", slot="input_nr", value=VALUES))
 
 
+def returned_for(edges):
+    entries = st.tuples(*(st.sampled_from(("tensor", "none", "unknown")) for _ in edges))
+    return st.none() | st.builds(Returned, entries, entries, st.sampled_from(((), (0,), (1,), (0, 1))))
+
+
 def nodes():
-    return st.tuples(
-        *(
-            record(
-                Node,
-                id=st.just(i),
-                label=st.just(LABELS[i]),
-                grad_outputs=st.tuples(record(TensorMeta), record(TensorMeta)),
-                edges=edges_from(i),
-                variable=maybe(VARIABLES),
-                call=maybe(CALLS),
-                fx_node=maybe(FX_NODES),
-                output_names=st.tuples(TEXTS, TEXTS),
-                values=st.just(()) | st.tuples(VALUES, VALUES),
-                hooks=HOOK_IDS,
-                prehooks=HOOK_IDS,
-                nested_backward=st.none() | several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES)),
-            )
-            for i in NODES
-        )
+    return st.tuples(*(edges_from(i).flatmap(functools.partial(node, i)) for i in NODES))
+
+
+def node(i, edges):
+    return record(
+        Node,
+        id=st.just(i),
+        label=st.just(LABELS[i]),
+        grad_outputs=st.tuples(record(TensorMeta), record(TensorMeta)),
+        edges=st.just(edges),
+        returned=returned_for(edges),
+        variable=maybe(VARIABLES),
+        call=maybe(CALLS),
+        fx_node=maybe(FX_NODES),
+        output_names=st.tuples(TEXTS, TEXTS),
+        values=st.just(()) | st.tuples(VALUES, VALUES),
+        hooks=HOOK_IDS,
+        prehooks=HOOK_IDS,
+        nested_backward=st.none() | several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES)),
     )
 
 

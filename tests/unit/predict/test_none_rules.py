@@ -4,7 +4,7 @@ import pytest
 import torch
 from module_hooks import FromFunction, site_of
 from module_hooks import assert_as_predicted as with_module
-from random_programs import Scale
+from random_programs import Scale, Stop
 from real_backward import Bench, assert_as_predicted
 from torch.autograd import Function
 
@@ -90,21 +90,43 @@ class ReturnsNone(Function):
         return None
 
 
-def test_what_a_python_backward_returns_is_unknown():
+class ReturnsByValue(ReturnsNone):
+    """None for this gradient; which it is only the gradient's values decide."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad if float(grad.sum()) < 0 else None
+
+
+def test_none_that_the_code_of_a_python_backward_returns_is_known():
     predicted = predicted_for(ReturnsNone.apply(leaf() * 2))
-    (entry,) = entries(predicted, "ReturnsNoneBackward_0")
-    assert entry == (
-        "unknown",
-        "the backward of ReturnsNoneBackward_0, a Python function, decides whether this is a Tensor or None",
+    assert entries(predicted, "ReturnsNoneBackward_0") == [("none", "backward returns None for it")]
+    assert entries(predicted, "MulBackward0_0")[0] == ("none", "no gradient arrives at this node")
+
+
+def test_none_for_an_argument_that_needs_no_gradient_says_both():
+    predicted = predicted_for(Stop.apply(leaf(), torch.ones(3)))
+    assert entries(predicted, "StopBackward_0")[1] == (
+        "none",
+        "it required no grad when it was made or used, and backward returns None for it",
     )
 
 
-def test_behind_a_python_backward_everything_it_alone_feeds_is_unknown_and_says_why():
-    predicted = predicted_for(ReturnsNone.apply(leaf() * 2))
+def test_what_values_decide_in_a_python_backward_is_unknown():
+    predicted = predicted_for(ReturnsByValue.apply(leaf() * 2))
+    (entry,) = entries(predicted, "ReturnsByValueBackward_0")
+    assert entry == (
+        "unknown",
+        "the backward of ReturnsByValueBackward_0, a Python function, decides whether this is a Tensor or None",
+    )
+
+
+def test_behind_what_a_python_backward_decides_everything_it_alone_feeds_is_unknown_and_says_why():
+    predicted = predicted_for(ReturnsByValue.apply(leaf() * 2))
     (entry, _) = entries(predicted, "MulBackward0_0")
     assert entry == (
         "unknown",
-        "the backward of ReturnsNoneBackward_0, a Python function, decides whether a gradient arrives here",
+        "the backward of ReturnsByValueBackward_0, a Python function, decides whether a gradient arrives here",
     )
 
 
@@ -150,8 +172,9 @@ def test_hooks_see_none_where_a_python_backward_gets_zeros():
 
 
 def test_a_python_backward_is_called_where_no_gradient_arrives_for_certain():
-    predicted = predicted_for(Scale.apply(ReturnsNone.apply(leaf()), 2.0))
-    assert entries(predicted, "ScaleBackward_0")[0][0] == "unknown"
+    inner = Scale.apply(ReturnsNone.apply(leaf()), 2.0)
+    predicted = predicted_for(ReturnsNone.apply(inner))
+    assert entries(predicted, "ScaleBackward_0")[0] == ("tensor", None)
 
 
 def test_none_arrives_behind_a_foreach_element_without_gradient():
