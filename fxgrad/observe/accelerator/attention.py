@@ -78,6 +78,7 @@ def adds_batch() -> bool:
 
 def output_of(call: Attention, *, scale: float | None) -> tuple[Tensor | None, Choice]:
     """What CUDA's fused kernel gives for `call`, None where it runs none; and the choice that was made."""
+    check_mask(call)
     lacks_batch = adds_batch() and all(tensor.dim() == BATCHED - 1 for tensor in call.tensors)
     with torch.no_grad():  # only to look at it
         choice = choose(call.with_batch() if lacks_batch else call, mask_needs_grad=_needs_grad(call.mask))
@@ -92,16 +93,14 @@ def _needs_grad(tensor: Tensor | None) -> bool:
 
 
 def choose(call: Attention, *, mask_needs_grad: bool) -> Choice:
-    """The kernel that CUDA would run for `call`."""
-    if mask_needs_grad:
-        return Choice(Kernel.MATH, _MASK)
+    """The kernel that CUDA would run for `call`. One for a mask that requires grad is the memory-efficient one alone."""
     dtype = call.query.dtype
     if any(tensor.dtype != dtype for tensor in call.tensors) or not _dense(call):
         return Choice(Kernel.MATH)
     if dtype == torch.float32:
         return _choose_efficient(call, alignment=ALIGNMENT_FLOAT)
     if dtype in (torch.float16, torch.bfloat16):
-        return _choose_half(call)
+        return _choose_efficient(call, alignment=ALIGNMENT_HALF) if mask_needs_grad else _choose_half(call)
     return Choice(Kernel.MATH)
 
 
@@ -177,13 +176,34 @@ def _run_efficient(call: Attention, scale: float | None) -> Tensor:
 
 
 def _bias(call: Attention) -> Tensor | None:
-    """attention.cpp: convert_boolean_attn_mask, preprocess_mask; of a mask without grad, so nothing here is a node."""
+    """attention.cpp: convert_boolean_attn_mask, preprocess_mask; of a mask without grad nothing here is a node."""
     if call.mask is None:
         return None
     shape = (*call.query.shape[:3], call.key.size(2))
+    if _needs_grad(call.mask):
+        return _aligned(call.mask).expand(shape)
     dtype = call.query.dtype if call.mask.dtype == torch.bool else call.mask.dtype
     width = shape[-1] + -shape[-1] % MASK_ALIGNMENT
     return call.query.new_empty((*shape[:3], width), dtype=dtype)[..., : shape[-1]]
+
+
+def _aligned(mask: Tensor) -> Tensor:
+    """attention.cpp: aligned_tensor, pad_bias."""
+    *strides, last = mask.stride()
+    if last == 1 and not any(stride % MASK_ALIGNMENT for stride in strides):
+        return mask
+    width = mask.size(-1)
+    padded: Tensor = torch.ops.aten.pad.default(mask, [0, MASK_ALIGNMENT - width % MASK_ALIGNMENT])
+    return padded[..., :width]
+
+
+def check_mask(call: Attention) -> None:
+    """attention.cpp: validate_sdpa_input."""
+    if call.mask is not None and call.mask.dtype not in (torch.bool, torch.float32, call.query.dtype):
+        raise RuntimeError(
+            "Expected attn_mask dtype to be bool or float or to match query dtype, but got attn_mask.dtype: "
+            f"{call.mask.dtype} and query.dtype: {call.query.dtype} instead."
+        )
 
 
 _RUN: dict[Kernel, Callable[[Attention, float | None], Tensor]] = {
@@ -206,8 +226,4 @@ _ODD_HEAD = (
 _HEADS = (
     "whether CUDA runs a fused attention kernel where query and key have different numbers of heads depends on the "
     "version of PyTorch; here: " + _COMPOSITE
-)
-_MASK = (
-    "with an attention mask that requires grad CUDA may run a fused attention kernel behind nodes that pad and expand "
-    "the mask; here: " + _COMPOSITE
 )

@@ -11,6 +11,7 @@ device: their Autograd kernels are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -39,11 +40,13 @@ CUDNN_DTYPES = (torch.float64, torch.float32, torch.float16)
 def overrides() -> Iterator[tuple[str, Override]]:
     """Operator and the kernel to register for it at AutogradPrivateUse1."""
     yield "reshape", without_modes(_reshape)
+    yield "flatten.using_ints", without_modes(_flatten)
     yield "_batch_norm_impl_index", without_modes(_batch_norm_impl_index)
     yield "grid_sampler", without_modes(_grid_sampler)
     yield "scaled_dot_product_attention", without_modes(_scaled_dot_product_attention)
     yield "softmax.int", without_modes(_softmax)
     yield "log_softmax.int", without_modes(_log_softmax)
+    yield "multilabel_margin_loss", without_modes(_multilabel_margin_loss)
     yield "ctc_loss.IntList", _ctc_loss
     yield "ctc_loss.Tensor", _ctc_loss
     for operator, kernel in recurrent_kernels():
@@ -78,6 +81,16 @@ def _reshape(self: Tensor, shape: list[int]) -> Tensor:
             return alias
     result: Tensor = composite(aten.reshape.default)(self, shape)
     return result
+
+
+def _flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """TensorShape.cpp: flatten, which does not ask the dispatcher for reshape."""
+    first, last = (dim % self.dim() if -self.dim() <= dim < self.dim() else dim for dim in (start_dim, end_dim))
+    if not 0 <= first < last < self.dim():
+        result: Tensor = composite(aten.flatten.using_ints)(self, start_dim, end_dim)
+        return result
+    joined = math.prod(self.shape[first : last + 1])
+    return _reshape(self, [*self.shape[:first], joined, *self.shape[last + 1 :]])
 
 
 def _view_strides(tensor: Tensor, shape: list[int]) -> tuple[list[int], list[int]] | None:
@@ -177,6 +190,12 @@ def _scaled_dot_product_attention(
         note_choice(kernel.value, caveat)
     if output is not None:
         return output
+    if not torch._C._get_math_sdp_enabled():
+        raise TargetError(
+            "scaled_dot_product_attention on the emulated CUDA device, where no kernel is enabled that would run",
+            "arguments for which one of the enabled kernels runs on every GPU, or the math kernel among the enabled ones",
+            "enable SDPBackend.MATH too, or trace on a machine with a CUDA device",
+        )
     made_of_others = composite(aten.scaled_dot_product_attention.default)
     result: Tensor = made_of_others(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -208,6 +227,13 @@ def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
 
 def _converts_half(input: Tensor, dtype: torch.dtype | None) -> bool:
     return input.dtype == torch.float16 and dtype == torch.float32
+
+
+def _multilabel_margin_loss(self: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """MultiLabelMarginCriterion.cu: one input has one loss, of no dimensions; the shapes of fake tensors do not know that."""
+    of_one_input = self.dim() < 2  # noqa: PLR2004
+    loss: Tensor = composite(aten.multilabel_margin_loss.default)(self, target, 1 if of_one_input else reduction)
+    return loss
 
 
 def _ctc_loss(*_args: Any, **_kwargs: Any) -> Tensor:

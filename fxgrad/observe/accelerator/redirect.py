@@ -23,6 +23,7 @@ from torch.utils._device import DeviceContext
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator import autocast, engine
 from fxgrad.observe.accelerator.device import NAME, fake_device, public_name, stand_in
+from fxgrad.observe.accelerator.views import Views
 
 
 @contextmanager
@@ -48,6 +49,10 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 class RedirectMode(TorchFunctionMode):
     """Puts the emulated device in the place of CUDA among the arguments of every PyTorch function."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._views = Views()
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -61,7 +66,18 @@ class RedirectMode(TorchFunctionMode):
         positional = [_device(each) if isinstance(each, torch.device) else each for each in args]
         if func is Tensor.to and len(args) > 1:
             positional[1] = _device(args[1])
-        return func(*positional, **named)
+        return self._with_views(func, positional, named)
+
+    def _with_views(self, func: Callable[..., Any], positional: list[Any], named: dict[str, Any]) -> Any:
+        """Call it on views that have the nodes of today, and note those that it returns."""
+        given = (*positional, *named.values())
+        with torch._C.DisableTorchFunction():
+            self._views.renew(given)
+        result = func(*positional, **named)
+        with torch._C.DisableTorchFunction():
+            self._views.renew(given)
+            self._views.note((result,))
+        return result
 
 
 def _device(argument: Any) -> Any:

@@ -5,9 +5,10 @@ import re
 import pytest
 import torch
 
+from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator import autocast, dispatch
 from fxgrad.observe.accelerator.attention import Attention, Kernel, choose
-from tests.support.emulation import emulated
+from tests.support.emulation import emulated, node_name
 
 
 def kernels(operator):
@@ -118,10 +119,58 @@ def test_attention_whose_tensors_are_not_dense_in_the_head_is_no_fused_kernel():
     assert choose(transposed, mask_needs_grad=False) == (Kernel.MATH, None)
 
 
-def test_a_mask_that_requires_grad_has_a_caveat():
-    kernel, caveat = choose(attention(mask=torch.empty(5, 5, device="meta")), mask_needs_grad=True)
-    assert kernel is Kernel.MATH
-    assert "attention mask that requires grad" in caveat
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_for_a_mask_that_requires_grad_it_is_the_efficient_kernel_on_every_gpu(dtype):
+    call = attention(mask=torch.empty(5, 5, device="meta"), dtype=dtype)
+    assert choose(call, mask_needs_grad=True) == (Kernel.EFFICIENT, None)
+
+
+@pytest.mark.parametrize(
+    ("length", "nodes"),
+    [
+        (5, ["ExpandBackward0", "SliceBackward0", "ConstantPadNdBackward0"]),
+        (8, ["ExpandBackward0"]),
+        (1, ["ExpandBackward0", "SliceBackward0", "ConstantPadNdBackward0"]),
+    ],
+)
+def test_a_mask_that_requires_grad_is_padded_and_expanded_by_nodes(length, nodes):
+    """As measured on an H200 with torch 2.11."""
+
+    def program(_):
+        query, key, value = (torch.randn(2, 4, length, 8, requires_grad=True) for _ in "qkv")
+        mask = torch.zeros(length, length, requires_grad=True)
+        node = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).grad_fn
+        names = [node_name(node)]
+        while node.next_functions:
+            node = node.next_functions[-1][0]
+            names.append(node_name(node))
+        return names
+
+    assert emulated(program) == ["ScaledDotProductEfficientAttentionBackward0", *nodes, "AccumulateGrad"]
+
+
+def test_a_mask_of_another_type_is_refused_as_on_a_gpu():
+    def program(_):
+        query, key, value = (torch.randn(2, 4, 5, 8, requires_grad=True) for _ in "qkv")
+        mask = torch.zeros(5, 5, dtype=torch.float64)
+        try:
+            torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        except RuntimeError as error:
+            return str(error)
+
+    assert emulated(program).startswith("Expected attn_mask dtype to be bool or float or to match query dtype")
+
+
+def test_attention_for_which_no_enabled_kernel_runs_is_refused():
+    def program(_):
+        query, key, value = (torch.randn(2, 4, 5, 8, requires_grad=True) for _ in "qkv")
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            try:
+                torch.nn.functional.scaled_dot_product_attention(query, key, value)
+            except TargetError as error:
+                return error.given
+
+    assert emulated(program).endswith("where no kernel is enabled that would run")
 
 
 def test_flash_attention_pads_the_head_with_nodes_of_its_own():
