@@ -116,6 +116,7 @@ _OWN_ANSWERS: dict[Any, Callable[..., Any]] = {
 def _replacements(mode: FakeTensorMode) -> Iterator[tuple[Any, str, object]]:
     yield from engine.replacements()
     yield torch.utils, "swap_tensors", _swapping(mode)
+    yield torch.nn.init, "_no_grad_trunc_normal_", _filling(torch.nn.init._no_grad_trunc_normal_)
     yield FakeTensor, "device", property(_visible_device)
     yield DeviceContext, "__init__", _device_context
     yield torch.accelerator, "current_accelerator", _always(torch.device("cuda"))
@@ -152,6 +153,15 @@ def _swapping(mode: FakeTensorMode) -> Callable[[Tensor, Tensor], None]:
         swap(first, second)
 
     return swap_tensors
+
+
+def _filling(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`fill`, which draws until every value fits (torch/nn/init.py), for what has values."""
+
+    def filled(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return tensor if isinstance(tensor, FakeTensor) else fill(tensor, *args, **kwargs)
+
+    return filled
 
 
 def _always(answer: Any) -> Callable[..., Any]:

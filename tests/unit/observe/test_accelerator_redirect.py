@@ -256,3 +256,11 @@ def test_autocast_without_the_headers_of_pytorch_is_refused(monkeypatch):
     with pytest.raises(TargetError, match="a PyTorch with its headers"):
         autocast_nodes(lambda: nn.Linear(3, 4)(torch.randn(2, 3)))
     autocast.policies.cache_clear()
+
+
+def test_weights_may_be_drawn_from_a_truncated_normal_distribution():
+    def program(device):
+        weight = torch.nn.init.trunc_normal_(torch.nn.Parameter(torch.empty(3, 4, device=device)), std=0.02)
+        return list(weight.shape)
+
+    assert emulated(program) == [3, 4]
