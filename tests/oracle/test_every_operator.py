@@ -3,7 +3,7 @@
 import operators
 import pytest
 from module_cases import hold
-from operator_modules import HOOKS, operator_cases
+from operator_modules import HOOKS, ON_NODES, operator_cases
 from tally import tally_of
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
@@ -29,11 +29,18 @@ def test_no_entry_of_any_operator_is_predicted_wrongly_and_few_are_left_open(way
     assert tally.entries > LEAST
 
 
-def test_no_entry_of_any_operator_in_a_module_is_predicted_wrongly_and_few_are_left_open():
+@pytest.mark.parametrize(
+    ("way", "hooks", "samples", "detached"),
+    [
+        ("hooks on the module and its results", HOOKS, SAMPLES_IN_MODULES, 2),
+        ("each node hooked, one input without grad", ON_NODES, SAMPLES, 1),
+    ],
+)
+def test_no_entry_of_any_operator_in_a_module_is_predicted_wrongly_and_few_are_left_open(way, hooks, samples, detached):
     """The recorded forward tells more than the nodes alone: what stands behind edges that lead nowhere."""
-    tally = tally_of("every operator of torch's database, in a module", "hooks on the module and its results")
-    for case in operator_cases(SAMPLES_IN_MODULES):
-        hold(case, HOOKS, tally)
+    tally = tally_of("every operator of torch's database, in a module", way)
+    for case in operator_cases(samples, detached=detached):
+        hold(case, hooks, tally)
     tally.assert_nothing_is_wrong()
     assert tally.unknown.total() <= tally.entries * MOST_OPEN
     assert tally.entries > LEAST

@@ -17,6 +17,7 @@ from fxgrad.graph import HookKind
 KINDS = (HookKind.MODULE_BACKWARD, HookKind.NODE, HookKind.NODE_PRE, HookKind.TENSOR, HookKind.RETAIN_GRAD)
 HOOKS = Hooks(Hooks.of_kinds(*KINDS).on_model)
 """None on the inputs: PyTorch does not tell the node of a leaf whose layout is sparse_csr."""
+ON_NODES = Hooks(Hooks.of_kinds(HookKind.NODE).on_model)
 
 
 class Operator(nn.Module):
@@ -31,14 +32,14 @@ class Operator(nn.Module):
         return self._operator(*args, **kwargs)
 
 
-def operator_cases(samples: int) -> Iterator[Case]:
-    """The first samples of each operator; of every other one, one of the inputs requires no grad."""
+def operator_cases(samples: int, *, detached: int = 2) -> Iterator[Case]:
+    """The first samples of each operator; in one of `detached` of them one of the inputs requires no grad."""
     for operator in operators.operators():
         inputs = operator.sample_inputs("cpu", torch.float64, requires_grad=True)
         for number, sample in enumerate(islice(inputs, samples)):
             flat, structure = tree_flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
-            if number % 2:
-                operators.detach_one(flat, number // 2)
+            if number % detached == detached - 1:
+                operators.detach_one(flat, number // detached)
             yield _case(operator, number, tree_unflatten(flat, structure))
 
 
