@@ -21,5 +21,5 @@ def test_no_hook_of_any_module_is_predicted_wrongly_or_left_open(way, training):
         else:
             hold(case, hooks, tally)
     tally.assert_nothing_is_wrong()
-    assert not tally.open_by_torch + tally.open_metas
+    assert not tally.unknown.total()
     assert tally.tried > LEAST

@@ -36,6 +36,31 @@ def fill(values):
 def note(ctx):
     ctx.noted = None
 
+def apply(function):
+    function()
+
+def gather(first, *others, last=None, **named):
+    return (first, *others, last, *named.values())
+
+def collect(value, into=[]):
+    into.append(value)
+    return into[-1]
+
+def listed(value):
+    result = [value]
+    try:
+        return result
+    finally:
+        result[0] = None if FLAG else value
+
+def first_of(values):
+    for value in values:
+        if value is None:
+            continue
+        return value
+    else:
+        return None
+
 class Kept:
     def __init__(self, value):
         self.value = value
@@ -46,6 +71,18 @@ class Kept:
 
     def call(self, wanted):
         return torch.ones(3) if wanted else None
+
+class Settable:
+    found = None
+
+    def result(self):
+        return torch.ones(3)
+
+def changed(value, other):
+    made = Settable()
+    made.result = lambda: value
+    made.found = other
+    return made.result() if other is None else made.found
 """
 FUNCTION = """
 class Random(Function):
@@ -118,6 +155,20 @@ class _Writer:
             f"[None if each is None else each * 2 for each in ({variable}, g)][0]",
             f"dict(one={variable})['one']",
             "sum([torch.ones(3), torch.ones(3)])",
+            f"gather({variable}, None, last={rng.choice(self.variables)})[-1]",
+            f"gather({variable}, extra={rng.choice(self.variables)})[2]",
+            f"collect({variable})",
+            f"first_of(({variable}, None, {rng.choice(self.variables)}))",
+            f"next(iter([{variable}]))",
+            f"{{0: {variable}}}.get(0)",
+            f"changed({variable}, {rng.choice(self.variables)})",
+            f"type({variable}) and {variable}",
+            f"({variable} if {variable} is not None else torch.zeros(3)).sum().expand(3)",
+            f"[each for each in (None, {variable}, g) if {self.condition()}][-1]",
+            f"max([0, 1]) and {variable}",
+            f"torch.einsum('a->a', {variable})",
+            f"listed({variable})[0]",
+            f"([1 for _ in (1, 2) if {variable} is not None], {variable})[1]",
         ]
         texts += [f"{rng.choice(self.lists)}[{rng.randint(-1, 1)}]"] * 3 if self.lists else []
         return rng.choice(texts)
@@ -204,6 +255,16 @@ class _Writer:
                     f"{name}.reverse()",
                     f"{name} = {name} + [None]",
                     f"({name}, other) = ({name}, None); {name}[1] = None",
+                    f"{name}[:] = [{self.tensor()}, {self.tensor()}]",
+                    f"{name} *= 2",
+                    f"{name}.insert(0, {self.tensor()})",
+                    f"{name}[0 if {self.condition()} else 1] = {self.tensor()}",
+                    f"later = (each for each in {name}); {name}[0] = {self.tensor()}; {name}.append(next(later))",
+                    f"held = dict(one={name}); held['one'][0] = {self.tensor()}",
+                    f"held = [{name}]; held[0][1] = {self.tensor()}",
+                    f"(lambda: {name}.append(None))()",
+                    f"{name}.extend([{self.tensor()}])",
+                    f"{name}[-1], {name}[0] = {name}[0], {name}[-1]",
                 ]
             )
         ]
@@ -233,6 +294,13 @@ class _Writer:
                     f"setattr(ctx, 'kept', {self.tensor()})",
                     "ctx.needs_input_grad = ctx.needs_input_grad[::-1]",
                     "vars(ctx)['noted'] = None",
+                    "holder = [ctx]; note(holder[0])",
+                    "holder = (ctx,); note(*holder)",
+                    "holder = dict(ctx=ctx); note(**holder)",
+                    "(lambda: note(ctx))()",
+                    "apply(lambda: note(ctx))",
+                    "del ctx.noted; ctx.noted = None",
+                    "other = ctx; other.noted = None",
                 ]
             )
         ]
@@ -257,9 +325,12 @@ class _Writer:
                 *([f"for {variable} in {self.rng.choice(self.lists)}:"] if self.lists else []),
             ]
         )
+        grows = head.split()[-1].rstrip(":")
         self.variables.append(variable)
         body = self._looped(deep)
         self.variables.remove(variable)
+        if grows in self.lists:
+            body = [f"if len({grows}) > 9:", "    break", *body]
         end = ["else:", *_indented(self.block(deep + 1))] if self.rng.random() < 0.2 else []
         return [head, *_indented(body), *end]
 
@@ -286,6 +357,8 @@ class _Writer:
             if self.rng.random() < 0.3:
                 lines += ["else:", *_indented(self.block(deep + 1))]
             return lines
+        if self.rng.random() < 0.3:
+            lines += [f"    if {self.condition()}:", f"        return {self.returned()}"]
         was, self.in_loop = self.in_loop, False
         lines += ["finally:", *_indented(self.block(deep + 1))]
         self.in_loop = was

@@ -59,7 +59,7 @@ class Attributes(ABC):
         if isinstance(receiver, Exactly):
             return _object_attribute(receiver, name)
         if isinstance(receiver, Held):
-            return _held_attribute(receiver.object, name)
+            return _held_attribute(receiver, name)
         kinds = kinds_of(receiver)
         if Kind.OTHER in kinds or Kind.TENSOR not in kinds:
             return ANYTHING
@@ -104,27 +104,34 @@ def _object_attribute(receiver: Exactly, name: str) -> Value:
         return later(vars(owner).get(name, _MISSING))
     if is_a(owner, type):
         found = inspect.getattr_static(owner, name, _MISSING)
-        return later(found) if is_a(found, FunctionType) else _bound(found, receiver)
+        if type(found) is classmethod:
+            return Bound(later(found.__func__), receiver)
+        return later(found.__func__ if type(found) is staticmethod else found)
     return later(inspect.getattr_static(owner, name, _MISSING)) if is_a(owner, _OPERATORS) else ANYTHING
 
 
-def _held_attribute(owner: Any, name: str) -> Value:
-    """A function that an object holds itself; no class of the program's is asked."""
-    try:
-        found = object.__getattribute__(owner, "__dict__").get(name, _MISSING)
-    except AttributeError:  # it has no dictionary
-        return ANYTHING
+def _held_attribute(receiver: Held, name: str) -> Value:
+    """A function that an object holds itself, or a method."""
+    owner = receiver.object
+    found = inspect.getattr_static(owner, name, _MISSING)
+    if inspect.getattr_static(type(owner), name, _MISSING) is found:
+        return _bound(found, receiver)
     return Exactly(found) if is_a(found, FunctionType) else ANYTHING
 
 
 def _bound(found: Any, receiver: Value) -> Value:
-    """What looking an attribute of a class up gives."""
+    """What looking a function of a class up gives; objects may hold other data than their class."""
     if type(found) is staticmethod:
         return later(found.__func__)
     if type(found) is classmethod:
-        cls = Exactly(receiver.cls) if isinstance(receiver, Made) else receiver
-        return Bound(later(found.__func__), cls)
-    return Bound(Exactly(found), receiver) if is_a(found, FunctionType) else later(found)
+        return Bound(later(found.__func__), Exactly(receiver.cls)) if isinstance(receiver, Made) else ANYTHING
+    return Bound(Exactly(found), receiver) if is_a(found, FunctionType) else ANYTHING
+
+
+def module_of(value: Any) -> str:
+    """The name of the module that a function or class was defined in."""
+    name = value.__module__ if is_a(value, FunctionType) else inspect.getattr_static(value, "__module__", None)
+    return name if type(name) is str else ""
 
 
 @cache
@@ -150,7 +157,7 @@ def _functions_of(names: dict[str, Any]) -> Iterator[FunctionType]:
         seen.add(id(value))
         if is_a(value, FunctionType):
             yield value
-        elif is_a(value, type) and value.__module__ == names.get("__name__"):
+        elif is_a(value, type) and module_of(value) == names.get("__name__"):
             waiting += list(vars(value).values())
         elif type(value) is property:
             waiting += [value.fget, value.fset]

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
 from typing import Any
 
 import torch
 
-from fxgrad.observe.backward_code.conditions import Conditions
+from fxgrad.observe.backward_code.builtins import CONTAINERS, Builtins
 from fxgrad.observe.backward_code.scope import Scope, names_of
 from fxgrad.observe.backward_code.source import Definition, definition_of
 from fxgrad.observe.backward_code.state import State, Unreachable, is_shared_by_holding, kept
 from fxgrad.observe.backward_code.torch_results import is_of_torch, result_of, result_of_operator
 from fxgrad.observe.backward_code.values import (
     ANYTHING,
+    MAYBE_TENSOR,
     NONE,
     NOT_NONE,
     OTHER,
@@ -26,22 +27,17 @@ from fxgrad.observe.backward_code.values import (
     Exactly,
     Items,
     Keywords,
-    Kind,
     Local,
     Made,
     TensorMethod,
     Value,
     constant,
     join_all,
-    kinds_of,
 )
 from fxgrad.observe.real_types import is_a
 
-MOST_UNROLLED = 64
-"""Rounds of a loop that are gone through one by one."""
 MOST_CALLS = 8
 """Of functions inside of functions."""
-_CONTAINERS = (tuple, list, dict, int, float, complex, str, bytes, bool, set, frozenset, type(None))
 _DELAYED_ERROR: Any = torch._C._functions.DelayedError
 """What ``once_differentiable`` puts behind the results: None where it is given None (autograd/functions/basic_ops.cpp)."""
 _OPERATORS = (BuiltinFunctionType, MethodDescriptorType, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
@@ -49,7 +45,7 @@ _OPERATORS = (BuiltinFunctionType, MethodDescriptorType, torch._ops.OpOverload, 
 Named = dict[str, Value]
 
 
-class Calls(Conditions):
+class Calls(Builtins):
     """Reads calls."""
 
     def __init__(self) -> None:
@@ -66,9 +62,9 @@ class Calls(Conditions):
         if listed is not None:
             return listed
         callee = self.look(expression.func, state, scope)
-        looks = next((look for function, look in _LOOKERS if callee == Exactly(function)), None)
-        if looks is not None and all(keyword.arg == "strict" for keyword in expression.keywords):
-            return looks(self, expression, state, scope)
+        known = self.call_of_builtin(callee, expression, state, scope)
+        if known is not None:
+            return known
         arguments = self.items(expression.args, state, scope)
         keywords = self._keywords(expression, state, scope)
         return self.called(callee, arguments, keywords, state, scope)
@@ -113,8 +109,10 @@ class Calls(Conditions):
 
     def _call_object(self, callee: Any, arguments: Items, keywords: Named | None, state: State) -> Value:
         if callee is torch.autograd.grad:
-            return result_of(callee) or ANYTHING
+            return self.unread(arguments, keywords, state, _differentiated(arguments, keywords))
         if is_a(callee, FunctionType):
+            if callee.__module__ == torch.functional.__name__ and result_of_operator(callee.__name__) is not None:
+                return self.unread(arguments, keywords, state, result_of_operator(callee.__name__) or ANYTHING)
             return self._call_function(callee, arguments, keywords, state)
         if is_a(callee, type):
             return self.unread(arguments, keywords, state, _made(callee))
@@ -143,7 +141,10 @@ class Calls(Conditions):
         bound = None if keywords is None else bind(callee.definition, arguments, keywords, defaults)
         if bound is None:
             return self.unread(Items((*arguments.members, callee), arguments.rest), keywords, state)
-        inner = callee.scope.inner(callee.definition, state if callee.scope is scope else None)
+        is_at_hand = callee.scope is scope
+        if not is_at_hand:  # what it closes over is not known here: ctx may be among it
+            state.hand_over([callee])
+        inner = callee.scope.inner(callee.definition, state if is_at_hand else None)
         return self._enter(inner, bound, arguments, keywords, state)
 
     def _enter(self, scope: Scope, bound: Named, arguments: Items, keywords: Named | None, state: State) -> Value:
@@ -187,88 +188,6 @@ class Calls(Conditions):
             state.variables[name] = appended(current, added)
         return NONE
 
-    def _sequence(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        items = self.iterated(expression.args[0], state, scope) if expression.args else Items(())
-        is_list = self.look(expression.func, state, scope) == Exactly(list)
-        return Items(items.members, items.rest, is_list)
-
-    def _length(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        (measured, *_) = [self.look(each, state, scope) for each in expression.args] or [OTHER]
-        return Exactly(len(measured.members)) if isinstance(measured, Items) and measured.rest is None else OTHER
-
-    def _any_or_all(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        for each in expression.args:
-            self.iterated(each, state, scope)
-        return OTHER
-
-    def _is_instance(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        value, kind = [self.look(each, state, scope) for each in expression.args]
-        kinds = list(kind.members) if isinstance(kind, Items) and kind.rest is None else [kind]
-        known = is_instance(
-            value, [each.object for each in kinds if isinstance(each, Exactly) and is_a(each.object, type)]
-        )
-        return OTHER if known is None or not all(isinstance(each, Exactly) for each in kinds) else Exactly(known)
-
-    def _zipped(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        columns = [self.iterated(each, state, scope) for each in expression.args if not isinstance(each, ast.Starred)]
-        if not columns or len(columns) != len(expression.args):
-            return ANYTHING
-        if any(column.rest is not None for column in columns):
-            return Items((), Items(tuple([column.any for column in columns])))
-        return Items(tuple([Items(row) for row in zip(*(column.members for column in columns), strict=False)]))
-
-    def _enumerated(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        if len(expression.args) != 1:
-            return ANYTHING
-        items = self.iterated(expression.args[0], state, scope)
-        members = tuple([Items((Exactly(number), member)) for number, member in enumerate(items.members)])
-        return Items(members, None if items.rest is None else Items((OTHER, items.rest)))
-
-    def _range(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        bounds = [value.object for value in self.values(expression.args, state, scope) if isinstance(value, Exactly)]
-        numbers = range(*bounds) if bounds and len(bounds) == len(expression.args) and _are_ints(bounds) else None
-        if numbers is None or len(numbers) > MOST_UNROLLED:
-            return Items((), OTHER)
-        return Items(tuple([Exactly(number) for number in numbers]))
-
-    def _sum(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        for each in expression.args:
-            self.iterated(each, state, scope)
-        return NOT_NONE
-
-    def _got(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        values = self.values(expression.args, state, scope)
-        if len(values) == 2 and isinstance(values[1], Exactly) and type(values[1].object) is str:  # noqa: PLR2004
-            return self.attribute(values[0], values[1].object, state)
-        return ANYTHING
-
-    def _told(self, expression: ast.Call, state: State, scope: Scope) -> Value:
-        self.values(expression.args, state, scope)
-        return OTHER
-
-
-_LOOKERS: tuple[tuple[Any, Callable[[Calls, ast.Call, State, Scope], Value]], ...] = (
-    (tuple, Calls._sequence),
-    (list, Calls._sequence),
-    (len, Calls._length),
-    (any, Calls._any_or_all),
-    (all, Calls._any_or_all),
-    (isinstance, Calls._is_instance),
-    (zip, Calls._zipped),
-    (enumerate, Calls._enumerated),
-    (range, Calls._range),
-    (sum, Calls._sum),
-    (getattr, Calls._got),
-    (hasattr, Calls._told),
-    (callable, Calls._told),
-    (issubclass, Calls._told),
-)
-"""Python's functions that keep nothing of what they are given."""
-
-
-def _are_ints(values: list[Any]) -> bool:
-    return all(type(value) is int for value in values) and 0 not in values[2:]
-
 
 def appended(current: Items, added: Items) -> Items:
     """A list with more behind it."""
@@ -277,27 +196,6 @@ def appended(current: Items, added: Items) -> Items:
     return Items(
         current.members, join_all([current.rest, added.any] if added != Items(()) else [current.rest]), is_list=True
     )
-
-
-def is_instance(value: Value, kinds: list[type]) -> bool | None:
-    """Whether a value is of one of the kinds; None where that is not known.
-
-    >>> is_instance(TENSOR, [torch.Tensor]), is_instance(NONE, [torch.Tensor]), is_instance(OTHER, [tuple])
-    (True, False, None)
-    """
-    own = _type_of(value)
-    if own is None:
-        return None
-    if any(kind is own for kind in kinds):
-        return True
-    return False if all(any(kind is plain for plain in (torch.Tensor, *_CONTAINERS)) for kind in kinds) else None
-
-
-def _type_of(value: Value) -> type | None:
-    if isinstance(value, Items):
-        return list if value.is_list else tuple
-    types: dict[Kind, type] = {Kind.TENSOR: torch.Tensor, Kind.NONE: type(None)}
-    return types.get(kinds_of(value))
 
 
 def bind(definition: Definition, arguments: Items, keywords: Named, defaults: Mapping[str, Value]) -> Named | None:
@@ -336,13 +234,26 @@ def _defaults(function: FunctionType, definition: Definition) -> Named:
     return {name: kept(constant(value)) for name, value in (*by_place, *(function.__kwdefaults__ or {}).items())}
 
 
+_BEFORE_ALLOW_UNUSED = 5
+"""Positional arguments of ``torch.autograd.grad``."""
+
+
+def _differentiated(arguments: Items, keywords: Named | None) -> Value:
+    """What ``torch.autograd.grad`` returns: without ``allow_unused`` it raises where there would be None."""
+    given = Exactly(None) if keywords is None else keywords.get("allow_unused", Exactly(False))
+    positional = arguments.rest is None and len(arguments.members) <= _BEFORE_ALLOW_UNUSED
+    return Items((), TENSOR if positional and given == Exactly(False) else MAYBE_TENSOR)
+
+
 def _made(cls: type) -> Value:
     """What calling a class gives: an object of it, where neither its ``__new__`` nor its metaclass says otherwise."""
     if cls is _DELAYED_ERROR:
         return Made(cls)
-    if issubclass(cls, torch.Tensor):
-        return TENSOR if cls in (torch.Tensor, torch.nn.Parameter) else NOT_NONE
-    if cls in _CONTAINERS or cls in (range, slice, torch.device, torch.Size):
+    if cls is torch.Tensor or cls is torch.nn.Parameter:
+        return TENSOR
+    if any(cls is each for each in (*CONTAINERS, range, slice, torch.device, torch.Size)):
         return OTHER
-    plain = type(cls) is type and cls.__new__ is object.__new__
-    return Made(cls) if plain else ANYTHING
+    made_by_python: Any = cls
+    if type(cls) is not type or made_by_python.__new__ is not object.__new__:
+        return ANYTHING
+    return Made(cls) if made_by_python.__getattribute__ is object.__getattribute__ else NOT_NONE

@@ -17,6 +17,7 @@ from fxgrad.observe.backward_code.values import (
     ANYTHING,
     MAYBE_TENSOR,
     NONE,
+    OTHER,
     TENSOR,
     Exactly,
     Items,
@@ -25,7 +26,7 @@ from fxgrad.observe.backward_code.values import (
     constant,
     kinds_of,
 )
-from fxgrad.observe.plain_functions import backward_of, plain_function
+from fxgrad.observe.plain_functions import backward_of
 from fxgrad.observe.real_types import is_a
 
 TENSOR_ENTRY, UNKNOWN = "tensor", "unknown"
@@ -40,9 +41,10 @@ def returned_for_edges(node: torch._C._FunctionBase, places: Sequence[Sequence[i
     # results that are no differentiable tensors have gradients too, of shape (): they never arrive
     slots = tuple([slot for slot, meta in enumerate(metas) if len(metas) == 1 or tuple(meta.shape) != ()])
     gradients = [MAYBE_TENSOR] * len(metas)
-    whenever = _returned_entries(node, gradients)
+    held = _Attributes(node)
+    whenever = _returned_entries(node, held, gradients)
     arrived = [TENSOR if slot in slots else gradient for slot, gradient in enumerate(gradients)]
-    if_arrived = _returned_entries(node, arrived)
+    if_arrived = _returned_entries(node, held, arrived)
     found = Returned(_of_edges(whenever, places), _of_edges(if_arrived, places), slots)
     return None if set(found.whenever + found.if_arrived) <= {UNKNOWN} else found
 
@@ -60,15 +62,48 @@ def _of_edge(possible: list[str], n_edges: int) -> str:
     return possible[0] if len(set(possible)) == 1 else UNKNOWN
 
 
-def _returned_entries(node: torch._C._FunctionBase, gradients: Sequence[Value]) -> list[str]:
-    """What is returned for each argument of forward, where backward receives these gradients."""
+def _returned_entries(node: torch._C._FunctionBase, held: _Attributes, gradients: Sequence[Value]) -> list[str]:
+    """What is returned for each argument of forward, where backward receives these gradients, and ``ctx`` is `held`."""
     function_class = getattr(type(node), "_forward_cls", None)
-    function = None if function_class is None else plain_function(backward_of(function_class))
+    function = None if function_class is None else _called_with_context(backward_of(function_class))
     needed: object = node.needs_input_grad
     n_arguments = len(needed) if is_a(needed, tuple) else 0
     if function is None:
         return [UNKNOWN] * n_arguments
-    value = _returned(function, lambda name: context_attribute(node, name), tuple(gradients))
+    entries = _entries(_returned(function, held.widened, tuple(gradients)), n_arguments)
+    if held.were_widened and UNKNOWN in entries:
+        entries = _entries(_returned(function, held.exactly, tuple(gradients)), n_arguments)
+    return entries
+
+
+class _Attributes:
+    """What ``ctx`` holds. Of numbers and texts first only that they are some: few of them decide what is returned, and the
+    answer then holds for every node of a Function."""
+
+    def __init__(self, node: torch._C._FunctionBase) -> None:
+        self._node = node
+        self._known: dict[str, Value] = {}
+        self.were_widened = False
+
+    def exactly(self, name: str) -> Value:
+        """What ``ctx.name`` is."""
+        if name not in self._known:
+            self._known[name] = context_attribute(self._node, name)
+        return self._known[name]
+
+    def widened(self, name: str) -> Value:
+        """The same, of a number or a text only that it is something."""
+        value = self.exactly(name)
+        if isinstance(value, Exactly) and type(value.object) in _MANY_VALUED:
+            self.were_widened = True
+            return OTHER
+        return value
+
+
+_MANY_VALUED = (int, float, complex, str)
+
+
+def _entries(value: Value, n_arguments: int) -> list[str]:
     if not isinstance(value, Items):
         value = Items((value,)) if Kind.OTHER not in kinds_of(value) and n_arguments == 1 else Items((), ANYTHING)
     elif value.is_list:
@@ -78,6 +113,12 @@ def _returned_entries(node: torch._C._FunctionBase, gradients: Sequence[Value]) 
 
 _STATUSES = {Kind.NONE: "none", Kind.TENSOR: TENSOR_ENTRY}
 """Anything but None and a Tensor raises (torch/csrc/autograd/python_function.cpp, ``to_variable_list``)."""
+
+
+def _called_with_context(backward: Any) -> FunctionType | None:
+    """The function that gets ``ctx`` and the gradients, and nothing before them."""
+    function = backward.__func__ if type(backward) is staticmethod else backward
+    return function if is_a(function, FunctionType) else None
 
 
 def _returned(function: FunctionType, context: Callable[[str], Value], gradients: tuple[Value, ...]) -> Value:

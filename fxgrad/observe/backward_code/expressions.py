@@ -170,18 +170,30 @@ class Expressions(Attributes, ABC):
         self, element: ast.expr, loop: ast.comprehension, each: Value, state: State, scope: Scope
     ) -> tuple[Value, bool]:
         """One member of a comprehension, and whether there is one for certain."""
-        self.bind(loop.target, each, state, scope)
-        certain = True
+        going, left = state.copy(), list[State]()
+        self.bind(loop.target, each, going, scope)
         for condition in loop.ifs:
-            _, true, false = self.branches(condition, state, scope)
-            certain = certain and false is None
-            state.take(true or state)
+            _, true, false = self.branches(condition, going, scope)
+            left += [] if false is None else [false]
+            if true is None:
+                return self._behind_member(left, state, ANYTHING)
+            going = true
         try:
-            return self.value(element, state, scope), certain
+            value = self.value(element, going, scope)
         except Unreachable:
-            if certain:
+            if not left:
                 raise
-            return ANYTHING, False
+            return self._behind_member(left, state, ANYTHING)
+        return self._behind_member([*left, going], state, value, certain=not left)
+
+    def _behind_member(
+        self, ends: list[State], state: State, value: Value, *, certain: bool = False
+    ) -> tuple[Value, bool]:
+        end: State | None = None
+        for each in ends:
+            end = self.joined(end, each)
+        state.take(end or state)
+        return value, certain
 
     def _further_member(
         self, element: ast.expr, loop: ast.comprehension, each: Value, state: State, scope: Scope

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, ClassVar
 
-from fxgrad.observe.backward_code.calls import MOST_UNROLLED, Calls
-from fxgrad.observe.backward_code.operations import operation
+from fxgrad.observe.backward_code.assignments import Assignments
+from fxgrad.observe.backward_code.attributes import module_of
+from fxgrad.observe.backward_code.builtins import MOST_UNROLLED
 from fxgrad.observe.backward_code.scope import Loop, Scope
 from fxgrad.observe.backward_code.source import definition_of
 from fxgrad.observe.backward_code.state import GivenUp, State, Unreachable, is_shared_by_holding, kept
@@ -18,23 +18,17 @@ from fxgrad.observe.backward_code.values import (
     CONTEXT,
     NONE,
     OTHER,
-    TENSOR,
-    Context,
     Exactly,
     Items,
-    Kind,
-    Local,
     Value,
     join_all,
-    kinds_of,
-    later,
 )
 
 _MOST_ROUNDS = 6
 _MOST_BACKWARDS = 4
 
 
-class Reader(Calls):
+class Reader(Assignments):
     """Reads functions as a chain of states; a path that raises, or returns, has no state behind it.
 
     `context` says what attributes of ``ctx`` hold when backward is called for the first time.
@@ -105,104 +99,6 @@ class Reader(Calls):
                 self._nested -= 1
         return state
 
-    # Names
-
-    def bind(self, target: ast.expr, value: Value, state: State, scope: Scope) -> None:
-        """Assign a value to what stands on the left."""
-        if isinstance(target, ast.Name):
-            if target.id in scope.names.assigned:
-                state.variables[target.id] = kept(value) if target.id in scope.names.captured else value
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            self._unpack(target.elts, value, state, scope)
-        elif isinstance(target, ast.Attribute):
-            self._bind_attribute(target, value, state, scope)
-        elif isinstance(target, ast.Subscript):
-            self._bind_item(target, value, state, scope)
-        else:
-            raise GivenUp
-
-    def _bind_attribute(self, target: ast.Attribute, value: Value, state: State, scope: Scope) -> None:
-        owner = self.look(target.value, state, scope)
-        if isinstance(owner, Context):
-            state.context[target.attr] = kept(value)
-            return
-        self.set_attribute(target.attr)
-        state.hand_over([value])
-
-    def _bind_item(self, target: ast.Subscript, value: Value, state: State, scope: Scope) -> None:
-        index = self.value(target.slice, state, scope)
-        state.hand_over([value])
-        owner = target.value
-        found = scope.find(owner.id, state) if isinstance(owner, ast.Name) else self.value(owner, state, scope)
-        if isinstance(owner, ast.Name) and isinstance(found, Items) and found.is_list and owner.id in state.variables:
-            state.variables[owner.id] = _with_item(found, index, kept(value))
-
-    def _unpack(self, targets: list[ast.expr], value: Value, state: State, scope: Scope) -> None:
-        starred = next((place for place, each in enumerate(targets) if isinstance(each, ast.Starred)), None)
-        for target, each in zip(targets, _unpacked(value, len(targets), starred), strict=True):
-            self.bind(target.value if isinstance(target, ast.Starred) else target, each, state, scope)
-
-    def _assign(self, statement: ast.Assign, state: State, scope: Scope) -> State | None:
-        unpacks = isinstance(statement.targets[0], (ast.Tuple, ast.List))
-        value = self.look(statement.value, state, scope) if unpacks else self.value(statement.value, state, scope)
-        if len(statement.targets) > 1:
-            value = kept(value)
-        for target in statement.targets:
-            self.bind(target, value, state, scope)
-        return state
-
-    def _assign_annotated(self, statement: ast.AnnAssign, state: State, scope: Scope) -> State | None:
-        if statement.value is not None:
-            self.bind(statement.target, self.value(statement.value, state, scope), state, scope)
-        return state
-
-    def _assign_augmented(self, statement: ast.AugAssign, state: State, scope: Scope) -> State | None:
-        target = statement.target
-        before = self.look(_as_read(target), state, scope)
-        change = self.value(statement.value, state, scope)
-        if isinstance(before, Items) and before.is_list and not isinstance(change, Items):
-            change = Items((), ANYTHING, is_list=True) if isinstance(statement.op, ast.Add) else change
-        self.bind(target, operation(type(statement.op), before, change), state, scope)
-        return state
-
-    def _delete(self, statement: ast.Delete, state: State, scope: Scope) -> State | None:
-        for target in statement.targets:
-            if isinstance(target, ast.Name):
-                state.variables[target.id] = ANYTHING
-            elif isinstance(target, ast.Attribute) and self.look(target.value, state, scope) == CONTEXT:
-                state.context[target.attr] = ANYTHING
-            elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-                state.let_go(target.value.id)
-            elif isinstance(target, ast.Attribute):
-                self.set_attribute(target.attr)
-        return state
-
-    def _import(self, statement: ast.Import, state: State, scope: Scope) -> State | None:
-        for name in statement.names:
-            module = sys.modules.get(name.name if name.asname else name.name.partition(".")[0])
-            bound = name.asname or name.name.partition(".")[0]
-            self._bind_name(bound, ANYTHING if module is None else later(module), state, scope)
-        return state
-
-    def _import_from(self, statement: ast.ImportFrom, state: State, scope: Scope) -> State | None:
-        module = None if statement.level else sys.modules.get(statement.module or "")
-        for name in statement.names:
-            if name.name == "*":
-                raise GivenUp
-            found = ANYTHING if module is None else self.attribute(Exactly(module), name.name, state)
-            self._bind_name(name.asname or name.name, found, state, scope)
-        return state
-
-    def _define(self, statement: ast.FunctionDef, state: State, scope: Scope) -> State | None:
-        self.values(statement.decorator_list, state, scope)
-        made = ANYTHING if statement.decorator_list else Local(statement, scope)
-        self._bind_name(statement.name, made, state, scope)
-        return state
-
-    def _bind_name(self, name: str, value: Value, state: State, scope: Scope) -> None:
-        if name in scope.names.assigned:
-            state.variables[name] = value
-
     # Ways through the code
 
     def _expression(self, statement: ast.Expr, state: State, scope: Scope) -> State | None:
@@ -232,8 +128,9 @@ class Reader(Calls):
 
     def _for(self, statement: ast.For, state: State, scope: Scope) -> State | None:
         items = self.iterated(statement.iter, state, scope)
-        if isinstance(statement.iter, ast.Name) and statement.iter.id in _names_in(statement.body):
-            state.let_go(statement.iter.id)  # what the body does to a list changes what comes next
+        iterated = statement.iter.id if isinstance(statement.iter, ast.Name) else ""
+        if iterated in _names_in(statement.body) and is_shared_by_holding(scope.find(iterated, state)):
+            state.let_go(iterated)  # what the body does to a list changes what comes next
             items = Items((), ANYTHING)
 
         def begin(value: Value) -> Callable[[State], State | None]:
@@ -335,8 +232,7 @@ class Reader(Calls):
         if not isinstance(expression, ast.Call) or not isinstance(expression.func, (ast.Attribute, ast.Name)):
             return False
         made_by = self.look(expression.func, state, scope)
-        module = getattr(made_by.object, "__module__", None) if isinstance(made_by, Exactly) else None
-        return isinstance(module, str) and module.partition(".")[0] == "torch"
+        return isinstance(made_by, Exactly) and module_of(made_by.object).partition(".")[0] == "torch"
 
     def _try(self, statement: ast.Try, state: State, scope: Scope) -> State | None:
         failed = state.copy()
@@ -346,13 +242,16 @@ class Reader(Calls):
         for handler in statement.handlers:
             start = failed.copy()
             if handler.name is not None:
-                self._bind_name(handler.name, OTHER, start, scope)
+                self.bind_name(handler.name, OTHER, start, scope)
             end = self.joined(end, self._block(handler.body, start, scope))
         if not statement.finalbody:
             return end
         if n_left != sum(len(loop.left) + len(loop.repeated) for loop in scope.loops) or _leaves(statement.finalbody):
             raise GivenUp
-        returns = [(value, self._block(statement.finalbody, at, scope)) for value, at in scope.returns[n_returns:]]
+        # a list that is returned is still the one that the last statements may change
+        returns = [
+            (kept(value), self._block(statement.finalbody, at, scope)) for value, at in scope.returns[n_returns:]
+        ]
         scope.returns[n_returns:] = [(value, at) for value, at in returns if at is not None]
         return self._block(statement.finalbody, end, scope)
 
@@ -364,13 +263,13 @@ class Reader(Calls):
 
     _STATEMENTS: ClassVar[dict[type[ast.stmt], Callable[..., Any]]] = {
         ast.Expr: _expression,
-        ast.Assign: _assign,
-        ast.AnnAssign: _assign_annotated,
-        ast.AugAssign: _assign_augmented,
-        ast.Delete: _delete,
-        ast.Import: _import,
-        ast.ImportFrom: _import_from,
-        ast.FunctionDef: _define,
+        ast.Assign: Assignments.assign,
+        ast.AnnAssign: Assignments.assign_annotated,
+        ast.AugAssign: Assignments.assign_augmented,
+        ast.Delete: Assignments.delete,
+        ast.Import: Assignments.import_module,
+        ast.ImportFrom: Assignments.import_from,
+        ast.FunctionDef: Assignments.define,
         ast.Return: _return,
         ast.Raise: _raise,
         ast.Pass: _pass,
@@ -386,16 +285,6 @@ class Reader(Calls):
     }
 
 
-def _as_read(target: ast.expr) -> ast.expr:
-    """What stands on the left of ``+=``, as an expression."""
-    if isinstance(target, ast.Name):
-        return ast.Name(target.id, ast.Load())
-    if isinstance(target, ast.Attribute):
-        return ast.Attribute(target.value, target.attr, ast.Load())
-    assert isinstance(target, ast.Subscript)
-    return ast.Subscript(target.value, target.slice, ast.Load())
-
-
 def _names_in(body: Iterable[ast.stmt], *, stored: bool = False) -> set[str]:
     nodes = [node for statement in body for node in ast.walk(statement)]
     names = {
@@ -409,42 +298,3 @@ def _names_in(body: Iterable[ast.stmt], *, stored: bool = False) -> set[str]:
 def _leaves(body: Iterable[ast.stmt]) -> bool:
     """Whether a ``finally`` may end in another way than it was come to."""
     return any(isinstance(node, (ast.Return, ast.Break, ast.Continue)) for each in body for node in ast.walk(each))
-
-
-def _with_item(items: Items, index: Value, value: Value) -> Value:
-    """A list in which one member is another."""
-    place = index.object if isinstance(index, Exactly) and type(index.object) is int else None
-    members = list(items.members)
-    if items.rest is None and place is not None:
-        if not -len(members) <= place < len(members):
-            raise Unreachable
-        members[place] = value
-    elif place is not None and 0 <= place <= MOST_UNROLLED:
-        members += [items.item(number) for number in range(len(members), place + 1)]
-        members[place] = value
-    else:
-        return Items((), join_all([items.any, value]), is_list=True) if isinstance(index, Exactly) else OTHER
-    return Items(tuple(members), items.rest, is_list=True)
-
-
-def _unpacked(value: Value, n_targets: int, starred: int | None) -> list[Value]:
-    """What each of several targets gets of a value that is unpacked."""
-    if not isinstance(value, Items):
-        of_tensor = Kind.TENSOR in kinds_of(value) and Kind.OTHER not in kinds_of(value)
-        each: Value = TENSOR if of_tensor else ANYTHING
-        return [OTHER if place == starred else each for place in range(n_targets)]
-    if value.rest is not None:
-        if starred is None:
-            return [value.item(place) for place in range(n_targets)]
-        taken: list[Value] = [value.item(place) for place in range(starred)]
-        return [*taken, OTHER, *[value.any] * (n_targets - starred - 1)]
-    members = list(value.members)
-    if starred is None:
-        if len(members) != n_targets:
-            raise Unreachable
-        return members
-    behind = n_targets - starred - 1
-    if len(members) < n_targets - 1:
-        raise Unreachable
-    middle = Items(tuple(members[starred : len(members) - behind]), None, is_list=True)
-    return [*members[:starred], middle, *members[len(members) - behind :]]

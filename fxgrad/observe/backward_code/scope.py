@@ -124,6 +124,8 @@ class Scope:
         """What a name stands for."""
         if name in self.names.assigned:
             return state.variables.get(name, ANYTHING)
+        if name.startswith("__"):  # inside of a class it stands for another name
+            return ANYTHING
         if self.outer is not None and self._is_outer(name):
             return ANYTHING if self.outer_state is None else self.outer.find(name, self.outer_state)
         if name in self.names.declared_global:

@@ -85,8 +85,6 @@ def result_of(function: Any) -> Value | None:
     """What a call of a function of torch's C++ returns, whatever it is given; None where that is not known."""
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return _result_of_overload(function)
-    if function is torch.autograd.grad:
-        return Items((), MAYBE_TENSOR)
     name = function.__name__.removeprefix("_")
     if name in _OVERRIDES:
         return Exactly(False)

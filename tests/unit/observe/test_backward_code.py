@@ -315,10 +315,51 @@ def by_generator(ctx, grad):
     return next(later, None), None, None
 
 
-class _Sets:
-    @property
-    def result(self):
-        return torch.zeros(3)
+def by_narrowed_member(ctx, grad):
+    maybe = None if FLAG else grad
+    _ = [1 for _ in (1, 2) if maybe is not None]
+    return maybe, None, None
+
+
+def by_last_statements(ctx, grad):
+    return (*_listed(grad), None, None)
+
+
+def _listed(value):
+    result = [value]
+    try:
+        return result
+    finally:
+        result[0] = None
+
+
+def by_kept_lambda(ctx, grad):
+    _call(lambda: forget(ctx))
+    return ctx.held, None, None
+
+
+def _call(function):
+    function()
+
+
+class _Default:
+    found = True
+
+    def __init__(self, **values):
+        vars(self).update(values)
+
+
+def by_instance_data(ctx, grad):
+    return (grad if _Default(found=None).found is not None else None), None, None
+
+
+def by_default_list(ctx, grad):
+    return _collect(grad), None, None
+
+
+def _collect(value, into=[None]):  # noqa: B006  # what it is about
+    into.append(value)
+    return into[0]
 
 
 def by_raising_operand(ctx, grad):
@@ -327,7 +368,8 @@ def by_raising_operand(ctx, grad):
 
 UNDECIDED = [
     by_value, by_global, by_replaceable_global, by_unknown_call, by_shared_list, by_alias, by_inner_change, by_deep_change,
-    by_changed_context, by_swallowed_error, by_caught_error, by_left_loop, by_generator,
+    by_changed_context, by_swallowed_error, by_caught_error, by_left_loop, by_generator, by_narrowed_member,
+    by_last_statements, by_kept_lambda, by_instance_data, by_default_list,
 ]  # fmt: skip
 
 
@@ -492,6 +534,25 @@ def test_a_registered_operator_has_what_the_code_of_its_backward_says():
             bench.run()
             assert not bench.compared(predicted).wrong
         assert [entry.status for entry in predicted.sites[0].grad_input] == ALWAYS
+
+
+class ByClass(Doubles):
+    @classmethod
+    def backward(cls, ctx, grad):
+        return grad * 2, None, None
+
+
+class ByPartial(Doubles):
+    backward = staticmethod(functools.partial(lambda first, ctx, grad: (first, grad * 2, None), None))
+
+
+@pytest.mark.parametrize("function", [ByClass, ByPartial])
+def test_a_backward_that_gets_other_arguments_first_is_not_read(function):
+    with closing(Bench(function.apply(leaf(), leaf(), 2.0)).on_every_node()) as bench:
+        predicted = bench.predicted(None, "backward")
+        bench.run()
+        assert not bench.compared(predicted).wrong
+    assert predicted.nodes[0].returned is None
 
 
 def test_a_saved_trace_keeps_what_was_read():
