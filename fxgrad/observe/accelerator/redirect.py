@@ -23,6 +23,7 @@ from torch.utils._device import DeviceContext
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator import autocast, engine
 from fxgrad.observe.accelerator.device import NAME, fake_device, public_name, stand_in
+from fxgrad.observe.accelerator.layouts import format_of_convolution
 from fxgrad.observe.accelerator.views import Views
 
 
@@ -117,6 +118,8 @@ def _replacements(mode: FakeTensorMode) -> Iterator[tuple[Any, str, object]]:
     yield from engine.replacements()
     yield torch.utils, "swap_tensors", _swapping(mode)
     yield torch.nn.init, "_no_grad_trunc_normal_", _filling(torch.nn.init._no_grad_trunc_normal_)
+    by_kernel = "_conv_determine_backend_memory_format"
+    yield torch._C, by_kernel, format_of_convolution(getattr(torch._C, by_kernel))
     yield FakeTensor, "device", property(_visible_device)
     yield DeviceContext, "__init__", _device_context
     yield torch.accelerator, "current_accelerator", _always(torch.device("cuda"))

@@ -32,7 +32,12 @@ class Views:
             self._versions.setdefault(view, view._version)
 
     def renew(self, values: Iterable[Any]) -> None:
-        """Give the views among some values their nodes, where these are out of date."""
+        """Give the views among some values their nodes, where these are out of date.
+
+        Without grad nothing looks at the nodes, and inside of a Function's forward the view is still that of its caller.
+        """
+        if not torch.is_grad_enabled():
+            return
         for view in _views_in(values):
             if self._versions.setdefault(view, view._version) != view._version:
                 self._versions[view] = view._version

@@ -76,9 +76,27 @@ def looked_at_in_between(device):
     return first.sum() + view.sum()
 
 
+class WritesItsArgument(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+def written_by_a_function(device):
+    x = made(device)
+    view = x[0]
+    WritesItsArgument.apply(view)
+    return x.sum() + view.sum()
+
+
 PROGRAMS = [
     flattened_and_dropped, kept_before_it_is_changed, changed_base, changed_view_of_a_view, returned_without_a_look,
-    view_of_what_needed_no_gradient, written_by_index, in_a_list, looked_at_in_between,
+    view_of_what_needed_no_gradient, written_by_index, in_a_list, looked_at_in_between, written_by_a_function,
 ]  # fmt: skip
 
 
@@ -149,7 +167,18 @@ def losses_of_one_input(device):
     return loss(x, target, reduction="none"), loss(x[None], target[None], reduction="none"), loss(x, target)
 
 
-@pytest.mark.parametrize("program", [noncontiguous, without_dimensions, losses_of_one_input])
+def pooled_after_a_convolution(device):
+    """adaptive_avg_pool2d sets the strides of its result where its input is channels_last."""
+    x = torch.ones(2, 3, 4, 4, device=device).to(memory_format=torch.channels_last)
+    weight = torch.ones(5, 3, 3, 3, device=device, requires_grad=True)
+    return functional.adaptive_avg_pool2d(functional.conv2d(x, weight), 1), functional.conv2d(
+        x.contiguous(), weight
+    ).flatten()
+
+
+@pytest.mark.parametrize(
+    "program", [noncontiguous, without_dimensions, losses_of_one_input, pooled_after_a_convolution]
+)
 def test_shapes_and_aliases_are_those_of_real_tensors(program):
     def lines(device):
         results = program(device)
