@@ -13,13 +13,16 @@ from torch.autograd.graph import get_gradient_edge
 
 import fxgrad
 from fxgrad.graph import NodeKind
-from fxgrad.observe.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF
+from fxgrad.observe.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
 from fxgrad.observe.roots import find_roots
 from fxgrad.observe.structure import tensors_in
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-REASONS_FOR_NO_FX_NODE = (LEAF, HOOK_FUNCTION, CHECKPOINT, EARLIER, LATER)
-"""LATER: the grad_fn of a stale view is made when it is first looked at."""
+REASONS_FOR_NO_FX_NODE = (
+    *(LEAF, HOOK_FUNCTION, CHECKPOINT, EARLIER, LATER),
+    *((OTHER_THREAD,) if torch.cuda.is_available() else ()),
+)
+"""LATER: the grad_fn of a stale view is made when it is first looked at. OTHER_THREAD: on CUDA autograd's engine has some."""
 
 
 def recorded_forward_problems(model: nn.Module, inputs: Callable[[], Inputs], *, seed: int = 1) -> list[str]:
