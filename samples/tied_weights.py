@@ -30,7 +30,8 @@ class LanguageModel(nn.Module):
 
 
 def cross_entropy(logits):
-    return F.cross_entropy(logits.flatten(0, 1), torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device).flatten())
+    targets = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def build():
