@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from functools import cache
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 
+from fxgrad.observe.backward_code.modules import names_set_in
 from fxgrad.observe.backward_code.state import GivenUp, State
 from fxgrad.observe.backward_code.torch_results import tensor_attribute
 from fxgrad.observe.backward_code.values import (
@@ -87,7 +84,7 @@ class Attributes(ABC):
     def _made_attribute(self, receiver: Made, name: str, state: State) -> Value:
         """Of an object's class. What the object itself holds under that name, put there by code of its module, hides it."""
         found = inspect.getattr_static(receiver.cls, name, _MISSING)
-        if found is _MISSING or name in _names_set_in(receiver.cls.__module__):
+        if found is _MISSING or name in names_set_in(receiver.cls.__module__):
             return ANYTHING
         self._from_classes.add(name)
         getter = (
@@ -126,42 +123,3 @@ def _bound(found: Any, receiver: Value) -> Value:
     if type(found) is classmethod:
         return Bound(later(found.__func__), Exactly(receiver.cls)) if isinstance(receiver, Made) else ANYTHING
     return Bound(Exactly(found), receiver) if is_a(found, FunctionType) else ANYTHING
-
-
-def module_of(value: Any) -> str:
-    """The name of the module that a function or class was defined in."""
-    name = value.__module__ if is_a(value, FunctionType) else inspect.getattr_static(value, "__module__", None)
-    return name if type(name) is str else ""
-
-
-@cache
-def _names_set_in(module: str) -> frozenset[str]:
-    """The names of attributes that the functions of a module set on any object."""
-    codes = [function.__code__ for function in _functions_of(vars(sys.modules.get(module, ModuleType(module))))]
-    names = set[str]()
-    while codes:
-        code = codes.pop()
-        codes += [constant for constant in code.co_consts if is_a(constant, CodeType)]
-        names |= {each.argval for each in dis.get_instructions(code) if each.opname in ("STORE_ATTR", "DELETE_ATTR")}
-    return frozenset(names)
-
-
-def _functions_of(names: dict[str, Any]) -> Iterator[FunctionType]:
-    """The functions of a module and of the classes in it, which decorators may have wrapped."""
-    waiting = list(names.values())
-    seen = set[int]()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if is_a(value, FunctionType):
-            yield value
-        elif is_a(value, type) and module_of(value) == names.get("__name__"):
-            waiting += list(vars(value).values())
-        elif type(value) is property:
-            waiting += [value.fget, value.fset]
-        elif type(value) is functools.cached_property:
-            waiting.append(value.func)
-        elif type(value) in (staticmethod, classmethod):
-            waiting.append(value.__func__)

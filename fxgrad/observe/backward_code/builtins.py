@@ -10,7 +10,7 @@ import torch
 
 from fxgrad.observe.backward_code.conditions import Conditions
 from fxgrad.observe.backward_code.scope import Scope
-from fxgrad.observe.backward_code.state import State
+from fxgrad.observe.backward_code.state import State, Unreachable
 from fxgrad.observe.backward_code.values import ANYTHING, NOT_NONE, OTHER, Exactly, Items, Kind, Value, kinds_of
 from fxgrad.observe.real_types import is_a
 
@@ -44,6 +44,8 @@ class Builtins(Conditions):
         return OTHER
 
     def _is_instance(self, expression: ast.Call, state: State, scope: Scope) -> Value:
+        if len(expression.args) != 2:  # noqa: PLR2004
+            raise Unreachable
         value, kind = [self.look(each, state, scope) for each in expression.args]
         kinds = list(kind.members) if isinstance(kind, Items) and kind.rest is None else [kind]
         known = is_instance(

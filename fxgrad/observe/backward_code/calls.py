@@ -230,7 +230,7 @@ def bind(definition: Definition, arguments: Items, keywords: Named, defaults: Ma
 def _defaults(function: FunctionType, definition: Definition) -> Named:
     names = [each.arg for each in (*definition.args.posonlyargs, *definition.args.args)]
     values = function.__defaults__ or ()
-    by_place = zip(names[len(names) - len(values) :], values, strict=True)
+    by_place = zip(names[len(names) - len(values) :], values, strict=False)
     return {name: kept(constant(value)) for name, value in (*by_place, *(function.__kwdefaults__ or {}).items())}
 
 

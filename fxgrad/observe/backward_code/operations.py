@@ -69,6 +69,8 @@ def sliced(container: Value, ends: list[Value]) -> Value:
     """What ``container[start:stop:step]`` is; `ends` are these three."""
     if not isinstance(container, Items):
         return TENSOR if only_tensor(container) else ANYTHING
+    if ends[2] == Exactly(0):
+        raise Unreachable
     bounds: list[Any] = [end.object if isinstance(end, Exactly) else "" for end in ends]
     if container.rest is None and all(bound is None or type(bound) is int for bound in bounds):
         return Items(container.members[slice(bounds[0], bounds[1], bounds[2])], None, container.is_list)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, ClassVar
 
 from fxgrad.observe.backward_code.assignments import Assignments
-from fxgrad.observe.backward_code.attributes import module_of
 from fxgrad.observe.backward_code.builtins import MOST_UNROLLED
+from fxgrad.observe.backward_code.modules import module_of
 from fxgrad.observe.backward_code.scope import Loop, Scope
 from fxgrad.observe.backward_code.source import definition_of
 from fxgrad.observe.backward_code.state import GivenUp, State, Unreachable, is_shared_by_holding, kept
@@ -19,10 +19,12 @@ from fxgrad.observe.backward_code.values import (
     NONE,
     OTHER,
     Exactly,
+    Held,
     Items,
     Value,
     join_all,
 )
+from fxgrad.observe.real_types import is_a
 
 _MOST_ROUNDS = 6
 _MOST_BACKWARDS = 4
@@ -232,7 +234,11 @@ class Reader(Assignments):
         if not isinstance(expression, ast.Call) or not isinstance(expression.func, (ast.Attribute, ast.Name)):
             return False
         made_by = self.look(expression.func, state, scope)
-        return isinstance(made_by, Exactly) and module_of(made_by.object).partition(".")[0] == "torch"
+        if isinstance(made_by, Held) and is_a(
+            made_by.object, MethodType
+        ):  # as those that torch.no_grad() decorates use
+            return _is_in_torch(type(made_by.object.__self__))
+        return isinstance(made_by, Exactly) and _is_in_torch(made_by.object)
 
     def _try(self, statement: ast.Try, state: State, scope: Scope) -> State | None:
         failed = state.copy()
@@ -283,6 +289,10 @@ class Reader(Assignments):
         ast.With: _with,
         ast.Try: _try,
     }
+
+
+def _is_in_torch(value: Any) -> bool:
+    return module_of(value).partition(".")[0] == "torch"
 
 
 def _names_in(body: Iterable[ast.stmt], *, stored: bool = False) -> set[str]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from fxgrad.observe.backward_code.modules import names_set_in
 from fxgrad.observe.backward_code.source import Definition
 from fxgrad.observe.backward_code.state import GivenUp, State
 from fxgrad.observe.backward_code.values import ANYTHING, Exactly, Held, Value, later
@@ -134,7 +135,9 @@ class Scope:
             found = later(self.cells[name])
             return Held(self.cells[name]) if found == ANYTHING else found
         if name in self.globals:
-            return later(self.globals[name])
+            found = later(self.globals[name])
+            is_set = not isinstance(found, Exactly) and name in names_set_in(str(self.globals.get("__name__")))
+            return ANYTHING if is_set else found
         return Exactly(vars(builtins)[name]) if name in vars(builtins) else ANYTHING
 
     def _is_outer(self, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fxgrad.observe.backward_code.values import (
     Value,
     join_all,
 )
+from fxgrad.observe.real_types import is_a
 
 _TENSOR_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 _OTHER_ATTRIBUTES = frozenset(
@@ -106,7 +108,9 @@ def is_of_torch(function: Any) -> bool:
     owner = getattr(function, "__objclass__", None) or getattr(function, "__self__", None)
     if owner is None:
         return isinstance(module, str) and module.partition(".")[0] == "torch"
-    return owner in _OWNERS or getattr(owner, "__name__", "").startswith("torch._C")
+    if is_a(owner, ModuleType):
+        return str(vars(owner).get("__name__")).startswith("torch._C")
+    return any(owner is each for each in _OWNERS)
 
 
 _OWNERS = (torch._C.TensorBase, torch._C._VariableFunctions)

@@ -163,6 +163,11 @@ def of_dtype(ctx, grad):
     return grad.to(torch.float32), None, None
 
 
+@torch.no_grad()
+def of_no_grad(ctx, grad):
+    return grad * 2, None, None
+
+
 @once_differentiable
 def of_once(ctx, grad):
     return grad * 2, None, None
@@ -212,7 +217,7 @@ def of_objects(ctx, grad):
 
 KNOWN = [
     of_arithmetic, of_operators, of_torch_functions, of_aten, of_needs, of_saved_none, of_attributes, of_kept_tensor,
-    of_a_list, of_appended, of_a_comprehension, of_helper, of_inner_function, of_autograd, of_both_ways, of_a_loop, of_tried, of_dtype, of_once, of_a_grid,
+    of_a_list, of_appended, of_a_comprehension, of_helper, of_inner_function, of_autograd, of_both_ways, of_a_loop, of_tried, of_dtype, of_once, of_no_grad, of_a_grid,
     of_passed_back_attributes, of_objects,
 ]  # fmt: skip
 
@@ -353,6 +358,19 @@ def by_instance_data(ctx, grad):
     return (grad if _Default(found=None).found is not None else None), None, None
 
 
+COUNTER = 0
+
+
+def by_set_global(ctx, grad):
+    _count()
+    return (grad if COUNTER is not None else None), None, None
+
+
+def _count():
+    global COUNTER  # noqa: PLW0603  # what it is about
+    COUNTER = None
+
+
 def by_default_list(ctx, grad):
     return _collect(grad), None, None
 
@@ -369,7 +387,7 @@ def by_raising_operand(ctx, grad):
 UNDECIDED = [
     by_value, by_global, by_replaceable_global, by_unknown_call, by_shared_list, by_alias, by_inner_change, by_deep_change,
     by_changed_context, by_swallowed_error, by_caught_error, by_left_loop, by_generator, by_narrowed_member,
-    by_last_statements, by_kept_lambda, by_instance_data, by_default_list,
+    by_last_statements, by_kept_lambda, by_instance_data, by_set_global, by_default_list,
 ]  # fmt: skip
 
 
