@@ -159,7 +159,7 @@ def test_memory_stays_the_same(verb: Callable[..., Any]) -> None:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(("verb", "runs"), [(traced, 1_000), (verified, 300), (recorded, 300), (captured, 100)])
+@pytest.mark.parametrize(("verb", "runs"), [(traced, 1_000), (verified, 300), (recorded, 300), (captured, 400)])
 def test_memory_stays_the_same_over_many_runs(verb: Callable[..., Any], runs: int, repository: Path) -> None:
     """In a process of its own: what earlier tests left behind grows by itself, now and then."""
     program = f"from {__name__} import *; print(*growth_over_many_runs({verb.__name__}, {runs}))"
@@ -168,7 +168,7 @@ def test_memory_stays_the_same_over_many_runs(verb: Callable[..., Any], runs: in
     done = subprocess.run(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     objects, blocks, memory = map(int, done.stdout.split())
     assert objects < 10
-    assert blocks < 400
+    assert blocks < 1_000  # two or three a run would be more; Python keeps some hundreds for itself, however many runs
     assert memory < 4_000_000
 
 
