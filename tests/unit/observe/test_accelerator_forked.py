@@ -174,7 +174,7 @@ def test_finalizers_of_this_process_do_not_run_in_the_child(capfd):
     cycle.append(cycle)
     del cycle
     in_forked_child(lambda: str([[] for _ in range(100_000)]))
-    assert capfd.readouterr().err == ""
+    assert "finalized in the child" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
