@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 import torch
+from needs import needs_saved_tensors
 from real_backward import Bench
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -216,7 +217,7 @@ def of_objects(ctx, grad):
 
 
 KNOWN = [
-    of_arithmetic, of_operators, of_torch_functions, of_aten, of_needs, of_saved_none, of_attributes, of_kept_tensor,
+    of_arithmetic, of_operators, of_torch_functions, of_aten, of_needs, of_attributes, of_kept_tensor,
     of_a_list, of_appended, of_a_comprehension, of_helper, of_inner_function, of_autograd, of_both_ways, of_a_loop, of_tried, of_dtype, of_once, of_no_grad, of_a_grid,
     of_passed_back_attributes, of_objects,
 ]  # fmt: skip
@@ -225,6 +226,11 @@ KNOWN = [
 @pytest.mark.parametrize("backward", KNOWN, ids=lambda function: getattr(function, "__name__", "once"))
 def test_what_the_code_decides_is_known(backward):
     assert statuses(backward) == ALWAYS
+
+
+@needs_saved_tensors
+def test_a_saved_none_is_known():
+    assert statuses(of_saved_none) == ALWAYS
 
 
 def by_value(ctx, grad):
