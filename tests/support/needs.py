@@ -30,6 +30,7 @@ def needs_of_command(command: str) -> list[pytest.MarkDecorator]:
     needs = {
         "--device cuda": needs_emulation,
         "linear_unrolled": needs_saved_tensors,
+        "linear_function": needs_saved_tensors,
         "fxg203.py": needs_saved_tensors,
     }
     return [need for text, need in needs.items() if text in command]
