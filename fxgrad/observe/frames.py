@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from types import CodeType, FrameType, TracebackType
+from typing import Any
 
 import torch
 
@@ -172,7 +173,22 @@ def _trace_of(code: CodeType, instruction: int) -> str:
 
 
 def _line(file: str, line: int) -> str:
-    return linecache.getline(file, line).strip()
+    lines = lines_of(file)
+    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
+
+
+def lines_of(file: str, names: dict[str, Any] | None = None) -> list[str]:
+    """The lines of a source file, whose module has the global `names`; none of what is a device, or no name of a file.
+
+    >>> lines_of(os.devnull), lines_of("a" + chr(0))
+    ([], [])
+    """
+    if os.path.exists(file) and not os.path.isfile(file):
+        return []  # reading a device or a pipe may never end
+    try:
+        return linecache.getlines(file, names)
+    except ValueError:  # linecache catches errors of the file system alone
+        return []
 
 
 def shown_file(file: str) -> str:

@@ -5,13 +5,13 @@ files change while programs run, and decorators, coverage tools and test runners
 from __future__ import annotations
 
 import ast
-import linecache
 from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from fxgrad.observe.frames import lines_of
 from fxgrad.observe.real_types import is_a
 
 Definition = ast.FunctionDef | ast.Lambda
@@ -41,7 +41,7 @@ def definition_of(function: FunctionType) -> Definition | None:
 
 def _definition_of(function: FunctionType) -> Definition | None:
     code = function.__code__
-    file = _read("".join(linecache.getlines(code.co_filename, function.__globals__)))
+    file = _read("".join(lines_of(code.co_filename, function.__globals__)))
     place = (code.co_name, code.co_firstlineno)
     if file is None or file.codes.get(place) != [code] or len(file.definitions.get(place, ())) != 1:
         return None

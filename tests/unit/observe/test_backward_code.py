@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
-import linecache
-import weakref
 from contextlib import closing
 
 import pytest
 import torch
 from needs import needs_saved_tensors
+from read_backwards import ALWAYS, OPEN, Doubles, leaf, statuses
 from real_backward import Bench
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from undecided_backwards import UNDECIDED, by_raising_operand
 
 import fxgrad
 
 FLAG = True
 NOTHING = None
-ALWAYS = ["tensor", "none"]
-OPEN = ["unknown", "none"]
-"""For the first two arguments, which need a gradient; the third is a number."""
-
-
-class Doubles(Function):
-    """Its two arguments need gradients; ``scale`` is kept."""
-
-    @staticmethod
-    def forward(ctx, x, y, scale):
-        ctx.save_for_backward(x, y, None)
-        ctx.scale, ctx.nothing, ctx.is_set, ctx.held = scale, None, True, x * 2
-        return x + y
-
-
-def leaf():
-    return torch.randn(3, requires_grad=True)
-
-
-def statuses(backward, *arguments, predict=True):
-    """The statuses of the entries of the node, after holding them against a real backward."""
-    function = type("Made", (Doubles,), {"backward": staticmethod(backward)})
-    with closing(Bench(function.apply(*(arguments or (leaf(), leaf(), 2.0)))).on_every_node()) as bench:
-        predicted = bench.predicted(None, "backward")
-        (site,) = [site for site in predicted.sites if site.node == 0]
-        if predict:
-            bench.run()
-            comparison = bench.compared(predicted)
-            assert not comparison.wrong
-    return [entry.status for entry in site.grad_input]
 
 
 def of_arithmetic(ctx, grad):
@@ -233,170 +201,6 @@ def test_a_saved_none_is_known():
     assert statuses(of_saved_none) == ALWAYS
 
 
-def by_value(ctx, grad):
-    return (grad if float(grad.sum()) > 0 else None), None, None
-
-
-def by_global(ctx, grad):
-    return (grad if FLAG else None), None, None
-
-
-def by_replaceable_global(ctx, grad):
-    return NOTHING, None, None
-
-
-def by_unknown_call(ctx, grad):
-    return table["double"](grad), None, None
-
-
-table = {"double": lambda grad: grad * 2}
-
-
-def by_shared_list(ctx, grad):
-    result = [grad * 2, None, None]
-    contextlib.nullcontext(result).__enter__()[0] = None
-    return tuple(result)
-
-
-def by_alias(ctx, grad):
-    result = [grad * 2, None, None]
-    other = result
-    other[0] = None
-    return tuple(result)
-
-
-def by_inner_change(ctx, grad):
-    result = [grad * 2, None, None]
-
-    def forget():
-        result[0] = None
-
-    forget()
-    return tuple(result)
-
-
-def by_deep_change(ctx, grad):
-    results = [[grad * 2], None]
-    inner = results[0]
-    inner[0] = None
-    return results[0][0], None, None
-
-
-def by_changed_context(ctx, grad):
-    forget(ctx)
-    return ctx.held, None, None
-
-
-def forget(ctx):
-    vars(ctx)["held"] = None
-
-
-def by_swallowed_error(ctx, grad):
-    result = None
-    with contextlib.suppress(AttributeError):
-        grad.no_such_method()
-        result = grad
-    return result, None, None
-
-
-def by_caught_error(ctx, grad):
-    result = grad
-    try:
-        result = None
-        grad.no_such_method()
-        result = grad
-    except AttributeError:
-        pass
-    return result, None, None
-
-
-def by_left_loop(ctx, grad):
-    result = None
-    for number in range(3):
-        if number == int(grad.shape[0]):
-            result = grad
-            break
-    return result, None, None
-
-
-def by_generator(ctx, grad):
-    values = [grad]
-    later = (value for value in values)
-    values.clear()
-    return next(later, None), None, None
-
-
-def by_narrowed_member(ctx, grad):
-    maybe = None if FLAG else grad
-    _ = [1 for _ in (1, 2) if maybe is not None]
-    return maybe, None, None
-
-
-def by_last_statements(ctx, grad):
-    return (*_listed(grad), None, None)
-
-
-def _listed(value):
-    result = [value]
-    try:
-        return result
-    finally:
-        result[0] = None
-
-
-def by_kept_lambda(ctx, grad):
-    _call(lambda: forget(ctx))
-    return ctx.held, None, None
-
-
-def _call(function):
-    function()
-
-
-class _Default:
-    found = True
-
-    def __init__(self, **values):
-        vars(self).update(values)
-
-
-def by_instance_data(ctx, grad):
-    return (grad if _Default(found=None).found is not None else None), None, None
-
-
-COUNTER = 0
-
-
-def by_set_global(ctx, grad):
-    _count()
-    return (grad if COUNTER is not None else None), None, None
-
-
-def _count():
-    global COUNTER  # noqa: PLW0603  # what it is about
-    COUNTER = None
-
-
-def by_default_list(ctx, grad):
-    return _collect(grad), None, None
-
-
-def _collect(value, into=[None]):  # noqa: B006  # what it is about
-    into.append(value)
-    return into[0]
-
-
-def by_raising_operand(ctx, grad):
-    return ((grad, grad)[5] if ctx.scale is None else None) or grad, None, None  # noqa: PLE0643  # it raises
-
-
-UNDECIDED = [
-    by_value, by_global, by_replaceable_global, by_unknown_call, by_shared_list, by_alias, by_inner_change, by_deep_change,
-    by_changed_context, by_swallowed_error, by_caught_error, by_left_loop, by_generator, by_narrowed_member,
-    by_last_statements, by_kept_lambda, by_instance_data, by_set_global, by_default_list,
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("backward", UNDECIDED)
 def test_what_the_code_leaves_to_something_else_is_left_open(backward):
     assert statuses(backward)[0] == "unknown"
@@ -438,105 +242,6 @@ def test_what_backward_changes_in_its_context_counts_for_the_next_one():
         return result, None, None
 
     assert statuses(changes) == OPEN
-
-
-def test_code_that_is_not_what_its_file_says_is_not_read(tmp_path):
-    source = "def backward(ctx, grad):\n    return grad * 2, None, None\n"
-    file = tmp_path / "changing.py"
-    file.write_text(source)
-    names = {}
-    exec(compile(source, str(file), "exec", dont_inherit=True), names)
-    assert statuses(names["backward"]) == ALWAYS
-    exec(compile(source, str(file), "exec", dont_inherit=True), names)
-    file.write_text(source.replace("grad * 2", "None"))
-    linecache.checkcache(str(file))
-    assert statuses(names["backward"]) == ["unknown", "unknown"]
-
-
-def test_code_without_a_source_is_not_read():
-    names = {}
-    exec("def backward(ctx, grad):\n    return grad * 2, None, None\n", names)
-    assert statuses(names["backward"]) == ["unknown", "unknown"]
-
-
-def test_long_and_deep_code_is_given_up():
-    deep = "grad" + " + 1" * 300
-    text = f"def backward(ctx, grad):\n    return ({deep}), None, None\n"
-    linecache.cache["<deep>"] = (len(text), None, text.splitlines(keepends=True), "<deep>")
-    names = {}
-    exec(compile(text, "<deep>", "exec", dont_inherit=True), names)
-    assert statuses(names["backward"]) == ["unknown", "unknown"]
-
-
-def test_nothing_of_the_program_is_run():
-    ran = []
-
-    class Noting:
-        def __getattr__(self, name):
-            ran.append(name)
-            raise AttributeError(name)
-
-        def __call__(self, *args):
-            ran.append(args)
-
-        def __bool__(self):
-            ran.append("bool")
-            return True
-
-        def __eq__(self, other):
-            ran.append("eq")
-            return False
-
-        def __hash__(self):
-            ran.append("hash")
-            return 0
-
-    noting = Noting()
-
-    def backward(ctx, grad):
-        if noting == ctx.scale or noting or noting.flag:
-            noting(grad)
-        return grad, ctx.scale, None
-
-    statuses(backward, leaf(), leaf(), noting, predict=False)
-    assert ran == []
-
-
-def test_no_unpack_hook_of_a_saved_tensor_is_called():
-    called = []
-
-    def unpack(packed):
-        called.append(packed)
-        return packed
-
-    def reads(ctx, grad):
-        x, _, _ = ctx.saved_tensors
-        return x * grad, None, None
-
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
-        assert statuses(reads, predict=False) == ALWAYS
-    assert called == []
-
-
-def test_nothing_that_a_context_holds_is_kept():
-    class Model:
-        pass
-
-    def calls(ctx, grad):
-        return ctx.scale(grad), None, None
-
-    model = Model()
-    kept = weakref.ref(model)
-    made = functools.partial(lambda held, grad: grad, model)
-    statuses(calls, leaf(), leaf(), made, predict=False)
-
-    def closure(grad, held=model):
-        return grad * 2
-
-    assert statuses(calls, leaf(), leaf(), closure) == ALWAYS
-    del model, made, closure
-    gc.collect()
-    assert kept() is None
 
 
 def test_a_registered_operator_has_what_the_code_of_its_backward_says():

@@ -1,0 +1,148 @@
+"""The code of a backward is read only where it is what runs, and reading it runs, keeps and changes nothing."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import linecache
+import weakref
+
+import pytest
+import torch
+from read_backwards import ALWAYS, leaf, statuses
+
+
+def test_code_that_is_not_what_its_file_says_is_not_read(tmp_path):
+    source = "def backward(ctx, grad):\n    return grad * 2, None, None\n"
+    file = tmp_path / "changing.py"
+    file.write_text(source)
+    names = {}
+    exec(compile(source, str(file), "exec", dont_inherit=True), names)
+    assert statuses(names["backward"]) == ALWAYS
+    exec(compile(source, str(file), "exec", dont_inherit=True), names)
+    file.write_text(source.replace("grad * 2", "None"))
+    linecache.checkcache(str(file))
+    assert statuses(names["backward"]) == ["unknown", "unknown"]
+
+
+def test_code_without_a_source_is_not_read():
+    names = {}
+    exec("def backward(ctx, grad):\n    return grad * 2, None, None\n", names)
+    assert statuses(names["backward"]) == ["unknown", "unknown"]
+
+
+def test_long_and_deep_code_is_given_up():
+    deep = "grad" + " + 1" * 300
+    text = f"def backward(ctx, grad):\n    return ({deep}), None, None\n"
+    linecache.cache["<deep>"] = (len(text), None, text.splitlines(keepends=True), "<deep>")
+    names = {}
+    exec(compile(text, "<deep>", "exec", dont_inherit=True), names)
+    assert statuses(names["backward"]) == ["unknown", "unknown"]
+
+
+def test_nothing_of_the_program_is_run():
+    ran = []
+
+    class Noting:
+        def __getattr__(self, name):
+            ran.append(name)
+            raise AttributeError(name)
+
+        def __call__(self, *args):
+            ran.append(args)
+
+        def __bool__(self):
+            ran.append("bool")
+            return True
+
+        def __eq__(self, other):
+            ran.append("eq")
+            return False
+
+        def __hash__(self):
+            ran.append("hash")
+            return 0
+
+    noting = Noting()
+
+    def backward(ctx, grad):
+        if noting == ctx.scale or noting or noting.flag:
+            noting(grad)
+        return grad, ctx.scale, None
+
+    statuses(backward, leaf(), leaf(), noting, predict=False)
+    assert ran == []
+
+
+def test_no_unpack_hook_of_a_saved_tensor_is_called():
+    called = []
+
+    def unpack(packed):
+        called.append(packed)
+        return packed
+
+    def reads(ctx, grad):
+        x, _, _ = ctx.saved_tensors
+        return x * grad, None, None
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        assert statuses(reads, predict=False) == ALWAYS
+    assert called == []
+
+
+def test_nothing_that_a_context_holds_is_kept():
+    class Model:
+        pass
+
+    def calls(ctx, grad):
+        return ctx.scale(grad), None, None
+
+    model = Model()
+    kept = weakref.ref(model)
+    made = functools.partial(lambda held, grad: grad, model)
+    statuses(calls, leaf(), leaf(), made, predict=False)
+
+    def closure(grad, held=model):
+        return grad * 2
+
+    assert statuses(calls, leaf(), leaf(), closure) == ALWAYS
+    del model, made, closure
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_device_that_says_to_be_the_source_is_not_read():
+    def backward(ctx, grad):
+        return grad, None, None
+
+    backward.__code__ = backward.__code__.replace(co_filename="/dev/zero")
+    assert statuses(backward) == ["unknown", "unknown"]
+
+
+def of_wrong_arguments(ctx):
+    return None
+
+
+def of_isinstance_of_nothing(ctx, grad):
+    return (grad if isinstance(grad) else None), None, None
+
+
+def of_a_step_of_zero(ctx, grad):
+    return (grad, grad, grad)[::0]
+
+
+def of_endless_calls(ctx, grad):
+    return of_endless_calls(ctx, grad)
+
+
+def of_too_many_defaults(ctx, grad, more=1):
+    return grad, more, None
+
+
+of_too_many_defaults.__defaults__ = (1, 2, 3, 4, 5)
+WRONG = [of_wrong_arguments, of_isinstance_of_nothing, of_a_step_of_zero, of_endless_calls, of_too_many_defaults]
+
+
+@pytest.mark.parametrize("backward", WRONG)
+def test_a_backward_that_raises_is_no_reason_to_raise(backward):
+    assert len(statuses(backward, predict=False)) == 2
