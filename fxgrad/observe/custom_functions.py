@@ -25,7 +25,7 @@ from fxgrad.observe.real_types import is_a
 _TENSOR_TYPES = {"Tensor": True, "Optional[Tensor]": None}
 """Whether an argument of a type is a tensor; None: it may be."""
 
-_Places = tuple[int, ...]
+_Candidates = tuple[int, ...]
 Places = Mapping[str, int | Sequence[int]]
 """Where the value of each name is in a flat sequence: its index, or the indices of its members."""
 
@@ -48,7 +48,7 @@ class CustomSignature:
     groups: tuple[str | None, ...]
     outputs: tuple[str, ...]
     needs_input_grad: tuple[bool, ...] | None
-    places: tuple[_Places, ...]
+    places: tuple[_Candidates, ...]
 
 
 class _Parameter(NamedTuple):
@@ -94,7 +94,7 @@ def _needs_input_grad(node: torch._C._FunctionBase) -> tuple[bool, ...] | None:
 
 def _edge_places(
     parameters: Sequence[_Parameter], needs_input_grad: tuple[bool, ...] | None, node: torch._C._FunctionBase
-) -> list[_Places]:
+) -> list[_Candidates]:
     """For each edge the places of the arguments that it may belong to.
 
     That is any argument where the edges do not match: the user's code may write needs_input_grad, and it is True for a
@@ -104,7 +104,7 @@ def _edge_places(
     if needs_input_grad is None or sum(needs_input_grad) != sum(connected):
         return [tuple(range(len(needs_input_grad or ())))] * len(connected)
     needed, leading = _borders(needs_input_grad), _borders(connected)
-    places: list[_Places] = []
+    places: list[_Candidates] = []
     for (before, argument), (last, edge) in zip(pairwise(needed), pairwise(leading), strict=True):
         places += _null_edge_places(parameters, range(before + 1, argument), edge - last - 1)
         places += [(argument,)] * (edge < len(connected))
@@ -120,7 +120,7 @@ def _borders(flags: Sequence[bool]) -> list[int]:
     return [-1, *(index for index, flag in enumerate(flags) if flag), len(flags)]
 
 
-def _null_edge_places(parameters: Sequence[_Parameter], candidates: range, n_edges: int) -> list[_Places]:
+def _null_edge_places(parameters: Sequence[_Parameter], candidates: range, n_edges: int) -> list[_Candidates]:
     possible = [place for place in candidates if parameters[place].is_tensor is not False]
     certain = [place for place in candidates if parameters[place].is_tensor]
     for places in (possible, certain):
