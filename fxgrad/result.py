@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fxgrad.answers import Explanations, Order, Probe, Report
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall
-from fxgrad.graph.kind_names import hook_kind_named
-from fxgrad.graph.module_paths import find_module_path
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.lookup import find_hook_kind, find_module_path
+from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     import networkx
@@ -72,7 +71,7 @@ class Trace:
         A global hook's sites belong to the modules at whose calls it sits.
         """
         path = None if module is None else self._path(module)
-        wanted = None if kind is None else hook_kind_named(kind)
+        wanted = None if kind is None else find_hook_kind(kind)
         return tuple([site for site in self.sites if self._is_at(site, path) and wanted in (None, site.hook.kind)])
 
     def _is_at(self, site: HookSite, path: str | None) -> bool:
@@ -88,7 +87,7 @@ class Trace:
         path = None if self._path_of_module is None else self._path_of_module(module)
         if path is None:
             raise UsageError(
-                f"a {escaped(type(module).__name__)} as the module",
+                f"a {escape(type(module).__name__)} as the module",
                 "a dotted path, or a module of the model in the process that traced it",
                 "a path such as " + ", ".join(m.path or '""' for m in self.graph.modules[:3]),
             )
@@ -144,7 +143,7 @@ class Trace:
         name = tensor if isinstance(tensor, str) or self._name_of_tensor is None else self._name_of_tensor(tensor)
         if not isinstance(name, str):
             raise UsageError(
-                f"a {escaped(type(tensor).__name__)} in {what} that this trace has no name for",
+                f"a {escape(type(tensor).__name__)} in {what} that this trace has no name for",
                 "names of variables, labels of nodes, or parameters and inputs in the process that traced them",
                 "the label of its node, as trace.graph prints it, with the slot: UnbindBackward0_0[1]",
             )
@@ -159,7 +158,7 @@ class Trace:
         """
         from fxgrad.probe import hypothesis
 
-        return self._probe(hypothesis(self.graph, self._path(module), hook_kind_named(kind)))
+        return self._probe(hypothesis(self.graph, self._path(module), find_hook_kind(kind)))
 
     def _probe(self, supposed: Hypothesis) -> Probe:
         from fxgrad.render.probed import probe_rich, probe_text

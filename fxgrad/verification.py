@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fxgrad.graph import BackwardGraph, Gradient, HookSite
 from fxgrad.graph.firings import Firing, Received
-from fxgrad.graph.notation import escaped, hook_text, shape_text
+from fxgrad.graph.text import escape, format_hook, format_shape, pluralize
 
 _NOT_PREDICTED = "there is no such site among the predicted ones"
 
@@ -60,13 +60,9 @@ class Verification:
     def _summary(self) -> str:
         sites, entries = len(self.graph.sites), self.entries
         return (
-            f"{sites} hook {_plural(sites, 'site')}, {entries} {_plural(entries, 'entry', 'entries')} compared: "
+            f"{sites} hook {pluralize(sites, 'site')}, {entries} {pluralize(entries, 'entry', plural='entries')} compared: "
             f"{len(self.differences)} wrong, {len(self.unknown)} unknown"
         )
-
-
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return one if count == 1 else many or one + "s"
 
 
 def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
@@ -140,17 +136,17 @@ def _entry(site: HookSite, place: str, gradient: Gradient, received: Received | 
         return
     shape, dtype = received
     if gradient.shape is not None and gradient.shape != shape:
-        yield Difference(site, "shape", f"{place} {shape_text(gradient.shape)}", f"{place} {shape_text(shape)}")
+        yield Difference(site, "shape", f"{place} {format_shape(gradient.shape)}", f"{place} {format_shape(shape)}")
     if gradient.dtype is not None and gradient.dtype != dtype:
         yield Difference(site, "dtype", f"{place} {gradient.dtype}", f"{place} {dtype}")
 
 
 def _predicted_text(gradient: Gradient) -> str:
-    return "None" if gradient.status == "none" else f"a tensor {shape_text(gradient.shape)}"
+    return "None" if gradient.status == "none" else f"a tensor {format_shape(gradient.shape)}"
 
 
 def _received_text(received: Received | None) -> str:
-    return "None" if received is None else f"a tensor {shape_text(received[0])}"
+    return "None" if received is None else f"a tensor {format_shape(received[0])}"
 
 
 def _open(site: HookSite) -> Iterator[Unknown]:
@@ -206,7 +202,7 @@ def _unforeseen(graph: BackwardGraph, left: dict[_Key, list[Firing]]) -> Iterato
 
 def _site_text(site: HookSite) -> str:
     place = site.call or (f"node {site.node}" if site.node is not None else "no place")
-    return f"{hook_text(site.hook)} at {escaped(place)}"
+    return f"{format_hook(site.hook)} at {escape(place)}"
 
 
 def _difference_line(difference: Difference) -> str:
@@ -215,4 +211,4 @@ def _difference_line(difference: Difference) -> str:
 
 
 def _unknown_line(unknown: Unknown) -> str:
-    return f"  unknown {unknown.what}: {_site_text(unknown.site)}: {escaped(unknown.reason)}"
+    return f"  unknown {unknown.what}: {_site_text(unknown.site)}: {escape(unknown.reason)}"

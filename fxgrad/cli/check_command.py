@@ -12,7 +12,7 @@ import click
 from fxgrad.cli.options import Request, targets_argument, with_targets
 from fxgrad.cli.output import show
 from fxgrad.errors import FxgradError, UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     from fxgrad.render.findings import Finding
@@ -82,7 +82,7 @@ def _codes(given: Sequence[str], option: str) -> tuple[str, ...]:
         if not code or not any(known.startswith(code) for known in codes()):
             near = difflib.get_close_matches(code, codes(), n=1, cutoff=0.0)
             raise UsageError(
-                f"{option} {escaped(code)}: no rule has a code that begins so",
+                f"{option} {escape(code)}: no rule has a code that begins so",
                 f"codes, or beginnings of codes: {', '.join(codes())}",
                 f"{option} {near[0]}",
             )

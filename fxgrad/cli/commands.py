@@ -14,7 +14,7 @@ from fxgrad.cli.options import Request, backward_options, debug_option, target_a
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
 from fxgrad.errors import UsageError
 from fxgrad.graph.info import BACKWARD_APIS
-from fxgrad.graph.kind_names import hook_kind_named
+from fxgrad.graph.lookup import find_hook_kind
 
 if TYPE_CHECKING:
     from fxgrad.graph import Explanation
@@ -139,7 +139,7 @@ def explain(
     MODULE is a path such as layers.3; without it every hook is explained, and
     --hook asks about the model itself.
     """
-    kind = None if hook is None else hook_kind_named(hook)
+    kind = None if hook is None else find_hook_kind(hook)
     if order and kind is not None:
         raise UsageError("--order with --hook", "one of them", f"fxgrad explain {request.target} --order")
     trace = request.trace(compare=kind is not None and kind.is_legacy)

@@ -13,7 +13,7 @@ from fxgrad.cli.output import stdout_for_results
 from fxgrad.cli.progress import progress
 from fxgrad.errors import TargetError
 from fxgrad.graph.info import BACKWARD_APIS
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     from fxgrad.result import Trace
@@ -59,7 +59,7 @@ class Request:
 
     def _run(self, verb: Callable[..., Result], *, doing: str) -> Result:
         """Call a verb of the api. What the user's code prints goes to stderr: stdout is for results."""
-        with stdout_for_results(), progress(f"{doing} {escaped(self.target)}"):
+        with stdout_for_results(), progress(f"{doing} {escape(self.target)}"):
             try:
                 return verb(
                     self.target,
@@ -72,7 +72,7 @@ class Request:
                     autocast=self.autocast,
                 )
             except SystemExit as error:
-                raise _exited(error, f"{doing} {escaped(self.target)}") from error
+                raise _exited(error, f"{doing} {escape(self.target)}") from error
 
 
 def _exited(error: SystemExit, doing: str) -> TargetError:

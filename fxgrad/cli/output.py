@@ -11,7 +11,7 @@ from typing import NamedTuple
 import click
 
 from fxgrad.errors import OutputError, UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 _STDOUT, _STDERR = 1, 2
 
@@ -81,9 +81,9 @@ def check_distinct(paths: Sequence[str], *, target: str) -> None:
     sources = {os.path.realpath(target), os.path.realpath(target.rpartition(":")[0])}
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
-            raise UsageError(f"{escaped(path)} is given for two outputs", "a file for each output", "another name")
+            raise UsageError(f"{escape(path)} is given for two outputs", "a file for each output", "another name")
         if place in sources and os.path.isfile(place):
-            raise UsageError(f"the output {escaped(path)} is the target", "a file of its own", "another name")
+            raise UsageError(f"the output {escape(path)} is the target", "a file of its own", "another name")
 
 
 def write_files(files: Sequence[File]) -> None:
@@ -112,11 +112,11 @@ def _write(file: File) -> None:
 
 def told_written(path: str) -> None:
     """Say on stderr that a file was written."""
-    click.echo(f"wrote {escaped(path)}", err=True)
+    click.echo(f"wrote {escape(path)}", err=True)
 
 
 def _with_the_others(errors: Sequence[OutputError], written: Sequence[str]) -> OutputError:
     first = errors[0]
     also = "".join(f"\n{error.given}" for error in errors[1:])
-    others = f"\nwritten: {', '.join(map(escaped, written))}" if written else ""
+    others = f"\nwritten: {', '.join(map(escape, written))}" if written else ""
     return OutputError(f"{first.given}{also}{others}", first.allowed, first.suggestion)

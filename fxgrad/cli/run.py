@@ -78,10 +78,10 @@ def _usage_error(error: click.ClickException) -> UsageError:
 
 
 def _no_torch(error: ImportError) -> FxgradError:
-    from fxgrad.graph.notation import one_line
+    from fxgrad.graph.text import escape_unprintable
 
     return FxgradError(
-        f"torch cannot be imported: {one_line(str(error))}",
+        f"torch cannot be imported: {escape_unprintable(str(error))}",
         "an environment with torch, to run a target; a saved trace needs none",
         "pip install torch, or give the trace.json that was saved where torch is",
     )

@@ -17,8 +17,8 @@ from fxgrad.errors import UsageError
 from fxgrad.exchange.codec import Codecs, Mismatch, shown
 from fxgrad.graph import BackwardGraph, Hook, Source, TensorMeta
 from fxgrad.graph.info import SCHEMA_VERSION
-from fxgrad.graph.notation import one_line
 from fxgrad.graph.structure import structural_problems
+from fxgrad.graph.text import escape_unprintable
 
 SAVE_AGAIN = "save the trace again with trace.to_json(path)"
 _INTERNED = frozenset({TensorMeta, Source, Hook})
@@ -74,7 +74,7 @@ def _parsed(text: str | bytes, origin: str) -> Any:
         return json.loads(text)
     except ValueError as error:  # not JSON, not Unicode, or a number of more digits than Python reads
         raise _not_a_trace(
-            f"it is not JSON: {one_line(str(error))}", "the text that trace.to_json writes", origin
+            f"it is not JSON: {escape_unprintable(str(error))}", "the text that trace.to_json writes", origin
         ) from None
     except RecursionError:
         raise _not_a_trace("it is nested too deep", "the text that trace.to_json writes", origin) from None
@@ -85,7 +85,7 @@ def _check_version(document: Any, origin: str) -> None:
     info = document.get("info") if isinstance(document, dict) else None
     version = info.get("schema_version") if isinstance(info, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        raise _other_version(one_line(origin), shown(version))
+        raise _other_version(escape_unprintable(origin), shown(version))
 
 
 def _other_version(given: str, version: str) -> UsageError:
@@ -97,4 +97,4 @@ def _other_version(given: str, version: str) -> UsageError:
 
 
 def _not_a_trace(problem: str, allowed: str, origin: str) -> UsageError:
-    return UsageError(f"{one_line(origin)} is not a saved trace: {problem}", allowed, SAVE_AGAIN)
+    return UsageError(f"{escape_unprintable(origin)} is not a saved trace: {problem}", allowed, SAVE_AGAIN)

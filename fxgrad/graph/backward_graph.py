@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from fxgrad.graph import lint, naming, paths, printing
+from fxgrad.graph import lint, names, paths, printing
 from fxgrad.graph.hook_records import Hook, HookSite
 from fxgrad.graph.info import GraphInfo
 from fxgrad.graph.kinds import NodeKind
@@ -46,8 +46,8 @@ class BackwardGraph:
         return paths.path(self, a, b)
 
     def expression(self, edge: Edge, depth: int = 2, width: int = 3, *, call: str | None = None) -> str | None:
-        """What the gradient of an edge belongs to, in a few words: see `naming.expression`."""
-        return naming.expression(self, edge, call=call, depth=depth, width=width)
+        """What the gradient of an edge belongs to, in a few words: see `names.format_expression`."""
+        return names.format_expression(self, edge, call=call, depth=depth, width=width)
 
     @cached_property
     def calls_per_module(self) -> Counter[str]:

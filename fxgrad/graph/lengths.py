@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph.hook_records import HookSite
 from fxgrad.graph.kinds import HookKind
-from fxgrad.graph.notation import escaped, path_text
 from fxgrad.graph.records import FullHookSetup, ModuleCall, Node, TensorRef, UnrecordedCall
+from fxgrad.graph.text import escape, format_path
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -55,7 +55,7 @@ def _node_problems(node: Node) -> Iterator[str]:
 
 def node_text(node: Node) -> str:
     """Name a node in a sentence."""
-    return f"node {node.id} ({escaped(node.label)})"
+    return f"node {node.id} ({escape(node.label)})"
 
 
 def _call_problems(call: ModuleCall, graph: BackwardGraph) -> Iterator[str]:
@@ -68,20 +68,20 @@ def _call_problems(call: ModuleCall, graph: BackwardGraph) -> Iterator[str]:
 
 def call_text(call: ModuleCall) -> str:
     """Name a module call in a sentence."""
-    return f'call "{escaped(call.id)}"'
+    return f'call "{escape(call.id)}"'
 
 
 def unrecorded_text(call: UnrecordedCall, index: int) -> str:
     """Name a module call that was not watched in a sentence."""
-    return f'unrecorded_calls[{index}] ("{escaped(call.path)}")'
+    return f'unrecorded_calls[{index}] ("{escape(call.path)}")'
 
 
 def _path_problems(refs: tuple[TensorRef, ...], field: str) -> Iterator[tuple[int, str]]:
     for index, ref in enumerate(refs):
         if len(ref.path) < _INSIDE[field] or ref.path[0] not in _STARTS[field]:
-            yield index, f"its path is {path_text(ref.path) or 'empty'}, which leads into no {field}"
+            yield index, f"its path is {format_path(ref.path) or 'empty'}, which leads into no {field}"
         elif ref.path[0] == "args" and not isinstance(ref.path[1], int):
-            yield index, f"its path is {path_text(ref.path)}, but positional arguments have numbers"
+            yield index, f"its path is {format_path(ref.path)}, but positional arguments have numbers"
 
 
 def _setup_problems(
@@ -115,4 +115,4 @@ def _site_problems(site: HookSite, index: int, node: Node) -> Iterator[str]:
 
 def site_text(site: HookSite, index: int) -> str:
     """Name a site in a sentence."""
-    return f"sites[{index}] (hook {site.hook.id}, {escaped(site.hook.function)})"
+    return f"sites[{index}] (hook {site.hook.id}, {escape(site.hook.function)})"

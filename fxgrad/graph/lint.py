@@ -13,9 +13,9 @@ from fxgrad.graph.hook_records import Gradient, Hook, HookSite
 from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS, SCHEMA_VERSION, GraphInfo
 from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.lengths import call_text, node_text, site_text, unrecorded_text
-from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import ModuleCall, Node, TensorRef, UnrecordedCall, Variable
 from fxgrad.graph.structure import structural_problems
+from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -63,14 +63,14 @@ def _problems_of_meaning(graph: BackwardGraph) -> Iterator[str]:
     for module in graph.modules:
         for name in module.parameters:
             if name not in graph.variables_by_name:
-                yield f'module "{escaped(module.path)}": its parameter "{escaped(name)}" is no variable'
+                yield f'module "{escape(module.path)}": its parameter "{escape(name)}" is no variable'
     for call in graph.calls:
         yield from _call_problems(call, graph)
     for index, unrecorded in enumerate(graph.unrecorded_calls):
         yield from _hook_node_problems(unrecorded, unrecorded_text(unrecorded, index), graph)
     for fx_node in graph.forward:
         if fx_node.sequence_window is not None:
-            yield from _window_problems(f'fx node "{escaped(fx_node.name)}"', fx_node.sequence_window)
+            yield from _window_problems(f'fx node "{escape(fx_node.name)}"', fx_node.sequence_window)
     for hook in graph.hooks:
         yield from _hook_problems(hook)
     for index, site in enumerate(graph.sites):
@@ -108,7 +108,7 @@ def _edge_problems(node: Node, where: str) -> Iterator[str]:
         if not is_null and edge.operand is not None:
             yield f"{where}, edges[{index}]: it has an operand, but only a null edge does"
         if edge.group is not None and not (edge.argument or "").startswith(f"{edge.group}["):
-            yield f"{where}, edges[{index}]: it belongs to the list {escaped(edge.group)}, but its argument does not"
+            yield f"{where}, edges[{index}]: it belongs to the list {escape(edge.group)}, but its argument does not"
 
 
 def _provenance_problems(node: Node, where: str, info: GraphInfo) -> Iterator[str]:
@@ -124,16 +124,16 @@ def _provenance_problems(node: Node, where: str, info: GraphInfo) -> Iterator[st
 
 def _leaf_problems(node: Node, name: str, where: str, graph: BackwardGraph) -> Iterator[str]:
     if node.kind is not NodeKind.ACCUMULATE_GRAD:
-        yield f'{where}: it has the variable "{escaped(name)}", but only an AccumulateGrad has one'
+        yield f'{where}: it has the variable "{escape(name)}", but only an AccumulateGrad has one'
     variable = graph.variables_by_name[name]
     if name != variable.name:
-        yield f'{where}: its variable "{escaped(name)}" is an alias, but it is called by its name'
+        yield f'{where}: its variable "{escape(name)}" is an alias, but it is called by its name'
     if variable.node != node.id:
-        yield f'{where}: its variable "{escaped(name)}" is at node {variable.node}'
+        yield f'{where}: its variable "{escape(name)}" is at node {variable.node}'
 
 
 def _variable_problems(variable: Variable, graph: BackwardGraph) -> Iterator[str]:
-    where = f'variable "{escaped(variable.name)}"'
+    where = f'variable "{escape(variable.name)}"'
     yield from _choice(where, "kind", variable.kind, VARIABLE_KINDS)
     if variable.node is None:
         return
@@ -150,7 +150,7 @@ def _choice(where: str, field: str, value: object, allowed: tuple[object, ...]) 
 def _call_problems(call: ModuleCall, graph: BackwardGraph) -> Iterator[str]:
     where = call_text(call)
     if call.id != f"{call.path}#{call.index}":
-        yield f'{where}: an id is path#index, which is "{escaped(call.path)}#{call.index}"'
+        yield f'{where}: an id is path#index, which is "{escape(call.path)}#{call.index}"'
     if call.index < 1:
         yield f"{where}: index is {call.index}, but calls are counted from 1"
     yield from _choice(where, "checkpointed", call.checkpointed, CHECKPOINTS)
@@ -186,12 +186,12 @@ def _hook_node_problems(call: ModuleCall | UnrecordedCall, where: str, graph: Ba
 
 def _ref_problems(ref: TensorRef, where: str, graph: BackwardGraph) -> Iterator[str]:
     if ref.node is not None and ref.node_name != graph.nodes[ref.node].name:
-        name = "None" if ref.node_name is None else escaped(ref.node_name)
+        name = "None" if ref.node_name is None else escape(ref.node_name)
         yield f"{where}: a tensor's node_name is {name}, but its node is {node_text(graph.nodes[ref.node])}"
 
 
 def _hook_problems(hook: Hook) -> Iterator[str]:
-    where = f"hook {hook.id} ({escaped(hook.function)})"
+    where = f"hook {hook.id} ({escape(hook.function)})"
     if hook.kind is HookKind.MULTI_GRAD:
         yield from _choice(where, "mode", hook.mode, MODES)
     elif hook.mode is not None or hook.targets:
@@ -199,7 +199,7 @@ def _hook_problems(hook: Hook) -> Iterator[str]:
     if hook.target_slots and len(hook.target_slots) != len(hook.targets):
         yield f"{where}: {len(hook.target_slots)} target_slots for {len(hook.targets)} targets"
     if hook.kind.is_global and hook.owner:
-        yield f'{where}: a global hook has no owner, but it has "{escaped(hook.owner)}"'
+        yield f'{where}: a global hook has no owner, but it has "{escape(hook.owner)}"'
     if hook.observed is not None and hook.unplaced is not None:
         yield f"{where}: it was seen on a node, and has a reason why it is on none"
 
@@ -223,7 +223,7 @@ def _gradient_problems(gradients: tuple[Gradient, ...], where: str) -> Iterator[
             yield f"{where}[{index}]: its index is {gradient.index}, but an index is the rank in the tuple"
         yield from _choice(f"{where}[{index}]", "status", gradient.status, STATUSES)
         if gradient.status != "tensor" and not gradient.reason:
-            yield f'{where}[{index}]: status is "{escaped(gradient.status)}" without a reason'
+            yield f'{where}[{index}]: status is "{escape(gradient.status)}" without a reason'
 
 
 def _order_problems(sites: tuple[HookSite, ...]) -> Iterator[str]:
@@ -238,4 +238,4 @@ def _hooks_without_site(graph: BackwardGraph) -> Iterator[str]:
     placed = {site.hook.id for site in graph.sites}
     for hook in graph.hooks:
         if graph.sites and hook.id not in placed:
-            yield f"hook {hook.id} ({escaped(hook.function)}): it has no site, but each hook has at least one"
+            yield f"hook {hook.id} ({escape(hook.function)}): it has no site, but each hook has at least one"

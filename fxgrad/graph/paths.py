@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fxgrad.errors import UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -77,8 +77,8 @@ def _unknown_id(graph: BackwardGraph, wanted: int) -> UsageError:
 def _unknown_label(graph: BackwardGraph, wanted: str) -> UsageError:
     near = nearest_labels((node.label for node in graph.nodes), wanted)
     return UsageError(
-        f'no node is labelled "{escaped(wanted)}"',
-        "a label of the graph" + (f"; the nearest are {', '.join(map(escaped, near))}" if near else ""),
+        f'no node is labelled "{escape(wanted)}"',
+        "a label of the graph" + (f"; the nearest are {', '.join(map(escape, near))}" if near else ""),
         "print(graph) shows every node with its id and label",
     )
 

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 from fxgrad.graph.hook_records import Gradient, Hook, HookSite
 from fxgrad.graph.info import GraphInfo
 from fxgrad.graph.kinds import NodeKind
-from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text, source_text, value_text
 from fxgrad.graph.records import Edge, ModuleCall, Node, Root, TensorMeta, TensorRef, UnrecordedCall, Variable
+from fxgrad.graph.text import (
+    escape,
+    escape_unprintable,
+    format_backward_call,
+    format_brief_source,
+    format_path,
+    format_shape,
+    format_value,
+)
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -50,15 +58,15 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _info_lines(info: GraphInfo) -> Iterator[str]:
     versions = f"torch {info.torch}, Python {info.python}, fxgrad {info.fxgrad}, schema {info.schema_version}"
-    yield one_line(f"backward graph of {versions}")
-    yield one_line(f"device: {info.device}{' (emulated)' if info.emulated else ''}")
-    yield one_line(f"roots: {info.root_rule}")
-    if call_text(info.backward):
-        yield f"called as: {call_text(info.backward)}"
-    yield from (one_line(f"skipped: {skipped}") for skipped in info.skipped)
-    yield from (one_line(f"note: {note}") for note in info.notes)
+    yield escape_unprintable(f"backward graph of {versions}")
+    yield escape_unprintable(f"device: {info.device}{' (emulated)' if info.emulated else ''}")
+    yield escape_unprintable(f"roots: {info.root_rule}")
+    if format_backward_call(info.backward):
+        yield f"called as: {format_backward_call(info.backward)}"
+    yield from (escape_unprintable(f"skipped: {skipped}") for skipped in info.skipped)
+    yield from (escape_unprintable(f"note: {note}") for note in info.notes)
     if info.calls_reason is not None:
-        yield one_line(f"no module calls: {info.calls_reason}")
+        yield escape_unprintable(f"no module calls: {info.calls_reason}")
 
 
 def _node_line(graph: BackwardGraph, node: Node) -> str:
@@ -74,36 +82,36 @@ def _node_line(graph: BackwardGraph, node: Node) -> str:
 
 def _title(node: Node) -> str:
     """The label, the leaf that an AccumulateGrad adds into, and the kind where the label does not tell."""
-    leaf = f"({escaped(node.variable)})" if node.variable is not None else ""
+    leaf = f"({escape(node.variable)})" if node.variable is not None else ""
     kind = f" <{node.kind.value}>" if node.kind not in _NAMED_BY_LABEL else ""
-    return f"{escaped(node.label)}{leaf}{kind}"
+    return f"{escape(node.label)}{leaf}{kind}"
 
 
 def _grad_outputs_text(graph: BackwardGraph, node: Node) -> str:
     metas = [_meta_text(graph, meta) for meta in node.grad_outputs]
     if len(metas) == 1:
         return metas[0]
-    names = [f"{escaped(name)} " for name in node.output_names] + [""] * len(metas)
+    names = [f"{escape(name)} " for name in node.output_names] + [""] * len(metas)
     return ", ".join(f"{name}{meta}" for name, meta in zip(names, metas, strict=False)) or "receives nothing"
 
 
 def _edge_text(graph: BackwardGraph, edge: Edge, index: int) -> str:
-    argument = f"grad_input[{index}]" if edge.argument is None else escaped(edge.argument)
-    value = f"={value_text(edge.value)}" if edge.value is not None else ""
+    argument = f"grad_input[{index}]" if edge.argument is None else escape(edge.argument)
+    value = f"={format_value(edge.value)}" if edge.value is not None else ""
     return f"{argument}{value} -> {_end_text(graph, edge)}"
 
 
 def _end_text(graph: BackwardGraph, edge: Edge) -> str:
     if edge.next_node is None:
         operand = f" {_meta_text(graph, edge.operand)}" if edge.operand is not None else ""
-        return f"none{operand}: {one_line(edge.null_reason or 'no reason given')}"
+        return f"none{operand}: {escape_unprintable(edge.null_reason or 'no reason given')}"
     place = f"%{edge.next_node}[{edge.input_nr}]"
     if not 0 <= edge.next_node < len(graph.nodes):
         return f"{place} (no such node)"
     next_node = graph.nodes[edge.next_node]
     if not 0 <= edge.input_nr < len(next_node.grad_outputs):
         return f"{place} {_title(next_node)} (no such slot)"
-    return f"{place} {_title(next_node)} {shape_text(next_node.grad_outputs[edge.input_nr].shape)}"
+    return f"{place} {_title(next_node)} {format_shape(next_node.grad_outputs[edge.input_nr].shape)}"
 
 
 def _node_notes(graph: BackwardGraph, node: Node) -> Iterator[str]:
@@ -112,40 +120,40 @@ def _node_notes(graph: BackwardGraph, node: Node) -> Iterator[str]:
     if node.prehooks:
         yield f"prehooks {_listed(node.prehooks)}"
     if node.saved is not None:
-        saved = ", ".join(f"{escaped(name)} {_meta_text(graph, meta)}" for name, meta in node.saved)
+        saved = ", ".join(f"{escape(name)} {_meta_text(graph, meta)}" for name, meta in node.saved)
         yield f"saves {saved or 'nothing'}"
 
 
 def _made_by(node: Node) -> Iterator[str]:
     """The comment at the end of a node's line: module call, fx node and source line, those that are known."""
-    names = [escaped(name) for name in (node.call, node.fx_node) if name is not None]
-    lines = [source_text(node.source)] if node.source is not None else []
+    names = [escape(name) for name in (node.call, node.fx_node) if name is not None]
+    lines = [format_brief_source(node.source)] if node.source is not None else []
     if names or lines:
         yield f"# {'  '.join(names + lines)}"
 
 
 def _root_line(graph: BackwardGraph, root: Root) -> str:
-    return f"{_place_text(graph, root.node, root.slot)} {path_text(root.path)}"
+    return f"{_place_text(graph, root.node, root.slot)} {format_path(root.path)}"
 
 
 def _call_line(graph: BackwardGraph, call: ModuleCall) -> str:
     inputs = ", ".join(_ref_text(graph, ref) for ref in call.inputs)
     outputs = ", ".join(_ref_text(graph, ref) for ref in call.outputs)
     notes = "".join(f"   {note}" for note in _call_notes(graph, call))
-    return f"{escaped(call.id)} {escaped(call.type_name)}({inputs}) -> {escaped(call.result_type)}({outputs}){notes}"
+    return f"{escape(call.id)} {escape(call.type_name)}({inputs}) -> {escape(call.result_type)}({outputs}){notes}"
 
 
 def _call_notes(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
     if call.parent is not None:
-        yield f"in {escaped(call.parent)}"
+        yield f"in {escape(call.parent)}"
     yield from (note for note, applies in _call_states(call) if applies)
     if call.hooks:
         yield f"hooks {_listed(call.hooks)}"
     if call.legacy_reason is not None:
-        yield f"no tensor for a non-full hook: {one_line(call.legacy_reason)}"
+        yield f"no tensor for a non-full hook: {escape_unprintable(call.legacy_reason)}"
     yield from _hook_nodes(graph, call)
     if call.source is not None:
-        yield f"# {source_text(call.source)}"
+        yield f"# {format_brief_source(call.source)}"
 
 
 def _hook_nodes(graph: BackwardGraph, call: ModuleCall | UnrecordedCall) -> Iterator[str]:
@@ -157,7 +165,7 @@ def _hook_nodes(graph: BackwardGraph, call: ModuleCall | UnrecordedCall) -> Iter
 
 def _unrecorded_line(graph: BackwardGraph, call: UnrecordedCall) -> str:
     numbers = f"{call.full_hook.n_inputs} -> {call.full_hook.n_outputs}"
-    return "   ".join([f"{escaped(call.path)} {numbers}", *_hook_nodes(graph, call)])
+    return "   ".join([f"{escape(call.path)} {numbers}", *_hook_nodes(graph, call)])
 
 
 def _call_states(call: ModuleCall) -> tuple[tuple[str, bool], ...]:
@@ -170,24 +178,24 @@ def _call_states(call: ModuleCall) -> tuple[tuple[str, bool], ...]:
 
 
 def _ref_text(graph: BackwardGraph, ref: TensorRef) -> str:
-    name = f" {escaped(ref.name)}" if ref.name is not None else ""
-    return f"{path_text(ref.path)}{name} {_meta_text(graph, ref.meta)} {_gradient_goes(graph, ref)}"
+    name = f" {escape(ref.name)}" if ref.name is not None else ""
+    return f"{format_path(ref.path)}{name} {_meta_text(graph, ref.meta)} {_gradient_goes(graph, ref)}"
 
 
 def _gradient_goes(graph: BackwardGraph, ref: TensorRef) -> str:
     if ref.node is not None:
         return _place_text(graph, ref.node, ref.slot)
     if ref.node_name is not None:
-        return f"{escaped(ref.node_name)} (not in the graph)"
+        return f"{escape(ref.node_name)} (not in the graph)"
     return "requires grad" if ref.requires_grad else "no grad"
 
 
 def _variable_line(graph: BackwardGraph, variable: Variable) -> str:
-    also = "".join(f", also {escaped(alias)}" for alias in variable.aliases)
+    also = "".join(f", also {escape(alias)}" for alias in variable.aliases)
     states = "".join(f", {state}" for state, applies in _variable_states(variable) if applies)
     place = f" -> {_place_text(graph, variable.node, variable.slot)}" if variable.node is not None else ""
     meta = _meta_text(graph, variable.meta)
-    return f"{escaped(variable.name)}{also}: {escaped(variable.kind)} {meta}{states}{place}"
+    return f"{escape(variable.name)}{also}: {escape(variable.kind)} {meta}{states}{place}"
 
 
 def _variable_states(variable: Variable) -> tuple[tuple[str, bool], ...]:
@@ -201,27 +209,27 @@ def _variable_states(variable: Variable) -> tuple[tuple[str, bool], ...]:
 
 def _hook_line(graph: BackwardGraph, hook: Hook) -> str:
     notes = "".join(f", {note}" for note in _hook_notes(graph, hook))
-    return f"{hook.id} {hook.kind.value}{_owner_text(hook)}: {escaped(hook.function)}{notes}"
+    return f"{hook.id} {hook.kind.value}{_owner_text(hook)}: {escape(hook.function)}{notes}"
 
 
 def _owner_text(hook: Hook) -> str:
     if hook.owner:
-        return f" on {escaped(hook.owner)}"
+        return f" on {escape(hook.owner)}"
     return " on the root module" if hook.kind.is_module and not hook.kind.is_global else ""
 
 
 def _hook_notes(graph: BackwardGraph, hook: Hook) -> Iterator[str]:
     if hook.targets:
-        yield f"{hook.mode} of {' and '.join(map(escaped, hook.targets))}"
+        yield f"{hook.mode} of {' and '.join(map(escape, hook.targets))}"
     if hook.source is not None:
-        yield f"defined at {source_text(hook.source)}"
+        yield f"defined at {format_brief_source(hook.source)}"
     if hook.registered is not None:
-        yield f"registered at {source_text(hook.registered)}"
+        yield f"registered at {format_brief_source(hook.registered)}"
     if hook.observed is not None:
         yield f"seen on {_place_text(graph, *hook.observed)}"
     yield from (note for note, applies in _hook_states(hook) if applies)
     if hook.unplaced is not None:
-        yield f"on no node: {one_line(hook.unplaced)}"
+        yield f"on no node: {escape_unprintable(hook.unplaced)}"
 
 
 def _hook_states(hook: Hook) -> tuple[tuple[str, bool], ...]:
@@ -234,14 +242,14 @@ def _hook_states(hook: Hook) -> tuple[tuple[str, bool], ...]:
 
 def _site_lines(graph: BackwardGraph, site: HookSite) -> Iterator[str]:
     order = "-" if site.order is None else str(site.order)
-    hook = f"hook {site.hook.id} {escaped(site.hook.function)}"
-    yield f"{order}. {hook} {_site_place(graph, site)}, {_fires_text(site)}: {one_line(site.reason)}"
+    hook = f"hook {site.hook.id} {escape(site.hook.function)}"
+    yield f"{order}. {hook} {_site_place(graph, site)}, {_fires_text(site)}: {escape_unprintable(site.reason)}"
     yield from (f"     {_gradient_text('grad_output', gradient)}" for gradient in site.grad_output)
     yield from (f"     {_gradient_text('grad_input', gradient)}" for gradient in site.grad_input)
 
 
 def _site_place(graph: BackwardGraph, site: HookSite) -> str:
-    call = f", call {escaped(site.call)}" if site.call is not None else ""
+    call = f", call {escape(site.call)}" if site.call is not None else ""
     place = "nowhere" if site.node is None else f"at {_place_text(graph, site.node, site.slot)}"
     return f"{place}{call}"
 
@@ -255,16 +263,16 @@ def _fires_text(site: HookSite) -> str:
 
 
 def _gradient_text(name: str, gradient: Gradient) -> str:
-    argument = f" {escaped(gradient.argument)}" if gradient.argument is not None else ""
-    tensor = f" for {one_line(gradient.expression)}" if gradient.expression is not None else ""
+    argument = f" {escape(gradient.argument)}" if gradient.argument is not None else ""
+    tensor = f" for {escape_unprintable(gradient.expression)}" if gradient.expression is not None else ""
     return f"{name}[{gradient.index}]{argument}{tensor}: {_status_text(gradient)}"
 
 
 def _status_text(gradient: Gradient) -> str:
     if gradient.status == "tensor":
-        return f"{shape_text(gradient.shape)} {escaped(gradient.dtype or 'dtype unknown')}"
-    status = "None" if gradient.status == "none" else escaped(gradient.status)
-    return f"{status}, {one_line(gradient.reason or 'no reason given')}"
+        return f"{format_shape(gradient.shape)} {escape(gradient.dtype or 'dtype unknown')}"
+    status = "None" if gradient.status == "none" else escape(gradient.status)
+    return f"{status}, {escape_unprintable(gradient.reason or 'no reason given')}"
 
 
 def _place_text(graph: BackwardGraph, node: int, slot: int | None) -> str:
@@ -278,7 +286,7 @@ def _meta_text(graph: BackwardGraph, meta: TensorMeta) -> str:
     """Shape and dtype; device and layout only where they are not those of the whole graph, and strided."""
     device = f" {meta.device}" if meta.device != graph.info.device else ""
     layout = f" {meta.layout}" if meta.layout != "strided" else ""
-    return f"{shape_text(meta.shape)} {escaped(f'{meta.dtype}{device}{layout}')}"
+    return f"{format_shape(meta.shape)} {escape(f'{meta.dtype}{device}{layout}')}"
 
 
 def _listed(ids: Iterable[int]) -> str:

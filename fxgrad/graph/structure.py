@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph.hook_records import Hook, HookSite
 from fxgrad.graph.lengths import call_text, length_problems, node_text, site_text, unrecorded_text
-from fxgrad.graph.notation import escaped
 from fxgrad.graph.records import FxNode, Module, ModuleCall, Node, TensorRef, UnrecordedCall, Value, Variable
+from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
@@ -137,7 +137,7 @@ def _rank(where: str, index: int | None) -> Iterator[str]:
 
 
 def _quoted(name: str) -> str:
-    return f'"{escaped(name)}"'
+    return f'"{escape(name)}"'
 
 
 def _names(variable: Variable) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def _unique(collection: str, field: str, names: Iterable[Hashable]) -> Iterator[
     seen = set()
     for name in names:
         if name in seen:
-            yield f'{collection}: two have the {field} "{escaped(str(name))}", but it is unique'
+            yield f'{collection}: two have the {field} "{escape(str(name))}", but it is unique'
         seen.add(name)
 
 
@@ -190,7 +190,7 @@ def _returned_problems(node: Node, where: str) -> Iterator[str]:
         if len(entries) != len(node.edges):
             yield f"{where}, returned.{name}: {len(entries)} entries for {len(node.edges)} edges"
         for entry in {*entries} - {"tensor", "none", "unknown"}:
-            yield f'{where}, returned.{name}: an entry is "{escaped(entry)}", but it is "tensor", "none" or "unknown"'
+            yield f'{where}, returned.{name}: an entry is "{escape(entry)}", but it is "tensor", "none" or "unknown"'
     for slot in node.returned.slots:
         if not 0 <= slot < len(node.grad_outputs):
             yield f"{where}, returned.slots: there is no slot {slot} of {len(node.grad_outputs)}"

@@ -22,7 +22,7 @@ from torch.nn.modules import module as module_hooks
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.firings import Firing, Received
-from fxgrad.graph.notation import escaped, hook_text, path_text, source_text
+from fxgrad.graph.text import escape, format_brief_source, format_hook, format_path
 from fxgrad.observe.engine_call import EngineCall
 from fxgrad.observe.forward import alone
 from fxgrad.observe.hooked import HookCollector, Place
@@ -113,9 +113,9 @@ def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
 
 def _told(observation: Observation, log: _Log, error: BaseException) -> TargetError:
     return TargetError(
-        f"{log.culprit(error)} raised {escaped(type(error).__name__)}: {message_of(error)}",
+        f"{log.culprit(error)} raised {escape(type(error).__name__)}: {message_of(error)}",
         "a backward that runs, with hooks that do not raise",
-        "call backward() on " + ", ".join(path_text(path) for path, _ in observation.root_paths[:3]) + " by itself",
+        "call backward() on " + ", ".join(format_path(path) for path, _ in observation.root_paths[:3]) + " by itself",
         user_traceback(error),
     )
 
@@ -156,8 +156,8 @@ class _Log:
         if self.failure is None or self.failure[0] is not error:
             return "backward"
         hook = self._hooks.records()[self.failure[1]]
-        registered = "" if hook.registered is None else f", registered at {source_text(hook.registered)},"
-        return f"the hook {hook_text(hook)}{registered}"
+        registered = "" if hook.registered is None else f", registered at {format_brief_source(hook.registered)},"
+        return f"the hook {format_hook(hook)}{registered}"
 
     def note_retained(self) -> None:
         """retain_grad runs no Python; what it stored is seen afterwards, in ``.grad``."""

@@ -21,7 +21,7 @@ from torch import fx
 from torch.nn.modules._functions import BackwardHookFunction
 
 from fxgrad.graph import Value
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import stack_trace
 from fxgrad.observe.fx_literals import is_literal, is_misread, is_plain_tree
@@ -264,7 +264,7 @@ class ForwardGraph:
         try:
             result = self.argument(value)
         except Exception as error:  # the user's own class cannot be copied: its tensors alone
-            told = f"{escaped(type(error).__name__)}: {message_of(error)}"
+            told = f"{escape(type(error).__name__)}: {message_of(error)}"
             self.unfit = self.unfit or f"its output holds what cannot be copied ({told})"
             result = tuple([self.fx_node_of(tensor) for _, tensor in routes_in(value)])
         self.graph.output(result)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fxgrad.errors import UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.observe.target_text import FORMS, TargetText
 from fxgrad.observe.tracebacks import user_code
 
@@ -142,7 +142,7 @@ def _instead_of_module(name: str) -> str:
 @contextmanager
 def _user_import(shown: str) -> Iterator[None]:
     with user_code(
-        f"importing {escaped(shown)}",
+        f"importing {escape(shown)}",
         allowed="a file or module that this Python can import",
         advice=lambda error: _after_failed_import(error, shown),
     ):
@@ -173,7 +173,7 @@ def find_name(module: ModuleType, name: str, *, shown: str) -> object:
     found: object = module
     missing = object()
     for part in name.split("."):
-        with user_code(f"reading {name} of {escaped(shown)}", allowed="a name that can be read", advice=_after_reading):
+        with user_code(f"reading {name} of {escape(shown)}", allowed="a name that can be read", advice=_after_reading):
             found = getattr(found, part, missing)
         if found is missing:
             raise _unknown_name(module, name, shown)
@@ -190,7 +190,7 @@ def _unknown_name(module: ModuleType, name: str, shown: str) -> UsageError:
     if not names and hasattr(module, "__path__"):
         return _nothing_in_folder(module, name, shown)
     suggestion = " or ".join(f"{shown}:{other}" for other in near) or f"define {name} in it, or name another one of it"
-    return UsageError(f"no {name} in {escaped(shown)}", listed(names, first=near), suggestion)
+    return UsageError(f"no {name} in {escape(shown)}", listed(names, first=near), suggestion)
 
 
 def _nothing_in_folder(package: ModuleType, name: str, shown: str) -> UsageError:
@@ -198,7 +198,7 @@ def _nothing_in_folder(package: ModuleType, name: str, shown: str) -> UsageError
     folders = list(map(Path, package.__path__))
     inside = [f"{shown}.{module.name}" for module in pkgutil.iter_modules(map(str, folders)) if not module.ispkg]
     return UsageError(
-        f"no {name} in the folder {escaped(shown)}",
+        f"no {name} in the folder {escape(shown)}",
         FORMS,
         " or ".join(inside[:_MOST_MODULES]) or "a file.py, or a module of a package",
     )

@@ -14,7 +14,7 @@ from typing import Literal, cast
 import torch
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.observe.devices import torch_device
 from fxgrad.observe.importing import as_program, find_name, import_target, listed, public_callables
 from fxgrad.observe.inputs import Input, make_arguments, parse_input
@@ -91,7 +91,7 @@ def _seed(seed: int | None) -> None:
 def _build(target: TargetText, module: ModuleType, arguments: Arguments | None, inputs: Sequence[Input]) -> Target:
     name = target.name or DEFAULT_FACTORY
     found = find_name(module, name, shown=target.origin)
-    shown = f"{escaped(target.origin)}:{name}"
+    shown = f"{escape(target.origin)}:{name}"
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
         return _instance(found, arguments or Arguments((), {}), inputs, shown=shown)
     _refuse_class_options(shown, init=arguments is not None, inputs=bool(inputs))
@@ -263,5 +263,5 @@ def _is_same(one: TargetText, other: TargetText) -> bool:
 def _set_mode(model: torch.nn.Module, mode: Literal["train", "eval"] | None, *, shown: str) -> None:
     if mode is None:
         return
-    with user_code(f"calling {mode}() of the model of {escaped(shown)}", allowed=RETURNS, advice=_mend_factory):
+    with user_code(f"calling {mode}() of the model of {escape(shown)}", allowed=RETURNS, advice=_mend_factory):
         model.train() if mode == "train" else model.eval()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxgrad.graph import Module
-from fxgrad.graph.notation import without_addresses
+from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.names import table_of
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.seen import backward_kind
@@ -46,7 +46,7 @@ def _description(module: nn.Module) -> str:
     except Exception:  # the user's own code
         extra = ""
     name = type(module).__name__
-    return f"{name}({without_addresses(extra)})" if isinstance(extra, str) and "\n" not in extra else name
+    return f"{name}({strip_addresses(extra)})" if isinstance(extra, str) and "\n" not in extra else name
 
 
 def _made_by(module: nn.Module) -> str | None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fxgrad.graph import Path
-from fxgrad.graph.naming import argument_name
+from fxgrad.graph.text import format_argument
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.structure import tensors_in
 
@@ -161,7 +161,7 @@ class TensorNames:
     def add_inputs(self, argument_names: tuple[str, ...], inputs: Iterable[tuple[Path, torch.Tensor]]) -> None:
         """Name the tensors among the arguments by the parameters of forward."""
         for path, tensor in inputs:
-            self.add(argument_name(argument_names, path), "input", tensor)
+            self.add(format_argument(argument_names, path), "input", tensor)
 
     def add_leaf(self, tensor: torch.Tensor) -> None:
         """Name a leaf of the graph that has no name."""
@@ -172,7 +172,7 @@ class TensorNames:
         for path, module in {id(module): (path, module) for path, module in reversed([*module_paths(model)])}.values():
             for attribute, value in _plain_attributes(module):
                 for inner, tensor in tensors_in(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
-                    self.add(argument_name((), ("kwargs", *inner)), "other leaf", tensor)
+                    self.add(format_argument((), ("kwargs", *inner)), "other leaf", tensor)
 
 
 def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:

@@ -22,8 +22,8 @@ from fxgrad import __version__
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
 from fxgrad.graph.info import SCHEMA_VERSION
-from fxgrad.graph.notation import path_text, without_addresses
 from fxgrad.graph.records import Taken
+from fxgrad.graph.text import format_path, strip_addresses
 from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords
 from fxgrad.observe.forward import ForwardRecorder
@@ -277,7 +277,7 @@ def _gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
         edge = get_gradient_edge(tensor)
     except RuntimeError as error:
         raise TargetError(
-            f"backward cannot start from {path_text(path)}: {message_of(error)}",
+            f"backward cannot start from {format_path(path)}: {message_of(error)}",
             "outputs of which PyTorch tells the grad_fn",
             "return a clone() of it" if is_leaf(tensor) else "change a clone() of it instead of itself",
         ) from error
@@ -287,7 +287,7 @@ def _gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
 def _arguments_text(fx_node: torch.fx.Node) -> str:
     args, kwargs = map_aggregate((fx_node.args, fx_node.kwargs), _as_the_user_names_it)
     keywords = [f"{name}={value}" for name, value in kwargs.items()]
-    text = without_addresses(", ".join([*map(str, args), *keywords]))
+    text = strip_addresses(", ".join([*map(str, args), *keywords]))
     return text if len(text) <= _LONGEST_ARGUMENTS else text[:_LONGEST_ARGUMENTS] + "…"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 
 def pointed(option: str, text: str, *, at: int, problem: str) -> str:
@@ -13,5 +13,5 @@ def pointed(option: str, text: str, *, at: int, problem: str) -> str:
         f32[9
              ^
     """
-    before = escaped(text[: max(at, 0)])
-    return f"bad {option}: {escaped(problem)}\n    {escaped(text)}\n    {' ' * len(before)}^"
+    before = escape(text[: max(at, 0)])
+    return f"bad {option}: {escape(problem)}\n    {escape(text)}\n    {' ' * len(before)}^"

@@ -9,7 +9,7 @@ import torch
 
 from fxgrad.errors import NothingRequiresGradError
 from fxgrad.graph import Path
-from fxgrad.graph.notation import escaped, path_text
+from fxgrad.graph.text import escape, format_path
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.structure import tensors_in
 
@@ -36,12 +36,12 @@ def _found_roots(output: Any, what: str) -> FoundRoots:
     loss = _loss_of(output)
     if loss is not None:
         others = [path for path, tensor in tensors_in(output, ("result",)).tensors if tensor is not loss]
-        left = tuple([f"{path_text(path)}: backward starts from the loss alone" for path in others])
+        left = tuple([f"{format_path(path)}: backward starts from the loss alone" for path in others])
         return FoundRoots([(("result", "loss"), loss)], "the loss in the output of forward", left)
     found = tensors_in(output, ("result",))
     roots = [(path, tensor) for path, tensor in found.tensors if tensor.requires_grad]
-    skipped = [f"{path_text(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]
-    skipped += [f"{path_text(path)}: a {escaped(name)}, which is not looked into" for path, name in found.opaque]
+    skipped = [f"{format_path(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]
+    skipped += [f"{format_path(path)}: a {escape(name)}, which is not looked into" for path, name in found.opaque]
     if not roots:
         raise NothingRequiresGradError(
             f"nothing in {what} requires grad" + (f" ({'; '.join(skipped)})" if skipped else ""),

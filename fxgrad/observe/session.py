@@ -16,7 +16,7 @@ from torch import nn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, NodeKind, Path
-from fxgrad.graph.notation import without_addresses
+from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.compiler import Compiler
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import read_again
@@ -264,6 +264,6 @@ def _check_finished(recorder: ForwardRecorder) -> None:
 
 
 def _told_once(caught: Iterable[warnings.WarningMessage]) -> list[str]:
-    told = [without_addresses(f"while forward ran, {entry.category.__name__}: {entry.message}") for entry in caught]
+    told = [strip_addresses(f"while forward ran, {entry.category.__name__}: {entry.message}") for entry in caught]
     counts = Counter(told)
     return [text if count == 1 else f"{text} ({count} times)" for text, count in counts.items()]

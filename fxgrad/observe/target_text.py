@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph.notation import escaped, one_line
+from fxgrad.graph.text import escape, escape_unprintable
 
 FORMS = "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json"
 DEFAULT_FACTORY = "build"
@@ -72,7 +72,7 @@ def _is_dotted_name(text: str) -> bool:
 
 def _without_name(origin: str) -> str:
     return (
-        f"{one_line(origin)}:{DEFAULT_FACTORY}, or leave the colon out"
+        f"{escape_unprintable(origin)}:{DEFAULT_FACTORY}, or leave the colon out"
         if origin
         else "fxgrad report path/to/file.py:factory"
     )
@@ -86,23 +86,23 @@ def _looks_like_file(origin: str) -> bool:
 
 def _existing_file(origin: str) -> str:
     if os.path.isdir(origin):
-        raise UsageError(f"{escaped(origin)} is a folder", FORMS, files_in(Path(origin)) or "a file.py in it")
+        raise UsageError(f"{escape(origin)} is a folder", FORMS, files_in(Path(origin)) or "a file.py in it")
     if not os.path.exists(origin):
-        raise UsageError(f"no such file: {escaped(origin)}", FORMS, _nearest_file(Path(origin)))
+        raise UsageError(f"no such file: {escape(origin)}", FORMS, _nearest_file(Path(origin)))
     if not (os.path.isfile(origin) and origin.endswith(".py")):
-        raise UsageError(f"{escaped(origin)} is not a Python file", FORMS, "give the .py file that builds the model")
+        raise UsageError(f"{escape(origin)} is not a Python file", FORMS, "give the .py file that builds the model")
     return origin
 
 
 def _nearest_file(path: Path) -> str:
     files = {file.stem: file for file in _python_files(path.parent)}
     near = [str(files[stem]) for stem in difflib.get_close_matches(path.stem, files)]
-    return ", ".join(map(escaped, near)) or f"a path from here, {escaped(os.getcwd())}"
+    return ", ".join(map(escape, near)) or f"a path from here, {escape(os.getcwd())}"
 
 
 def files_in(folder: Path) -> str:
     """The first Python files of a folder, as a phrase; "" where there are none."""
-    return ", ".join(escaped(str(file)) for file in _python_files(folder)[:3])
+    return ", ".join(escape(str(file)) for file in _python_files(folder)[:3])
 
 
 def _python_files(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 
 import fxgrad
 from fxgrad.errors import TargetError
-from fxgrad.graph.notation import escaped, one_line
+from fxgrad.graph.text import escape, escape_unprintable
 
 _FXGRAD = os.path.dirname(os.path.abspath(fxgrad.__file__)) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
@@ -59,7 +59,7 @@ def user_code(doing: str, *, allowed: str, advice: Callable[[BaseException], str
     """
 
     def told(error: BaseException) -> TargetError:
-        given = f"{escaped(type(error).__name__)} while {doing}"
+        given = f"{escape(type(error).__name__)} while {doing}"
         return TargetError(given, allowed, _after_exit(error) or advice(error), user_traceback(error))
 
     return UserCode(told)
@@ -99,4 +99,4 @@ def message_of(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:  # the user's own class
         return "(its message cannot be shown)"
-    return one_line(lines[0]) if lines else "(no message)"
+    return escape_unprintable(lines[0]) if lines else "(no message)"

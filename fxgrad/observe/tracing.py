@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.observe.forward import ForwardRecorder, alone
 from fxgrad.observe.frames import source_of_error
 from fxgrad.observe.hook_search import HookSearch
@@ -89,7 +89,7 @@ def run_forward(session: Session, loss: Callable[[Any], Any] | None) -> Output:
     session.recorder.where.in_loss = True
     with located(session, "the loss function", alone="loss(model(*args, **kwargs))"):
         result = loss(value)
-    return _with_roots(session, value, result, what=f"the result of the loss function {escaped(_name_of(loss))}")
+    return _with_roots(session, value, result, what=f"the result of the loss function {escape(_name_of(loss))}")
 
 
 def _name_of(function: Callable[..., Any]) -> str:
@@ -114,7 +114,7 @@ def located(session: Session, what: str, *, alone: str) -> UserCode:
     def told(error: BaseException) -> TargetError:
         assert session.recorder is not None
         return TargetError(
-            f"{what} raised {escaped(type(error).__name__)}{_place(session.model, session.recorder, error)}: {message_of(error)}",
+            f"{what} raised {escape(type(error).__name__)}{_place(session.model, session.recorder, error)}: {message_of(error)}",
             f"{what} that runs with these arguments",
             f"{alone} by itself: {_without_fxgrad(error)}",
             user_traceback(error),
@@ -136,16 +136,14 @@ def _place(model: nn.Module, recorder: ForwardRecorder, error: BaseException) ->
     call = failure[1] if failure is not None and failure[0] is error else None
     parts = [] if call is None else [f" in {_call_text(model, recorder, call)}"]
     if source is not None:
-        parts.append(
-            f" at {escaped(source.file)}:{source.line}" + (f" `{escaped(source.code)}`" if source.code else "")
-        )
+        parts.append(f" at {escape(source.file)}:{source.line}" + (f" `{escape(source.code)}`" if source.code else ""))
     return ",".join(parts)
 
 
 def _call_text(model: nn.Module, recorder: ForwardRecorder, call: SeenModuleCall) -> str:
     path = ModuleNames(model).path_of(call.module)
     index = sum(other.module is call.module for other in recorder.module_calls[: call.number + 1])
-    text = f"{escaped(path) or 'the model'} ({escaped(type(call.module).__name__)})"
+    text = f"{escape(path) or 'the model'} ({escape(type(call.module).__name__)})"
     return text if index == 1 else f"{text} call {index}"
 
 
@@ -153,14 +151,14 @@ def check_model(model: object) -> None:
     """Refuse what cannot be traced, saying what to do first."""
     if not is_a(model, nn.Module):
         raise UsageError(
-            f"a {escaped(type(model).__name__)} as the model",
+            f"a {escape(type(model).__name__)} as the model",
             "a torch.nn.Module",
             "wrap a function in a Module whose forward calls it, or use fxgrad.capture(outputs)",
         )
     for path, module in module_paths(model):
         if any(map(is_lazy, [*table_of(module, "_parameters").values(), *table_of(module, "_buffers").values()])):
             raise UsageError(
-                f"{escaped(path) or 'the model'} is a {escaped(type(module).__name__)}, whose parameters have no shape yet",
+                f"{escape(path) or 'the model'} is a {escape(type(module).__name__)}, whose parameters have no shape yet",
                 "modules whose parameters are initialized: the first call of a lazy module changes its class",
                 "run model(*args) once before tracing",
             )

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph
-from fxgrad.graph.gradient_places import find_input, find_root
 from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS
-from fxgrad.graph.notation import path_text
+from fxgrad.graph.lookup import find_input, find_root
+from fxgrad.graph.text import format_path
 
 
 def called(
@@ -60,6 +60,6 @@ def _started_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
     if not names:
         raise UsageError("empty roots", "at least one tensor that backward starts from", "leave roots out for all")
     roots = tuple([find_root(graph, name) for name in names])
-    rule = ", ".join(path_text(root.path) for root in roots) + ", as asked for"
+    rule = ", ".join(format_path(root.path) for root in roots) + ", as asked for"
     several = f": {len(roots)} tensors, as if backward(outputs, ones) were called" if len(roots) > 1 else ""
     return replace(graph, roots=roots, info=replace(graph.info, root_rule=rule + several))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fxgrad.graph import Gradient, Node, NodeKind, TensorMeta
-from fxgrad.graph.naming import expression, slot_name
+from fxgrad.graph.names import format_expression, name_grad_output
 from fxgrad.predict.flow import DECIDES_ALONE
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, own_slots
 from fxgrad.predict.outlook import Outlook
@@ -46,7 +46,7 @@ def grad_output_entry(view: View, slot: int, *, index: int = 0, argument: str | 
         status=status,
         shape=meta.shape,
         dtype=meta.dtype or None,
-        expression=slot_name(outlook.graph, node.id, slot, call=view.call),
+        expression=name_grad_output(outlook.graph, node.id, slot, call=view.call),
         reason=slot_reason(outlook, node, slot),
     )
 
@@ -74,7 +74,7 @@ def _grad_input_entry(view: View, index: int) -> Gradient:
         status=status,
         shape=meta.shape,
         dtype=meta.dtype or None,
-        expression=expression(outlook.graph, edge, call=view.call),
+        expression=format_expression(outlook.graph, edge, call=view.call),
         reason=edge_reason(outlook, node, index),
     )
 

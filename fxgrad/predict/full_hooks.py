@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fxgrad.graph import FullHookSetup, Gradient, ModuleCall, Path, TensorMeta, TensorRef, UnrecordedCall
-from fxgrad.graph.naming import expression
+from fxgrad.graph.names import format_expression
 from fxgrad.predict.entries import View, grad_output_entry
 from fxgrad.predict.formulas import NONE, TENSOR
 from fxgrad.predict.outlook import Outlook
@@ -89,7 +89,7 @@ class FullHookCall:
         edge = self.outlook.graph.nodes[node].edges[slot]
         ref = _ref_at(self._inputs, ("args", index))
         meta = self._expected_meta(node, slot) if ref is None else ref.meta
-        value = expression(self.outlook.graph, edge, call=self._id)
+        value = format_expression(self.outlook.graph, edge, call=self._id)
         return Gradient(index, name, TENSOR, meta.shape, meta.dtype or None, value, self._why_zeros(node, slot))
 
     def _why_no_tensor(self, index: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fxgrad.graph import Gradient, Hook
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.predict.entries import View, grad_output_entry, left_open
 from fxgrad.predict.formulas import NONE, UNKNOWN
 from fxgrad.predict.outlook import Outlook
@@ -136,4 +136,4 @@ def silence(outlook: Outlook, hook: Hook) -> str:
 
 
 def _names(hook: Hook) -> str:
-    return ", ".join(escaped(name) for name in hook.targets)
+    return ", ".join(escape(name) for name in hook.targets)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from fxgrad.graph import BackwardGraph, Node, NodeKind
-from fxgrad.graph.notation import escaped
+from fxgrad.graph import Node, NodeKind
+from fxgrad.graph.text import escape, join_words, pluralize
 from fxgrad.predict.flow import DECIDES_ALONE, special_verdict, wanted_edges
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN
 from fxgrad.predict.outlook import Outlook
@@ -16,6 +14,7 @@ NOTHING_ARRIVES = "no gradient arrives at this node"
 NOT_NEEDED = "none of the tensors in inputs= is behind it"
 HANDED_ON = "no gradient arrives for it, and the hook on the module's outputs hands that on"
 ELEMENT_UNUSED = "the same element of the result gets no gradient"
+_MOST_LABELS = 3
 
 
 def slot_reason(outlook: Outlook, node: Node, slot: int) -> str | None:
@@ -38,7 +37,12 @@ def _no_arrival_reason(outlook: Outlook, node: Node, slot: int) -> str:
     executed = [user for user in users if outlook.runs(user)]
     if not executed:
         return "nothing that backward executes uses it"
-    return f"{labels_text(outlook.graph, executed)} {'returns' if len(executed) == 1 else 'return'} None for it"
+    labels = join_words(
+        [escape(outlook.graph.nodes[node].label) for node in executed[:_MOST_LABELS]],
+        most=_MOST_LABELS,
+        total=len(executed),
+    )
+    return f"{labels} {pluralize(len(executed), 'returns', plural='return')} None for it"
 
 
 def edge_reason(outlook: Outlook, node: Node, index: int) -> str | None:
@@ -92,18 +96,10 @@ def _unknown_arrival_reason(outlook: Outlook, node: Node) -> str:
 
 def _decider(node: Node) -> str:
     if node.kind is NodeKind.CHECKPOINT:
-        return f"the recomputation of {escaped(node.label)} decides"
+        return f"the recomputation of {escape(node.label)} decides"
     if node.kind.is_python:
-        return f"the backward of {escaped(node.label)}, a Python function, decides"
-    return f"{escaped(node.label)} decides"
-
-
-def labels_text(graph: BackwardGraph, nodes: Sequence[int], *, most: int = 3) -> str:
-    """The labels of some nodes as one phrase."""
-    labels = [escaped(graph.nodes[node].label) for node in nodes[:most]]
-    if len(nodes) > most:
-        return f"{', '.join(labels)} and {len(nodes) - most} more"
-    return " and ".join([", ".join(labels[:-1]), labels[-1]]) if len(labels) > 1 else labels[0]
+        return f"the backward of {escape(node.label)}, a Python function, decides"
+    return f"{escape(node.label)} decides"
 
 
 # Backward inside of backward
@@ -118,13 +114,13 @@ def nesting_reason(outlook: Outlook) -> str:
 def _nested(outlook: Outlook) -> str:
     node = outlook.nesting[0]
     runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
-    return f"{escaped(node.label)} {runs} a backward of its own"
+    return f"{escape(node.label)} {runs} a backward of its own"
 
 
 def intrusion_reason(node: Node) -> str:
     """What a backward that starts inside this one does to the nodes that it comes to before this one."""
     return (
-        f"{escaped(node.label)} uses tensors of this graph that are not detached: a backward of its own may come to their "
+        f"{escape(node.label)} uses tensors of this graph that are not detached: a backward of its own may come to their "
         "nodes first, and free what these need"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxgrad.graph import HookKind, HookSite, NodeKind
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.predict import multi_grad
 from fxgrad.predict.firing import Firing, finds_earlier, is_held_back, waits_for_output
 from fxgrad.predict.outlook import Outlook
@@ -36,7 +36,7 @@ def _would_be_called(outlook: Outlook, site: HookSite, node: int) -> bool:
 
 
 def _node_silence(outlook: Outlook, site: HookSite, node: int) -> str:
-    label = escaped(outlook.graph.nodes[node].label)
+    label = escape(outlook.graph.nodes[node].label)
     if node not in outlook.ranks:
         return unreached_reason(outlook, node)
     if outlook.schedule.raises_at == node:
@@ -48,12 +48,12 @@ def _node_silence(outlook: Outlook, site: HookSite, node: int) -> str:
 
 def unreached_reason(outlook: Outlook, node: int) -> str:
     """Why backward does not come to a node."""
-    label = escaped(outlook.graph.nodes[node].label)
+    label = escape(outlook.graph.nodes[node].label)
     if not outlook.schedule.behind[node]:
         return f"backward does not come to {label}: {UNUSED}"
     raises_at = outlook.schedule.raises_at
     if raises_at is not None:
-        return f"backward ends before {label}: {escaped(outlook.graph.nodes[raises_at].label)} raises"
+        return f"backward ends before {label}: {escape(outlook.graph.nodes[raises_at].label)} raises"
     return f"backward does not come to {label}: none of the tensors in inputs= is there or behind it"
 
 
@@ -70,7 +70,7 @@ def _held_back_reason(outlook: Outlook, site: HookSite) -> str:
         return "the gradient comes to the module's inputs, but no root depends on what the module returned"
     return (
         "the gradient comes to the module's inputs by a way around its outputs: "
-        f"{escaped(outlook.graph.nodes[output].label)}, on the outputs, has not run before"
+        f"{escape(outlook.graph.nodes[output].label)}, on the outputs, has not run before"
     )
 
 

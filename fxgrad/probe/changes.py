@@ -11,8 +11,8 @@ from functools import partial
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, FxNode, ModuleCall, TensorRef
-from fxgrad.graph.naming import call_text
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.names import name_call
+from fxgrad.graph.text import escape
 from fxgrad.probe.members import argument_members, has_only_tensors, result_members
 from fxgrad.probe.memory import Change, Memory
 from fxgrad.probe.sentences import line_text
@@ -169,14 +169,14 @@ class _Uses:
 
 
 def _change_text(graph: BackwardGraph, call: ModuleCall, what: str, change: Change) -> str:
-    function = escaped(change.fx_node.target.rpartition(".")[2])
+    function = escape(change.fx_node.target.rpartition(".")[2])
     changed = what if change.is_direct else f"the memory of {what}"
-    called = escaped(call_text(graph, call))
+    called = escape(name_call(graph, call))
     return f"{changed} of {called} is changed in place by {function}{line_text(change.fx_node.source)}"
 
 
 def _unless_text(graph: BackwardGraph, call: ModuleCall, what: str) -> str:
     return (
-        f"{what} of {escaped(call_text(graph, call))} is also to be had as it was before the hook replaced it: forward "
+        f"{what} of {escape(name_call(graph, call))} is also to be had as it was before the hook replaced it: forward "
         "does not raise if that is what is changed"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite
-from fxgrad.graph.module_paths import find_module_path
+from fxgrad.graph.lookup import find_module_path
 from fxgrad.predict import predict
 from fxgrad.probe.caveats import caveats, flag_inside
 from fxgrad.probe.changes import Refusal, refused_change

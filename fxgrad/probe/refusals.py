@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Hook, ModuleCall
-from fxgrad.graph.naming import call_text
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.names import name_call
+from fxgrad.graph.text import escape
 from fxgrad.probe.members import Member, argument_members, result_members
 from fxgrad.probe.registration import takes_along
 from fxgrad.probe.sentences import line_text
@@ -20,14 +20,14 @@ def refused_registration(graph: BackwardGraph, hook: Hook) -> str | None:
     """Whether registering raises: PyTorch keeps the kind of the first hook (torch/nn/modules/module.py), and takes none
     on modules of TorchScript (torch/jit/_script.py, ``_make_fail``)."""
     if not hook.kind.is_global and graph.modules_by_path[hook.owner].made_by == "torch.jit":
-        return f"{hook.kind.value} raises RuntimeError: {escaped(hook.owner) or 'the model'} is a module of TorchScript"
+        return f"{hook.kind.value} raises RuntimeError: {escape(hook.owner) or 'the model'} is a module of TorchScript"
     if hook.kind.is_full_pre:
         return None
     if hook.kind.is_global:
         sticky, owner = graph.info.global_backward_sticky, "this process"
     else:
         module = graph.modules_by_path[hook.owner]
-        sticky, owner = module.full_backward_sticky, escaped(module.path) or "the model"
+        sticky, owner = module.full_backward_sticky, escape(module.path) or "the model"
     if sticky is None or sticky == hook.kind.is_full:
         return None
     known = f"{'full' if sticky else 'non-full'} backward hook{' for all modules' if hook.kind.is_global else ''}"
@@ -59,7 +59,7 @@ def _full_refusals(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
             "through the BackwardHookFunction of a full hook, which has no setup_context"
         )
     if results and call.result_kind == "struct sequence":
-        result = f"{escaped(call.result_type)}(*results)"
+        result = f"{escape(call.result_type)}(*results)"
         yield f"forward raises TypeError at {_called(graph, call)}: a full hook makes the result anew as {result}"
     yield from _unviewable(graph, call, "argument", arguments)
     yield from _unviewable(graph, call, "result", results)
@@ -75,13 +75,13 @@ def _unviewable(graph: BackwardGraph, call: ModuleCall, what: str, members: Sequ
 def _no_view_reason(member: Member) -> str | None:
     meta = member.ref.meta
     if meta.layout not in _LAYOUTS:
-        return f"forward raises, since a tensor of layout {escaped(meta.layout)} cannot be viewed"
+        return f"forward raises, since a tensor of layout {escape(meta.layout)} cannot be viewed"
     if meta.shape is None:
         return "forward raises RuntimeError, since the sizes of a strided nested tensor cannot be read"
     if meta.dtype.startswith(_QUANTIZED):
-        return f"backward raises NotImplementedError, since there are no zeros of dtype {escaped(meta.dtype)}"
+        return f"backward raises NotImplementedError, since there are no zeros of dtype {escape(meta.dtype)}"
     return None
 
 
 def _called(graph: BackwardGraph, call: ModuleCall) -> str:
-    return f"{escaped(call_text(graph, call))}{line_text(call.source)}"
+    return f"{escape(name_call(graph, call))}{line_text(call.source)}"

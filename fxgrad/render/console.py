@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.text import escape_unprintable
 from fxgrad.render.document import PLAIN, Block, Document, Paragraph, Section, Table, Terms, is_spaced, spans
-from fxgrad.rules.phrases import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +47,9 @@ def _block(block: Block, depth: int) -> RenderableType:
 def _text(text: str, *, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text.assemble(*((printable(part), _CODE if is_code else "") for part, is_code in spans(text)), style=style)
+    return Text.assemble(
+        *((escape_unprintable(part), _CODE if is_code else "") for part, is_code in spans(text)), style=style
+    )
 
 
 def _terms(terms: Terms) -> RenderableType:

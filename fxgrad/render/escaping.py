@@ -1,6 +1,6 @@
 """Text in DOT: quoted for its two notations, HTML-like labels and tooltips, and measured.
 
-What is the user's has passed through `fxgrad.graph.notation.escaped` before: it is one line and prints.
+What is the user's has passed through `fxgrad.graph.text.escape` before: it is one line and prints.
 """
 
 from __future__ import annotations

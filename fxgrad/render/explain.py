@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Module, ModuleCall, Node, NodeKind
-from fxgrad.graph.module_paths import find_module_path
+from fxgrad.graph.lookup import find_module_path
+from fxgrad.graph.names import describe_node_kind
+from fxgrad.graph.text import count_noun, name_entry, name_module
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.render.folding import Difference, Fold, differences, folds
-from fxgrad.rules.functions import kind_note
-from fxgrad.rules.phrases import counted, entry_name, module_name
 from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _COLUMNS = ("entry", "what it is", "what it stands for")
@@ -76,9 +76,9 @@ def _nothing(graph: BackwardGraph, module: str | None) -> str:
     if module is None:
         return "no hook is registered on any module, tensor or node of this graph"
     path = find_module_path(graph, module)
-    calls = counted(graph.calls_per_module[path], "call")
+    calls = count_noun(graph.calls_per_module[path], "call")
     return (
-        f"no hook is registered on {module_name(path)} or its parameters ({calls}); "
+        f"no hook is registered on {name_module(path)} or its parameters ({calls}); "
         "what one would get there: `trace.probe(module, kind)`, or `fxgrad explain TARGET MODULE --hook KIND`"
     )
 
@@ -96,7 +96,7 @@ def _fold_sections(subject: Subject) -> Iterator[Block]:
         yield _whole(subject, fold) if changed is None else _changed(subject, every[0], fold, changed)
     left = sum(len(fold.sites) for fold in every[_MOST_FOLDS:])
     if left:
-        yield Paragraph(f"and {counted(left, 'more site')}, which differ from these: `trace.sites` has them all")
+        yield Paragraph(f"and {count_noun(left, 'more site')}, which differ from these: `trace.sites` has them all")
 
 
 def _whole(subject: Subject, fold: Fold) -> Section:
@@ -117,7 +117,7 @@ def _lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterat
     if node is not None:
         # PyTorch makes the nodes of full hooks around a call: what is the user's is the call
         yield say.called_at(call) if call and node.kind is NodeKind.BACKWARD_HOOK else say.made_at(node)
-        yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else kind_note(node)
+        yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else describe_node_kind(node)
     if not site.grad_output or site.hook.kind in _ONE_TENSOR:
         yield say.receives_sentence(site.hook)
 
@@ -132,13 +132,13 @@ def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:
 
 def _changed(subject: Subject, base: Fold, fold: Fold, changed: Sequence[Difference]) -> Section:
     as_base = say.calls_title(subject, (base.shown,)).partition(" of ")[0] or "above"
-    rows = [(f"{side}{entry_name(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
+    rows = [(f"{side}{name_entry(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
     title = (*_fold_title(subject, fold), f"as {as_base}, but")
     return Section(title, (Table(_COLUMNS, tuple(rows), headed=False),))
 
 
 def _gradients(title: str, gradients: Sequence[Gradient]) -> Section:
-    rows = [(entry_name(gradient), *_entry_cells(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
+    rows = [(name_entry(gradient), *_entry_cells(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
     body: list[Block] = [Table(_COLUMNS, tuple(rows), headed=False)]
     if len(gradients) > _MOST_ENTRIES:
         body.append(Paragraph(f"and {say.entries(len(gradients) - _MOST_ENTRIES)} more, in `trace.sites`"))

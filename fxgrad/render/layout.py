@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fxgrad.errors import OutputError, UsageError
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 FORMATS = ("svg", "png", "pdf", "dot")
 SHOWN_LINES = 3
@@ -40,11 +40,11 @@ def format_of(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix
     if suffix[1:].lower() in FORMATS:
         return suffix[1:].lower()
-    problem = f'unknown format "{escaped(suffix[1:])}"' if suffix else "its name does not end in a format"
+    problem = f'unknown format "{escape(suffix[1:])}"' if suffix else "its name does not end in a format"
     raise UsageError(
-        f'picture "{escaped(os.fspath(path))}": {problem}',
+        f'picture "{escape(os.fspath(path))}": {problem}',
         f"a file name that ends in {_named_formats('.')}",
-        f'"{escaped(Path(path).stem or "graph")}.svg"',
+        f'"{escape(Path(path).stem or "graph")}.svg"',
     )
 
 
@@ -56,9 +56,9 @@ def check_svg(path: str | os.PathLike[str]) -> None:
     suffix = Path(path).suffix[1:].lower()
     if suffix in FORMATS and suffix != "svg":
         raise UsageError(
-            f'SVG picture "{escaped(os.fspath(path))}": its name ends in .{suffix}',
+            f'SVG picture "{escape(os.fspath(path))}": its name ends in .{suffix}',
             "a file name that ends in .svg",
-            f'"{escaped(Path(path).stem)}.svg"; fxgrad draw -o writes .{suffix}',
+            f'"{escape(Path(path).stem)}.svg"; fxgrad draw -o writes .{suffix}',
         )
 
 
@@ -80,7 +80,7 @@ def render(source: str, format: str) -> bytes:
     Raises `UsageError` for a format that is none of `FORMATS`, `OutputError` where the engine fails.
     """
     if format not in FORMATS:
-        raise UsageError(f'format "{escaped(format)}"', _named_formats(""), '"svg"')
+        raise UsageError(f'format "{escape(format)}"', _named_formats(""), '"svg"')
     return source.encode() if format == "dot" else _laid_out(source, format)
 
 
@@ -119,7 +119,7 @@ def write(content: bytes, path: str | os.PathLike[str]) -> None:
 
 def _cannot_write(path: str | os.PathLike[str], why: str) -> OutputError:
     return OutputError(
-        f'cannot write "{escaped(os.fspath(path))}": {why}',
+        f'cannot write "{escape(os.fspath(path))}": {why}',
         "a file in a folder that exists and that you may write to",
         _instead(Path(path)),
     )
@@ -131,7 +131,7 @@ def _engine(format: str) -> list[str]:
 
 
 def _failed(errors: str) -> OutputError:
-    last = "; ".join(escaped(line) for line in errors.strip().splitlines()[-SHOWN_LINES:])
+    last = "; ".join(escape(line) for line in errors.strip().splitlines()[-SHOWN_LINES:])
     return OutputError(
         f"the layout engine failed: {last or 'it said nothing'}",
         "a working `dot` on the PATH, or pygraphviz",
@@ -152,9 +152,9 @@ def _replace(place: Path, content: bytes) -> None:
 
 def _instead(place: Path) -> str:
     if place.is_dir():
-        return f'"{escaped(str(place / "graph.svg"))}": it is a folder'
+        return f'"{escape(str(place / "graph.svg"))}": it is a folder'
     if not place.parent.is_dir():
-        return f'make the folder "{escaped(str(place.parent))}" first'
+        return f'make the folder "{escape(str(place.parent))}" first'
     return "another file name or folder"
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from fxgrad.graph import BackwardGraph, Explanation
+from fxgrad.graph.text import escape_unprintable
 from fxgrad.render.document import Block, Document, Paragraph, Section, Span, Table, Terms, spans
 from fxgrad.render.report import report_document
-from fxgrad.rules.phrases import printable
 
 _HEADINGS = ("##", "###")
 _SPECIAL = re.compile(r"[\\`*_\[\]<>#|~&$]|(?<=www)\.|:(?=//)")
@@ -38,7 +38,7 @@ def inline(text: str) -> str:
     >>> print(inline("1. no list"))
     1\. no list
     """
-    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_span, spans(printable(text)))))
+    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_span, spans(escape_unprintable(text)))))
 
 
 def cell(text: str) -> str:
@@ -47,7 +47,7 @@ def cell(text: str) -> str:
     >>> print(cell("`a|b` and `c`"))
     a\|b and `c`
     """
-    parts = (_prose(part) if "|" in part.text else _span(part) for part in spans(printable(text)))
+    parts = (_prose(part) if "|" in part.text else _span(part) for part in spans(escape_unprintable(text)))
     return "".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, HookSite
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.predict import order_caveat
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table
@@ -47,7 +47,7 @@ def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 
 
 def _row(subject: Subject, site: HookSite, number: int) -> tuple[str, ...]:
-    node = "backward decides" if site.node is None else escaped(subject.graph.nodes[site.node].label)
+    node = "backward decides" if site.node is None else escape(subject.graph.nodes[site.node].label)
     return (f"{number}", node, _gradient(subject, site), _kind(site), *_owner(subject, site))
 
 
@@ -56,7 +56,7 @@ def _gradient(subject: Subject, site: HookSite) -> str:
     if site.node is None or site.slot is None:
         return ""
     names = subject.graph.nodes[site.node].output_names
-    return f"[{site.slot}] {escaped(names[site.slot])}" if site.slot < len(names) else f"[{site.slot}]"
+    return f"[{site.slot}] {escape(names[site.slot])}" if site.slot < len(names) else f"[{site.slot}]"
 
 
 def _kind(site: HookSite) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from unicodedata import combining, east_asian_width
 
+from fxgrad.graph.text import escape_unprintable
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms, is_spaced
-from fxgrad.rules.phrases import printable
 
 _STEP = "  "
 _GAP = "  "
@@ -49,7 +49,7 @@ def wrapped(words: Iterable[str], first: str, rest: str, width: int, *, gap: str
 
 
 def _words(text: str) -> list[str]:
-    return printable(text).split(" ")
+    return escape_unprintable(text).split(" ")
 
 
 def _body(blocks: Sequence[Block], indent: str, width: int, depth: int) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _title(parts: Sequence[str], indent: str, width: int) -> Iterator[str]:
     """Parts side by side; one that is longer than a line starts a line and is wrapped."""
     start = indent
     line: list[str] = []
-    for part in map(printable, filter(None, parts)):
+    for part in map(escape_unprintable, filter(None, parts)):
         if line and cells(_TITLE_GAP.join([start, *line, part])) - len(_TITLE_GAP) > width:
             yield from wrapped(_TITLE_GAP.join(line).split(" "), start, indent + _CONTINUED, width)
             start, line = indent + _CONTINUED, []
@@ -85,10 +85,10 @@ def _title(parts: Sequence[str], indent: str, width: int) -> Iterator[str]:
 
 
 def _terms(items: Sequence[tuple[str, str]], indent: str, width: int) -> Iterator[str]:
-    room = max(cells(printable(label)) for label, _ in items)
+    room = max(cells(escape_unprintable(label)) for label, _ in items)
     rest = indent + " " * room + _GAP
     for label, text in items:
-        yield from wrapped(_words(text), indent + _padded(printable(label), room) + _GAP, rest, width)
+        yield from wrapped(_words(text), indent + _padded(escape_unprintable(label), room) + _GAP, rest, width)
 
 
 def _padded(text: str, room: int) -> str:
@@ -96,7 +96,7 @@ def _padded(text: str, room: int) -> str:
 
 
 def _table(table: Table, indent: str, width: int) -> Iterator[str]:
-    rows = [[printable(cell) for cell in row] for row in table.rows]
+    rows = [[escape_unprintable(cell) for cell in row] for row in table.rows]
     shown = [list(table.columns), *rows] if table.headed else rows
     rooms = _rooms(shown, width - len(indent))
     for row in rows if rooms is None else shown:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape, name_module, name_registering_function
 from fxgrad.render import sentences as say
 from fxgrad.render.console import rich_document
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.render.explain import graph_head, subject_section
 from fxgrad.render.plain import plain
-from fxgrad.rules.phrases import module_name, registering
 from fxgrad.rules.subject import subject_key, subjects
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def probe_document(supposed: Hypothesis, findings: Sequence[Explanation]) -> Doc
 
 def _supposition(supposed: Hypothesis) -> str:
     hook = supposed.graph.hooks[supposed.hook]
-    where = "every module" if hook.kind.is_global else module_name(hook.owner)
-    return f"supposed, not registered: {registering(hook.kind)} on {where}"
+    where = "every module" if hook.kind.is_global else name_module(hook.owner)
+    return f"supposed, not registered: {name_registering_function(hook.kind)} on {where}"
 
 
 def _answer(supposed: Hypothesis, findings: Sequence[Explanation]) -> Iterator[Block]:
@@ -63,7 +62,7 @@ def _answer(supposed: Hypothesis, findings: Sequence[Explanation]) -> Iterator[B
 def _moved(graph: BackwardGraph, moved: Iterable[tuple[HookSite, HookSite]]) -> Section:
     pairs = list(moved)
     rows = [
-        (escaped(after.hook.owner) or "all", say.registration(after.hook), _receives(before), _at(graph, after))
+        (escape(after.hook.owner) or "all", say.registration(after.hook), _receives(before), _at(graph, after))
         for before, after in pairs[:_MOST_MOVED]
     ]
     body: list[Block] = [Table(("on", "hook", "gets", "would get"), tuple(rows))]
@@ -73,7 +72,7 @@ def _moved(graph: BackwardGraph, moved: Iterable[tuple[HookSite, HookSite]]) -> 
 
 
 def _at(graph: BackwardGraph, site: HookSite) -> str:
-    node = "" if site.node is None else f" at {escaped(graph.nodes[site.node].label)}"
+    node = "" if site.node is None else f" at {escape(graph.nodes[site.node].label)}"
     return _receives(site) + node
 
 

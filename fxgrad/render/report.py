@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
 from fxgrad.predict import passed_by
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.rules.lost_gradients import lost_gradients
 from fxgrad.rules.no_gradient import why_lost
-from fxgrad.rules.phrases import code, counted, listed, meta_text
 from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _MOST_ROWS = 100
@@ -54,10 +53,16 @@ def _summary(graph: BackwardGraph) -> Section:
     shown = [f"{number:,} {kind}" for kind, number in kinds.most_common()]
     modules = {call.path for call in graph.calls}
     rows = [
-        ("nodes", f"{len(graph.nodes):,}" + (f": {listed(shown, most=_MOST_KINDS)}" if shown else "")),
-        ("roots", f"{len(graph.roots):,}: {listed(_roots(graph))}"),
-        ("module calls", f"{len(graph.calls):,}; {len(modules):,} of {counted(len(graph.modules), 'module')} called"),
-        ("hooks", f"{len(graph.hooks):,}, at {counted(len(graph.sites), 'site')} (a hook at one call, node or tensor)"),
+        ("nodes", f"{len(graph.nodes):,}" + (f": {join_words(shown, most=_MOST_KINDS)}" if shown else "")),
+        ("roots", f"{len(graph.roots):,}: {join_words(_roots(graph))}"),
+        (
+            "module calls",
+            f"{len(graph.calls):,}; {len(modules):,} of {count_noun(len(graph.modules), 'module')} called",
+        ),
+        (
+            "hooks",
+            f"{len(graph.hooks):,}, at {count_noun(len(graph.sites), 'site')} (a hook at one call, node or tensor)",
+        ),
         ("fire", _fires(graph.sites)),
         ("entries", _entries(graph.sites)),
     ]
@@ -67,18 +72,18 @@ def _summary(graph: BackwardGraph) -> Section:
 
 
 def _roots(graph: BackwardGraph) -> list[str]:
-    return [escaped(graph.nodes[root.node].label) for root in graph.roots]
+    return [escape(graph.nodes[root.node].label) for root in graph.roots]
 
 
 def _fires(sites: Sequence[HookSite]) -> str:
     counts = Counter(site.fires for site in sites)
-    told = f"{counts[True]:,} of {counted(len(sites), 'site')}"
+    told = f"{counts[True]:,} of {count_noun(len(sites), 'site')}"
     return f"{told}; {counts[None]:,} only backward decides" if counts[None] else told
 
 
 def _entries(sites: Sequence[HookSite]) -> str:
     every = Counter(entry.status for site in sites for entry in (*site.grad_output, *site.grad_input))
-    tensors = f"{every['tensor']:,} tensor{'' if every['tensor'] == 1 else 's'}"
+    tensors = count_noun(every["tensor"], "tensor", zero="0")
     return f"{every.total():,}: {tensors}, {every['none']:,} None, {every['unknown']:,} unknown"
 
 
@@ -125,7 +130,7 @@ def _firing_order(graph: BackwardGraph, every: Sequence[Subject]) -> Section:
 def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
     on, kind, _ = _hook_cells(subject)
     call = say.calls_title(subject, (site,))
-    node = escaped(subject.graph.nodes[site.node].label) if site.node is not None else ""
+    node = escape(subject.graph.nodes[site.node].label) if site.node is not None else ""
     return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind + say.how_sure(site), node)
 
 
@@ -181,7 +186,7 @@ def _place(subject: Subject | None, told: Explanation) -> str:
 
 
 def _owner(told: Explanation) -> str:
-    return "" if told.owner is None else escaped(told.owner) or "the model"
+    return "" if told.owner is None else escape(told.owner) or "the model"
 
 
 def _cells(found: _Found) -> tuple[str, str, str]:
@@ -198,13 +203,13 @@ def _without_gradient(graph: BackwardGraph) -> Section:
     missing = [each for each in parameters if each.requires_grad and (each.node is None or each.node in left)]
     frozen = sum(not each.requires_grad for each in parameters)
     rows = [
-        (code(each.name), meta_text(each.meta), reasons[each.name] if each.node is None else left[each.node])
+        (quote_code(each.name), format_meta(each.meta), reasons[each.name] if each.node is None else left[each.node])
         for each in missing[:_MOST_ROWS]
     ]
     section = _long_table(
         "parameters that no gradient reaches in this graph", ("parameter", "shape", "why"), rows, len(missing)
     )
-    note = Paragraph(f"{counted(frozen, 'more parameter')} with requires_grad=False")
+    note = Paragraph(f"{count_noun(frozen, 'more parameter')} with requires_grad=False")
     return Section(section.title, (*section.body, *([note] if rows and frozen else [])))
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node, Source
-from fxgrad.graph.notation import call_text, escaped, shape_text
-from fxgrad.rules.functions import argument_of, result_of
-from fxgrad.rules.phrases import (
-    code,
-    counted,
-    editor_line,
-    entry_value,
-    forward_name,
-    listed,
-    meta_text,
-    node_labels,
-    ranges,
-    registering,
+from fxgrad.graph.names import describe_grad_inputs, describe_grad_outputs, join_labels
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_backward_call,
+    format_entry,
+    format_meta,
+    format_ranges,
+    format_shape,
+    format_source,
+    join_words,
+    name_forward,
+    name_registering_function,
+    quote_code,
 )
 from fxgrad.rules.subject import Subject
 
@@ -35,7 +36,7 @@ def roots_sentence(info: GraphInfo) -> str:
 
 def call_sentence(info: GraphInfo) -> str:
     """For which call of backward all is said; "" for a plain first one."""
-    call = call_text(info.backward)
+    call = format_backward_call(info.backward)
     return f"predicted for {call}" if call else ""
 
 
@@ -65,7 +66,7 @@ def promise_sentence() -> str:
 def registration(hook: Hook) -> str:
     """The registering function with the user's: ``register_backward_hook(show)``."""
     removed = "" if hook.active else ", handle removed"
-    return f"{registering(hook.kind)}({short_function(hook)}){removed}"
+    return f"{name_registering_function(hook.kind)}({short_function(hook)}){removed}"
 
 
 _SHORT_KINDS = {
@@ -91,37 +92,37 @@ def short_kind(hook: Hook) -> str:
 
 def short_function(hook: Hook) -> str:
     """The user's function without the functions that it is defined in."""
-    return escaped(hook.function.rpartition("<locals>.")[2])
+    return escape(hook.function.rpartition("<locals>.")[2])
 
 
 def registered_at(hook: Hook) -> str:
     """Where the hook was registered, else where its function is defined."""
     if hook.registered is not None:
-        return f"registered at {editor_line(hook.registered)}"
-    return f"defined at {editor_line(hook.source)}" if hook.source is not None else ""
+        return f"registered at {format_source(hook.registered)}"
+    return f"defined at {format_source(hook.source)}" if hook.source is not None else ""
 
 
 def owner_title(subject: Subject) -> Iterator[str]:
     """What the hook is on: path, description and number of calls of a module; name and shape of a tensor."""
     graph, hook = subject.graph, subject.hook
     if hook.kind.is_module:
-        yield escaped(subject.path) or "the model"
+        yield escape(subject.path) or "the model"
         yield module_description(subject)
-        yield counted(len(subject.calls), "call") if graph.info.calls_reason is None else ""
+        yield count_noun(len(subject.calls), "call") if graph.info.calls_reason is None else ""
     elif hook.kind is HookKind.MULTI_GRAD:
-        yield listed(map(escaped, hook.targets)) or "no tensors"
+        yield join_words(map(escape, hook.targets)) or "no tensors"
     else:
-        yield escaped(hook.owner) or "a tensor"
+        yield escape(hook.owner) or "a tensor"
         variable = graph.variables_by_name.get(hook.owner)
-        yield f"{variable.kind} {meta_text(variable.meta)}" if variable else ""
+        yield f"{variable.kind} {format_meta(variable.meta)}" if variable else ""
 
 
 def module_description(subject: Subject) -> str:
     """What repr shows of the module, else its type."""
     module = subject.module
     if module is not None:
-        return escaped(module.description or module.type_name)
-    return escaped(subject.calls[0].type_name) if subject.calls else ""
+        return escape(module.description or module.type_name)
+    return escape(subject.calls[0].type_name) if subject.calls else ""
 
 
 # Sites
@@ -132,13 +133,13 @@ def calls_title(subject: Subject, sites: tuple[HookSite, ...]) -> str:
     indices = [call.index for call in map(subject.call, sites) if call is not None]
     if not indices or len(subject.calls) == 1:
         return ""
-    return f"{'call' if len(indices) == 1 else 'calls'} {ranges(indices)} of {len(subject.calls)}"
+    return f"{'call' if len(indices) == 1 else 'calls'} {format_ranges(indices)} of {len(subject.calls)}"
 
 
 def nodes_title(graph: BackwardGraph, sites: tuple[HookSite, ...]) -> str:
     """The nodes that the sites are on."""
     nodes = [graph.nodes[site.node] for site in sites if site.node is not None]
-    return f"→  {node_labels(nodes)}" if nodes else "on no node of the graph"
+    return f"→  {join_labels(nodes)}" if nodes else "on no node of the graph"
 
 
 def firing_sentence(site: HookSite) -> str:
@@ -182,21 +183,21 @@ def called_at(call: ModuleCall) -> str:
 
 
 def _line(source: Source) -> str:
-    text = f": {code(source.code)}" if source.code else ""
-    return f"{editor_line(source)}{text}"
+    text = f": {quote_code(source.code)}" if source.code else ""
+    return f"{format_source(source)}{text}"
 
 
 def receives_sentence(hook: Hook) -> str:
     """What a hook gets that is no tuple of gradients; "" for those that get one."""
     match hook.kind:
         case HookKind.POST_ACCUMULATE_GRAD:
-            return f"receives {code(hook.owner)} itself, after its .grad is updated"
+            return f"receives {quote_code(hook.owner)} itself, after its .grad is updated"
         case HookKind.RETAIN_GRAD:
-            return f"stores the gradient in {code(hook.owner)}.grad"
+            return f"stores the gradient in {quote_code(hook.owner)}.grad"
         case HookKind.MULTI_GRAD if hook.mode == _ALL:
-            return f"receives a list with the gradients of its {counted(len(hook.targets), 'tensor')}"
+            return f"receives a list with the gradients of its {count_noun(len(hook.targets), 'tensor')}"
         case HookKind.MULTI_GRAD:
-            return f"receives the first gradient that arrives, of its {counted(len(hook.targets), 'tensor')}"
+            return f"receives the first gradient that arrives, of its {count_noun(len(hook.targets), 'tensor')}"
         case _:
             return ""
 
@@ -206,9 +207,9 @@ def grad_output_sentence(site: HookSite, node: Node | None, call: ModuleCall | N
     number = f"grad_output   {entries(len(site.grad_output))}"
     kind = site.hook.kind
     if (kind.is_full or kind.is_full_pre) and call is not None:
-        return f"{number}: one per result of {forward_name(call)}"
+        return f"{number}: one per result of {name_forward(call)}"
     if kind.is_module or kind in (HookKind.NODE, HookKind.NODE_PRE):
-        return f"{number}: one per {result_of(node)}" if node else number
+        return f"{number}: one per {describe_grad_outputs(node)}" if node else number
     return receives_sentence(site.hook)
 
 
@@ -216,21 +217,21 @@ def grad_input_sentence(site: HookSite, node: Node | None, call: ModuleCall | No
     """How many entries grad_input has, what there is one for, and what one might have expected."""
     number = f"grad_input   {entries(len(site.grad_input))}"
     if site.hook.kind.is_full and call is not None:
-        return f"{number}: one per positional argument of {forward_name(call)}"
+        return f"{number}: one per positional argument of {name_forward(call)}"
     if node is None:
         return number
-    return f"{number}: one per {argument_of(node)}{_not_the_inputs(site, call)}"
+    return f"{number}: one per {describe_grad_inputs(node)}{_not_the_inputs(site, call)}"
 
 
 def _not_the_inputs(site: HookSite, call: ModuleCall | None) -> str:
     if call is None or not site.hook.kind.is_legacy or len(call.inputs) == len(site.grad_input):
         return ""
-    return f", not the {counted(len(call.inputs), 'tensor')} given to {forward_name(call)}"
+    return f", not the {count_noun(len(call.inputs), 'tensor')} given to {name_forward(call)}"
 
 
 def entries(number: int) -> str:
     """A number of entries."""
-    return counted(number, "entry", plural="entries")
+    return count_noun(number, "entry", plural="entries")
 
 
 # Entries
@@ -238,11 +239,11 @@ def entries(number: int) -> str:
 
 def entry_shape(gradient: Gradient) -> str:
     """What the entry is: a shape with its dtype where that is unusual, ``None``, or ``unknown``."""
-    value = entry_value(gradient)
+    value = format_entry(gradient)
     if gradient.status == "unknown" and gradient.shape is not None:
-        return f"unknown, {shape_text(gradient.shape)} if a tensor"
+        return f"unknown, {format_shape(gradient.shape)} if a tensor"
     unusual = gradient.status == "tensor" and gradient.dtype not in (None, _USUAL_DTYPE)
-    return f"{value} {escaped(gradient.dtype or '')}" if unusual else value
+    return f"{value} {escape(gradient.dtype or '')}" if unusual else value
 
 
 def entry_meaning(gradient: Gradient) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import Hook, HookSite, ModuleCall, Node, UnrecordedCall
-from fxgrad.graph.notation import escaped, path_text
+from fxgrad.graph.text import escape, format_path
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
 _RECOMPUTED = "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
@@ -53,8 +53,8 @@ def _left_before(surroundings: Surroundings, hook: Hook, known: list[int | None]
 def _found_reason(surroundings: Surroundings, node: Node) -> str:
     unrecorded = surroundings.graph.unrecorded_calls_by_node.get(node.id)
     if unrecorded is None:
-        return f"it was found on {escaped(node.label)}"
-    module = escaped(unrecorded.path) or "the model"
+        return f"it was found on {escape(node.label)}"
+    module = escape(unrecorded.path) or "the model"
     return f"it was found on the node that PyTorch put on {_side(unrecorded, node)} of {module}"
 
 
@@ -95,7 +95,7 @@ def _unflagged_reason(surroundings: Surroundings, hook: Hook) -> str | None:
         return None
     if module.wraps is None:
         return "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along"
-    inside = escaped(module.wraps)
+    inside = escape(module.wraps)
     return (
         f"torch.compile returned this module, and registering on it sets the flag of {inside}, the module inside, that "
         "tells which kind of hooks it has; of its own hooks no call takes any along"
@@ -157,13 +157,13 @@ def _legacy_site(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> Ho
     tensor = call.legacy_tensor
     if tensor is None:
         return unplaced(hook, call.legacy_reason or "there is no tensor in the result", call=call.id)
-    where = path_text(tensor.path)
+    where = format_path(tensor.path)
     if not tensor.requires_grad:
         return unplaced(hook, f"{where} requires no grad{_no_grad_text(call)}, so it has no grad_fn", call=call.id)
     if tensor.is_leaf:
         return unplaced(hook, f"{where} is a leaf, which has no grad_fn", call=call.id)
     if tensor.node is None:
-        reason = f"it is on {escaped(tensor.node_name or 'the grad_fn')}, the grad_fn of {where}: {_UNREACHED}"
+        reason = f"it is on {escape(tensor.node_name or 'the grad_fn')}, the grad_fn of {where}: {_UNREACHED}"
         return _not_reached(surroundings, hook, call, reason)
     reason = f"the grad_fn of {_first_tensor_text(call, where)}"
     return placed(hook, call=call.id, node=tensor.node, slot=None, reason=reason)
@@ -175,7 +175,7 @@ def _no_grad_text(call: ModuleCall) -> str:
 
 def _first_tensor_text(call: ModuleCall, where: str) -> str:
     tensors = len(call.outputs)
-    type_name = escaped(call.type_name)
+    type_name = escape(call.type_name)
     return f"what {type_name} returns" if tensors == 1 else f"the first tensor {type_name} returns, {where}"
 
 
@@ -203,7 +203,7 @@ def _no_output_reason(call: ModuleCall) -> str:
         return "no tensor in the result requires grad"
     if all(len(path) > _TOP_LEVEL for path in grads):
         return "the tensors in the result that require grad are nested: only those at its top level are hooked"
-    return f"the result is a {escaped(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
+    return f"the result is a {escape(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
 
 
 def _input_site(surroundings: Surroundings, hook: Hook, call: ModuleCall) -> HookSite:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxgrad.graph import Hook, HookKind, HookSite, Node
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.resolve.surroundings import Surroundings, placed, undecided, unplaced
 
 _IN_CHECKPOINT = "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
@@ -27,15 +27,15 @@ def observed_site(surroundings: Surroundings, hook: Hook) -> HookSite:
 
 
 def _node_reason(node: Node) -> str:
-    return f"it was registered on {escaped(node.label)} itself"
+    return f"it was registered on {escape(node.label)} itself"
 
 
 def _tensor_reason(node: Node, slot: int) -> str:
     if node.variable is not None:
-        return f"{escaped(node.label)} adds into the leaf {escaped(node.variable)}"
+        return f"{escape(node.label)} adds into the leaf {escape(node.variable)}"
     if len(node.grad_outputs) == 1:
-        return f"the tensor's gradient goes into {escaped(node.label)}"
-    return f"the tensor's gradient goes into {escaped(node.label)}, slot {slot}"
+        return f"the tensor's gradient goes into {escape(node.label)}"
+    return f"the tensor's gradient goes into {escape(node.label)}, slot {slot}"
 
 
 def _multi_grad_site(surroundings: Surroundings, hook: Hook) -> HookSite:

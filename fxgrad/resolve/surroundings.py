@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, ModuleCall, Node, NodeKind
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 
 
 class Surroundings:
@@ -48,7 +48,7 @@ class Surroundings:
         """
         for node in self.graph.nesting:
             if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
-                return f"{escaped(node.label)} may start a backward of its own, which may come there"
+                return f"{escape(node.label)} may start a backward of its own, which may come there"
         return None
 
     @cached_property
@@ -62,7 +62,7 @@ class Surroundings:
             return (
                 None
                 if node is None
-                else f"{escaped(node.label)} may run modules again, whose hooks then attach and fire"
+                else f"{escape(node.label)} may run modules again, whose hooks then attach and fire"
             )
         if any(call.checkpointed == "function" for call in self.graph.calls):
             return None
@@ -72,7 +72,7 @@ class Surroundings:
     def may_run_anything(self) -> str | None:
         """What may call modules during backward that forward never called; None where nothing does."""
         node = next((node for node in self.graph.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
-        return None if node is None else f"only the backward of {escaped(node.label)} knows whether it calls it"
+        return None if node is None else f"only the backward of {escape(node.label)} knows whether it calls it"
 
 
 def placed(hook: Hook, *, call: str | None, node: int, slot: int | None, reason: str) -> HookSite:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.rules.asked_for import inputs_leave_the_hook_out
 from fxgrad.rules.attachment import legacy_hook_sits_on_a_node, node_belongs_to_another_module
 from fxgrad.rules.calls import module_is_called_several_times, removed_hook_still_fires
@@ -154,7 +154,7 @@ def page(code: str) -> Page:
     if found is None:
         near = difflib.get_close_matches(code.strip().upper(), PAGES, n=3) or list(PAGES)[:3]
         raise UsageError(
-            f"no rule has the code {escaped(code)}",
+            f"no rule has the code {escape(code)}",
             f"one of {', '.join(PAGES)}",
             f"the nearest: {', '.join(near)}",
         )

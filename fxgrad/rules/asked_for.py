@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import Explanation
-from fxgrad.graph.notation import call_text, escaped
-from fxgrad.rules.phrases import function_name, sentence
+from fxgrad.graph.text import end_sentence, escape, format_backward_call, name_hook_function
 from fxgrad.rules.subject import Subject
 
 
@@ -15,12 +14,12 @@ def inputs_leave_the_hook_out(subject: Subject) -> Iterator[Explanation]:
     if not subject.left_out:
         return
     site = subject.left_out[0]
-    call = escaped(call_text(subject.graph.info.backward))
+    call = escape(format_backward_call(subject.graph.info.backward))
     yield Explanation(
         code="FXG114",
         severity="warning",
-        headline=f"{function_name(subject.hook)} does not fire in {call}",
-        because=f"{sentence(site.reason)} In a backward without inputs= it fires. {_RULE}",
+        headline=f"{name_hook_function(subject.hook)} does not fire in {call}",
+        because=f"{end_sentence(site.reason)} In a backward without inputs= it fires. {_RULE}",
         fix="call backward without inputs=, or list a tensor there whose gradient comes through the hook's node",
         site=site,
     )

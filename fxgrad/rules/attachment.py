@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, TensorRef
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.names import describe_grad_inputs
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_argument,
+    format_meta,
+    join_words,
+    name_forward,
+    name_hook_function,
+    name_module,
+    quote_code,
+)
 from fxgrad.rules.downstream import ParameterWay, parameter_ways
 from fxgrad.rules.full_view import full_hook_advice, given_tensors
-from fxgrad.rules.functions import argument_of
-from fxgrad.rules.phrases import code, counted, forward_name, function_name, input_name, listed, meta_text, module_name
 from fxgrad.rules.subject import Placed, Spot, Subject
 
 MODULE_PY = "(torch/nn/modules/module.py, Module._call_impl)"
@@ -50,7 +59,7 @@ def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
     yield _attached(subject, placed)
     yield _entries(placed)
     if placed.call is not None:
-        yield f"{forward_name(placed.call)} was given {given_tensors(placed.call)}."
+        yield f"{name_forward(placed.call)} was given {given_tensors(placed.call)}."
     ways = parameter_ways(subject, placed.site)
     yield from filter(None, (_parameters_in(subject, ways), _parameters_behind(subject, ways)))
     yield MODULE_PY
@@ -58,25 +67,25 @@ def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
 
 def _attached(subject: Subject, placed: Placed) -> str:
     _, node, call = placed
-    returned = f"the first tensor that {forward_name(call)} returned" if call else "the first tensor of the result"
+    returned = f"the first tensor that {name_forward(call)} returned" if call else "the first tensor of the result"
     which = f" (call {call.index})" if call and len(subject.placed) > 1 else ""
-    return f"PyTorch put {function_name(subject.hook)} on the grad_fn of {returned}: {escaped(node.label)}{which}."
+    return f"PyTorch put {name_hook_function(subject.hook)} on the grad_fn of {returned}: {escape(node.label)}{which}."
 
 
 def _entries(placed: Placed) -> str:
     site, node, _ = placed
-    names = [escaped(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input]
-    shown = f" ({listed(names)})" if names else ""
-    number = counted(len(names), "entry", plural="entries")
-    return f"grad_input has {number}, one per {argument_of(node)}{shown}; grad_output has {len(site.grad_output)}."
+    names = [escape(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input]
+    shown = f" ({join_words(names)})" if names else ""
+    number = count_noun(len(names), "entry", plural="entries")
+    return f"grad_input has {number}, one per {describe_grad_inputs(node)}{shown}; grad_output has {len(site.grad_output)}."
 
 
 def _parameters_in(subject: Subject, ways: Sequence[ParameterWay]) -> str:
     """The module's parameters that are arguments of the function itself."""
     direct = [way for way in ways if not way.through]
-    names = listed(code(_short(subject, way)) for way in direct)
+    names = join_words(quote_code(_short(subject, way)) for way in direct)
     verb, noun = ("is", "entry") if len(direct) == 1 else ("are", "entries")
-    return f"{names} {verb} {noun} {listed(str(way.entry) for way in direct)}." if direct else ""
+    return f"{names} {verb} {noun} {join_words(str(way.entry) for way in direct)}." if direct else ""
 
 
 def _parameters_behind(subject: Subject, ways: Sequence[ParameterWay]) -> str:
@@ -90,10 +99,10 @@ def _parameters_behind(subject: Subject, ways: Sequence[ParameterWay]) -> str:
 
 def _behind(subject: Subject, way: ParameterWay) -> str:
     variable = subject.graph.variables_by_name.get(way.name)
-    shape = f" {meta_text(variable.meta)}" if variable else ""
+    shape = f" {format_meta(variable.meta)}" if variable else ""
     near = len(way.through) <= _SHORT_WAY
-    through = f" through {listed(escaped(node.label) for node in way.through)}" if near else ""
-    return f"{code(_short(subject, way))}{shape} at {escaped(way.leaf.label)}{through}"
+    through = f" through {join_words(escape(node.label) for node in way.through)}" if near else ""
+    return f"{quote_code(_short(subject, way))}{shape} at {escape(way.leaf.label)}{through}"
 
 
 def _short(subject: Subject, way: ParameterWay) -> str:
@@ -130,11 +139,11 @@ def _returned_argument(spot: Spot) -> TensorRef | None:
 def _elsewhere(subject: Subject, spot: Spot) -> Explanation:
     maker = subject.index.maker(spot.node)
     inside = maker is not None and subject.index.is_within(maker.id, spot.call.id)
-    owner = f"{module_name(maker.path)} ({escaped(maker.type_name)})" if maker else "code before the module"
+    owner = f"{name_module(maker.path)} ({escape(maker.type_name)})" if maker else "code before the module"
     return Explanation(
         code="FXG103",
         severity="info" if inside else "warning",
-        headline=f"the node belongs to {owner}, {'inside' if inside else 'not to'} {module_name(subject.path)}",
+        headline=f"the node belongs to {owner}, {'inside' if inside else 'not to'} {name_module(subject.path)}",
         because=f"{_came_from(spot, owner, inside=inside)} {MODULE_PY}",
         fix="register_full_backward_hook, which puts nodes of its own around the module's arguments and results",
         site=spot.site,
@@ -142,12 +151,16 @@ def _elsewhere(subject: Subject, spot: Spot) -> Explanation:
 
 
 def _came_from(spot: Spot, owner: str, *, inside: bool) -> str:
-    label, forward = escaped(spot.node.label), forward_name(spot.call)
+    label, forward = escape(spot.node.label), name_forward(spot.call)
     if inside:
         return (
             f"The first tensor that {forward} returned was made in {owner}: the hook sits on {label}, where a "
             "non-full hook on that module would sit, and sees that function's gradients only."
         )
     argument = _returned_argument(spot)
-    how = f"returned its argument {code(input_name(spot.call, argument))} as it is" if argument else "made no node"
+    how = (
+        f"returned its argument {quote_code(format_argument(spot.call.argument_names, argument.path))} as it is"
+        if argument
+        else "made no node"
+    )
     return f"{forward} {how}: the first tensor of the result still has the grad_fn from {owner}, {label}."

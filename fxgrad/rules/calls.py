@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, ModuleCall
-from fxgrad.rules.phrases import counted, function_name, input_name, listed, meta_text, module_name, node_labels, ranges
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import (
+    count_noun,
+    format_argument,
+    format_meta,
+    format_ranges,
+    join_words,
+    name_hook_function,
+    name_module,
+)
 from fxgrad.rules.subject import Placed, Subject
 
 _MOST_KINDS = 4
@@ -20,7 +29,7 @@ def removed_hook_still_fires(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG110",
         severity="warning",
-        headline=f"{function_name(subject.hook)} was removed, and still fires",
+        headline=f"{name_hook_function(subject.hook)} was removed, and still fires",
         because=(
             "A module call copies the module's hooks when it runs; handle.remove() afterwards changes the module, "
             f"not the calls. {_carriers(carrying)}. (torch/nn/modules/module.py, Module._get_backward_hooks)"
@@ -32,9 +41,9 @@ def removed_hook_still_fires(subject: Subject) -> Iterator[Explanation]:
 
 def _carriers(carrying: Sequence[Placed]) -> str:
     calls = [placed.call.index for placed in carrying if placed.call is not None]
-    who = f"call{'s' if len(calls) > 1 else ''} {ranges(calls)}" if calls else "this graph"
+    who = f"call{'s' if len(calls) > 1 else ''} {format_ranges(calls)}" if calls else "this graph"
     verb = "carry" if len(calls) > 1 else "carries"
-    return f"{who.capitalize()} still {verb} it, on {node_labels([placed.node for placed in carrying])}"
+    return f"{who.capitalize()} still {verb} it, on {join_labels([placed.node for placed in carrying])}"
 
 
 def module_is_called_several_times(subject: Subject) -> Iterator[Explanation]:
@@ -47,10 +56,10 @@ def module_is_called_several_times(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG111",
         severity="info",
-        headline=f"{module_name(subject.path)} is called {len(subject.calls)} times: which call is this?",
+        headline=f"{name_module(subject.path)} is called {len(subject.calls)} times: which call is this?",
         because=(
-            f"The hook fires for {counted(len(calls), 'call')}, and is not told which it is. Backward comes to them in "
-            f"this order: calls {ranges([call.index for call in calls])}. {_given(calls)}"
+            f"The hook fires for {count_noun(len(calls), 'call')}, and is not told which it is. Backward comes to them in "
+            f"this order: calls {format_ranges([call.index for call in calls])}. {_given(calls)}"
         ),
         fix=(
             "count the hook's runs in that order; or register in a forward hook, "
@@ -74,8 +83,11 @@ def _given(calls: Sequence[ModuleCall]) -> str:
 
 
 def _calls(indices: Sequence[int]) -> str:
-    return f"call {indices[0]} was" if len(indices) == 1 else f"calls {ranges(indices)} were"
+    return f"call {indices[0]} was" if len(indices) == 1 else f"calls {format_ranges(indices)} were"
 
 
 def _inputs(call: ModuleCall) -> str:
-    return listed(f"{input_name(call, ref)} {meta_text(ref.meta)}" for ref in call.inputs) or "no tensor"
+    return (
+        join_words(f"{format_argument(call.argument_names, ref.path)} {format_meta(ref.meta)}" for ref in call.inputs)
+        or "no tensor"
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall
-from fxgrad.rules.phrases import code, editor_line, function_name, module_name, node_labels
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import format_source, name_hook_function, name_module, quote_code
 from fxgrad.rules.subject import Subject
 
 _CHECKPOINT_PY = "(torch/utils/checkpoint.py)"
@@ -27,9 +28,9 @@ def _reentrant(subject: Subject, _: ModuleCall) -> Explanation:
     return Explanation(
         code="FXG115",
         severity="warning",
-        headline=f"{function_name(subject.hook)} is attached only when backward runs the checkpoint again",
+        headline=f"{name_hook_function(subject.hook)} is attached only when backward runs the checkpoint again",
         because=(
-            f"A reentrant checkpoint runs {module_name(subject.path)} without gradients in forward: the hook finds no "
+            f"A reentrant checkpoint runs {name_module(subject.path)} without gradients in forward: the hook finds no "
             "node. Backward runs it again, with gradients; the hook is put on the nodes of that run, and called in a "
             f"backward inside of backward. {_CHECKPOINT_PY}"
         ),
@@ -39,13 +40,13 @@ def _reentrant(subject: Subject, _: ModuleCall) -> Explanation:
 
 
 def _in_function(subject: Subject, call: ModuleCall) -> Explanation:
-    at = f", called at {editor_line(call.source)}," if call.source is not None else ""
+    at = f", called at {format_source(call.source)}," if call.source is not None else ""
     return Explanation(
         code="FXG115",
         severity="warning",
-        headline=f"{function_name(subject.hook)} is attached only if a Function's backward runs {module_name(subject.path)} again",
+        headline=f"{name_hook_function(subject.hook)} is attached only if a Function's backward runs {name_module(subject.path)} again",
         because=(
-            f"The forward of a custom Function runs {module_name(subject.path)}{at} and PyTorch records no gradients there "
+            f"The forward of a custom Function runs {name_module(subject.path)}{at} and PyTorch records no gradients there "
             "(torch/csrc/autograd/python_function.cpp, THPFunction_apply): on what forward makes no hook is called by this "
             "backward. The code of the Function's backward starts a backward of its own, which calls the hooks of what it "
             "comes to."
@@ -60,9 +61,9 @@ def _not_reentrant(subject: Subject, call: ModuleCall) -> Explanation:
     return Explanation(
         code="FXG115",
         severity="info",
-        headline=f"{module_name(subject.path)} runs twice, and {function_name(subject.hook)} is called for the first run",
+        headline=f"{name_module(subject.path)} runs twice, and {name_hook_function(subject.hook)} is called for the first run",
         because=(
-            f"A checkpoint runs {module_name(subject.path)} again in backward, with the hooks of its forward, until it has "
+            f"A checkpoint runs {name_module(subject.path)} again in backward, with the hooks of its forward, until it has "
             "what it did not save. The second run puts the hook on nodes that backward never runs. "
             f"{_CHECKPOINT_PY}"
         ),
@@ -87,10 +88,10 @@ def _leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation:
     return Explanation(
         code="FXG115",
         severity="info",
-        headline=f"{function_name(subject.hook)} is called once more for each reentrant checkpoint that uses its tensor",
+        headline=f"{name_hook_function(subject.hook)} is called once more for each reentrant checkpoint that uses its tensor",
         because=(
-            f"{node_labels(subject.graph.nesting)} {runs} a backward of its own for what it recomputes. It adds into .grad of "
-            f"{code(subject.path)} if it uses that, and calls the hook with its part of the gradient. {_CHECKPOINT_PY}"
+            f"{join_labels(subject.graph.nesting)} {runs} a backward of its own for what it recomputes. It adds into .grad of "
+            f"{quote_code(subject.path)} if it uses that, and calls the hook with its part of the gradient. {_CHECKPOINT_PY}"
         ),
         fix="checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
         site=site,
@@ -98,14 +99,14 @@ def _leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation:
 
 
 def _leaf_in_function(subject: Subject, site: HookSite) -> Explanation:
-    labels = node_labels(subject.graph.nesting)
+    labels = join_labels(subject.graph.nesting)
     return Explanation(
         code="FXG115",
         severity="info",
-        headline=f"{function_name(subject.hook)} may be called once more by a backward that starts inside this one",
+        headline=f"{name_hook_function(subject.hook)} may be called once more by a backward that starts inside this one",
         because=(
             f"The code of what {labels} stands for starts a backward of its own. That calls the hook with its part of the "
-            f"gradient if it comes to {code(subject.path)}, and the hook sees no sum. "
+            f"gradient if it comes to {quote_code(subject.path)}, and the hook sees no sum. "
             "(torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
         ),
         fix=f"{_IN_ITS_PLACE}, with which the hook is called once, with the sum",

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall, Node, TensorRef
-from fxgrad.graph.notation import escaped, path_text
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import (
+    count_noun,
+    end_sentence,
+    escape,
+    format_argument,
+    format_path,
+    format_ranges,
+    join_words,
+    name_forward,
+    name_hook_function,
+    name_module,
+    quote_code,
+)
 from fxgrad.rules.downstream import nodes_behind
 from fxgrad.rules.full_view import takes_full_hook
-from fxgrad.rules.phrases import (
-    code,
-    counted,
-    forward_name,
-    function_name,
-    input_name,
-    listed,
-    module_name,
-    node_labels,
-    ranges,
-    sentence,
-)
 from fxgrad.rules.subject import Spot, Subject
 
 _MOST_REASONS = 3
@@ -34,7 +35,7 @@ def hook_never_fires(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG104",
         severity="warning",
-        headline=f"{function_name(subject.hook)} {_silence(subject, silent)}",
+        headline=f"{name_hook_function(subject.hook)} {_silence(subject, silent)}",
         because=_reasons(subject, silent),
         fix=_remedy(subject, silent[0]),
         site=silent[0],
@@ -45,7 +46,7 @@ def _silence(subject: Subject, silent: Sequence[HookSite]) -> str:
     calls = [call.index for call in map(subject.call, silent) if call is not None]
     if len(silent) == len(subject.sites) or not calls:
         return "never fires"
-    return f"does not fire for call{'s' if len(calls) > 1 else ''} {ranges(calls)} of {len(subject.calls)}"
+    return f"does not fire for call{'s' if len(calls) > 1 else ''} {format_ranges(calls)} of {len(subject.calls)}"
 
 
 def _reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
@@ -53,9 +54,9 @@ def _reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
     for site in silent:
         found.setdefault(site.reason, site)
     if len(found) == 1:
-        return sentence(silent[0].reason)
+        return end_sentence(silent[0].reason)
     shown = list(found.items())[:_MOST_REASONS]
-    told = " ".join(f"{_where(subject, site)}: {sentence(reason)}" for reason, site in shown)
+    told = " ".join(f"{_where(subject, site)}: {end_sentence(reason)}" for reason, site in shown)
     return told if len(found) == len(shown) else f"{told} And {len(found) - len(shown)} more such calls."
 
 
@@ -78,7 +79,7 @@ def _tensor_remedy(subject: Subject) -> str:
         case HookKind.NODE | HookKind.NODE_PRE:
             return "register it on a node between what you call backward on and the leaves that require grad"
         case _ if subject.path in subject.graph.variables_by_name:
-            return f"let what you call backward on depend on {code(subject.path)}"
+            return f"let what you call backward on depend on {quote_code(subject.path)}"
         case _:
             return "register it on the tensor that the rest of forward uses, after any in-place change of it"
 
@@ -87,7 +88,7 @@ def _no_call_remedy(subject: Subject) -> str:
     if subject.graph.info.calls_reason is not None:
         return "trace the run itself (fxgrad.trace, fxgrad.record): from finished outputs no module call can be seen"
     if subject.module and subject.module.wraps is not None and not subject.hook.kind.is_full_pre:
-        return f"register it on {code(subject.module.wraps)}, the module inside, before the first call"
+        return f"register it on {quote_code(subject.module.wraps)}, the module inside, before the first call"
     if subject.calls:
         return "register the hook before forward runs: each call takes along the hooks of that moment"
     if _parameters_in_graph(subject):
@@ -105,14 +106,14 @@ def _parameters_in_graph(subject: Subject) -> bool:
 
 def _call_remedy(subject: Subject, call: ModuleCall) -> str:
     if not call.grad_enabled:
-        return f"call {module_name(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
+        return f"call {name_module(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
     carrying = [ref for ref in call.outputs if ref.requires_grad]
     if not carrying:
         return "let one of its parameters or inputs require grad, and keep detach, integers and no_grad out of forward"
     if subject.hook.kind.is_legacy:
         return _legacy_remedy(call, carrying)
     if not takes_full_hook(call):
-        return f"return a Tensor or a tuple of Tensors from {forward_name(call)}, or {_tensor_hook(carrying[0])}"
+        return f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or {_tensor_hook(carrying[0])}"
     return f"{_use_result(carrying)}, or {_tensor_hook(carrying[0])}"
 
 
@@ -124,11 +125,13 @@ def _legacy_remedy(call: ModuleCall, carrying: Sequence[TensorRef]) -> str:
 
 
 def _use_result(carrying: Sequence[TensorRef]) -> str:
-    return f"let what you call backward on depend on this call's {listed(path_text(ref.path) for ref in carrying)}"
+    return (
+        f"let what you call backward on depend on this call's {join_words(format_path(ref.path) for ref in carrying)}"
+    )
 
 
 def _tensor_hook(ref: TensorRef) -> str:
-    return f"put Tensor.register_hook on {path_text(ref.path)}"
+    return f"put Tensor.register_hook on {format_path(ref.path)}"
 
 
 def hook_fires_before_the_module_is_done(subject: Subject) -> Iterator[Explanation]:
@@ -154,19 +157,19 @@ def _legacy_part(subject: Subject, spot: Spot) -> Explanation | None:
     return Explanation(
         code="FXG105",
         severity="info",
-        headline=f"the hook fires before backward of {module_name(subject.path)} is done",
-        because=_part_because(spot, waiting, [input_name(spot.call, ref) for ref in missing]),
+        headline=f"the hook fires before backward of {name_module(subject.path)} is done",
+        because=_part_because(spot, waiting, [format_argument(spot.call.argument_names, ref.path) for ref in missing]),
         fix="register_full_backward_hook fires when the gradients of all positional arguments are there",
         site=spot.site,
     )
 
 
 def _part_because(spot: Spot, waiting: Sequence[Node], missing: Sequence[str]) -> str:
-    more = counted(len(waiting), "more node")
+    more = count_noun(len(waiting), "more node")
     verb = "runs" if len(waiting) == 1 else "run"
     return (
-        f"It runs right after {escaped(spot.node.label)}. {more} of the module {verb} later "
-        f"({node_labels(waiting, most=_MOST_NODES)}), so grad_input has no entry for {listed(missing)}."
+        f"It runs right after {escape(spot.node.label)}. {more} of the module {verb} later "
+        f"({join_labels(waiting, most=_MOST_NODES)}), so grad_input has no entry for {join_words(missing)}."
     )
 
 
@@ -177,11 +180,11 @@ def _full_without_input(subject: Subject, spot: Spot) -> Explanation | None:
     return Explanation(
         code="FXG105",
         severity="warning",
-        headline=f"the hook fires when backward of {module_name(subject.path)} begins, and its grad_input is all None",
+        headline=f"the hook fires when backward of {name_module(subject.path)} begins, and its grad_input is all None",
         because=(
-            f"Of the positional arguments of {forward_name(spot.call)}, {setup.n_inputs} in number, none is a tensor "
+            f"Of the positional arguments of {name_forward(spot.call)}, {setup.n_inputs} in number, none is a tensor "
             "that requires grad. So PyTorch put no node on the inputs, and calls the hook from the node on the "
-            f"outputs, {escaped(spot.node.label)}, with a UserWarning. (torch/utils/hooks.py, BackwardHook)"
+            f"outputs, {escape(spot.node.label)}, with a UserWarning. (torch/utils/hooks.py, BackwardHook)"
         ),
         fix=_full_remedy(spot),
         site=spot.site,
@@ -189,11 +192,13 @@ def _full_without_input(subject: Subject, spot: Spot) -> Explanation | None:
 
 
 def _full_remedy(spot: Spot) -> str:
-    hidden = [input_name(spot.call, ref) for ref in spot.call.inputs if ref.requires_grad]
+    hidden = [format_argument(spot.call.argument_names, ref.path) for ref in spot.call.inputs if ref.requires_grad]
     if hidden:
         verb = "requires" if len(hidden) == 1 else "require"
-        return f"{listed(hidden)} {verb} grad: hand it over as a positional argument of its own"
-    shown = next((code(input_name(spot.call, ref)) for ref in spot.call.inputs), "an input")
+        return f"{join_words(hidden)} {verb} grad: hand it over as a positional argument of its own"
+    shown = next(
+        (quote_code(format_argument(spot.call.argument_names, ref.path)) for ref in spot.call.inputs), "an input"
+    )
     return (
         f"if the input's gradient is what you want, {shown} must require grad; for the parameters' gradients use "
         "Tensor.register_post_accumulate_grad_hook"

@@ -6,9 +6,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Explanation, HookKind, Module, ModuleCall
-from fxgrad.graph.notation import escaped, path_text
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_argument,
+    format_path,
+    join_words,
+    name_forward,
+    name_hook_function,
+    name_module,
+)
 from fxgrad.rules.full_view import invisible, takes_full_hook
-from fxgrad.rules.phrases import counted, forward_name, function_name, input_name, listed, module_name
 from fxgrad.rules.subject import Spot, Subject
 
 _HOOKS_PY = "(torch/utils/hooks.py, BackwardHook)"
@@ -37,21 +45,21 @@ def _misses(
 
 
 def _hidden_inputs(call: ModuleCall) -> _Names:
-    return [input_name(call, ref) for ref in invisible(call.inputs)]
+    return [format_argument(call.argument_names, ref.path) for ref in invisible(call.inputs)]
 
 
 def _hidden_outputs(call: ModuleCall) -> _Names:
-    return [path_text(ref.path) for ref in invisible(call.outputs)] if takes_full_hook(call) else []
+    return [format_path(ref.path) for ref in invisible(call.outputs)] if takes_full_hook(call) else []
 
 
 def _misses_inputs(spot: Spot, names: _Names) -> Explanation:
     return Explanation(
         code="FXG107",
         severity="warning",
-        headline=f"grad_input has no entry for {listed(names)}",
+        headline=f"grad_input has no entry for {join_words(names)}",
         because=(
             f"grad_input has one entry for {_each(spot.call.n_args, 'positional argument')} of "
-            f"{forward_name(spot.call)}, and a gradient only where that is a tensor itself: {listed(names)} "
+            f"{name_forward(spot.call)}, and a gradient only where that is a tensor itself: {join_words(names)} "
             f"came as a keyword argument or inside a container. {_HOOKS_PY}"
         ),
         fix=f"hand {_them(names)} over as {_positional(names)}, or put Tensor.register_hook on {_them(names)}",
@@ -63,10 +71,10 @@ def _misses_outputs(spot: Spot, names: _Names) -> Explanation:
     return Explanation(
         code="FXG107",
         severity="warning",
-        headline=f"grad_output has no entry for {listed(names)}",
+        headline=f"grad_output has no entry for {join_words(names)}",
         because=(
             f"grad_output has one entry for {_each(spot.call.n_results, 'result')} of "
-            f"{forward_name(spot.call)}, and a gradient only where that is a tensor itself: {listed(names)} "
+            f"{name_forward(spot.call)}, and a gradient only where that is a tensor itself: {join_words(names)} "
             f"came inside a container. {_HOOKS_PY}"
         ),
         fix=f"return {_them(names)} in one flat tuple, or put Tensor.register_hook on {_them(names)}",
@@ -75,7 +83,7 @@ def _misses_outputs(spot: Spot, names: _Names) -> Explanation:
 
 
 def _each(count: int, what: str) -> str:
-    return f"the one {what}" if count == 1 else f"each of the {counted(count, what)}"
+    return f"the one {what}" if count == 1 else f"each of the {count_noun(count, what)}"
 
 
 def _positional(names: _Names) -> str:
@@ -97,8 +105,8 @@ def legacy_hook_beside_full_hooks(subject: Subject) -> Iterator[Explanation]:
             severity="warning",
             headline="the non-full hook sits on the node of a full hook",
             because=(
-                f"{_full_hooks(subject, spot.call)} put {escaped(spot.node.label)} behind the results of "
-                f"{module_name(subject.path)}, and the non-full hook takes the grad_fn it finds there. Its grad_input "
+                f"{_full_hooks(subject, spot.call)} put {escape(spot.node.label)} behind the results of "
+                f"{name_module(subject.path)}, and the non-full hook takes the grad_fn it finds there. Its grad_input "
                 f"and grad_output are the gradients of the results, one each per top-level tensor. {_HOOKS_PY}"
             ),
             fix="use full hooks only",
@@ -108,8 +116,8 @@ def legacy_hook_beside_full_hooks(subject: Subject) -> Iterator[Explanation]:
 
 def _full_hooks(subject: Subject, call: ModuleCall) -> str:
     hooks = (subject.graph.hooks[number] for number in call.hooks)
-    names = [function_name(hook) for hook in hooks if hook.kind.is_full or hook.kind.is_full_pre]
-    return f"{listed(names) or 'A full hook'}, registered for full hooks,"
+    names = [name_hook_function(hook) for hook in hooks if hook.kind.is_full or hook.kind.is_full_pre]
+    return f"{join_words(names) or 'A full hook'}, registered for full hooks,"
 
 
 def module_refuses_the_other_kind(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -129,7 +137,7 @@ def _refuses(module: Module) -> Explanation:
     return Explanation(
         code="FXG108",
         severity="info",
-        headline=f"{module_name(module.path)} has no backward hook and still refuses {refused} ones",
+        headline=f"{name_module(module.path)} has no backward hook and still refuses {refused} ones",
         because=(
             f"A {had} backward hook was registered on it once. That set _is_full_backward_hook, which stays when the "
             f"handle is removed: registering a {refused} hook raises RuntimeError. "
@@ -170,7 +178,7 @@ def _inplace_because(found: re.Match[str], *, marked: bool) -> str:
     if marked:
         return f"{marks}: here of output {number} of BackwardHookFunction. {_HOOKS_PY}"
     return (
-        f"{marks}, also through a further view: here of output {number} of {escaped(function)}. A custom Function of "
+        f"{marks}, also through a further view: here of output {number} of {escape(function)}. A custom Function of "
         f"your own that returns an input as it is raises the same, without any hook. {_HOOKS_PY}"
     )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fxgrad.graph import ModuleCall, TensorRef
-from fxgrad.graph.notation import escaped, path_text
-from fxgrad.rules.phrases import argument_name, counted, input_name, listed, tuple_text
+from fxgrad.graph.text import count_noun, escape, format_argument, format_path, format_tuple, join_words
 from fxgrad.rules.subject import Subject
 
 _TOP_LEVEL = 2
@@ -31,7 +30,9 @@ def grad_input_names(call: ModuleCall) -> tuple[str, ...]:
     tops = {ref.path[1] for ref in call.inputs if is_visible(ref)}
     if not any(ref.requires_grad for ref in call.inputs if is_visible(ref)):
         return ("None",) * call.n_args
-    return tuple(argument_name(call, at) if at in tops else "None" for at in range(call.n_args))
+    return tuple(
+        format_argument(call.argument_names, ("args", at)) if at in tops else "None" for at in range(call.n_args)
+    )
 
 
 def grad_output_names(subject: Subject, call: ModuleCall) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ def grad_output_names(subject: Subject, call: ModuleCall) -> tuple[str, ...]:
 
 
 def _result(subject: Subject, call: ModuleCall, ref: TensorRef) -> str:
-    return path_text(ref.path) if ref.requires_grad and _is_used_outside(subject, call, ref) else "None"
+    return format_path(ref.path) if ref.requires_grad and _is_used_outside(subject, call, ref) else "None"
 
 
 def _is_used_outside(subject: Subject, call: ModuleCall, ref: TensorRef) -> bool:
@@ -62,12 +63,12 @@ def full_hook_advice(subject: Subject, call: ModuleCall) -> str:
     if not takes_full_hook(call):
         return (
             f"put Tensor.register_hook on the tensors themselves; a full hook needs a Tensor or a tuple as result, "
-            f"and this is {escaped(call.result_type)}"
+            f"and this is {escape(call.result_type)}"
         )
     names = grad_input_names(call)
     return (
-        f"register_full_backward_hook: grad_input would be {tuple_text(names)}, one entry per positional argument"
-        f"{_all_none(names)}{_unseen(call)}; grad_output {tuple_text(grad_output_names(subject, call))}, one per result"
+        f"register_full_backward_hook: grad_input would be {format_tuple(names)}, one entry per positional argument"
+        f"{_all_none(names)}{_unseen(call)}; grad_output {format_tuple(grad_output_names(subject, call))}, one per result"
     )
 
 
@@ -76,12 +77,12 @@ def _all_none(names: tuple[str, ...]) -> str:
 
 
 def _unseen(call: ModuleCall) -> str:
-    hidden = [input_name(call, ref) for ref in invisible(call.inputs)]
+    hidden = [format_argument(call.argument_names, ref.path) for ref in invisible(call.inputs)]
     verb = "is" if len(hidden) == 1 else "are"
-    return f" ({listed(hidden)}, inside a container or a keyword, {verb} invisible to it)" if hidden else ""
+    return f" ({join_words(hidden)}, inside a container or a keyword, {verb} invisible to it)" if hidden else ""
 
 
 def given_tensors(call: ModuleCall) -> str:
     """The tensors that forward was given, counted and named."""
-    names = [input_name(call, ref) for ref in call.inputs]
-    return counted(len(names), "tensor") + (f" ({listed(names)})" if names else "")
+    names = [format_argument(call.argument_names, ref.path) for ref in call.inputs]
+    return count_noun(len(names), "tensor") + (f" ({join_words(names)})" if names else "")

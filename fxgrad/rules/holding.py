@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, Held
-from fxgrad.graph.notation import escaped
-from fxgrad.rules.phrases import code, function_name, listed, module_name
+from fxgrad.graph.text import escape, join_words, name_hook_function, name_module, quote_code
 from fxgrad.rules.subject import Subject
 
 
@@ -36,17 +35,17 @@ def _leads_back(subject: Subject, held: Held) -> bool:
 
 
 def _names(held: Sequence[Held]) -> str:
-    return listed(dict.fromkeys(code(each.name) for each in held))
+    return join_words(dict.fromkeys(quote_code(each.name) for each in held))
 
 
 def _while_registered(subject: Subject, held: Sequence[Held]) -> Explanation:
     inside = all(each.is_inside for each in held)
-    owner = module_name(subject.path) if subject.hook.kind.is_module else code(subject.path)
+    owner = name_module(subject.path) if subject.hook.kind.is_module else quote_code(subject.path)
     until = ", or what it holds is emptied" if inside else ""
     return Explanation(
         code="FXG116",
         severity="info" if inside else "warning",
-        headline=f"{function_name(subject.hook)} keeps a graph alive by {_names(held)}",
+        headline=f"{name_hook_function(subject.hook)} keeps a graph alive by {_names(held)}",
         because=(
             f"Its function refers to {_names(held)}, with a graph and its saved tensors behind. The hook is on {owner}, "
             f"which lives on: so does the graph, until the handle is removed{until}. (torch/utils/hooks.py)"
@@ -60,10 +59,10 @@ def _circle(subject: Subject, held: Sequence[Held]) -> Explanation:
     return Explanation(
         code="FXG116",
         severity="warning",
-        headline=f"{function_name(subject.hook)} keeps its own graph alive by {_names(held)}",
+        headline=f"{name_hook_function(subject.hook)} keeps its own graph alive by {_names(held)}",
         because=(
             f"Its function refers to {_names(held)}, whose graph has the node that the hook is on, "
-            f"{escaped(subject.placed[0].node.label)}. The node holds the hook, in C++: no garbage collector sees this "
+            f"{escape(subject.placed[0].node.label)}. The node holds the hook, in C++: no garbage collector sees this "
             "circle, and the graph is not freed before the handle is removed. (torch/csrc/autograd/python_hook.cpp)"
         ),
         fix=f"let the function hold {_names(held)} detached, or what it needs of it; or remove the handle after backward",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import Explanation, FxNode, HookKind
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape, name_hook_function
 from fxgrad.rules.operations import operation_name, place
-from fxgrad.rules.phrases import function_name
 from fxgrad.rules.subject import Subject
 
 
@@ -22,7 +21,7 @@ def tensor_hook_stays_behind(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG112",
         severity="warning",
-        headline=f"{function_name(subject.hook)} {_headline(change, silent=silent)}",
+        headline=f"{name_hook_function(subject.hook)} {_headline(change, silent=silent)}",
         because=_because(subject, change, silent=silent),
         fix=f"register it after {operation_name(change)}, or use an operation that is not in place there",
         site=subject.sites[0],
@@ -52,7 +51,7 @@ def _headline(change: FxNode, *, silent: bool) -> str:
 
 def _because(subject: Subject, change: FxNode, *, silent: bool) -> str:
     placed = subject.placed
-    stays = f"on {escaped(placed[0].node.label)}" if placed else "on the node that it was on"
+    stays = f"on {escape(placed[0].node.label)}" if placed else "on the node that it was on"
     what = "which backward does not run" if silent else "and sees the gradient there, before the change"
     return (
         f"{place(change.source)}, {operation_name(change)} changes the tensor, or one that shares its memory, after "

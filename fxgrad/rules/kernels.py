@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import Explanation, Landing, Node, OtherDevice
-from fxgrad.graph.notation import escaped, one_line
+from fxgrad.graph.names import name_node_function
+from fxgrad.graph.text import end_sentence, escape, escape_unprintable, name_module
 from fxgrad.rules.backends import backend_of
-from fxgrad.rules.functions import function_of
-from fxgrad.rules.phrases import module_name, sentence
 from fxgrad.rules.subject import Placed, Spot, Subject
 
 _ADVICE = "register_full_backward_hook, whose entries are the module's own on every device"
@@ -43,7 +42,7 @@ def _compared(subject: Subject, spot: Spot, landing: Landing) -> Explanation:
     return Explanation(
         code="FXG102",
         severity="info",
-        headline=f"on {_device(other)} this hook sits on another node, {escaped(landing.node)}",
+        headline=f"on {_device(other)} this hook sits on another node, {escape(landing.node)}",
         because=" ".join([*_here(subject, spot.node), _there(subject, other, spot, landing)]),
         fix=_ADVICE,
         site=spot.site,
@@ -71,8 +70,8 @@ def _depends_on_the_kernel(subject: Subject, placed: Placed) -> bool:
 def _here(subject: Subject, node: Node) -> Iterator[str]:
     info, backend = subject.graph.info, backend_of(node)
     emulated = ", which was emulated here" if info.emulated else ""
-    yield f"On {escaped(info.device)}{emulated}, {module_name(subject.path)} ran through {function_of(node)},"
-    yield f"and the hook sits on that function's node, {escaped(node.label)}."
+    yield f"On {escape(info.device)}{emulated}, {name_module(subject.path)} ran through {name_node_function(node)},"
+    yield f"and the hook sits on that function's node, {escape(node.label)}."
     if backend:
         yield f"That function belongs to {backend}."
 
@@ -81,7 +80,7 @@ def _there(subject: Subject, other: OtherDevice, spot: Spot, landing: Landing) -
     which = f" at call {spot.call.index}" if len(subject.placed) > 1 else ""
     node, number = spot.node, landing.grad_input
     return (
-        f"On {_device(other)}, where the same program ran as well, it sits on {escaped(landing.node)}{which}, and "
+        f"On {_device(other)}, where the same program ran as well, it sits on {escape(landing.node)}{which}, and "
         f"receives {number} grad_input and {landing.grad_output} grad_output, "
         f"not {len(node.edges)} and {len(node.grad_outputs)}."
     )
@@ -90,7 +89,7 @@ def _there(subject: Subject, other: OtherDevice, spot: Spot, landing: Landing) -
 def _elsewhere(subject: Subject, node: Node) -> Iterator[str]:
     other = subject.graph.info.other_device
     if other is not None and other.failure is not None:
-        yield f"Where it sits on {_device(other)} could not be seen: {sentence(one_line(other.failure))}"
+        yield f"Where it sits on {_device(other)} could not be seen: {end_sentence(escape_unprintable(other.failure))}"
     elif backend_of(node):
         yield "Elsewhere other functions do its work, with other nodes."
     else:
@@ -98,4 +97,4 @@ def _elsewhere(subject: Subject, node: Node) -> Iterator[str]:
 
 
 def _device(other: OtherDevice) -> str:
-    return "the CPU" if other.device == "cpu" else escaped(other.device)
+    return "the CPU" if other.device == "cpu" else escape(other.device)

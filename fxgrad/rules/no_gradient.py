@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Source, Variable
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import count_noun, join_words, name_module, quote_code
 from fxgrad.rules.data_flow import DataFlow
 from fxgrad.rules.lost_gradients import Loss, Lost, lost_gradients
 from fxgrad.rules.operations import (
@@ -18,7 +20,6 @@ from fxgrad.rules.operations import (
     taken_sentence,
     unpassed_sentence,
 )
-from fxgrad.rules.phrases import code, counted, listed, module_name, node_labels
 
 _MOST_PLACES = 3
 _REQUIRES_GRAD_CPP = "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
@@ -51,7 +52,7 @@ def _lost_together(graph: BackwardGraph, group: Sequence[Lost]) -> Explanation:
 
 
 def _names(group: Sequence[Lost]) -> str:
-    return listed(code(lost.parameter.name) for lost in group)
+    return join_words(quote_code(lost.parameter.name) for lost in group)
 
 
 def _freeze(group: Sequence[Lost]) -> str:
@@ -90,11 +91,11 @@ def why_lost(graph: BackwardGraph, lost: Lost) -> str:
     owner = lost.parameter.name.rpartition(".")[0]
     if lost.why is not Loss.RECOMPUTED:
         silent = graph.info.calls_reason is None and never_called(graph, [lost.parameter])
-        return f"{lost_at(lost)}: {module_name(owner)} is never called" if silent else lost_at(lost)
+        return f"{lost_at(lost)}: {name_module(owner)} is never called" if silent else lost_at(lost)
     is_checkpoint = graph.nests_in_checkpoints
-    runs = "a reentrant checkpoint runs" if is_checkpoint else f"{node_labels(graph.nesting)} may run"
+    runs = "a reentrant checkpoint runs" if is_checkpoint else f"{join_labels(graph.nesting)} may run"
     if owner in graph.recomputed_modules:
-        return f"only backward decides: {runs} {module_name(owner)} again then"
+        return f"only backward decides: {runs} {name_module(owner)} again then"
     return f"no root depends on it, outside of what {runs} {'again in backward' if is_checkpoint else 'in a backward of its own'}"
 
 
@@ -116,7 +117,7 @@ def _lost_because(graph: BackwardGraph, lost: Lost, them: str) -> Iterator[str]:
             yield from map(_end_sentence, lost.at[:_MOST_PLACES])
             yield "No recorded operation leads from there to what forward returns."
     if len(lost.at) > _MOST_PLACES:
-        yield f"And at {counted(len(lost.at) - _MOST_PLACES, 'more place')}."
+        yield f"And at {count_noun(len(lost.at) - _MOST_PLACES, 'more place')}."
     yield f"Backward leaves .grad as it is: None at first. {_REQUIRES_GRAD_CPP}"
 
 
@@ -161,7 +162,7 @@ def _them(group: Sequence[Lost]) -> str:
 def _unused_because(graph: BackwardGraph, unused: Sequence[Lost]) -> Iterator[str]:
     silent = never_called(graph, [lost.parameter for lost in unused])
     if silent:
-        yield f"{listed(map(module_name, silent))} {'is' if len(silent) == 1 else 'are'} never called."
+        yield f"{join_words(map(name_module, silent))} {'is' if len(silent) == 1 else 'are'} never called."
     yield f"No operation that was recorded was given {_them(unused)}, so backward leaves .grad as it is: None at first."
     yield (
         "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
@@ -184,9 +185,9 @@ def parameter_is_frozen(graph: BackwardGraph) -> Iterator[Explanation]:
         yield Explanation(
             code="FXG201",
             severity="info",
-            headline=f"{counted(len(frozen), 'parameter')} {'are' if several else 'is'} frozen",
+            headline=f"{count_noun(len(frozen), 'parameter')} {'are' if several else 'is'} frozen",
             because=(
-                f"requires_grad is False for {listed(code(each.name) for each in frozen)}: backward leaves .grad as it "
+                f"requires_grad is False for {join_words(quote_code(each.name) for each in frozen)}: backward leaves .grad as it "
                 "is, None at first."
             ),
             fix=f"requires_grad_(True) on {'those' if several else 'it'}, if {'they are' if several else 'it is'} to be trained",
@@ -213,13 +214,13 @@ def _no_leaf(variable: Variable) -> Explanation:
     return Explanation(
         code="FXG201",
         severity="info" if is_input else "warning",
-        headline=f"{code(variable.name)} is no leaf: its .grad stays None",
+        headline=f"{quote_code(variable.name)} is no leaf: its .grad stays None",
         because=(
-            f"{code(variable.name)} was computed before forward from tensors that require grad. Backward adds "
+            f"{quote_code(variable.name)} was computed before forward from tensors that require grad. Backward adds "
             "gradients into leaves alone, and optimizers refuse anything else. (torch/_tensor.py, Tensor.is_leaf)"
         ),
         fix=(
-            f"{code(variable.name)}.retain_grad() before backward, if its gradient is what you want; make it a leaf "
+            f"{quote_code(variable.name)}.retain_grad() before backward, if its gradient is what you want; make it a leaf "
             "with .detach().requires_grad_(), or an nn.Parameter, if it is to be trained"
         ),
         owner=variable.name,
@@ -253,10 +254,10 @@ def _nothing_to_cut(graph: BackwardGraph, flow: DataFlow) -> str:
     parameters = [variable for variable in used if variable.kind == "parameter"]
     asking = [variable.name for variable in parameters if variable.requires_grad]
     if asking:
-        return f"Forward gives {listed(map(code, asking))} to operations that give no gradient back."
+        return f"Forward gives {join_words(map(quote_code, asking))} to operations that give no gradient back."
     if not parameters:
         return "Nothing that forward computes its output from requires grad, and no parameter is among it."
     return (
         "Nothing that forward computes its output from requires grad: of its "
-        f"{counted(len(parameters), 'parameter')} all are frozen."
+        f"{count_noun(len(parameters), 'parameter')} all are frozen."
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fxgrad.graph import FxNode, Source
+from fxgrad.graph.text import format_source, quote_code
 from fxgrad.rules.data_flow import may_carry
-from fxgrad.rules.phrases import code, editor_line
 
 _FLOATING = ("float", "bfloat", "complex")
 _GETTER = "getattr"
@@ -14,19 +14,19 @@ def operation_name(fx_node: FxNode) -> str:
     """What the program called: `detach`, `linear`; an attribute as `.data`."""
     name = fx_node.target.rpartition(".")[2]
     attribute = fx_node.args_text.rpartition(", ")[2]
-    return code(f".{attribute}" if name == _GETTER and attribute else name)
+    return quote_code(f".{attribute}" if name == _GETTER and attribute else name)
 
 
 def place(source: Source | None) -> str:
     """A line with its text, to begin a sentence with."""
     if source is None:
         return "On a line that is not known"
-    return f"At {editor_line(source)}" + (f", {code(source.code)}" if source.code else "")
+    return f"At {format_source(source)}" + (f", {quote_code(source.code)}" if source.code else "")
 
 
 def at_line(source: Source | None) -> str:
     """A line, to end a phrase with."""
-    return f" at {editor_line(source)}" if source else ""
+    return f" at {format_source(source)}" if source else ""
 
 
 def is_not_floating(fx_node: FxNode) -> bool:
@@ -73,9 +73,9 @@ def unpassed_sentence(fx_node: FxNode, them: str) -> str:
 def taken_sentence(fx_node: FxNode) -> str:
     """Where the value of an operation left torch."""
     taken = fx_node.taken[-1]
-    return f"{place(taken.source)}, {code(taken.function)} gives its value to Python, which autograd does not follow."
+    return f"{place(taken.source)}, {quote_code(taken.function)} gives its value to Python, which autograd does not follow."
 
 
 def taken_remedy(fx_node: FxNode) -> str:
     """What to do so that the value stays in torch."""
-    return f"go on with the tensor, without {code(fx_node.taken[-1].function)}"
+    return f"go on with the tensor, without {quote_code(fx_node.taken[-1].function)}"

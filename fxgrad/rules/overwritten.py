@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.names import name_node_function
+from fxgrad.graph.text import escape, format_source, join_words, quote_code
 from fxgrad.predict import predict_nodes
 from fxgrad.rules.data_flow import DataFlow
-from fxgrad.rules.functions import function_of
 from fxgrad.rules.operations import operation_name, place
-from fxgrad.rules.phrases import code, editor_line, listed
 
 _UNPACK_CPP = "(torch/csrc/autograd/saved_variable.cpp)"
 _OVERWRITTEN = "has been modified by an inplace operation"
@@ -46,9 +45,9 @@ def _overwritten(node: Node, change: FxNode | None) -> Explanation:
     return Explanation(
         code="FXG203",
         severity="error",
-        headline=f"backward raises at {escaped(node.label)}: {changed_by} changed what it saved",
+        headline=f"backward raises at {escape(node.label)}: {changed_by} changed what it saved",
         because=(
-            f"{function_of(node)}{_made_at(node)} saved {listed(map(code, node.overwritten))} for backward. {line} "
+            f"{name_node_function(node)}{_made_at(node)} saved {join_words(map(quote_code, node.overwritten))} for backward. {line} "
             "Backward compares version counters, and raises `one of the variables needed for gradient computation has "
             f"been modified by an inplace operation`. {_UNPACK_CPP}"
         ),
@@ -59,7 +58,7 @@ def _overwritten(node: Node, change: FxNode | None) -> Explanation:
 
 
 def _made_at(node: Node) -> str:
-    return f", at {editor_line(node.source)}," if node.source else ""
+    return f", at {format_source(node.source)}," if node.source else ""
 
 
 def overwritten_help(message: str) -> Explanation | None:

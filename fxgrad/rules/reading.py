@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, Node, Variable
-from fxgrad.graph.notation import escaped
-from fxgrad.rules.phrases import code, counted, function_name, listed, node_labels
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import count_noun, escape, join_words, name_hook_function, quote_code
 from fxgrad.rules.subject import Placed, Subject
 
 _EACH = "parameters()"
@@ -19,11 +19,11 @@ def hook_reads_grad_too_early(subject: Subject) -> Iterator[Explanation]:
         return
     late = _accumulated_after(subject, placed)
     if late:
-        names = listed(code(variable.name) for variable, _ in late)
+        names = join_words(quote_code(variable.name) for variable, _ in late)
         yield Explanation(
             code="FXG113",
             severity="warning",
-            headline=f"{function_name(subject.hook)} reads .grad of {names} before backward adds to it",
+            headline=f"{name_hook_function(subject.hook)} reads .grad of {names} before backward adds to it",
             because=_because(subject, placed, [node for _, node in late]),
             fix=_remedy(late),
             site=placed.site,
@@ -56,10 +56,12 @@ def _read(subject: Subject) -> list[Variable]:
 
 
 def _because(subject: Subject, placed: Placed, leaves: Sequence[Node]) -> str:
-    ways = listed(code(f"module.{way}.grad" if way != _EACH else f"module.{way}") for way in subject.hook.grad_reads)
+    ways = join_words(
+        quote_code(f"module.{way}.grad" if way != _EACH else f"module.{way}") for way in subject.hook.grad_reads
+    )
     later = "runs" if len(leaves) == 1 else "run"
     return (
-        f"Its code reads {ways}. The hook is called at {escaped(placed.node.label)}; {node_labels(leaves)}, which "
+        f"Its code reads {ways}. The hook is called at {escape(placed.node.label)}; {join_labels(leaves)}, which "
         f"{'adds' if len(leaves) == 1 else 'add'} into .grad, {later} later. So it sees what was there before this "
         "backward: None at first. (torch/csrc/autograd/functions/accumulate_grad.cpp)"
     )
@@ -67,5 +69,5 @@ def _because(subject: Subject, placed: Placed, leaves: Sequence[Node]) -> str:
 
 def _remedy(late: Sequence[tuple[Variable, Node]]) -> str:
     first = late[0][0].name
-    more = f" (and on {counted(len(late) - 1, 'more parameter')})" if len(late) > 1 else ""
-    return f"register_post_accumulate_grad_hook on {code(first)}{more}, which is called when .grad is there"
+    more = f" (and on {count_noun(len(late) - 1, 'more parameter')})" if len(late) > 1 else ""
+    return f"register_post_accumulate_grad_hook on {quote_code(first)}{more}, which is called when .grad is there"

@@ -7,9 +7,17 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from fxgrad.graph import Explanation, Gradient, HookKind, HookSite, Node
-from fxgrad.graph.notation import escaped, shape_text
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_entry,
+    format_shape,
+    format_tuple,
+    join_words,
+    name_hook_function,
+    quote_code,
+)
 from fxgrad.rules.leaves import LeavesBehind
-from fxgrad.rules.phrases import code, counted, entry_value, function_name, listed, tuple_text
 from fxgrad.rules.subject import Subject
 
 _MOST_ENTRIES = 12
@@ -37,9 +45,9 @@ def hook_may_return_a_value(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG109",
         severity="info",
-        headline=f"{function_name(hook)} may return something else than None",
+        headline=f"{name_hook_function(hook)} may return something else than None",
         because=(
-            f"What it returns takes the place of {_replaced(site)} at {escaped(node.label)}. "
+            f"What it returns takes the place of {_replaced(site)} at {escape(node.label)}. "
             f"{_changed_behind(subject.index.leaves_behind, site, node)} "
             "What fxgrad says of this graph assumes that it returns None."
         ),
@@ -58,13 +66,13 @@ def _changed_behind(behind: LeavesBehind, site: HookSite, node: Node) -> str:
     """Which leaves get other gradients: those behind what is replaced."""
     starts = [node.id] if site.hook.kind in _BEFORE_THE_NODE else _behind_entries(site, node)
     count, names = behind.of(starts)
-    leaves = [code(name) for name in islice(names, _MOST_LEAVES)]
+    leaves = [quote_code(name) for name in islice(names, _MOST_LEAVES)]
     if behind.lead_to_nesting(starts):
         leaves.append("what a backward uses that a node behind it starts")
-        return f"That changes .grad of {listed(leaves, most=_MOST_LEAVES, total=count + 1)}."
+        return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count + 1)}."
     if not leaves:
         return "No leaf gets its gradient from that: no .grad changes."
-    return f"That changes .grad of {listed(leaves, most=_MOST_LEAVES, total=count)}, and of no other leaf."
+    return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count)}, and of no other leaf."
 
 
 def _behind_entries(site: HookSite, node: Node) -> list[int]:
@@ -104,13 +112,13 @@ def must_return(site: HookSite) -> str:
 def _tensor(site: HookSite) -> str:
     (gradient,) = site.grad_output
     if gradient.status == "unknown":
-        return f"None, or, where it is given a tensor, one of shape {shape_text(gradient.shape)}"
-    return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {entry_value(gradient)}")
+        return f"None, or, where it is given a tensor, one of shape {format_shape(gradient.shape)}"
+    return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {format_entry(gradient)}")
 
 
 def _tuple(name: str, gradients: Sequence[Gradient]) -> str:
-    shapes = tuple_text(map(entry_value, gradients), most=_MOST_ENTRIES)
-    entries = counted(len(gradients), "entry", plural="entries")
+    shapes = format_tuple(map(format_entry, gradients), most=_MOST_ENTRIES)
+    entries = count_noun(len(gradients), "entry", plural="entries")
     return f"None, or a tuple of {entries} in place of {name}: {shapes}"
 
 
@@ -127,11 +135,11 @@ def number_of_values_help(message: str) -> Explanation | None:
     return Explanation(
         code="FXG109",
         severity="error",
-        headline=f"a hook returned {counted(int(got), 'value')} where {expected} are expected",
+        headline=f"a hook returned {count_noun(int(got), 'value')} where {expected} are expected",
         because=(
             "What a hook returns takes the place of the tuple it was given, entry by entry. A bare tensor is no "
             "tuple: its first dimension is taken for the number of entries. "
             "(torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py)"
         ),
-        fix=f"return None, or a tuple of {counted(int(expected), 'entry', plural='entries')}, None where it was None",
+        fix=f"return None, or a tuple of {count_noun(int(expected), 'entry', plural='entries')}, None where it was None",
     )

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node
-from fxgrad.graph.module_paths import holders, outermost
+from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
 from fxgrad.rules.leaves import LeavesBehind
@@ -110,19 +110,19 @@ class Index:
         found: dict[str, list[int]] = {}
         for rank, variable in enumerate(self.graph.variables):
             names = (variable.name, *variable.aliases) if variable.kind == "parameter" else ()
-            for holder in {holder for name in names for holder in holders(name)}:
+            for holder in {holder for name in names for holder in list_parent_paths(name)}:
                 found.setdefault(holder, []).append(rank)
         return found
 
     @cached_property
     def compiled(self) -> list[str]:
         """The paths of the modules that torch.compile compiles, those inside others left out."""
-        return outermost(module.path for module in self.graph.modules if module.made_by == "torch.compile")
+        return keep_outermost(module.path for module in self.graph.modules if module.made_by == "torch.compile")
 
     @cached_property
     def containers(self) -> frozenset[str]:
         """The paths of the modules that hold others."""
-        return frozenset(holder for path in self.graph.modules_by_path for holder in holders(path))
+        return frozenset(holder for path in self.graph.modules_by_path for holder in list_parent_paths(path))
 
     @cached_property
     def _left_out_by_inputs(self) -> frozenset[_Identity]:

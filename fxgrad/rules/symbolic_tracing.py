@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Module, Taken
-from fxgrad.graph.module_paths import holders
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.lookup import list_parent_paths
+from fxgrad.graph.text import count_noun, escape, name_hook_function, name_module, quote_code
 from fxgrad.rules.data_flow import DataFlow
 from fxgrad.rules.operations import place
-from fxgrad.rules.phrases import code, counted, function_name, module_name
 from fxgrad.rules.subject import Subject
 
 _NEEDS_A_VALUE = {
@@ -31,7 +30,7 @@ def symbolic_trace_loses_the_hook(subject: Subject) -> Iterator[Explanation]:
         yield Explanation(
             code="FXG301",
             severity="info",
-            headline=f"torch.fx.symbolic_trace would lose {function_name(hook)} on {module_name(module.path)}",
+            headline=f"torch.fx.symbolic_trace would lose {name_hook_function(hook)} on {name_module(module.path)}",
             because=_traced_through(module),
             fix=_kept_by(module),
             site=subject.firing[0],
@@ -42,7 +41,9 @@ def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
     """Whether fx puts the module's operations into its graph; never those of a module that it calls as a whole."""
     if module.path == "":
         return True
-    around = [graph.modules_by_path[path] for path in holders(module.path) if path and path in graph.modules_by_path]
+    around = [
+        graph.modules_by_path[path] for path in list_parent_paths(module.path) if path and path in graph.modules_by_path
+    ]
     return all(each.is_fx_leaf is False for each in (module, *around))
 
 
@@ -54,8 +55,8 @@ def _traced_through(module: Module) -> str:
             f"and none of its hooks. {rule}"
         )
     return (
-        f"Where it can trace the model, its graph has the operations of {module_name(module.path)} "
-        f"({escaped(module.type_name)}) and no call of that module: only modules of torch.nn, Sequential excepted, are "
+        f"Where it can trace the model, its graph has the operations of {name_module(module.path)} "
+        f"({escape(module.type_name)}) and no call of that module: only modules of torch.nn, Sequential excepted, are "
         f"called as a whole. {rule}"
     )
 
@@ -102,13 +103,13 @@ def _is_proxy(graph: BackwardGraph, fx_node: FxNode) -> bool:
 def _fails(failing: list[Taken]) -> Explanation:
     first = failing[0]
     asks = _NEEDS_A_VALUE[first.function]
-    more = f" So it does at {counted(len(failing) - 1, 'more place')}." if len(failing) > 1 else ""
+    more = f" So it does at {count_noun(len(failing) - 1, 'more place')}." if len(failing) > 1 else ""
     return Explanation(
         code="FXG301",
         severity="info",
         headline="torch.fx.symbolic_trace would raise: forward asks for the value of a tensor",
         because=(
-            f"{place(first.source)}, forward calls {code(asks)} on a tensor that depends on its arguments or parameters. "
+            f"{place(first.source)}, forward calls {quote_code(asks)} on a tensor that depends on its arguments or parameters. "
             f"symbolic_trace has a Proxy there, which has no value, and raises where it comes to that.{more} "
             "(torch/fx/proxy.py, Proxy.__bool__ and TracerBase.to_bool)"
         ),

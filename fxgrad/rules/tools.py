@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, Module, NodeKind
-from fxgrad.graph.module_paths import holders, outermost
-from fxgrad.rules.phrases import code, counted, function_name, listed, module_name
+from fxgrad.graph.lookup import keep_outermost, list_parent_paths
+from fxgrad.graph.text import count_noun, join_words, name_hook_function, name_module, quote_code
 from fxgrad.rules.subject import Subject
 
 _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled", "is not supported on ScriptModules")
@@ -14,13 +14,13 @@ _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled",
 
 def script_modules_take_no_hooks(graph: BackwardGraph) -> Iterator[Explanation]:
     """FXG302: the model holds modules that TorchScript runs."""
-    scripted = outermost(module.path for module in graph.modules if module.made_by == "torch.jit")
+    scripted = keep_outermost(module.path for module in graph.modules if module.made_by == "torch.jit")
     if scripted:
         several = len(scripted) > 1
         yield Explanation(
             code="FXG302",
             severity="info",
-            headline=f"{listed(map(module_name, scripted))} {'run' if several else 'runs'} in TorchScript, without hooks",
+            headline=f"{join_words(map(name_module, scripted))} {'run' if several else 'runs'} in TorchScript, without hooks",
             because=(
                 "Backward hooks that were there when it was scripted were dropped in silence; on a ScriptModule none can "
                 "be registered, and a global backward hook makes every call of one raise. "
@@ -58,9 +58,9 @@ def compiled_module_may_pass_the_hook_by(subject: Subject) -> Iterator[Explanati
         yield Explanation(
             code="FXG303",
             severity="info",
-            headline=f"torch.compile calls {function_name(subject.hook)} only if it was there at the first call",
+            headline=f"torch.compile calls {name_hook_function(subject.hook)} only if it was there at the first call",
             because=(
-                f"{module_name(module.path)} is inside {module_name(region)}, which is compiled; for this trace it ran "
+                f"{name_module(module.path)} is inside {name_module(region)}, which is compiled; for this trace it ran "
                 "eagerly. A hook that is there when a region is compiled makes Dynamo break the graph around it; one that "
                 "is registered after the first call is not looked for again. "
                 "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
@@ -72,7 +72,7 @@ def compiled_module_may_pass_the_hook_by(subject: Subject) -> Iterator[Explanati
 
 def _is_compiled_in(subject: Subject, module: Module, region: str) -> bool:
     wrapped = subject.graph.modules_by_path[region].wraps
-    return (region if wrapped is None else wrapped) in holders(module.path)
+    return (region if wrapped is None else wrapped) in list_parent_paths(module.path)
 
 
 def compiled_regions_show_no_modules(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -82,9 +82,9 @@ def compiled_regions_show_no_modules(graph: BackwardGraph) -> Iterator[Explanati
         yield Explanation(
             code="FXG303",
             severity="info",
-            headline=f"{counted(len(regions), 'node')} of the graph {'are' if len(regions) > 1 else 'is'} made by torch.compile",
+            headline=f"{count_noun(len(regions), 'node')} of the graph {'are' if len(regions) > 1 else 'is'} made by torch.compile",
             because=(
-                f"{listed(code(node.label) for node in regions)}: what runs inside has no node of its own, so no hook on "
+                f"{join_words(quote_code(node.label) for node in regions)}: what runs inside has no node of its own, so no hook on "
                 "a module or tensor in there can be on one. A module hook that was registered after the first call is "
                 "not called. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
             ),

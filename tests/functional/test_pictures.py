@@ -13,9 +13,9 @@ import fxgrad
 from fxgrad.api import trace_target
 from fxgrad.cli import main
 from fxgrad.graph import HookKind
+from fxgrad.graph.text import name_registering_function
 from fxgrad.render.dot import dot_source
 from fxgrad.render.layout import render
-from fxgrad.rules.phrases import registering
 from tests.support.needs import needs_emulation
 from tests.support.svg_extents import Drawing
 
@@ -163,7 +163,7 @@ def test_the_picture_of_each_hooked_module_of_a_sample_can_be_read(sample):
 def test_the_picture_of_a_sample_names_every_hook(sample):
     words = "\n".join(text.words for text in Drawing(sample.draw()).texts)
     for hook in sample.graph.hooks:
-        assert f"{registering(hook.kind)} · {hook.owner}" in words
+        assert f"{name_registering_function(hook.kind)} · {hook.owner}" in words
 
 
 def test_the_legend_of_a_sample_lists_the_kinds_of_hooks_that_occur_and_no_others(sample):

@@ -20,7 +20,7 @@ import fxgrad
 from fxgrad import verification
 from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
 from fxgrad.graph.firings import Firing
-from fxgrad.graph.notation import hook_text
+from fxgrad.graph.text import format_hook
 from fxgrad.observe import execution
 from fxgrad.predict import predict
 from fxgrad.verification import Difference, Verification
@@ -115,7 +115,7 @@ def fault(kind: HookKind, change: Callable[[HookSite], HookSite]) -> Difference:
     assert f"  wrong {difference.what}: " in str(verified)
     assert f"predicted {difference.predicted}, got {difference.got}" in str(verified)
     assert site.hook.kind is kind
-    assert f" {hook_text(site.hook)} at " in str(verified)
+    assert f" {format_hook(site.hook)} at " in str(verified)
     return difference
 
 

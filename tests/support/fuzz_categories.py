@@ -19,8 +19,8 @@ from torch.nn.modules import module as module_hooks
 import fxgrad
 from fxgrad.errors import FxgradError
 from fxgrad.exchange.saved import from_json
-from fxgrad.graph.kind_names import hook_kind_named
 from fxgrad.graph.lint import GraphLintError
+from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.observe.inputs import make_arguments, parse_input
 from fxgrad.observe.literals import parse_init
 from fxgrad.observe.target_text import parse_target
@@ -194,7 +194,7 @@ def argument_text(seed: int) -> str:
         lambda: parse_input(text),
         lambda: make_arguments([_small_input(text)]),
         lambda: parse_target(text),
-        lambda: hook_kind_named(text),
+        lambda: find_hook_kind(text),
         lambda: trace.explain(text),
         lambda: trace.predict(inputs=text, roots=[text]),
         lambda: trace.draw(module=text),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fxgrad.graph.text import count_noun
 from fxgrad.render import theme
 from fxgrad.render.drawing import labels
 from fxgrad.render.drawing.boxes import dead_end_key, dead_ends, root_key
@@ -41,7 +42,7 @@ def _links(view: View) -> Iterator[Arrow]:
 def _bundle(view: View, tail: str, head: str, links: list[Link]) -> Arrow:
     tooltip = tuple(line for link in links for line in _tooltip(view, link))
     flow = strongest(*(link.flow for link in links))
-    return Arrow(tail, head, (labels.counted(len(links), "edge"),), tooltip, flow)
+    return Arrow(tail, head, (count_noun(len(links), "edge"),), tooltip, flow)
 
 
 def _link(view: View, tail: str, head: str, link: Link) -> Arrow:
@@ -50,7 +51,7 @@ def _link(view: View, tail: str, head: str, link: Link) -> Arrow:
 
 def _lines(view: View, link: Link) -> Iterator[str]:
     if link.edge is None:
-        yield f"{labels.counted(link.between, 'node')} between"
+        yield f"{count_noun(link.between, 'node')} between"
         return
     edge = view.graph.nodes[link.tail].edges[link.edge]
     # an argument is its node's: without the node in sight its name says nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fxgrad.graph import ModuleCall, Node
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import count_noun, escape
 from fxgrad.render import theme
 from fxgrad.render.drawing import labels
 from fxgrad.render.drawing.shapes import Box, Cluster, Line
@@ -103,7 +103,7 @@ def _group_boxes(view: View) -> Iterator[Box]:
 
 def _group_box(view: View, call: ModuleCall, nodes: list[int]) -> Box:
     sites = [site for node in nodes for site in view.sites.get(node, [])]
-    notes = [*labels.call_notes(call, times=view.call_counts[call.path]), labels.counted(len(nodes), "node")]
+    notes = [*labels.call_notes(call, times=view.call_counts[call.path]), count_noun(len(nodes), "node", zero="0")]
     return Box(
         key=view.group_key(call.id),
         look=theme.COLLAPSED,
@@ -119,6 +119,6 @@ def _dead_end(view: View, node: Node) -> Box:
         key=dead_end_key(node.id),
         look=theme.NO_GRADIENT,
         lines=(Line("needs no gradient"),),
-        tooltip=tuple(escaped(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
+        tooltip=tuple(escape(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
         cluster=view.cluster_key(view.homes[node.id]),
     )

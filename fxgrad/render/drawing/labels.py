@@ -1,6 +1,6 @@
 """What stands in the boxes, on the arrows and in the tooltips: one small function per line of text.
 
-Every text is one printable line (`fxgrad.graph.notation`); lines in boxes are cut to a width, those of tooltips not.
+Every text is one printable line (`fxgrad.graph.text`); lines in boxes are cut to a width, those of tooltips not.
 """
 
 from __future__ import annotations
@@ -9,11 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
-from fxgrad.graph.notation import call_text, escaped, one_line, path_text, shape_text
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    escape_unprintable,
+    format_backward_call,
+    format_path,
+    format_ranges,
+    format_shape,
+    name_registering_function,
+)
 from fxgrad.render.drawing.shapes import Line
 from fxgrad.render.escaping import shortened
 from fxgrad.render.sentences import at_the_latest
-from fxgrad.rules.phrases import ranges, registering
 
 NAME_WIDTH = 44
 PART_WIDTH = 32
@@ -31,14 +39,14 @@ def node_lines(graph: BackwardGraph, node: Node) -> Iterator[Line]:
 
 def _title(node: Node) -> str:
     if node.kind is NodeKind.ACCUMULATE_GRAD and node.variable is not None:
-        return escaped(node.variable)
-    return escaped(node.label)
+        return escape(node.variable)
+    return escape(node.label)
 
 
 def _leaf_text(graph: BackwardGraph, node: Node) -> str:
-    shape = shape_text(node.grad_outputs[0].shape) if node.grad_outputs else "shape unknown"
+    shape = format_shape(node.grad_outputs[0].shape) if node.grad_outputs else "shape unknown"
     variable = graph.variables_by_name.get(node.variable or "")
-    return f"{shape} · {escaped(variable.kind)}" if variable and variable.kind != "parameter" else shape
+    return f"{shape} · {escape(variable.kind)}" if variable and variable.kind != "parameter" else shape
 
 
 def place_text(call: ModuleCall, *, times: int) -> str:
@@ -80,55 +88,55 @@ def _order_text(alike: Sequence[HookSite]) -> str:
     if not orders:
         return "never fires"
     if not any(site.fires for site in alike):
-        return f"no. {ranges(orders)}, if it fires"
-    return f"no. {ranges(orders)}{at_the_latest(alike)}"
+        return f"no. {format_ranges(orders)}, if it fires"
+    return f"no. {format_ranges(orders)}{at_the_latest(alike)}"
 
 
 def _named(hook: _HookName) -> str:
-    owner = "every module" if hook.kind.is_global else escaped(hook.owner) or "the model"
-    function = shortened(escaped(hook.function) or "hook", PART_WIDTH)
-    return " · ".join([function, registering(hook.kind), shortened(owner, PART_WIDTH)])
+    owner = "every module" if hook.kind.is_global else escape(hook.owner) or "the model"
+    function = shortened(escape(hook.function) or "hook", PART_WIDTH)
+    return " · ".join([function, name_registering_function(hook.kind), shortened(owner, PART_WIDTH)])
 
 
 def node_tooltip(
     graph: BackwardGraph, node: Node, sites: Iterable[HookSite], *, received: Sequence[str]
 ) -> Iterator[str]:
     """Everything known of a node that its box has no room for; ``received`` holds a status per gradient it gets."""
-    yield escaped(node.label)
+    yield escape(node.label)
     if node.variable is not None:
         yield from _variable_texts(graph, node.variable)
-    yield f"schema: {escaped(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
+    yield f"schema: {escape(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
     yield f"sequence number: {'none' if node.sequence_nr is None else node.sequence_nr}"
     yield f"receives: {', '.join(_received(node, received)) or 'nothing'}"
     if node.call is not None:
-        yield f"made in the module call {escaped(node.call)}"
+        yield f"made in the module call {escape(node.call)}"
     if node.source is not None:
-        yield escaped(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
+        yield escape(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
     yield from (f"hook: {_full_hook_text(site)}" for site in sites)
 
 
 def _variable_texts(graph: BackwardGraph, name: str) -> Iterator[str]:
     variable = graph.variables_by_name.get(name)
-    yield f"leaf: {escaped(name)}" if variable is None else f"{escaped(variable.kind)}: {escaped(name)}"
+    yield f"leaf: {escape(name)}" if variable is None else f"{escape(variable.kind)}: {escape(name)}"
     if variable is not None and variable.aliases:
-        yield f"also called: {', '.join(map(escaped, variable.aliases))}"
+        yield f"also called: {', '.join(map(escape, variable.aliases))}"
 
 
 def _received(node: Node, statuses: Sequence[str]) -> Iterator[str]:
     for slot, (meta, status) in enumerate(zip(node.grad_outputs, statuses, strict=True)):
-        known = {"tensor": shape_text(meta.shape), "none": "None", "unknown": f"{shape_text(meta.shape)} or None"}
+        known = {"tensor": format_shape(meta.shape), "none": "None", "unknown": f"{format_shape(meta.shape)} or None"}
         yield f"{_slot_name(node, slot)} {known[status]}"
 
 
 def _full_hook_text(site: HookSite) -> str:
     hook = site.hook
-    return escaped(f"{hook.function} · {hook.kind.value} · {hook.owner}".removesuffix(" · "))
+    return escape(f"{hook.function} · {hook.kind.value} · {hook.owner}".removesuffix(" · "))
 
 
 def edge_lines(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
     """The argument's name, the shape of its gradient, and which gradient of the next node it adds to, of several."""
     if edge.argument is not None:
-        yield shortened(escaped(edge.argument), PART_WIDTH)
+        yield shortened(escape(edge.argument), PART_WIDTH)
     yield from shape_lines(graph, edge)
 
 
@@ -138,22 +146,22 @@ def shape_lines(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
 
 
 def _slot_lines(node: Node, slot: int) -> Iterator[str]:
-    yield shape_text(node.grad_outputs[slot].shape)
+    yield format_shape(node.grad_outputs[slot].shape)
     if len(node.grad_outputs) > 1:
         yield f"to {_slot_name(node, slot)}"
 
 
 def _slot_name(node: Node, slot: int) -> str:
-    return escaped(node.output_names[slot]) if slot < len(node.output_names) else f"result {slot}"
+    return escape(node.output_names[slot]) if slot < len(node.output_names) else f"result {slot}"
 
 
 def edge_tooltip(node: Node, index: int) -> Iterator[str]:
     """Which entry of grad_input goes along the edge, and why none does where none does."""
     edge = node.edges[index]
-    name = f": {escaped(edge.argument)}" if edge.argument else ""
-    yield f"grad_input[{index}] of {escaped(node.label)}{name}"
+    name = f": {escape(edge.argument)}" if edge.argument else ""
+    yield f"grad_input[{index}] of {escape(node.label)}{name}"
     if edge.next_node is None:
-        yield escaped(edge.null_reason or "no gradient goes there")
+        yield escape(edge.null_reason or "no gradient goes there")
 
 
 def root_lines(graph: BackwardGraph, root: Root) -> Iterator[str]:
@@ -163,64 +171,55 @@ def root_lines(graph: BackwardGraph, root: Root) -> Iterator[str]:
 
 def root_title(root: Root) -> str:
     """Where the root was found: ``result[0]``."""
-    return shortened(path_text(root.path) or "the output", NAME_WIDTH)
+    return shortened(format_path(root.path) or "the output", NAME_WIDTH)
 
 
 def call_title(call: ModuleCall) -> str:
     """The path of the called module; the model itself has none and goes by its type."""
-    return shortened(escaped(call.path or call.type_name), NAME_WIDTH)
+    return shortened(escape(call.path or call.type_name), NAME_WIDTH)
 
 
 def call_notes(call: ModuleCall, *, times: int) -> Iterator[str]:
     """The module's type, and which of its calls this is where there are several."""
     if call.path:
-        yield shortened(escaped(call.type_name), PART_WIDTH)
+        yield shortened(escape(call.type_name), PART_WIDTH)
     if times > 1:
         yield f"call {call.index} of {times}"
 
 
 def call_tooltip(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
     """Everything known of a module call that its frame has no room for."""
-    yield f"module call {escaped(call.id)}"
+    yield f"module call {escape(call.id)}"
     module = graph.modules_by_path.get(call.path)
-    yield escaped(module.description if module is not None and module.description else call.type_name)
+    yield escape(module.description if module is not None and module.description else call.type_name)
     if call.source is not None:
-        yield escaped(f"{call.source.file}:{call.source.line}  {call.source.code}".rstrip())
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "node"), counted(1200, "node")
-    ('1 node', '1,200 nodes')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+        yield escape(f"{call.source.file}:{call.source.line}  {call.source.code}".rstrip())
 
 
 def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
     """What the picture is of, and how it is read."""
     yield " · ".join(_headline_parts(graph, shown))
     yield "Backward runs from the roots at the top down to the leaves."
-    yield f"roots: {shortened(one_line(graph.info.root_rule), HEADLINE_WIDTH)}"
-    call = call_text(graph.info.backward)
+    yield f"roots: {shortened(escape_unprintable(graph.info.root_rule), HEADLINE_WIDTH)}"
+    call = format_backward_call(graph.info.backward)
     if call:
         yield f"predicted for {shortened(call, HEADLINE_WIDTH)}"
     unplaced = list(_unplaced_hooks(graph))
     if unplaced:
-        yield f"{counted(len(unplaced), 'hook')} on no node of this graph: {unplaced[0]}"
+        yield f"{count_noun(len(unplaced), 'hook')} on no node of this graph: {unplaced[0]}"
         yield from unplaced[1:MOST_UNPLACED]
     if len(unplaced) > MOST_UNPLACED:
-        yield f"and {counted(len(unplaced) - MOST_UNPLACED, 'more hook')}"
+        yield f"and {count_noun(len(unplaced) - MOST_UNPLACED, 'more hook')}"
 
 
 def _headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
     outermost = next((call for call in graph.calls if call.parent is None), None)
-    yield f"Backward graph of {shortened(escaped(outermost.type_name), PART_WIDTH)}" if outermost else "Backward graph"
-    nodes = counted(len(graph.nodes), "node")
+    yield f"Backward graph of {shortened(escape(outermost.type_name), PART_WIDTH)}" if outermost else "Backward graph"
+    nodes = count_noun(len(graph.nodes), "node", zero="0")
     yield nodes if shown == len(graph.nodes) else f"{shown:,} of {nodes}"
     if graph.hooks:
-        yield counted(len(graph.hooks), "hook")
-    yield f"emulated {escaped(graph.info.device)}" if graph.info.emulated else escaped(graph.info.device)
+        yield count_noun(len(graph.hooks), "hook")
+    yield f"emulated {escape(graph.info.device)}" if graph.info.emulated else escape(graph.info.device)
 
 
 def _unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.render.drawing.clusters import homes, lineages
 from fxgrad.render.drawing.flow import EdgeFlows, strongest, weakest
 from fxgrad.render.theme import Flow
@@ -92,27 +92,27 @@ def _called_path(graph: BackwardGraph, module: str) -> str:
     if not called:
         why = graph.info.calls_reason or "no module was called"
         raise UsageError(
-            f'module "{escaped(module)}": {escaped(why)}',
+            f'module "{escape(module)}": {escape(why)}',
             "a module path, for a graph whose forward was recorded",
             "fxgrad.trace(model, args), or leave module out to draw everything",
         )
     problem = "was not called in this graph" if known is not None else "is not a module of this model"
     raise UsageError(
-        f'"{escaped(module)}" {problem}',
+        f'"{escape(module)}" {problem}',
         f"the path of a module that was called: {_listed(called)}",
         _nearest(module, called),
     )
 
 
 def _listed(paths: list[str]) -> str:
-    quoted = [f'"{escaped(path)}"' for path in paths[:MOST_NAMES]]
+    quoted = [f'"{escape(path)}"' for path in paths[:MOST_NAMES]]
     more = len(paths) - len(quoted)
     return ", ".join(quoted) + (f" and {more} more" if more else "")
 
 
 def _nearest(module: str, called: Iterable[str]) -> str:
     near = difflib.get_close_matches(module, called, n=1)
-    return f'"{escaped(near[0])}"' if near else "leave module out to draw everything"
+    return f'"{escape(near[0])}"' if near else "leave module out to draw everything"
 
 
 def _landmarks(graph: BackwardGraph) -> set[int]:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from fxgrad.graph import BackwardGraph, Explanation, Source
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape, escape_unprintable, format_source, join_words, quote_code
 from fxgrad.render import sentences as say
-from fxgrad.rules.phrases import code, editor_line, listed, printable
 from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _GRAVE = ("warning", "error")
@@ -35,13 +34,13 @@ class Finding:
     @property
     def place(self) -> str:
         """``model.py:12``, as editors take it."""
-        return escaped(self.file) if self.line is None else editor_line(Source(self.file, self.line))
+        return escape(self.file) if self.line is None else format_source(Source(self.file, self.line))
 
     @property
     def sentence(self) -> str:
         """The headline with what it is about, where it does not name that itself."""
-        unnamed = [owner for owner in map(code, self.owners) if owner not in self.headline]
-        return printable(f"{self.headline} ({listed(unnamed)})" if unnamed else self.headline)
+        unnamed = [owner for owner in map(quote_code, self.owners) if owner not in self.headline]
+        return escape_unprintable(f"{self.headline} ({join_words(unnamed)})" if unnamed else self.headline)
 
 
 def findings_of(graph: BackwardGraph, explanations: Iterable[Explanation], *, target: str) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fxgrad.graph import BackwardGraph, HookKind, NodeKind
-from fxgrad.graph.notation import escaped
+from fxgrad.graph.text import escape
 from fxgrad.render import theme
 from fxgrad.render.dot import dot_source
 from fxgrad.render.escaping import shortened
@@ -68,8 +68,8 @@ def test_any_name_is_shown_as_it_is_and_breaks_nothing(program, name):
     program.leaf("AccumulateGrad_0", name, 3)
     program.site(program.hook(HookKind.MODULE_BACKWARD, name, name), f"{name}#1", "MulBackward0_0")
     svg = render(dot_source(program.graph()), "svg")
-    assert shown(svg).count(shortened(escaped(name), 32) or "\xa0") >= 2  # the type of the module, and the argument
-    assert any(f"parameter: {escaped(name)}\n" in tooltip for tooltip in tooltips(svg))
+    assert shown(svg).count(shortened(escape(name), 32) or "\xa0") >= 2  # the type of the module, and the argument
+    assert any(f"parameter: {escape(name)}\n" in tooltip for tooltip in tooltips(svg))
 
 
 def test_a_node_with_one_kind_of_hook_is_filled_in_its_colour(product):

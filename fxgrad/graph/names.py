@@ -1,4 +1,4 @@
-"""Says in a few words which forward value a gradient belongs to.
+"""Names nodes, and says in a few words which forward value a gradient belongs to.
 
 Every name is one that the reader knows: of a parameter, buffer or input, of a module's result (``layers.3 call 2
 result[1]``), or of the aten function and its arguments below those. What has none of these stays unnamed.
@@ -12,17 +12,18 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from fxgrad.graph.kinds import NodeKind
-from fxgrad.graph.notation import escaped, path_text
 from fxgrad.graph.records import Edge, ModuleCall, Node, Path, Source, TensorRef, Value
+from fxgrad.graph.text import escape, format_argument, format_path, join_words
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
 
 _MOST_VIEWS = 6
 _LONGEST_ARGUMENTS = 60
+_MOST_LABELS = 6
 
 
-def expression(
+def format_expression(
     graph: BackwardGraph, edge: Edge, *, call: str | None = None, depth: int = 2, width: int = 3
 ) -> str | None:
     """What the gradient of one edge belongs to, seen from the module call `call`.
@@ -31,20 +32,20 @@ def expression(
     None where nothing is known.
     """
     if edge.next_node is None:
-        return None if edge.value is None else _value_text(graph, edge.value, call)
-    return slot_expression(graph, edge.next_node, edge.input_nr, call=call, depth=depth, width=width)
+        return None if edge.value is None else _format_value(graph, edge.value, call)
+    return format_slot_expression(graph, edge.next_node, edge.input_nr, call=call, depth=depth, width=width)
 
 
-def slot_expression(
+def format_slot_expression(
     graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None, depth: int = 2, width: int = 3
 ) -> str:
     """What gradient number `slot` of a node belongs to, seen from the module call `call`."""
     node, slot = _behind_hook_functions(graph, graph.nodes[node_id], slot)
-    name = _known_name(graph, node, slot, call)
+    name = _find_name(graph, node, slot, call)
     if name is not None:
         return name
-    arguments = _arguments(graph, node, call=call, depth=depth, width=width)
-    text = _applied(node, arguments)
+    arguments = _format_arguments(graph, node, call=call, depth=depth, width=width)
+    text = _apply(node, arguments)
     return text if len(node.output_names) <= 1 or slot >= len(node.output_names) else f"{text}[{slot}]"
 
 
@@ -58,17 +59,17 @@ def _behind_hook_functions(graph: BackwardGraph, node: Node, slot: int) -> tuple
     return node, slot
 
 
-def _known_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) -> str | None:
+def _find_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) -> str | None:
     if node.variable is not None:
-        return escaped(node.variable)
-    made_by = _maker(graph, node, slot)
+        return escape(node.variable)
+    made_by = _find_maker(graph, node, slot)
     if made_by is not None and made_by[0].id != call:
-        return _result_text(graph, *made_by, call)
+        return _format_result(graph, *made_by, call)
     name = graph.names_of_slots.get((node.id, slot))
-    return None if name is None else escaped(name)
+    return None if name is None else escape(name)
 
 
-def _maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
+def _find_maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
     """The innermost module call that made the value and has it in its result."""
     results = dict(graph.results_of_slots.get((node.id, slot), ()))
     call_id = node.call
@@ -80,14 +81,14 @@ def _maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Pat
     return None
 
 
-def _result_text(graph: BackwardGraph, made_by: ModuleCall, path: Path, call: str | None) -> str:
-    return f"{call_text(graph, made_by, seen_from=call)} {path_text(path)}"
+def _format_result(graph: BackwardGraph, made_by: ModuleCall, path: Path, call: str | None) -> str:
+    return f"{name_call(graph, made_by, seen_from=call)} {format_path(path)}"
 
 
-def call_text(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None = None) -> str:
+def name_call(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None = None) -> str:
     """``layers.3 call 2``; the number is left out where the module has one call, or the same number of calls and the
     same number of this call as the one it is seen from (the same step of a loop)."""
-    path = escaped(call.path) or "the model"
+    path = escape(call.path) or "the model"
     total = graph.calls_per_module[call.path]
     if total == 1:
         return path
@@ -98,37 +99,28 @@ def call_text(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None =
     return f"{path} call {call.index}"
 
 
-def argument_name(names: Sequence[str], path: Path) -> str:
-    """A tensor inside the arguments of a call, by forward's parameter names: ``hx[0]``.
-
-    >>> argument_name(("input", "hx"), ("args", 1, 0)), argument_name((), ("kwargs", "mask"))
-    ('hx[0]', 'mask')
-    """
-    place, first, *rest = path
-    name = names[first] if place == "args" and isinstance(first, int) and first < len(names) else first
-    return path_text((name, *rest))
-
-
-def _arguments(graph: BackwardGraph, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
+def _format_arguments(graph: BackwardGraph, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
     view = is_view(node.schema) and len([edge for edge in node.edges if edge.next_node is not None]) == 1
     left = depth if view else depth - 1
     if left < 0 or (view and depth < -_MOST_VIEWS):
         return ["…"]
     shown = [
-        expression(graph, edge, call=call, depth=left if not view else depth - 1, width=width) or edge.argument or "…"
+        format_expression(graph, edge, call=call, depth=left if not view else depth - 1, width=width)
+        or edge.argument
+        or "…"
         for edge in node.edges[:width]
     ]
     return [*shown, "…"] if len(node.edges) > width else shown
 
 
-def _applied(node: Node, arguments: list[str]) -> str:
-    function = function_name(node)
+def _apply(node: Node, arguments: list[str]) -> str:
+    function = _name_function(node)
     if is_view(node.schema) and arguments:
         return f"{arguments[0]}.{function}({'' if takes_one_argument(node.schema) else '…'})"
     return f"{function}({', '.join(arguments)})"
 
 
-def function_name(node: Node) -> str:
+def _name_function(node: Node) -> str:
     """The function that the node differentiates: its aten name, or the name of the custom Function's class."""
     if node.schema is not None:
         return node.schema.partition("(")[0].rpartition("::")[2].partition(".")[0]
@@ -147,18 +139,18 @@ def takes_one_argument(schema: str | None) -> bool:
     return schema is not None and "," not in schema.partition("(")[2].rpartition(") ->")[0]
 
 
-def _value_text(graph: BackwardGraph, value: Value, call: str | None) -> str | None:
+def _format_value(graph: BackwardGraph, value: Value, call: str | None) -> str | None:
     """The name of a recorded value that requires no grad."""
     fx_node = graph.fx_nodes_by_name.get(value.fx_node)
     if fx_node is None:
         return None
     if fx_node.op in ("placeholder", "get_attr"):
-        return escaped(fx_node.target)
+        return escape(fx_node.target)
     if call is not None:
         for around in _with_parents(graph, call):
             for ref in around.inputs:
                 if ref.fx_node == value.fx_node and _same_result(ref, value):
-                    return argument_name(around.argument_names, ref.path)
+                    return format_argument(around.argument_names, ref.path)
     function = fx_node.target.rpartition(".")[2]
     arguments = fx_node.args_text
     if len(arguments) > _LONGEST_ARGUMENTS:
@@ -177,25 +169,25 @@ def _with_parents(graph: BackwardGraph, call_id: str | None) -> Iterator[ModuleC
         call_id = call.parent
 
 
-def slot_name(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None) -> str | None:
+def name_grad_output(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None) -> str | None:
     """What a grad_output of a node belongs to: ``the module's result[0], `hidden` at model.py:38``."""
     for call_id, path in graph.results_of_slots.get((node_id, slot), ()):
         if call_id == call:
             made_by = graph.calls_by_id[call_id]
-            assigned = assigned_name(made_by.source, path) if made_by.on_source_line else None
-            return f"the module's {path_text(path)}" + ("" if assigned is None else f", {assigned}")
-    return _known_name(graph, graph.nodes[node_id], slot, call)
+            assigned = find_assigned_name(made_by.source, path) if made_by.on_source_line else None
+            return f"the module's {format_path(path)}" + ("" if assigned is None else f", {assigned}")
+    return _find_name(graph, graph.nodes[node_id], slot, call)
 
 
-def assigned_name(source: Source | None, path: Path) -> str | None:
+def find_assigned_name(source: Source | None, path: Path) -> str | None:
     """The variable that the user's line assigns a result to, with the place: ```hidden` at model.py:38``.
 
     Only where the line is one assignment from one call: then there is no doubt which call's result it is.
 
     >>> line = Source("model.py", 38, "hidden, cell = rnn(input, (h[i], c[i]))")
-    >>> assigned_name(line, ("result", 1))
+    >>> find_assigned_name(line, ("result", 1))
     '`cell` at model.py:38'
-    >>> assigned_name(Source("model.py", 5, "y = relu(rnn(x))"), ("result",)) is None
+    >>> find_assigned_name(Source("model.py", 5, "y = relu(rnn(x))"), ("result",)) is None
     True
     """
     if source is None:
@@ -212,7 +204,7 @@ def assigned_name(source: Source | None, path: Path) -> str | None:
         target = members[step]
     if not isinstance(target, (ast.Name, ast.Attribute)):
         return None
-    return f"`{ast.unparse(target)}` at {escaped(source.file)}:{source.line}"
+    return f"`{ast.unparse(target)}` at {escape(source.file)}:{source.line}"
 
 
 @lru_cache(maxsize=4096)
@@ -225,3 +217,70 @@ def _assignment_target(code: str) -> ast.expr | None:
         return None
     calls = [node for node in ast.walk(body[0].value) if isinstance(node, ast.Call)]
     return body[0].targets[0] if calls == [body[0].value] else None
+
+
+# Nodes
+
+
+def join_labels(nodes: Sequence[Node], *, most: int = _MOST_LABELS) -> str:
+    """Labels of nodes; of neighbours with one name, the name once: ``MulBackward0_0, _1 and _2``."""
+    labels: list[str] = []
+    shown = nodes[:most]
+    for before, node in zip((None, *shown), shown, strict=False):
+        same = before is not None and before.name == node.name and node.label.startswith(node.name)
+        labels.append(escape(node.label.removeprefix(node.name) if same else node.label))
+    return join_words(labels, most=most, total=len(nodes))
+
+
+def name_node_function(node: Node) -> str:
+    """The function whose backward the node is: ``aten::addmm``, ``Scale.forward``, else the node's own name."""
+    if node.schema:
+        return f"aten::{escape(node.schema.partition('(')[0].strip().removeprefix('aten::'))}"
+    if node.kind is NodeKind.CUSTOM_FUNCTION:
+        return f"{escape(node.short_name.removesuffix('Backward'))}.forward"
+    return escape(node.short_name)
+
+
+def describe_grad_inputs(node: Node) -> str:
+    """What each entry of the node's grad_input belongs to: ``differentiable argument of aten::addmm``."""
+    if node.schema:
+        return f"differentiable argument of {name_node_function(node)}"
+    match node.kind:
+        case NodeKind.CUSTOM_FUNCTION:
+            return f"tensor argument of {name_node_function(node)}"
+        case NodeKind.BACKWARD_HOOK:
+            return "tensor that a full hook's BackwardHookFunction passed on"
+        case _:
+            return f"next function of {name_node_function(node)}"
+
+
+def describe_grad_outputs(node: Node) -> str:
+    """What each entry of the node's grad_output belongs to: ``differentiable result of aten::addmm``."""
+    if node.schema:
+        return f"differentiable result of {name_node_function(node)}"
+    match node.kind:
+        case NodeKind.CUSTOM_FUNCTION:
+            return f"value that {name_node_function(node)} returned"
+        case NodeKind.BACKWARD_HOOK:
+            return "tensor that a full hook's BackwardHookFunction passed on"
+        case _:
+            return f"result of {name_node_function(node)}"
+
+
+_KIND_NOTES = {
+    NodeKind.COPY_SLICES: (
+        "an in-place operation on a view, seen from the view's base: its gradients have the shape of the base"
+    ),
+    NodeKind.BACKWARD_HOOK: "the node of a full module hook: it passes gradients on unchanged",
+    NodeKind.COMPILED: "a region that torch.compile made into one node: the modules inside it have none of their own",
+    NodeKind.CHECKPOINT: "a reentrant checkpoint: what lies inside it is built again while backward runs",
+    NodeKind.SCRIPTED: "a differentiable graph of TorchScript: one node for all the operations inside it",
+    NodeKind.ERROR: "a node that raises when backward reaches it",
+}
+
+
+def describe_node_kind(node: Node) -> str:
+    """What a reader must know about a node of this kind; "" for ordinary ones."""
+    if node.kind is NodeKind.CUSTOM_FUNCTION and node.nested_backward is not None:
+        return "a Function whose backward starts another backward: what hooks that comes to is left open"
+    return _KIND_NOTES.get(node.kind, "")

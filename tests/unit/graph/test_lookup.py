@@ -4,18 +4,18 @@ import pytest
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind
-from fxgrad.graph.kind_names import hook_kind_named
+from fxgrad.graph.lookup import find_hook_kind
 
 
 def refusal(text):
     with pytest.raises(UsageError) as caught:
-        hook_kind_named(text)
+        find_hook_kind(text)
     return caught.value
 
 
 @pytest.mark.parametrize("kind", HookKind)
 def test_every_kind_is_found_by_its_value(kind):
-    assert hook_kind_named(kind.value) is kind
+    assert find_hook_kind(kind.value) is kind
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_every_kind_is_found_by_its_value(kind):
     ],
 )
 def test_an_end_of_one_value_is_enough(text, kind):
-    assert hook_kind_named(text) is kind
+    assert find_hook_kind(text) is kind
 
 
 def test_a_value_that_also_ends_another_is_taken_as_it_is():
     values = {kind.value for kind in HookKind}
-    assert all(hook_kind_named(value).value == value for value in values)
+    assert all(find_hook_kind(value).value == value for value in values)
 
 
 def test_an_end_of_two_values_lists_both():
@@ -69,4 +69,4 @@ def test_odd_texts_are_refused(text):
 
 
 def test_a_kind_stands_for_itself():
-    assert hook_kind_named(HookKind.TENSOR) is HookKind.TENSOR
+    assert find_hook_kind(HookKind.TENSOR) is HookKind.TENSOR

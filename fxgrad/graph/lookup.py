@@ -1,0 +1,203 @@
+"""Finds what a text of the user's names: a kind of hook, a module, a gradient.
+
+Where nothing has that name, a UsageError says which names are nearest.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from fxgrad.errors import UsageError
+from fxgrad.graph.backward_graph import BackwardGraph
+from fxgrad.graph.kinds import HookKind
+from fxgrad.graph.records import Node, Root
+from fxgrad.graph.text import escape, format_path
+
+_SUBSCRIPT = re.compile(r"\[(?:'([^']*)'|\"([^\"]*)\"|([^\]]*))\]")
+_SLOT = re.compile(r"(.*)\[([0-9]{1,9})\]", re.DOTALL)
+_MOST_NAMES = 3
+
+
+# Kinds of hooks
+
+
+def find_hook_kind(text: HookKind | str) -> HookKind:
+    """The kind whose registering function is, or as the only one ends with, this text; a kind stands for itself.
+
+    Raises UsageError that lists the candidates.
+
+    >>> find_hook_kind("register_full_backward_hook")
+    <HookKind.MODULE_FULL_BACKWARD: 'Module.register_full_backward_hook'>
+    """
+    if isinstance(text, HookKind):
+        return text
+    exact = [kind for kind in HookKind if kind.value == text]
+    ending = exact or [kind for kind in HookKind if kind.value.endswith(text)]
+    if len(ending) == 1:
+        return ending[0]
+    if ending:
+        raise UsageError(f"{text!r} can mean {len(ending)} kinds of hook", _join_kinds(ending), ending[0].value)
+    raise UsageError(f"no kind of hook is called {text!r}", _join_kinds(HookKind), _find_nearest_kind(text))
+
+
+def _join_kinds(kinds: Iterable[HookKind]) -> str:
+    return ", ".join(kind.value for kind in kinds)
+
+
+def _find_nearest_kind(text: str) -> str:
+    """The nearest by the function's name, with or without what it is a method of."""
+    names = {name: kind.value for kind in HookKind for name in (kind.value, kind.value.rpartition(".")[2])}
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.0)
+    return names[near[0]]
+
+
+# Modules
+
+
+def find_module_path(graph: BackwardGraph, text: str) -> str:
+    """The path of the module that `text` names: its path, one of its aliases, or ``layers[3]``.
+
+    Raises UsageError with the nearest paths where there is none.
+    """
+    for path in (text, dot_subscripts(text)):
+        if path in graph.modules_by_path:
+            return graph.modules_by_path[path].path
+    known = list(graph.modules_by_path)
+    near = difflib.get_close_matches(dot_subscripts(text), known, n=3, cutoff=0.4) or known[:5]
+    raise UsageError(
+        f"no module {escape(text)!r}",
+        f"the path of one of the {len(known)} modules" if known else "a module of the model: this trace names none",
+        _format_choices(near) if near else "leave it out",
+    )
+
+
+def _format_choices(paths: list[str]) -> str:
+    shown = [escape(path) or '"" (the model itself)' for path in paths]
+    return f"one of {', '.join(shown)}" if len(shown) > 1 else shown[0]
+
+
+def dot_subscripts(text: str) -> str:
+    """A path written with subscripts, with dots.
+
+    >>> dot_subscripts("encoder.layers[3]['attention']"), dot_subscripts("[0].weight")
+    ('encoder.layers.3.attention', '0.weight')
+    """
+    with_dots = _SUBSCRIPT.sub(lambda match: "." + next(part for part in match.groups() if part is not None), text)
+    return with_dots.removeprefix(".")
+
+
+def list_parent_paths(path: str) -> Iterator[str]:
+    """The paths of the modules around a module, the nearest first, the model itself last.
+
+    >>> list(list_parent_paths("encoder.layers.3"))
+    ['encoder.layers', 'encoder', '']
+    """
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def keep_outermost(paths: Iterable[str]) -> list[str]:
+    """Those of the paths that are inside no other of them, in their order.
+
+    >>> keep_outermost(["encoder", "encoder.layers.3", "head"])
+    ['encoder', 'head']
+    """
+    known = dict.fromkeys(paths)
+    return [path for path in known if not any(holder in known for holder in list_parent_paths(path))]
+
+
+# Gradients
+
+
+class GradientPlace(NamedTuple):
+    """A gradient of a node; ``node`` is None for a tensor that is not in the graph."""
+
+    name: str
+    node: int | None
+    slot: int
+
+
+def find_input(graph: BackwardGraph, text: str) -> GradientPlace:
+    """The gradient of the variable, or of the node's slot, that `text` names: ``weight``, ``UnbindBackward0_0[1]``.
+
+    Raises UsageError with the nearest names where there is none, and for a variable that requires no grad.
+    """
+    variable = graph.variables_by_name.get(text)
+    if variable is None:
+        return _find_in_node(graph, text) or _raise_unknown(text, "tensor", _list_input_names(graph))
+    if not variable.requires_grad:
+        raise UsageError(
+            f"{escape(text)}, which requires no grad",
+            "tensors that require grad: PyTorch raises for others",
+            "leave it out, or let it require grad and trace again",
+        )
+    return GradientPlace(variable.name, variable.node, variable.slot)
+
+
+def find_root(graph: BackwardGraph, text: str) -> Root:
+    """The root that `text` names: one of the graph's by where it was found (``result[1]``), or any gradient in it.
+
+    Raises UsageError with the nearest names where there is none, and for a tensor that is not in the graph.
+    """
+    known = {format_path(root.path): root for root in graph.roots}
+    if text in known:
+        return known[text]
+    if text not in graph.variables_by_name and _find_in_node(graph, text) is None:
+        _raise_unknown(text, "root", (*known, *_list_input_names(graph)))
+    place = find_input(graph, text)
+    if place.node is None:
+        raise UsageError(
+            f"{escape(text)} as a root, which is not in this graph",
+            "a tensor that the traced roots lead to",
+            "trace a model that returns it",
+        )
+    return Root(place.node, place.slot, (place.name,))
+
+
+def _find_in_node(graph: BackwardGraph, text: str) -> GradientPlace | None:
+    """``label`` for a node that receives one gradient, ``label[slot]`` for any."""
+    node = graph.nodes_by_label.get(text)
+    if node is not None:
+        return GradientPlace(text, node.id, _only_slot(node))
+    match = _SLOT.fullmatch(text)
+    node = None if match is None else graph.nodes_by_label.get(match[1])
+    if match is None or node is None:
+        return None
+    slot = int(match[2])
+    if slot >= len(node.grad_outputs):
+        raise _wrong_slot(node, text)
+    return GradientPlace(text, node.id, slot)
+
+
+def _only_slot(node: Node) -> int:
+    if len(node.grad_outputs) != 1:
+        raise _wrong_slot(node, node.label)
+    return 0
+
+
+def _wrong_slot(node: Node, text: str) -> UsageError:
+    count, label = len(node.grad_outputs), escape(node.label)
+    return UsageError(
+        f"{escape(text)} as one gradient",
+        f"{label} receives {count}, numbered from 0",
+        f"{label}[{count - 1}]" if count else "another node",
+    )
+
+
+def _list_input_names(graph: BackwardGraph) -> tuple[str, ...]:
+    wanted = [name for name, variable in graph.variables_by_name.items() if variable.requires_grad]
+    return (*wanted, *graph.nodes_by_label)
+
+
+def _raise_unknown(text: str, what: str, known: Iterable[str]) -> GradientPlace:
+    names = list(known)
+    near = difflib.get_close_matches(text, names, n=_MOST_NAMES, cutoff=0.4) or names[:_MOST_NAMES]
+    raise UsageError(
+        f"no {what} {escape(text)!r}",
+        f"the name of one of the {len(names)} variables that require grad and nodes, a node's with its slot: label[1]",
+        "one of " + ", ".join(map(escape, near)) if near else "trace a model with parameters",
+    )
