@@ -83,7 +83,7 @@ class CallRecords:
         value = None if observation.forward is None else observation.forward.value_of(seen)
         return TensorRef(
             path=seen.path,
-            meta=seen.earlier_meta or observation.metas.of_tensor(seen.tensor),
+            meta=seen.meta,
             requires_grad=seen.requires_grad,
             is_leaf=seen.is_leaf,
             node=node,

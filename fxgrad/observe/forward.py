@@ -63,7 +63,7 @@ class ForwardRecorder:
     def __init__(self, metas: MetaTable, known: Iterable[torch.Tensor], compiler: Compiler) -> None:
         self.metas = metas
         self.thread = threading.get_ident()
-        self.log = TensorLog(known)
+        self.log = TensorLog(known, metas)
         self.where = Whereabouts()
         self.compiler = compiler
         self.functions = FunctionCalls(self.log, metas, self.where)

@@ -35,23 +35,6 @@ from fxgrad.observe.structure import Route, Step, routes_in
 from fxgrad.observe.tensor_log import TensorLog
 from fxgrad.observe.whereabouts import Whereabouts
 
-_CHANGES_METADATA = frozenset(
-    [
-        "__set__",
-        "as_strided_",
-        "detach_",
-        "requires_grad_",
-        "resize_",
-        "resize_as_",
-        "set_",
-        "squeeze_",
-        "swapaxes_",
-        "swapdims_",
-        "t_",
-        "transpose_",
-        "unsqueeze_",
-    ]
-)
 _WITHOUT_EFFECT = frozenset({"retain_grad", "__get__", "__delete__"})
 """Functions that return None and whose call changes no value."""
 ASKS = "__bool__"
@@ -120,10 +103,6 @@ class FunctionCalls:
                 self.retained_inside.append(args[0])
             return function(*args, **kwargs)
         name = getattr(function, "__name__", "")
-        if name in _CHANGES_METADATA:
-            self._settle_metas(args[:1])
-        if "out" in kwargs:
-            self._settle_metas(kwargs["out"] if is_a(kwargs["out"], (tuple, list)) else (kwargs["out"],))
         if name == "retain_grad" and args:
             self.retained.setdefault(id(args[0]), (self._where.call, next_sequence_nr()))
         if name == "__get__" and getattr(getattr(function, "__self__", None), "__name__", "") == "grad":
@@ -314,6 +293,7 @@ class FunctionCalls:
         for position, (_, tensor) in enumerate(seen.results):
             seen.aliases.append(_shared(tensor, arguments, detaches=detaches))
             seen.requires_grad.append(tensor.requires_grad)
+            seen.metas.append(self._metas.of_tensor(tensor))
             origin = self._note_result(tensor, number, position)
             if origin is not None:
                 seen.origins.append((*origin, position))
@@ -329,15 +309,6 @@ class FunctionCalls:
                 return None
             log.note_fresh(tensor)
         return origin_of(tensor)
-
-    def _settle_metas(self, tensors: Sequence[Any]) -> None:
-        """Results that are about to change their shape in place are described before they do."""
-        for tensor in tensors:
-            number, _ = self._log.producers.get(id(tensor), (None, None))
-            if number is not None and self.calls[number].metas is None:
-                seen = self.calls[number]
-                with torch._C.DisableTorchFunction():
-                    seen.metas = [self._metas.of_tensor(tensor) for _, tensor in seen.results]
 
 
 def _shared(result: torch.Tensor, arguments: Sequence[Earlier], *, detaches: bool) -> Earlier | None:

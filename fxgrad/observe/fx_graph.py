@@ -20,7 +20,7 @@ import torch
 from torch import fx
 from torch.nn.modules._functions import BackwardHookFunction
 
-from fxgrad.graph import Value
+from fxgrad.graph import TensorMeta, Value
 from fxgrad.graph.text import escape
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import stack_trace
@@ -38,11 +38,17 @@ ModuleStack = dict[str, tuple[str, type]]
 
 
 class Made(NamedTuple):
-    """What an fx node was made for: the recorded call, or the call that it prepares; the tensors that it gives."""
+    """What an fx node was made for: the recorded call, or the call that it prepares; the tensors that it gives, and how
+    they were then."""
 
     seen: SeenFunctionCall | None
-    tensors: list[torch.Tensor]
+    tensors: Sequence[torch.Tensor]
+    metas: Sequence[TensorMeta]
     window: tuple[int, int] | None
+
+
+Members = Sequence[tuple[Route, torch.Tensor, TensorMeta]]
+"""The tensors in an argument or a result: how each is reached, and what it was like then."""
 
 
 class ForwardGraph:
@@ -74,7 +80,8 @@ class ForwardGraph:
         self._call_names = call_names
         self._fx_nodes: dict[int, fx.Node] = {}
         self._routes: dict[int, tuple[fx.Node, Route]] = {}
-        self._members: dict[fx.Node, list[tuple[Route, torch.Tensor]]] = {}
+        self._members: dict[fx.Node, Members] = {}
+        self._first_meta = recorder.log.first_meta
         self._attribute_nodes: dict[str, fx.Node] = {}
         self._originals: dict[int, str | None] = {}
         self._hook_functions: dict[int, SeenFunctionCall] = {}
@@ -104,9 +111,12 @@ class ForwardGraph:
             values.append(("**keywords", odd))
         for name, value in values:
             placeholder = self.graph.placeholder(name)
-            self._members[placeholder] = routes_in(value)
-            for route, member in [*self._members[placeholder], *routes_to(torch.Generator, value)]:
+            self._members[placeholder] = self._members_in(value)
+            for route, member in [*routes_in(value), *routes_to(torch.Generator, value)]:
                 self._routes.setdefault(id(member), (placeholder, route))
+
+    def _members_in(self, value: Any) -> Members:
+        return [(route, tensor, self._first_meta(tensor)) for route, tensor in routes_in(value)]
 
     # Calls
 
@@ -129,26 +139,25 @@ class ForwardGraph:
         keywords = {name: self._argument_or_constant(value) for name, value in kwargs.items()}
         fx_node = self.graph.create_node(op, target, arguments, keywords)
         self.node_of_call[number] = fx_node
-        self._describe(fx_node, [tensor for _, tensor in seen.results], seen.window)
+        members = [(route, tensor, meta) for (route, tensor), meta in zip(seen.results, seen.metas, strict=True)]
+        self._describe(fx_node, members, seen.window)
         for route, tensor in seen.results:
             self._originals.setdefault(id(tensor), self.made(tensor))
             self._routes[id(tensor)] = (fx_node, route)
             self._fx_nodes.pop(id(tensor), None)
-        self._members[fx_node] = seen.results
+        self._members[fx_node] = members
 
-    def _describe(
-        self, fx_node: fx.Node, tensors: list[torch.Tensor], window: tuple[int, int] | None = None
-    ) -> fx.Node:
+    def _describe(self, fx_node: fx.Node, members: Members, window: tuple[int, int] | None = None) -> fx.Node:
         seen = self._current
         if window is None:
             start = self._end if seen is None else seen.window[0]
             window = start, start
-        is_call = seen is not None and window is seen.window
-        self.made_for[fx_node] = Made(seen, tensors, window)
+        tensors, metas = [tensor for _, tensor, _ in members], [meta for _, _, meta in members]
+        self.made_for[fx_node] = Made(seen, tensors, metas, window)
         fx_node.meta["nn_module_stack"] = {} if seen is None else self._module_stack(seen.module_call)
         fx_node.meta["stack_trace"] = "" if seen is None else stack_trace(seen.stack)
         fx_node.meta["sequence_window"] = window
-        fx_node.meta["tensor_meta"] = tensor_metas(tensors, seen.metas if is_call and seen is not None else None)
+        fx_node.meta["tensor_meta"] = tensor_metas(tensors, metas)
         return fx_node
 
     def _module_stack(self, call: SeenModuleCall | None) -> ModuleStack:
@@ -158,9 +167,9 @@ class ForwardGraph:
             call = call.parent
         return {path: (path, kind) for path, kind in reversed(stack)}
 
-    def _function(self, function: Any, *args: Any, tensors: list[torch.Tensor] | None = None) -> fx.Node:
+    def _function(self, function: Any, *args: Any, members: Members = ()) -> fx.Node:
         """A call that no recorded call stands for."""
-        return self._describe(self.graph.call_function(function, args), tensors or [])
+        return self._describe(self.graph.call_function(function, args), members)
 
     # Values
 
@@ -209,9 +218,9 @@ class ForwardGraph:
         template, tensors = template_of(value)
         if not tensors:
             return self._constant(value)
-        seen = [tensor for _, tensor in routes_in(value)]
+        members = self._members_in(value) or self._members_in(tensors)
         fx_nodes = [self.fx_node_of(tensor) for tensor in tensors]
-        return self._function(filled, self._constant(template), *fx_nodes, tensors=seen or tensors)
+        return self._function(filled, self._constant(template), *fx_nodes, members=members)
 
     def fx_node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The fx node whose result the tensor is; made now where it is an attribute, a constant or part of a result."""
@@ -234,12 +243,12 @@ class ForwardGraph:
 
     def _reach(self, fx_node: fx.Node, route: Route) -> fx.Node:
         """The part of a result, or of an argument, that the steps lead to."""
-        members = self._members.get(fx_node, [])
+        members = self._members.get(fx_node, ())
         for depth, step in enumerate(route):
             members = [member for member in members if member[0][depth].position == step.position]
             key = step.key if is_literal(step.key) else self._constant(step.key)
             function = getattr if step.is_attribute else operator.getitem
-            fx_node = self._function(function, fx_node, key, tensors=[tensor for _, tensor in members])
+            fx_node = self._function(function, fx_node, key, members=members)
         return fx_node
 
     def _get_attr(self, name: str) -> fx.Node:

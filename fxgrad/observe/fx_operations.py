@@ -6,7 +6,7 @@ import builtins
 import inspect
 import keyword
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -86,17 +86,15 @@ def _is_called(function: Callable[..., Any], name: str) -> bool:
     return bool(found == function)
 
 
-def tensor_metas(tensors: Iterable[torch.Tensor], earlier: Sequence[TensorMeta] | None = None) -> Any:
+def tensor_metas(tensors: Iterable[torch.Tensor], metas: Iterable[TensorMeta]) -> Any:
     """``meta["tensor_meta"]``: one TensorMetadata, a tuple of several, None for none.
 
-    `earlier` are the shapes that the tensors had, where they were changed since.
+    `metas` are the shapes that the tensors had when they were seen.
     """
-    found = [_tensor_meta(tensor) for tensor in tensors]
-    if earlier is not None:
-        found = [
-            meta if meta is None or not _is_readable(before.shape) else meta._replace(shape=torch.Size(before.shape))  # type: ignore[arg-type]
-            for meta, before in zip(found, earlier, strict=True)
-        ]
+    found = [
+        meta if meta is None or not _is_readable(before.shape) else meta._replace(shape=torch.Size(before.shape))  # type: ignore[arg-type]
+        for meta, before in zip(map(_tensor_meta, tensors), metas, strict=True)
+    ]
     return found[0] if len(found) == 1 else tuple(found) or None
 
 

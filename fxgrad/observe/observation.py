@@ -46,7 +46,7 @@ from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, n
 Roots = Sequence[tuple[Path, torch.Tensor]]
 
 _LONGEST_ARGUMENTS = 2_000
-_NOTHING = Made(None, [], None)
+_NOTHING = Made(None, (), (), None)
 
 
 class Observation:
@@ -191,7 +191,7 @@ class Observation:
                 name=named.name,
                 aliases=tuple(named.aliases),
                 kind=named.kind,
-                meta=self.metas.of_tensor(tensor),
+                meta=self.metas.of_tensor(tensor) if self.recorder is None else self.recorder.log.first_meta(tensor),
                 requires_grad=tensor.requires_grad,
                 is_leaf=is_leaf(tensor),
                 retains_grad=tensor.retains_grad,
@@ -216,9 +216,8 @@ class Observation:
     def _fx_nodes(self) -> Iterator[FxNode]:
         taken, asked = self._taken()
         for fx_node in () if self.forward is None else self.forward.graph.nodes:
-            seen, tensors, window = self.forward.made_for.get(fx_node, _NOTHING)  # type: ignore[union-attr]
+            seen, tensors, metas, window = self.forward.made_for.get(fx_node, _NOTHING)  # type: ignore[union-attr]
             own = seen if seen is not None and window is seen.window else None
-            metas = own.metas if own is not None else None
             yield FxNode(
                 name=fx_node.name,
                 op=fx_node.op,
@@ -226,7 +225,7 @@ class Observation:
                 args_text=_arguments_text(fx_node),
                 modules=() if seen is None else tuple(self._stack(seen.module_call)),
                 source=None if seen is None else source_of(seen.stack),
-                meta=tuple(metas or [self.metas.of_tensor(tensor) for tensor in tensors]),
+                meta=tuple(metas),
                 sequence_window=window,
                 changes=() if own is None else tuple(self._values_before(fx_node, own)),
                 aliases=() if own is None else tuple(self._shared_values(own)),

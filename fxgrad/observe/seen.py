@@ -55,14 +55,16 @@ class SeenTensor:
     """A tensor at one moment of the run. It is held, so that its id stays its own.
 
     Reading ``grad_fn`` of a view whose base was changed in place *makes* a node, so for a view that may be in that
-    state it waits until `settle`; until then ``late`` holds the version it had. ``earlier_meta`` describes a tensor that
-    was given another shape afterwards.
+    state it waits until `settle`; until then ``late`` holds the version it had. ``meta`` describes the tensor at that
+    moment: an in-place operation may give it another shape later.
     """
 
-    __slots__ = ("earlier_meta", "late", "origin", "path", "producer", "requires_grad", "tensor")
+    __slots__ = ("late", "meta", "origin", "path", "producer", "requires_grad", "tensor")
 
-    def __init__(self, path: Path, tensor: torch.Tensor, producer: Producer | None, *, stale: bool) -> None:
-        self.earlier_meta: TensorMeta | None = None
+    def __init__(
+        self, path: Path, tensor: torch.Tensor, producer: Producer | None, meta: TensorMeta, *, stale: bool
+    ) -> None:
+        self.meta = meta
         self.path = path
         self.tensor = tensor
         self.producer = producer
@@ -136,7 +138,7 @@ class SeenFunctionCall:
     ``requires_grad`` says of each of ``results`` whether it required grad when it was returned.
 
     ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed in place that is
-    no result. ``metas`` describes the results, where they were changed afterwards.
+    no result. ``metas`` describes each of ``results`` as it was when it was returned.
 
     ``grad_enabled`` is the grad mode that it ran in; ``differentiable`` that of the program around, where a reentrant
     checkpoint has disabled it meanwhile (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without).
@@ -176,7 +178,7 @@ class SeenFunctionCall:
         self.grad_enabled = self.differentiable = torch.is_grad_enabled()
         self.result_type: type = type(None)
         self.origins: list[tuple[AutogradNode, int, int | None]] = []
-        self.metas: list[TensorMeta] | None = None
+        self.metas: list[TensorMeta] = []
         self.window = (0, 0)
         self.stack = NO_STACK
         self.module_call: SeenModuleCall | None = None

@@ -9,6 +9,7 @@ import torch
 from fxgrad.graph import Path, TensorMeta
 from fxgrad.observe.hooks import LiveHook, has_hooks, hooks_on_tensor
 from fxgrad.observe.memory_copies import MemoryCopies
+from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import Producer, SeenTensor, is_leaf
 
 
@@ -19,10 +20,11 @@ class TensorLog:
     when it was first used. ``kept`` are the tensors that were known before the run. ``foreign`` are those of them that
     have a history: it is not the recorded run's, as that of ``inputs``, which were known before it. ``hooks`` are those
     that were on them then: what is changed in place later leaves its hooks behind, on the node that it had. (Of a view
-    only after the run: reading its node could make one.)
+    only after the run: reading its node could make one.) ``first_metas`` describes each tensor that no recorded function
+    made as it was when it was first known, by its identity.
     """
 
-    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+    def __init__(self, known: Iterable[torch.Tensor], metas: MetaTable) -> None:
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.foreign: list[SeenTensor] = []
         self.hooks: list[LiveHook] = []
@@ -31,12 +33,14 @@ class TensorLog:
         self._memories = MemoryCopies()
         self.known = {id(tensor) for tensor in self.kept}
         self._versions: dict[int, int] = {}
-        self._seen: dict[int, list[SeenTensor]] = {}
+        self._metas = metas
+        self.first_metas = {id(tensor): metas.of_tensor(tensor) for tensor in self.kept}
         self.inputs = [self.seen((), tensor) for tensor in self.kept if may_have_history(tensor)]
 
     def add_constant(self, tensor: torch.Tensor) -> None:
         """Note a tensor that the recorded run has not made, with its value before it is used."""
         self.known.add(id(tensor))
+        self.first_metas[id(tensor)] = self._metas.of_tensor(tensor)
         self.copies.append((tensor, self._memories.copy(tensor)))
         if may_have_history(tensor):
             self.foreign.append(self.seen((), tensor))
@@ -61,14 +65,12 @@ class TensorLog:
 
     def seen(self, path: Path, tensor: torch.Tensor) -> SeenTensor:
         """A tensor as it is at this moment."""
-        seen = SeenTensor(path, tensor, self.producers.get(id(tensor)), stale=self.is_stale(tensor))
-        self._seen.setdefault(id(tensor), []).append(seen)
-        return seen
+        producer = self.producers.get(id(tensor))
+        return SeenTensor(path, tensor, producer, self._metas.of_tensor(tensor), stale=self.is_stale(tensor))
 
-    def note_meta(self, tensor: torch.Tensor, meta: TensorMeta) -> None:
-        """Describe the tensor wherever it was seen so far: it is about to be given another shape."""
-        for seen in self._seen.get(id(tensor), ()):
-            seen.earlier_meta = seen.earlier_meta or meta
+    def first_meta(self, tensor: torch.Tensor) -> TensorMeta:
+        """The tensor as it was when it was first known; as it is now, where a recorded function made it."""
+        return self.first_metas.get(id(tensor)) or self._metas.of_tensor(tensor)
 
 
 def may_have_history(tensor: torch.Tensor) -> bool:
