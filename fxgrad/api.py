@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
-from fxgrad.predict import called, predict
+from fxgrad.predict import predict, set_backward_call
 from fxgrad.result import Trace, load
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def verify(
             arguments,
             keywords,
             loss=loss,
-            called=partial(called, inputs=inputs, api=api, roots=roots, after=after),
+            called=partial(set_backward_call, inputs=inputs, api=api, roots=roots, after=after),
         )
     return compare(predict(executed.graph), executed.firings)
 
@@ -329,6 +329,8 @@ def verify_target(
         from fxgrad.observe import targets
 
         with _explained():
-            executed = targets.run(request, partial(called, inputs=request.backward_inputs or None, api=request.api))
+            executed = targets.run(
+                request, partial(set_backward_call, inputs=request.backward_inputs or None, api=request.api)
+            )
         graph, firings = executed.graph, executed.firings
     return compare(predict(graph), firings)

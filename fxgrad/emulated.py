@@ -28,9 +28,7 @@ from fxgrad.exchange.records import records_from_json, records_to_json
 from fxgrad.exchange.saved import from_json, to_json
 from fxgrad.graph import BackwardGraph, Landing, OtherDevice
 from fxgrad.graph.firings import Firing
-from fxgrad.predict import called
-from fxgrad.resolve import resolve
-from fxgrad.resolve.landings import landings
+from fxgrad.predict import find_landings, find_places, set_backward_call
 
 if TYPE_CHECKING:
     from fxgrad.observe.targets import Request
@@ -147,7 +145,9 @@ def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     request = targets.Request(**{**fields, **lists})
     if verb != "verify":
         return _traced(request, compare=verb == "compare")
-    executed = targets.run_emulated(request, partial(called, inputs=request.backward_inputs or None, api=request.api))
+    executed = targets.run_emulated(
+        request, partial(set_backward_call, inputs=request.backward_inputs or None, api=request.api)
+    )
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings, _FIRINGS)}
 
 
@@ -162,7 +162,7 @@ def _traced(request: Request, *, compare: bool) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(accelerator.in_forked_child(lambda: json.dumps(_told(emulated))))
     if "graph" in answer:
         graph = from_json(answer["graph"])
-        if compare or any(site.hook.kind.is_legacy and site.node is not None for site in resolve(graph)):
+        if compare or any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
             answer["other"] = records_to_json((_on_the_cpu(request, graph),), tuple[OtherDevice])
     return answer
 
@@ -172,7 +172,7 @@ def _on_the_cpu(request: Request, graph: BackwardGraph) -> OtherDevice:
 
     def work() -> str:
         _silence()
-        return records_to_json(landings(targets.observe(replace(request, device=_CPU))[0].graph), _LANDINGS)
+        return records_to_json(find_landings(targets.observe(replace(request, device=_CPU))[0].graph), _LANDINGS)
 
     held = sum(
         math.prod(size for size in variable.meta.shape or () if isinstance(size, int)) for variable in graph.variables

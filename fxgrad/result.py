@@ -124,11 +124,11 @@ class Trace:
         >>> trace.predict(inputs="weight").sites[0].fires, trace.predict(inputs=[model.bias]).sites[0].fires
         (False, True)
         """
-        from fxgrad.predict import called, predict
+        from fxgrad.predict import predict, set_backward_call
 
         names = None if inputs is None else self._names(inputs, "inputs")
         starts = None if roots is None else self._names(roots, "roots")
-        graph = predict(called(self.graph, inputs=names, api=api, roots=starts, after=after))
+        graph = predict(set_backward_call(self.graph, inputs=names, api=api, roots=starts, after=after))
         return Trace(
             graph,
             forward=self._forward,

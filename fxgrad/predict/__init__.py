@@ -1,16 +1,20 @@
-"""What each hook will receive, and whether, how often and in which order it is called: worked out before backward."""
+"""What each hook will receive, and whether, how often and in which order it is called: predicted before backward."""
 
 from fxgrad.graph import BackwardCall
-from fxgrad.predict.calling import called
-from fxgrad.predict.nodes import NodePrediction, order_caveat, passed_by, predict_nodes
+from fxgrad.predict.calling import set_backward_call
+from fxgrad.predict.places import find_landings, find_places
+from fxgrad.predict.reasons import find_unreached_nodes
+from fxgrad.predict.simulation import NodePrediction, find_order_caveat, predict_nodes
 from fxgrad.predict.sites import predict
 
 __all__ = [
     "BackwardCall",
     "NodePrediction",
-    "called",
-    "order_caveat",
-    "passed_by",
+    "find_landings",
+    "find_order_caveat",
+    "find_places",
+    "find_unreached_nodes",
     "predict",
     "predict_nodes",
+    "set_backward_call",
 ]

@@ -1,4 +1,4 @@
-"""How backward will be called, from what somebody asks for: checked, and put into the graph."""
+"""How backward will be called: the user's choice, checked and put into the graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxgrad.graph.lookup import find_input, find_root
 from fxgrad.graph.text import format_path
 
 
-def called(
+def set_backward_call(
     graph: BackwardGraph,
     *,
     inputs: Sequence[str] | None = None,
@@ -20,15 +20,16 @@ def called(
     roots: Sequence[str] | None = None,
     after: str | None = None,
 ) -> BackwardGraph:
-    """The graph with its roots, and with ``info.backward``, as they are asked for; its sites are to be predicted anew.
+    """Return the graph with the chosen roots and ``info.backward``; its sites must be predicted again.
 
-    Raises UsageError for what PyTorch refuses, and for names that are not known.
+    `inputs`, `roots` are names of tensors, `api` and `after` as in `BackwardCall`. Raises UsageError for what PyTorch
+    refuses, and for unknown names.
     """
     _check_choice("api", api, BACKWARD_APIS)
     _check_choice("after", after, (None, *EARLIER_CALLS))
     _check_inputs(inputs, api)
     places = None if inputs is None else [find_input(graph, name) for name in inputs]
-    started = graph if roots is None else _started_from(graph, roots)
+    started = graph if roots is None else _start_from(graph, roots)
     call = BackwardCall(
         None if places is None else tuple([(each.node, each.slot) for each in places if each.node is not None]),
         api,
@@ -56,7 +57,7 @@ def _check_inputs(inputs: Sequence[str] | None, api: str) -> None:
         )
 
 
-def _started_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
+def _start_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
     if not names:
         raise UsageError("empty roots", "at least one tensor that backward starts from", "leave roots out for all")
     roots = tuple([find_root(graph, name) for name in names])

@@ -23,10 +23,10 @@ class Schedule:
 
     ``order``      the nodes that it reaches, in that order
     ``behind``     whether the node is a root or behind one
-    ``runs``       whether the node is executed; one that is reached but not executed runs its tensor hooks only
-    ``needed``     whether gradients are computed for the node: always, or because an input lies there or behind it
-    ``will_run``   what ``torch._C._will_engine_execute_node`` answers for the node
-    ``raises_at``  the node that raises when it is executed, which is where ``order`` ends; None: there is none
+    ``runs``       whether the node is executed; one that is reached but not executed runs only its tensor hooks
+    ``needed``     whether gradients are computed for the node: always, or because an input is there or behind it
+    ``will_run``   what ``torch._C._will_engine_execute_node`` returns for the node
+    ``raises_at``  the node that raises when it is executed, where ``order`` ends; None if no node raises
     """
 
     order: tuple[int, ...]
@@ -38,7 +38,7 @@ class Schedule:
 
 
 class _Ready:
-    """A node in the ready queue. No one is less than another: ties stay as the heap leaves them, as in the engine."""
+    """A node in the ready queue. None is less than another: the heap decides about ties, as it does in the engine."""
 
     __slots__ = ("node",)
 
@@ -49,10 +49,10 @@ class _Ready:
         return False
 
 
-def schedule(graph: BackwardGraph, call: BackwardCall) -> Schedule:
-    """Work out which nodes one backward from the roots reaches and executes, and in which order."""
-    dependencies, reached, behind = _dependencies(graph)
-    needed, executed = _execution(graph.nodes, call)
+def schedule_nodes(graph: BackwardGraph, call: BackwardCall) -> Schedule:
+    """Compute which nodes one backward from the roots reaches and executes, and in which order."""
+    dependencies, reached, behind = _count_dependencies(graph)
+    needed, executed = _find_executed(graph.nodes, call)
     queue = _Queue(graph.nodes, dependencies, needed)
     order, raises_at = _run(graph, queue, executed, _raising_kinds(call))
     runs = bytearray(len(graph.nodes))
@@ -62,33 +62,35 @@ def schedule(graph: BackwardGraph, call: BackwardCall) -> Schedule:
     return Schedule(tuple(order), behind, runs, needed, will_run, raises_at)
 
 
-def _dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray, bytearray]:
-    """How many edges lead to each node from what the roots reach, which nodes those edges reach, and which the roots.
+def _count_dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray, bytearray]:
+    """Return for each node how many edges lead to it, whether an edge does, and whether it is a root or behind one.
 
-    A single root is started without an edge, so PyTorch does not count it among the nodes of the graph.
+    Only edges of nodes that the roots lead to count. A single root is started without an edge, so the engine does not
+    count it among the nodes of the graph (``skip_dummy_node`` in ``Engine::execute``).
     """
     dependencies = [0] * len(graph.nodes)
     reached = bytearray(len(graph.nodes))
-    alive = bytearray(len(graph.nodes))
+    behind = bytearray(len(graph.nodes))
     for root in graph.roots:
-        alive[root.node] = True
-    for node in graph.nodes:
-        if alive[node.id]:
+        behind[root.node] = True
+    for node in graph.nodes:  # in topological order: what leads to a node comes before it
+        if behind[node.id]:
             for edge in node.edges:
                 if edge.next_node is not None:
                     dependencies[edge.next_node] += 1
-                    reached[edge.next_node] = alive[edge.next_node] = True
+                    reached[edge.next_node] = behind[edge.next_node] = True
     if len(graph.roots) > 1:
         for root in graph.roots:
             dependencies[root.node] += 1
             reached[root.node] = True
-    return dependencies, reached, alive
+    return dependencies, reached, behind
 
 
-def _execution(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearray, bytearray]:
-    """For each node: whether its gradients are needed, and whether it is executed.
+def _find_executed(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearray, bytearray]:
+    """Return for each node whether its gradients are needed, and whether it is executed.
 
-    ``autograd.grad`` only captures at an input that has no other input behind it; ``backward`` executes it.
+    ``autograd.grad`` only captures the gradient at an input that has no other input behind it; ``backward`` executes
+    the node there (``init_to_execute``).
     """
     if call.inputs is None:
         every = bytearray(b"\x01") * len(nodes)
@@ -104,9 +106,9 @@ def _execution(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearray, 
 
 
 def _raising_kinds(call: BackwardCall) -> frozenset[NodeKind]:
-    """The nodes that raise as soon as they are executed; with inputs= reentrant checkpoints do.
+    """The kinds of nodes that raise when they are executed: with ``inputs=`` also reentrant checkpoints.
 
-    torch/utils/checkpoint.py asks ``torch.autograd._is_checkpoint_valid``.
+    torch/utils/checkpoint.py calls ``torch.autograd._is_checkpoint_valid``.
     """
     always = {NodeKind.ERROR}
     return frozenset(always if call.inputs is None else always | {NodeKind.CHECKPOINT})
@@ -127,13 +129,13 @@ class _Queue:
         heapq.heappush(self._heap, (-(_LAST_SEQUENCE_NR if sequence_nr is None else sequence_nr), _Ready(node)))
 
     def deliver(self, node: int) -> None:
-        """Count one gradient, None or not, as arrived at a node; the last one makes it ready."""
+        """Count one gradient, None or not, that arrives at a node; the last one makes the node ready."""
         self._dependencies[node] -= 1
         if self._dependencies[node] == 0 and self._needed[node]:
             self.push(node)
 
     def drain(self) -> Iterator[Node]:
-        """Take one node after the other until none is ready."""
+        """Yield the nodes one after the other until none is ready."""
         while self._heap:
             yield self._nodes[heapq.heappop(self._heap)[1].node]
 
@@ -154,7 +156,7 @@ def _run(
 
 
 def _start(roots: tuple[Root, ...], queue: _Queue) -> None:
-    """Start a single root whatever it leads to; several hang on a GraphRoot, which runs where one of them is needed."""
+    """Start a single root whatever it leads to. Several are edges of a GraphRoot, which runs if one of them is needed."""
     if len(roots) == 1:
         queue.push(roots[0].node)
         return

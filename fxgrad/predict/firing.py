@@ -1,4 +1,4 @@
-"""In which order hooks are called: node by node as the engine runs, and at each node by what they are registered on.
+"""Which hooks backward calls, how often and in which order: node by node as the engine runs, and at each node by kind.
 
 At one node (torch/csrc/autograd/engine.cpp, ``evaluate_function`` and ``call_function``): tensor hooks, retain_grad,
 prehooks, the node itself (for a leaf the post-accumulate hooks, torch/csrc/autograd/functions/accumulate_grad.cpp),
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from fxgrad.graph import HookKind, HookSite, UnrecordedCall
-from fxgrad.predict import multi_grad
-from fxgrad.predict.flow import INPUT_SIDE
-from fxgrad.predict.outlook import Outlook
-from fxgrad.predict.places import Place, TensorHook, is_alive, places
-from fxgrad.predict.reasons import counting_reason
+from fxgrad.graph import BackwardGraph, Gradient, Hook, HookKind, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.predict.entries import UNTOUCHED, make_target_entry, mark_unknown
+from fxgrad.predict.formulas import NONE, UNKNOWN
+from fxgrad.predict.reasons import explain_miscounting
+from fxgrad.predict.simulation import Simulation
 
 
 class HookCall(NamedTuple):
@@ -27,76 +26,67 @@ class HookCall(NamedTuple):
     nth: int
 
 
-class Firing:
+class HookCalls:
     """The calls of hooks in one backward.
 
-    ``calls``      in order; a multi-grad hook may be called more than once
-    ``counters``   by number, what became of each multi-grad hook
+    ``in_order``   the calls in order; a multi-grad hook may be called more than once
+    ``counters``   for each multi-grad hook, by its site's number, what it counts
     ``by_others``  numbers of the sites whose hook this backward does not call, but one that starts inside it may
-    ``raised_by``  number of the site whose hook makes backward raise, which ends it; None: there is none
+    ``raised_by``  number of the site whose hook raises, which ends backward; None if none does
     """
 
-    def __init__(self, outlook: Outlook, sites: Sequence[HookSite]) -> None:
-        self._outlook = outlook
+    def __init__(self, simulation: Simulation, sites: Sequence[HookSite]) -> None:
+        self._simulation = simulation
         self._sites = sites
-        self._places = places(outlook.graph, sites)
-        left_open = {number for number, site in enumerate(sites) if site.node is None and site.fires is None}
-        self._somewhere = {number for number in left_open if sites[number].hook.more_targets is not None}
-        self._recomputed = left_open - self._somewhere
-        self._miscounted = {number for number, site in enumerate(sites) if is_miscounted(outlook, site)}
+        self._hooks_at = group_by_node(simulation.graph, sites)
+        undecided = {number for number, site in enumerate(sites) if site.node is None and site.fires is None}
+        self._somewhere = {number for number in undecided if sites[number].hook.more_targets is not None}
+        self._recomputed = undecided - self._somewhere
+        self._miscounted = {number for number, site in enumerate(sites) if simulation.is_miscounted(site)}
         self.by_others: frozenset[int] = frozenset()
         self.raised_by: int | None = None
         self.counters = {
-            number: multi_grad.Counter(outlook, site.hook)
+            number: MultiGradCounter(simulation, site.hook)
             for number, site in enumerate(sites)
             if site.hook.kind is HookKind.MULTI_GRAD
         }
         called = list(self._run())
-        self.by_others = frozenset(self._only_by_others(called))
-        self.calls = tuple(_numbered([*called, *sorted(self.by_others)]))
+        self.by_others = frozenset(self._find_called_by_others(called))
+        self.in_order = tuple(_number_calls([*called, *sorted(self.by_others)]))
 
-    def where(self, call: HookCall) -> HookSite:
-        """The site of a call: a multi-grad hook is called at the tensor whose gradient completes it."""
+    def find_site(self, call: HookCall) -> HookSite:
+        """Return the site of a call: for a multi-grad hook the tensor whose gradient completes what it waits for."""
         site, counter = self._sites[call.site], self.counters.get(call.site)
         if counter is None or site.node is None:
             return site
         if call.site in self._miscounted:
-            return replace(site, node=None, slot=None, reason=counting_reason(self._outlook))
-        node, slot = counter.place(call.nth)
-        return replace(site, node=node, slot=slot, reason=f"{site.reason}{counter.which(call.nth)}")
+            return replace(site, node=None, slot=None, reason=explain_miscounting(self._simulation))
+        node, slot = counter.find_place(call.nth)
+        return replace(site, node=node, slot=slot, reason=f"{site.reason}{counter.explain_call(call.nth)}")
 
     def _run(self) -> Iterator[int]:
-        for node in self._outlook.schedule.order:
-            yield from self._at(node)
+        for node in self._simulation.schedule.order:
+            yield from self._run_node(node)
             if self.raised_by is not None:
                 return
         yield from sorted(self._somewhere)
 
-    def _only_by_others(self, called: Sequence[int]) -> Iterator[int]:
-        """The hooks that nobody calls but a backward that starts inside this one, if it does."""
-        outlook = self._outlook
-        if outlook.nesting and self.raised_by is None:
-            for number in {*range(len(self._sites))} - {*called}:
-                node = self._sites[number].node
-                if node is not None and is_alive(self._sites[number]) and outlook.is_shared(node):
-                    yield number
-
-    def _at(self, node: int) -> Iterator[int]:
-        place = self._places.get(node) or Place()
-        yield from self._tensor_hooks(place.tensor_hooks)
+    def _run_node(self, node: int) -> Iterator[int]:
+        hooks = self._hooks_at.get(node) or NodeHooks()
+        yield from self._run_tensor_hooks(hooks.tensor_hooks)
         if self.raised_by is not None:
             return
-        yield from place.retain_grad
-        if self._outlook.schedule.runs[node]:
-            yield from place.prehooks
-        if self._outlook.nesting and self._outlook.nesting[0].id == node:
+        yield from hooks.retain_grad
+        if self._simulation.schedule.runs[node]:
+            yield from hooks.prehooks
+        if self._simulation.nesting and self._simulation.nesting[0].id == node:
             yield from sorted(self._recomputed)
             yield from sorted(self._miscounted)
-        if self._outlook.runs(node):
-            yield from place.post_accumulate
-            yield from (number for number in place.post_hooks if not is_held_back(self._outlook, self._sites[number]))
+        if self._simulation.runs(node):
+            yield from hooks.post_accumulate
+            yield from (number for number in hooks.post_hooks if not self._simulation.is_held_back(self._sites[number]))
 
-    def _tensor_hooks(self, hooks: Sequence[TensorHook]) -> Iterator[int]:
+    def _run_tensor_hooks(self, hooks: Sequence[TensorHook]) -> Iterator[int]:
         for hook in hooks:
             called = True if hook.target is None else self.counters[hook.site].visit(hook.target)
             if called is None:
@@ -105,42 +95,207 @@ class Firing:
             if called and not (hook.site in self._somewhere or hook.site in self._miscounted):
                 yield hook.site
 
+    def _find_called_by_others(self, called: Sequence[int]) -> Iterator[int]:
+        simulation = self._simulation
+        if simulation.nesting and self.raised_by is None:
+            for number in {*range(len(self._sites))} - {*called}:
+                node = self._sites[number].node
+                if node is not None and is_alive(self._sites[number]) and simulation.is_shared(node):
+                    yield number
 
-def _numbered(sites: Iterable[int]) -> Iterator[HookCall]:
+
+def _number_calls(sites: Iterable[int]) -> Iterator[HookCall]:
     counts: Counter[int] = Counter()
     for site in sites:
         yield HookCall(site, counts[site])
         counts[site] += 1
 
 
-def is_miscounted(outlook: Outlook, site: HookSite) -> bool:
-    """Whether a backward that starts inside this one may be among those whose gradients a multi-grad hook counts."""
-    if site.hook.kind is not HookKind.MULTI_GRAD or site.node is None or not site.hook.active or not outlook.nesting:
+# Hooks at one node
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHook:
+    """A hook on one slot of a node, as site number ``site``; of a multi-grad hook that of its tensor ``target``."""
+
+    site: int
+    hook: int
+    slot: int
+    tensor: str
+    target: int | None = None
+
+
+@dataclass
+class NodeHooks:
+    """Numbers of the sites at one node, each list in the order in which its hooks are called."""
+
+    tensor_hooks: list[TensorHook] = field(default_factory=list)
+    retain_grad: list[int] = field(default_factory=list)
+    prehooks: list[int] = field(default_factory=list)
+    post_accumulate: list[int] = field(default_factory=list)
+    post_hooks: list[int] = field(default_factory=list)
+
+    def list_of(self, kind: HookKind) -> list[int]:
+        """The list that holds hooks of a kind; those of modules are post-hooks."""
+        if kind is HookKind.RETAIN_GRAD:
+            return self.retain_grad
+        if kind is HookKind.NODE_PRE:
+            return self.prehooks
+        return self.post_accumulate if kind is HookKind.POST_ACCUMULATE_GRAD else self.post_hooks
+
+
+def group_by_node(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, NodeHooks]:
+    """Group the sites by the node at which they are called. Those of removed hooks are left out."""
+    found: dict[int, NodeHooks] = {}
+    tensor_hooks: dict[int, list[TensorHook]] = {}
+    for number, site in enumerate(sites):
+        for node, hook in _list_tensor_hooks(number, site):
+            tensor_hooks.setdefault(node, []).append(hook)
+        if site.node is not None and _is_called_as_a_whole(site, graph.nodes[site.node]):
+            found.setdefault(site.node, NodeHooks()).list_of(site.hook.kind).append(number)
+    for node, on_tensors in tensor_hooks.items():
+        found.setdefault(node, NodeHooks()).tensor_hooks = _group_by_tensor(on_tensors, sites)
+    ends = {call.id: rank for rank, call in enumerate(sort_by_end(graph.calls))}
+    for node, hooks in found.items():
+        record = graph.nodes[node]
+        hooks.post_accumulate.sort(key=lambda number: sites[number].hook.id)
+        hooks.prehooks = _sort_as_listed(hooks.prehooks, record.prehooks, sites, ends)
+        hooks.post_hooks = _sort_as_listed(hooks.post_hooks, record.hooks, sites, ends)
+    return found
+
+
+def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
+    """Whether the engine calls the hook once for the node. ``retain_grad`` returns at once for a leaf."""
+    if site.hook.kind is HookKind.RETAIN_GRAD and node.kind is NodeKind.ACCUMULATE_GRAD:
         return False
-    return any(node is None or outlook.is_shared(node) for node, _ in site.hook.target_slots)
+    return is_alive(site) and site.hook.kind not in (HookKind.TENSOR, HookKind.MULTI_GRAD)
 
 
-def is_held_back(outlook: Outlook, site: HookSite) -> bool:
-    """Whether a full hook keeps silent on its input-side node: it waits for the output side, and nothing is there."""
-    return waits_for_output(outlook, site) and not finds_earlier(outlook, site)
+def is_alive(site: HookSite) -> bool:
+    """Whether a hook is called although it may have been removed: a module hook is, where a module call captured it."""
+    return site.hook.active or site.hook.kind.is_module
 
 
-def waits_for_output(outlook: Outlook, site: HookSite) -> bool:
-    """Whether a full hook on its input-side node comes before the output-side node has run.
+def _list_tensor_hooks(number: int, site: HookSite) -> Iterator[tuple[int, TensorHook]]:
+    hook = site.hook
+    if hook.kind is HookKind.TENSOR and site.node is not None:
+        yield site.node, TensorHook(number, hook.id, site.slot or 0, hook.owner)
+    if hook.kind is HookKind.MULTI_GRAD:
+        for target, (node, slot) in enumerate(hook.target_slots):
+            if node is not None:
+                name = hook.targets[target] if target < len(hook.targets) else ""
+                yield node, TensorHook(number, hook.id, slot, name, target)
 
-    ``BackwardHook._set_user_hook`` (torch/utils/hooks.py) waits for the grad_outputs that the output side leaves. What
-    it left in the same call before this one, and nothing took, is still there.
+
+def _group_by_tensor(hooks: Iterable[TensorHook], sites: Sequence[HookSite]) -> list[TensorHook]:
+    """A tensor's hooks are called together, at the place of the first that was ever registered on it.
+
+    Each Tensor object has one dict of hooks (torch/csrc/autograd/python_hook.cpp), added to the node once.
     """
-    call = outlook.module_call(site) if site.hook.kind.is_full else None
-    if call is None or site.node is None or outlook.sides.get(site.node) != INPUT_SIDE:
-        return False
-    output = call.output_hook_node
-    if output is None or not outlook.runs(output):
+    groups: dict[tuple[int, str], list[TensorHook]] = {}
+    for hook in sorted(hooks, key=lambda hook: hook.hook):
+        groups.setdefault((hook.slot, hook.tensor), []).append(hook)
+    return [hook for group in groups.values() for hook in group if is_alive(sites[hook.site])]
+
+
+def _sort_as_listed(
+    numbers: list[int], listed: Sequence[int], sites: Sequence[HookSite], ends: dict[str, int]
+) -> list[int]:
+    """Sort sites as the node lists their hooks. If a hook is there twice, the call that ended first comes first."""
+    waiting: dict[int, list[int]] = {}
+    for number in sorted(numbers, key=lambda number: ends.get(sites[number].call or "", 0)):
+        waiting.setdefault(sites[number].hook.id, []).append(number)
+    ordered = [waiting[hook].pop(0) for hook in listed if waiting.get(hook)]
+    return [*ordered, *[number for numbers in waiting.values() for number in numbers]]
+
+
+def sort_by_end(calls: Iterable[ModuleCall]) -> Iterator[ModuleCall]:
+    """Sort module calls, which come in the order of their start, by their end: those inside a call before it."""
+    running: list[ModuleCall] = []
+    for call in calls:
+        while running and running[-1].id != call.parent:
+            yield running.pop()
+        running.append(call)
+    yield from reversed(running)
+
+
+# Multi-grad hooks
+
+
+class _CountedCall(NamedTuple):
+    """One call of a multi-grad hook: at which target, and which targets came before, that one included."""
+
+    target: int
+    seen: frozenset[int]
+
+
+class MultiGradCounter:
+    """Follows one multi-grad hook through one backward: the counting that ``register_multi_grad_hook`` does.
+
+    torch/autograd/graph.py: an "all" hook puts a hook on each tensor, counts their calls and compares with how many of
+    the tensors' nodes ``torch._C._will_engine_execute_node`` names; an "any" hook lets the first call through.
+    """
+
+    def __init__(self, simulation: Simulation, hook: Hook) -> None:
+        self._simulation = simulation
+        self._hook = hook
+        self._seen: list[int] = []
+        self._expected = 1 if hook.mode == "any" else simulation.count_executed_targets(hook)
+        self._raises = simulation.refuses_leaf(hook)
+        self._calls: list[_CountedCall] = []
+
+    def visit(self, target: int) -> bool | None:
+        """Call the hook on one target. Whether that calls the user's function; None: it raises."""
+        if self._raises:
+            return None
+        self._seen.append(target)
+        if not self._is_due():
+            return False
+        self._calls.append(_CountedCall(target, frozenset(self._seen)))
+        if self._hook.mode == "all":
+            self._seen.clear()
         return True
-    return outlook.call.after is None and outlook.ranks[output] > outlook.ranks[site.node]
+
+    def _is_due(self) -> bool:
+        return len(self._seen) == self._expected
+
+    def find_place(self, nth: int) -> tuple[int | None, int]:
+        """Return the node and slot at which the hook is called: those of the tensor that completes it."""
+        return self._hook.target_slots[self._calls[nth].target]
+
+    def explain_call(self, nth: int) -> str:
+        """Which of several calls this is, and why there are several; "" if there is one."""
+        if len(self._calls) == 1:
+            return ""
+        enough = "1 gradient is" if self._expected == 1 else f"{self._expected} gradients are"
+        counted = f"of their nodes PyTorch counts {self._expected} as executed, so {enough} enough"
+        return f"; call {nth + 1} of {len(self._calls)}: {counted}"
+
+    def list_entries(self, nth: int) -> tuple[Gradient, ...]:
+        """Return what the user's function gets: one entry for each tensor; in an "any" hook that of the first one."""
+        call = self._calls[nth]
+        if self._hook.mode == "any":
+            return (make_target_entry(self._simulation, self._hook, call.target, index=0),)
+        earlier = frozenset[int]().union(*[before.seen for before in self._calls[:nth]])
+        return tuple(
+            [
+                entry if entry.index in call.seen else _without_gradient(entry, earlier=entry.index in earlier)
+                for entry in self._list_all_entries()
+            ]
+        )
+
+    def list_undecided_entries(self, reason: str) -> tuple[Gradient, ...]:
+        """Return what it gets if only backward decides when it is called."""
+        if self._hook.mode == "any":
+            return (Gradient(0, None, UNKNOWN, None, None, None, reason),)
+        return mark_unknown(self._list_all_entries(), reason)
+
+    def _list_all_entries(self) -> list[Gradient]:
+        targets = range(len(self._hook.target_slots))
+        return [make_target_entry(self._simulation, self._hook, target, index=target) for target in targets]
 
 
-def finds_earlier(outlook: Outlook, site: HookSite) -> bool:
-    """Whether an earlier backward, which nobody watched, left grad_outputs that nothing has taken."""
-    call = outlook.module_call(site)
-    return isinstance(call, UnrecordedCall) and call.has_waiting
+def _without_gradient(entry: Gradient, *, earlier: bool) -> Gradient:
+    """The entry of a tensor whose gradient is not among those that the hook is called with."""
+    waits = "an earlier call of the hook got it" if earlier else "backward comes to it after the hook was called"
+    return replace(entry, status=NONE, reason=waits if entry.status != NONE else entry.reason or UNTOUCHED)

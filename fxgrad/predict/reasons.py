@@ -1,100 +1,93 @@
-"""Why an entry is None or unknown: sentences that are computed from the records, one function each."""
+"""Why an entry is None or unknown, and why a hook is not called: sentences computed from the records, one function each."""
 
 from __future__ import annotations
 
-from fxgrad.graph import Node, NodeKind
+from fxgrad.graph import BackwardGraph, Hook, HookKind, HookSite, Node, NodeKind
 from fxgrad.graph.text import escape, join_words, pluralize
-from fxgrad.predict.flow import DECIDES_ALONE, special_verdict, wanted_edges
-from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN
-from fxgrad.predict.outlook import Outlook
+from fxgrad.predict.formulas import DECIDES_ALONE, NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
+from fxgrad.predict.simulation import Simulation, simulate
 
-UNUSED = "no root depends on it"
-NOT_EXECUTED = "backward does not execute this node"
-NOTHING_ARRIVES = "no gradient arrives at this node"
-NOT_NEEDED = "none of the tensors in inputs= is behind it"
-HANDED_ON = "no gradient arrives for it, and the hook on the module's outputs hands that on"
-ELEMENT_UNUSED = "the same element of the result gets no gradient"
 _MOST_LABELS = 3
+_UNUSED = "no root depends on it"
+_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
+_ONCE_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.NODE_PRE)
 
 
-def slot_reason(outlook: Outlook, node: Node, slot: int) -> str | None:
-    """Why a grad_output entry is None or unknown; None where it is a Tensor."""
-    status = outlook.flow.grad_outputs[node.id][slot]
+# Entries
+
+
+def explain_grad_output(simulation: Simulation, node: Node, slot: int) -> str | None:
+    """Why a grad_output entry is None or unknown; None if it is a Tensor."""
+    status = simulation.grad_outputs[node.id][slot]
     if status == UNKNOWN:
-        return _arrival_reason(outlook, node, slot)
-    return _no_arrival_reason(outlook, node, slot) if status == NONE else None
+        return _explain_arrival(simulation, node, slot)
+    return _explain_no_arrival(simulation, node, slot) if status == NONE else None
 
 
-def _arrival_reason(outlook: Outlook, node: Node, slot: int) -> str:
-    origin = outlook.flow.origins[node.id, slot]
-    return f"{_decider(outlook.graph.nodes[origin])} whether a gradient arrives here"
+def _explain_arrival(simulation: Simulation, node: Node, slot: int) -> str:
+    decider = simulation.graph.nodes[simulation.deciders[node.id, slot]]
+    return f"{_describe_decision(decider)} whether a gradient arrives here"
 
 
-def _no_arrival_reason(outlook: Outlook, node: Node, slot: int) -> str:
-    users = outlook.users.get((node.id, slot), ())
+def _explain_no_arrival(simulation: Simulation, node: Node, slot: int) -> str:
+    users = simulation.users.get((node.id, slot), ())
     if not users:
-        return UNUSED
-    executed = [user for user in users if outlook.runs(user)]
+        return _UNUSED
+    executed = [user for user in users if simulation.runs(user)]
     if not executed:
         return "nothing that backward executes uses it"
-    labels = join_words(
-        [escape(outlook.graph.nodes[node].label) for node in executed[:_MOST_LABELS]],
-        most=_MOST_LABELS,
-        total=len(executed),
-    )
-    return f"{labels} {pluralize(len(executed), 'returns', plural='return')} None for it"
+    labels = [escape(simulation.graph.nodes[user].label) for user in executed[:_MOST_LABELS]]
+    named = join_words(labels, most=_MOST_LABELS, total=len(executed))
+    return f"{named} {pluralize(len(executed), 'returns', plural='return')} None for it"
 
 
-def edge_reason(outlook: Outlook, node: Node, index: int) -> str | None:
-    """Why a grad_input entry is None or unknown; None where it is a Tensor."""
-    status = outlook.flow.grad_inputs[node.id][index]
+def explain_grad_input(simulation: Simulation, node: Node, index: int) -> str | None:
+    """Why a grad_input entry is None or unknown; None if it is a Tensor."""
+    status = simulation.grad_inputs[node.id][index]
     if status == TENSOR:
         return None
     if node.kind in DECIDES_ALONE and status == UNKNOWN:
-        return f"{_decider(node)} whether this is a Tensor or None"
-    if node.returned is not None and outlook.runs(node.id):
-        return _returned_none(node.edges[index].null_reason)
-    return _formula_reason(outlook, node, index) or _absence_reason(outlook, node, index)
+        return f"{_describe_decision(node)} whether this is a Tensor or None"
+    if node.returned is not None and simulation.runs(node.id):
+        # The code of the Python Function says so, whether or not the gradient would go anywhere.
+        returned, null_reason = "backward returns None for it", node.edges[index].null_reason
+        return returned if null_reason is None else f"{null_reason}, and {returned}"
+    return _explain_formula(simulation, node, index) or _explain_absence(simulation, node, index)
 
 
-def _returned_none(null_reason: str | None) -> str:
-    """Where the code of a Python Function says so, whether or not the gradient would go anywhere."""
-    told = "backward returns None for it"
-    return told if null_reason is None else f"{null_reason}, and {told}"
-
-
-def _formula_reason(outlook: Outlook, node: Node, index: int) -> str | None:
-    """What is special about the node's own formula, where that is what makes the entry None or unknown."""
-    received = outlook.flow.grad_outputs[node.id]
-    special = special_verdict(outlook.graph, node, received)
-    if special is None or special.statuses[index] == TENSOR or not wanted_edges(node, outlook.schedule.needed)[index]:
+def _explain_formula(simulation: Simulation, node: Node, index: int) -> str | None:
+    """What is special about the node's own formula, if that is what makes the entry None or unknown."""
+    special = apply_special_formula(simulation.graph, node, simulation.grad_outputs[node.id])
+    if special is None or special.statuses[index] == TENSOR:
         return None
-    return special.reason
+    return special.reason if find_wanted_edges(node, simulation.schedule.needed)[index] else None
 
 
-def _absence_reason(outlook: Outlook, node: Node, index: int) -> str:
-    if not outlook.runs(node.id):
-        return NOT_EXECUTED
-    if outlook.flow.grad_inputs[node.id][index] == UNKNOWN:
-        return _unknown_arrival_reason(outlook, node)
+def _explain_absence(simulation: Simulation, node: Node, index: int) -> str:
+    if not simulation.runs(node.id):
+        return "backward does not execute this node"
+    if simulation.grad_inputs[node.id][index] == UNKNOWN:
+        return _explain_unknown_arrival(simulation, node)
     if node.kind is NodeKind.BACKWARD_HOOK:
-        return HANDED_ON
+        return "no gradient arrives for it, and the hook on the module's outputs hands that on"
     edge = node.edges[index]
     if edge.next_node is None:
         return edge.null_reason or "its gradient goes nowhere"
-    if not outlook.schedule.needed[edge.next_node]:
-        return NOT_NEEDED
-    return ELEMENT_UNUSED if TENSOR in outlook.flow.grad_outputs[node.id] else NOTHING_ARRIVES
+    if not simulation.schedule.needed[edge.next_node]:
+        return "none of the tensors in inputs= is behind it"
+    if TENSOR in simulation.grad_outputs[node.id]:
+        return "the same element of the result gets no gradient"
+    return "no gradient arrives at this node"
 
 
-def _unknown_arrival_reason(outlook: Outlook, node: Node) -> str:
-    slots = [slot for slot in range(len(node.grad_outputs)) if (node.id, slot) in outlook.flow.origins]
+def _explain_unknown_arrival(simulation: Simulation, node: Node) -> str:
+    slots = [slot for slot in range(len(node.grad_outputs)) if (node.id, slot) in simulation.deciders]
     if slots:
-        return _arrival_reason(outlook, node, slots[0])
+        return _explain_arrival(simulation, node, slots[0])
     return "only backward decides whether this is zeros or None"
 
 
-def _decider(node: Node) -> str:
+def _describe_decision(node: Node) -> str:
     if node.kind is NodeKind.CHECKPOINT:
         return f"the recomputation of {escape(node.label)} decides"
     if node.kind.is_python:
@@ -102,32 +95,130 @@ def _decider(node: Node) -> str:
     return f"{escape(node.label)} decides"
 
 
-# Backward inside of backward
+# Hooks that backward does not call
 
 
-def nesting_reason(outlook: Outlook) -> str:
-    """What a backward that starts inside this one does to the hooks that it comes to."""
-    where = "the hooks on leaves" if outlook.intruder is None else "the hooks on leaves, and on what it comes to,"
-    return f"{_nested(outlook)}, which calls {where} once more if it uses them"
+def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> str:
+    """Why backward does not call the hook. `raises` says whether an "all" hook makes backward raise."""
+    if site.node is None:
+        return site.reason if site.fires is False else "this backward does not run the node that would start another"
+    kind = site.hook.kind
+    if not site.hook.active and not kind.is_module:
+        return "its handle was removed"
+    if kind is HookKind.RETAIN_GRAD and simulation.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
+        return "retain_grad does nothing on a leaf"
+    if kind is HookKind.MULTI_GRAD and any(node in simulation.ranks for node, _ in site.hook.target_slots):
+        return _explain_multi_grad(simulation, site.hook)
+    if raises and _would_be_called(simulation, site, site.node):
+        return "backward ends before it: an 'all' hook on several tensors raises"
+    return _explain_at_node(simulation, site, site.node)
 
 
-def _nested(outlook: Outlook) -> str:
-    node = outlook.nesting[0]
-    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
-    return f"{escape(node.label)} {runs} a backward of its own"
-
-
-def intrusion_reason(node: Node) -> str:
-    """What a backward that starts inside this one does to the nodes that it comes to before this one."""
+def _explain_multi_grad(simulation: Simulation, hook: Hook) -> str:
+    """Why the hook is not called although backward reaches one of its tensors."""
+    if simulation.refuses_leaf(hook):
+        return "autograd.grad raises: one of the hook's tensors is a leaf in inputs="
     return (
-        f"{escape(node.label)} uses tensors of this graph that are not detached: a backward of its own may come to their "
-        "nodes first, and free what these need"
+        "an 'all' hook waits for as many gradients as PyTorch executes nodes among those of "
+        f"{', '.join(map(escape, hook.targets))}, and it does not count the root that backward starts from"
     )
 
 
-def counting_reason(outlook: Outlook) -> str:
-    """What that does to a multi-grad hook, which counts the gradients of each backward by itself."""
+def _would_be_called(simulation: Simulation, site: HookSite, node: int) -> bool:
+    """Whether the engine would call the hook if no hook raised before."""
+    if site.hook.kind in _BEFORE_EXECUTION:
+        return node in simulation.ranks
+    return simulation.runs(node) and not simulation.is_held_back(site)
+
+
+def _explain_at_node(simulation: Simulation, site: HookSite, node: int) -> str:
+    label = escape(simulation.graph.nodes[node].label)
+    if node not in simulation.ranks:
+        return _explain_unreached(simulation, node)
+    if simulation.schedule.raises_at == node:
+        return f"{label} raises when backward executes it"
+    if simulation.schedule.runs[node]:
+        return _explain_held_back(simulation, site)
+    if simulation.call.api == "grad":
+        return f"autograd.grad takes the gradient at {label} and does not execute it: only hooks on tensors are called"
+    return f"{label} is the root, and none of the tensors in inputs= is behind it: only hooks on tensors are called"
+
+
+def _explain_unreached(simulation: Simulation, node: int) -> str:
+    label = escape(simulation.graph.nodes[node].label)
+    if not simulation.schedule.behind[node]:
+        return f"backward does not come to {label}: {_UNUSED}"
+    raises_at = simulation.schedule.raises_at
+    if raises_at is not None:
+        return f"backward ends before {label}: {escape(simulation.graph.nodes[raises_at].label)} raises"
+    return f"backward does not come to {label}: none of the tensors in inputs= is there or behind it"
+
+
+def _explain_held_back(simulation: Simulation, site: HookSite) -> str:
+    call = simulation.module_call(site)
+    output = None if call is None else call.output_hook_node
+    if output is None:
+        return "the gradient comes to the module's inputs, but no root depends on what the module returned"
     return (
-        f"{_nested(outlook)}, which calls the hook as well for those of its tensors that it "
+        "the gradient comes to the module's inputs by a way around its outputs: "
+        f"{escape(simulation.graph.nodes[output].label)}, on the outputs, has not run before"
+    )
+
+
+def find_unreached_nodes(graph: BackwardGraph) -> dict[int, str]:
+    """Return the nodes that backward, called as `graph.info` says, does not reach, each with why."""
+    simulation = simulate(graph)
+    return {node.id: _explain_unreached(simulation, node.id) for node in graph.nodes if node.id not in simulation.ranks}
+
+
+# Hooks of which only backward decides
+
+
+def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
+    """Why only backward decides whether the hook is called; None if the records decide."""
+    if site.node is None:
+        return site.reason
+    if simulation.waits_for_output(site) and simulation.finds_earlier(site):
+        return (
+            "an earlier backward came to the module's outputs alone, and what it left for the hook may still be there"
+        )
+    if simulation.call.after == "freed" and not _precedes_every_execution(simulation, site):
+        return "the same call before freed the graph: this one raises at the first node that needs what was freed"
+    intruder = simulation.intruder
+    if intruder is not None and simulation.ranks[site.node] > simulation.ranks[intruder.id]:
+        return (
+            f"{escape(intruder.label)} uses tensors of this graph that are not detached: a backward of its own may "
+            "come to their nodes first, and free what these need"
+        )
+    return None
+
+
+def _precedes_every_execution(simulation: Simulation, site: HookSite) -> bool:
+    """Whether the hook is certainly called once, before the first node is executed."""
+    is_early = site.hook.kind in _ONCE_BEFORE_EXECUTION or site.hook.mode == "any"
+    return is_early and simulation.schedule.order[0] == site.node
+
+
+def explain_uncounted(simulation: Simulation, site: HookSite) -> str | None:
+    """Why the number of calls is not known; None if it is."""
+    return explain_nesting(simulation) if site.node is not None and simulation.is_shared(site.node) else None
+
+
+def explain_nesting(simulation: Simulation) -> str:
+    """What a backward that starts inside this one does to the hooks that it reaches."""
+    where = "the hooks on leaves" if simulation.intruder is None else "the hooks on leaves, and on what it comes to,"
+    return f"{_describe_nested_backward(simulation)}, which calls {where} once more if it uses them"
+
+
+def explain_miscounting(simulation: Simulation) -> str:
+    """What it does to a multi-grad hook, which counts the gradients of each backward by itself."""
+    return (
+        f"{_describe_nested_backward(simulation)}, which calls the hook as well for those of its tensors that it "
         "comes to: how often it is called, and with which gradients, only backward decides"
     )
+
+
+def _describe_nested_backward(simulation: Simulation) -> str:
+    node = simulation.nesting[0]
+    runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
+    return f"{escape(node.label)} {runs} a backward of its own"

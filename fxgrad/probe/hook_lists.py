@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, HookKind, ModuleCall, Node
-from fxgrad.predict.places import in_order_of_end
+from fxgrad.predict.firing import sort_by_end
 from fxgrad.probe.moments import Step, moments
 
 _FIRST, _UNTIMED = (-2, 0), (-1, 0)
@@ -28,7 +28,7 @@ class _Entry(NamedTuple):
 
 def relisted(before: BackwardGraph, after: BackwardGraph) -> tuple[Node, ...]:
     """The nodes of `after` with the hooks that they list; `before` says which ones each of them listed."""
-    ends = {call.id: rank for rank, call in enumerate(in_order_of_end(before.calls))}
+    ends = {call.id: rank for rank, call in enumerate(sort_by_end(before.calls))}
     found: dict[int, list[_Entry]] = defaultdict(list)
     for entry in (*_full_hooks(after), *_legacy_hooks(after, ends), *_other_hooks(before, after, ends)):
         found[entry.node].append(entry)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, HookSite
 from fxgrad.graph.text import escape
-from fxgrad.predict import order_caveat
+from fxgrad.predict import find_order_caveat
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table
 from fxgrad.render.explain import graph_head
@@ -34,7 +34,7 @@ def order_document(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) 
 
 
 def _caveats(graph: BackwardGraph) -> Iterator[Paragraph]:
-    caveat = order_caveat(graph)
+    caveat = find_order_caveat(graph)
     if caveat is not None:
         yield Paragraph(f"this order holds on each device's thread alone: {caveat}")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
-from fxgrad.predict import passed_by
+from fxgrad.predict import find_unreached_nodes
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.rules.lost_gradients import lost_gradients
@@ -197,7 +197,7 @@ def _cells(found: _Found) -> tuple[str, str, str]:
 
 
 def _without_gradient(graph: BackwardGraph) -> Section:
-    lost, left = lost_gradients(graph), passed_by(graph)
+    lost, left = lost_gradients(graph), find_unreached_nodes(graph)
     parameters = [each for each in graph.variables if each.kind == "parameter"]
     reasons = {each.parameter.name: why_lost(graph, each) for each in lost[:_MOST_ROWS]}
     missing = [each for each in parameters if each.requires_grad and (each.node is None or each.node in left)]

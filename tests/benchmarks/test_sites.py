@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fxgrad
-from fxgrad.predict import predict
-from fxgrad.resolve import resolve
+from fxgrad.predict import find_places, predict
 from tests.benchmarks.conftest import timed
 
 COUNTS = (10, 100, 1_000, 10_000)
@@ -112,8 +111,8 @@ class Costs:
         bare = [replace(self.traced.graph, sites=()) for _ in range(2)]  # look-ups are kept by the graph
         return {
             "trace": self.each(self._trace),
-            "resolve": self.each(lambda: resolve(bare[0])),
-            "resolve and predict": self.each(lambda: predict(bare[1])),
+            "find the places": self.each(lambda: find_places(bare[0])),
+            "find and predict": self.each(lambda: predict(bare[1])),
             "explain": self.each(lambda: str(self.traced.explain())),
             "report": self.each(lambda: str(self.traced.report())),
         }

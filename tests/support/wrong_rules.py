@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxgrad.graph import TensorMeta
-from fxgrad.predict import engine, flow
+from fxgrad.predict import engine, formulas
 
-INPUT_SIDE, OUTPUT_SIDE = flow.INPUT_SIDE, flow.OUTPUT_SIDE
+INPUT_SIDE, OUTPUT_SIDE = formulas.INPUT_SIDE, formulas.OUTPUT_SIDE
 
 
 def always(value):
@@ -76,12 +76,12 @@ def executed_as_in_backward(right):
 
 
 def meta_of_the_slot(right):
-    return lambda outlook, node, edge, status: node.grad_outputs[0]
+    return lambda simulation, node, edge, status: node.grad_outputs[0]
 
 
 def dtype_of_the_slot(right):
-    def meta(outlook, node, edge, status):
-        found = right(outlook, node, edge, status)
+    def meta(simulation, node, edge, status):
+        found = right(simulation, node, edge, status)
         return replace(found, dtype=node.grad_outputs[0].dtype)
 
     return meta
@@ -94,7 +94,7 @@ def nothing_decides_alone(right):
 def prehooks_last(right):
     def at(self, node):
         called = list(right(self, node))
-        place = self._places.get(node)
+        place = self._hooks_at.get(node)
         early = [] if place is None else place.prehooks
         return iter([*(number for number in called if number not in early), *early])
 
@@ -104,7 +104,7 @@ def prehooks_last(right):
 def post_accumulate_last(right):
     def at(self, node):
         called = list(right(self, node))
-        place = self._places.get(node)
+        place = self._hooks_at.get(node)
         early = [] if place is None else place.post_accumulate
         return iter([*(number for number in called if number not in early), *early])
 
@@ -114,7 +114,7 @@ def post_accumulate_last(right):
 def tensor_hooks_last(right):
     def at(self, node):
         called = list(right(self, node))
-        place = self._places.get(node)
+        place = self._hooks_at.get(node)
         early = [] if place is None else [hook.site for hook in place.tensor_hooks]
         return iter([*(number for number in called if number not in early), *(n for n in called if n in early)])
 
@@ -126,7 +126,7 @@ def ungrouped(right):
 
 
 def by_hook(right):
-    return lambda numbers, listed, sites, finished: sorted(numbers, key=lambda number: -sites[number].hook.id)
+    return lambda numbers, listed, sites, ends: sorted(numbers, key=lambda number: -sites[number].hook.id)
 
 
 def meta_of_what_is_not_differentiable(right):
@@ -148,11 +148,11 @@ def null_edges_too(right):
 
 
 def first_call_only(right):
-    return lambda surroundings, hook: iter(list(right(surroundings, hook))[:1])
+    return lambda index, hook: iter(list(right(index, hook))[:1])
 
 
 def other_slot(right):
-    return lambda surroundings, hook: replace(right(surroundings, hook), slot=0)
+    return lambda index, hook: replace(right(index, hook), slot=0)
 
 
 def ends_never(right):

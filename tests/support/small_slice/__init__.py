@@ -1,4 +1,4 @@
-"""A small slice of the oracles: programs that between them use every rule of `fxgrad.predict` and `fxgrad.resolve`.
+"""A small slice of the oracles: programs that between them use every rule of `fxgrad.predict`.
 
 Each is a function that predicts, runs backward for real, and returns how the two compare.
 """

@@ -3,7 +3,7 @@
 import pytest
 
 from fxgrad.graph import BackwardGraph, Edge, GraphInfo, Node, NodeKind, Root, TensorMeta
-from fxgrad.predict import BackwardCall, NodePrediction, order_caveat, predict, predict_nodes
+from fxgrad.predict import BackwardCall, NodePrediction, find_order_caveat, predict, predict_nodes
 
 INFO = GraphInfo(1, "0", "2.13.0", "3", "cpu", False, "the output of forward")
 
@@ -55,16 +55,16 @@ def test_what_nodes_of_unknown_code_return_is_unknown(kind):
 
 
 def test_on_one_thread_the_order_is_certain():
-    assert order_caveat(graph(node(0, 1), node(1), roots=(0, 1))) is None
-    assert order_caveat(graph(node(0, 1, device="cuda:0"), node(1, device="cuda:0"))) is None
+    assert find_order_caveat(graph(node(0, 1), node(1), roots=(0, 1))) is None
+    assert find_order_caveat(graph(node(0, 1, device="cuda:0"), node(1, device="cuda:0"))) is None
 
 
 def test_between_two_devices_there_is_no_order():
-    assert order_caveat(graph(node(0, 1, device="cuda:0"), node(1))) == (
+    assert find_order_caveat(graph(node(0, 1, device="cuda:0"), node(1))) == (
         "each device (cuda:0, cpu) has a thread of its own, so between them there is no order"
     )
 
 
 def test_with_several_roots_the_thread_of_an_accelerator_starts_early():
     several = graph(node(0, device="cuda:0"), node(1, device="cuda:0"), roots=(0, 1))
-    assert order_caveat(several) == "the thread of cuda:0 starts while the 2 roots are still being handed out"
+    assert find_order_caveat(several) == "the thread of cuda:0 starts while the 2 roots are still being handed out"
