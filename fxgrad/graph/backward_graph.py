@@ -55,6 +55,14 @@ class BackwardGraph:
         return Counter(call.path for call in self.calls)
 
     @cached_property
+    def calls_by_path(self) -> dict[str, tuple[ModuleCall, ...]]:
+        """The calls of each module, in the order in which they were made."""
+        found: dict[str, list[ModuleCall]] = {}
+        for call in self.calls:
+            found.setdefault(call.path, []).append(call)
+        return {path: tuple(calls) for path, calls in found.items()}
+
+    @cached_property
     def nesting(self) -> tuple[Node, ...]:
         """The nodes whose own Python code starts a backward: reentrant checkpoints, and custom Functions like them."""
         return tuple([node for node in self.nodes if node.nested_backward is not None])

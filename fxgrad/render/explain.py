@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Module, ModuleCall, Node, NodeKind
+from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
 from fxgrad.graph.lookup import find_module_path
 from fxgrad.graph.names import describe_node_kind
 from fxgrad.graph.text import count_noun, name_entry, name_module
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.render.folding import Difference, Fold, differences, folds
-from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _COLUMNS = ("entry", "what it is", "what it stands for")
 _MOST_ENTRIES = 40
@@ -26,7 +26,7 @@ def explain_document(
 
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
-    wanted = subjects(graph) if module is None else _of_module(graph, module)
+    wanted = group_sites(graph) if module is None else _of_module(graph, module)
     every, head = tuple(explanations), tuple(graph_head(graph))
     told = _by_subject(graph, every)
     hooks: list[Block] = [subject_section(subject, told.get(subject.key, [])) for subject in wanted]
@@ -48,7 +48,7 @@ def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> di
     found: dict[tuple[int, str], list[Explanation]] = {}
     for told in explanations:
         if told.site is not None:
-            found.setdefault(subject_key(graph, told.site), []).append(told)
+            found.setdefault(find_owner(graph, told.site), []).append(told)
     return found
 
 
@@ -58,17 +58,17 @@ def graph_head(graph: BackwardGraph) -> Iterator[Paragraph]:
     yield from (Paragraph(line) for line in lines if line)
 
 
-def _of_module(graph: BackwardGraph, path: str) -> tuple[Subject, ...]:
+def _of_module(graph: BackwardGraph, path: str) -> tuple[HookSites, ...]:
     module = graph.modules_by_path[find_module_path(graph, path)]
     paths = {module.path, *module.aliases}
     return tuple(
         subject
-        for subject in subjects(graph)
+        for subject in group_sites(graph)
         if (subject.path in paths if subject.hook.kind.is_module else _is_on_parameter(subject, module))
     )
 
 
-def _is_on_parameter(subject: Subject, module: Module) -> bool:
+def _is_on_parameter(subject: HookSites, module: Module) -> bool:
     return bool({subject.hook.owner, *subject.hook.targets} & set(module.parameters))
 
 
@@ -83,13 +83,13 @@ def _nothing(graph: BackwardGraph, module: str | None) -> str:
     )
 
 
-def subject_section(subject: Subject, explanations: Sequence[Explanation]) -> Section:
+def subject_section(subject: HookSites, explanations: Sequence[Explanation]) -> Section:
     """One hook at one owner: what it is, each of its sites, alike ones folded, and what the rules say."""
     title = (*say.owner_title(subject), say.registration(subject.hook), say.registered_at(subject.hook))
     return Section(title, (*_fold_sections(subject), *map(finding, explanations)))
 
 
-def _fold_sections(subject: Subject) -> Iterator[Block]:
+def _fold_sections(subject: HookSites) -> Iterator[Block]:
     every = folds(subject)
     for number, fold in enumerate(every[:_MOST_FOLDS]):
         changed = differences(subject, every[0].shown, fold.shown) if number else None
@@ -99,7 +99,7 @@ def _fold_sections(subject: Subject) -> Iterator[Block]:
         yield Paragraph(f"and {count_noun(left, 'more site')}, which differ from these: `trace.sites` has them all")
 
 
-def _whole(subject: Subject, fold: Fold) -> Section:
+def _whole(subject: HookSites, fold: Fold) -> Section:
     site, call = fold.shown, subject.call(fold.shown)
     node = subject.graph.nodes[site.node] if site.node is not None else None
     body: list[Block] = [Paragraph(line) for line in _lines(site, node, call) if line]
@@ -122,7 +122,7 @@ def _lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterat
         yield say.receives_sentence(site.hook)
 
 
-def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:
+def _fold_title(subject: HookSites, fold: Fold) -> Iterator[str]:
     calls, nodes = say.calls_title(subject, fold.sites), say.nodes_title(subject.graph, fold.sites)
     yield f"{calls}  {nodes}".strip()
     shown = say.calls_title(subject, (fold.shown,))
@@ -130,7 +130,7 @@ def _fold_title(subject: Subject, fold: Fold) -> Iterator[str]:
         yield f"alike; shown is {shown.partition(' of ')[0]}"
 
 
-def _changed(subject: Subject, base: Fold, fold: Fold, changed: Sequence[Difference]) -> Section:
+def _changed(subject: HookSites, base: Fold, fold: Fold, changed: Sequence[Difference]) -> Section:
     as_base = say.calls_title(subject, (base.shown,)).partition(" of ")[0] or "above"
     rows = [(f"{side}{name_entry(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
     title = (*_fold_title(subject, fold), f"as {as_base}, but")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import Gradient, HookSite
-from fxgrad.rules.subject import Subject
+from fxgrad.graph.hook_sites import HookSites
 
 _MOST_DIFFERENCES = 3
 
@@ -30,7 +30,7 @@ class Difference(NamedTuple):
     gradient: Gradient
 
 
-def folds(subject: Subject) -> tuple[Fold, ...]:
+def folds(subject: HookSites) -> tuple[Fold, ...]:
     """The subject's sites, those of the same content together, in the order of the first of each."""
     found: dict[object, list[HookSite]] = {}
     for site in subject.sites:
@@ -38,7 +38,7 @@ def folds(subject: Subject) -> tuple[Fold, ...]:
     return tuple(Fold(tuple(sites)) for sites in found.values())
 
 
-def differences(subject: Subject, base: HookSite, other: HookSite) -> tuple[Difference, ...] | None:
+def differences(subject: HookSites, base: HookSite, other: HookSite) -> tuple[Difference, ...] | None:
     """The entries of ``other`` that are not as in ``base``; None where there is more to tell than a few entries."""
     if _frame(subject, base) != _frame(subject, other):
         return None
@@ -55,12 +55,12 @@ def _differing(side: str, base: Sequence[Gradient], other: Sequence[Gradient]) -
             yield Difference(side, new)
 
 
-def _content(subject: Subject, site: HookSite) -> tuple[object, ...]:
+def _content(subject: HookSites, site: HookSite) -> tuple[object, ...]:
     entries = tuple(_entry(gradient) for gradient in (*site.grad_output, *site.grad_input))
     return (*_frame(subject, site), entries)
 
 
-def _frame(subject: Subject, site: HookSite) -> tuple[object, ...]:
+def _frame(subject: HookSites, site: HookSite) -> tuple[object, ...]:
     node = subject.graph.nodes[site.node].name if site.node is not None else None
     return (
         node,

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
+from fxgrad.graph.hook_sites import find_owner, group_sites
 from fxgrad.graph.text import escape, name_module, name_registering_function
 from fxgrad.render import sentences as say
 from fxgrad.render.console import rich_document
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.render.explain import graph_head, subject_section
 from fxgrad.render.plain import plain
-from fxgrad.rules.subject import subject_key, subjects
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,9 +49,9 @@ def _answer(supposed: Hypothesis, findings: Sequence[Explanation]) -> Iterator[B
         yield Terms((("refused", supposed.refused),), "error")
         return
     graph = supposed.graph
-    for subject in subjects(graph):
+    for subject in group_sites(graph):
         if subject.hook.id == supposed.hook:
-            told = [each for each in findings if each.site and subject_key(graph, each.site) == subject.key]
+            told = [each for each in findings if each.site and find_owner(graph, each.site) == subject.key]
             yield subject_section(subject, told)
     if supposed.moved:
         yield _moved(graph, supposed.moved)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
+from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
 from fxgrad.predict import find_unreached_nodes
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.rules.lost_gradients import lost_gradients
 from fxgrad.rules.no_gradient import why_lost
-from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _MOST_ROWS = 100
 _MOST_FINDINGS = 20
@@ -25,7 +25,7 @@ _SEVERITIES = ("error", "warning", "info")
 def report_document(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
     """Everything that is known of the graph, for a reader who knows the model."""
     told = tuple(explanations)
-    every = subjects(graph)
+    every = group_sites(graph)
     sections = (
         _summary(graph),
         _hooks(every),
@@ -90,18 +90,18 @@ def _entries(sites: Sequence[HookSite]) -> str:
 # Hooks
 
 
-def _hooks(every: Sequence[Subject]) -> Section:
+def _hooks(every: Sequence[HookSites]) -> Section:
     in_order = sorted(every, key=lambda subject: subject.hook.id)
     rows = [(*_hook_cells(subject), _times(subject)) for subject in in_order[:_MOST_ROWS]]
     return _long_table("hooks, as they were registered", ("on", "kind", "function", "fires"), rows, len(every))
 
 
-def _hook_cells(subject: Subject) -> tuple[str, str, str]:
+def _hook_cells(subject: HookSites) -> tuple[str, str, str]:
     on, *_ = say.owner_title(subject)
     return on, say.short_kind(subject.hook), say.short_function(subject.hook)
 
 
-def _times(subject: Subject) -> str:
+def _times(subject: HookSites) -> str:
     if any(site.fires is None or (site.fires and site.times is None) for site in subject.sites):
         return "backward decides"
     times = sum(site.times or 0 for site in subject.sites)
@@ -120,14 +120,14 @@ def _long_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, 
 # Firing order
 
 
-def _firing_order(graph: BackwardGraph, every: Sequence[Subject]) -> Section:
+def _firing_order(graph: BackwardGraph, every: Sequence[HookSites]) -> Section:
     by_key = {subject.key: subject for subject in every}
     firing = [site for site in graph.sites if site.order is not None]
-    rows = [_order_row(by_key[subject_key(graph, site)], site) for site in firing[:_MOST_ROWS]]
+    rows = [_order_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_ROWS]]
     return _long_table("firing order", ("no.", "on", "kind", "node"), rows, len(firing))
 
 
-def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
+def _order_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
     on, kind, _ = _hook_cells(subject)
     call = say.calls_title(subject, (site,))
     node = escape(subject.graph.nodes[site.node].label) if site.node is not None else ""
@@ -137,12 +137,12 @@ def _order_row(subject: Subject, site: HookSite) -> tuple[str, ...]:
 # Findings
 
 
-def _findings(every: Sequence[Subject], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
+def _findings(every: Sequence[HookSites], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
     """The findings of one code, severity and fix together: the first in full, of the others the headline."""
     by_key = {subject.key: subject for subject in every}
     groups: dict[tuple[int, str], dict[str, list[_Found]]] = {}
     for told in explanations:
-        subject = by_key[subject_key(graph, told.site)] if told.site is not None else None
+        subject = by_key[find_owner(graph, told.site)] if told.site is not None else None
         by_fix = groups.setdefault((_SEVERITIES.index(told.severity), told.code), {})
         fix = told.fix if told.fix in by_fix or len(by_fix) < _MOST_FIXES else next(iter(by_fix))
         by_fix.setdefault(fix, []).append(_Found(subject, told))
@@ -150,7 +150,7 @@ def _findings(every: Sequence[Subject], graph: BackwardGraph, explanations: Sequ
 
 
 class _Found(NamedTuple):
-    subject: Subject | None
+    subject: HookSites | None
     told: Explanation
 
 
@@ -178,7 +178,7 @@ def _difference(shown: Explanation, other: Explanation) -> str:
     return other.headline if other.headline != shown.headline else other.because.partition(". ")[0].rstrip(".")
 
 
-def _place(subject: Subject | None, told: Explanation) -> str:
+def _place(subject: HookSites | None, told: Explanation) -> str:
     if subject is None:
         return _owner(told)
     on, *_ = say.owner_title(subject)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node, Source
+from fxgrad.graph.hook_sites import HookSites
 from fxgrad.graph.names import describe_grad_inputs, describe_grad_outputs, join_labels
 from fxgrad.graph.text import (
     count_noun,
@@ -20,7 +21,6 @@ from fxgrad.graph.text import (
     name_registering_function,
     quote_code,
 )
-from fxgrad.rules.subject import Subject
 
 _USUAL_DTYPE = "float32"
 _ALL = "all"
@@ -102,7 +102,7 @@ def registered_at(hook: Hook) -> str:
     return f"defined at {format_source(hook.source)}" if hook.source is not None else ""
 
 
-def owner_title(subject: Subject) -> Iterator[str]:
+def owner_title(subject: HookSites) -> Iterator[str]:
     """What the hook is on: path, description and number of calls of a module; name and shape of a tensor."""
     graph, hook = subject.graph, subject.hook
     if hook.kind.is_module:
@@ -117,7 +117,7 @@ def owner_title(subject: Subject) -> Iterator[str]:
         yield f"{variable.kind} {format_meta(variable.meta)}" if variable else ""
 
 
-def module_description(subject: Subject) -> str:
+def module_description(subject: HookSites) -> str:
     """What repr shows of the module, else its type."""
     module = subject.module
     if module is not None:
@@ -128,7 +128,7 @@ def module_description(subject: Subject) -> str:
 # Sites
 
 
-def calls_title(subject: Subject, sites: tuple[HookSite, ...]) -> str:
+def calls_title(subject: HookSites, sites: tuple[HookSite, ...]) -> str:
     """Which calls the sites belong to: ``calls 2 and 1 of 3``; "" where there is one or none."""
     indices = [call.index for call in map(subject.call, sites) if call is not None]
     if not indices or len(subject.calls) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, TensorRef
+from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import describe_grad_inputs
 from fxgrad.graph.text import (
     count_noun,
@@ -19,7 +20,7 @@ from fxgrad.graph.text import (
 )
 from fxgrad.rules.downstream import ParameterWay, parameter_ways
 from fxgrad.rules.full_view import full_hook_advice, given_tensors
-from fxgrad.rules.subject import Placed, Spot, Subject
+from fxgrad.rules.subject import Spot, Subject
 
 MODULE_PY = "(torch/nn/modules/module.py, Module._call_impl)"
 _MOST_PARAMETERS = 4
@@ -44,7 +45,7 @@ def legacy_hook_sits_on_a_node(subject: Subject) -> Iterator[Explanation]:
     )
 
 
-def _is_whole_module(placed: Placed) -> bool:
+def _is_whole_module(placed: PlacedSite) -> bool:
     """Whether the node's entries are the module's own, one for one."""
     _, node, call = placed
     if call is None or call.n_args != len(node.edges) or call.n_results != len(node.grad_outputs):
@@ -55,7 +56,7 @@ def _is_whole_module(placed: Placed) -> bool:
     return inputs == edges and outputs == [(node.id, slot) for slot in range(call.n_results)]
 
 
-def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
+def _legacy_because(subject: Subject, placed: PlacedSite) -> Iterator[str]:
     yield _attached(subject, placed)
     yield _entries(placed)
     if placed.call is not None:
@@ -65,14 +66,14 @@ def _legacy_because(subject: Subject, placed: Placed) -> Iterator[str]:
     yield MODULE_PY
 
 
-def _attached(subject: Subject, placed: Placed) -> str:
+def _attached(subject: Subject, placed: PlacedSite) -> str:
     _, node, call = placed
     returned = f"the first tensor that {name_forward(call)} returned" if call else "the first tensor of the result"
     which = f" (call {call.index})" if call and len(subject.placed) > 1 else ""
     return f"PyTorch put {name_hook_function(subject.hook)} on the grad_fn of {returned}: {escape(node.label)}{which}."
 
 
-def _entries(placed: Placed) -> str:
+def _entries(placed: PlacedSite) -> str:
     site, node, _ = placed
     names = [escape(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input]
     shown = f" ({join_words(names)})" if names else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, ModuleCall
+from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,
@@ -15,7 +16,7 @@ from fxgrad.graph.text import (
     name_hook_function,
     name_module,
 )
-from fxgrad.rules.subject import Placed, Subject
+from fxgrad.rules.subject import Subject
 
 _MOST_KINDS = 4
 _SEVERAL = 2
@@ -39,7 +40,7 @@ def removed_hook_still_fires(subject: Subject) -> Iterator[Explanation]:
     )
 
 
-def _carriers(carrying: Sequence[Placed]) -> str:
+def _carriers(carrying: Sequence[PlacedSite]) -> str:
     calls = [placed.call.index for placed in carrying if placed.call is not None]
     who = f"call{'s' if len(calls) > 1 else ''} {format_ranges(calls)}" if calls else "this graph"
     verb = "carry" if len(calls) > 1 else "carries"

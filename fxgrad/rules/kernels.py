@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxgrad.graph import Explanation, Landing, Node, OtherDevice
+from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import name_node_function
 from fxgrad.graph.text import end_sentence, escape, escape_unprintable, name_module
 from fxgrad.rules.backends import backend_of
-from fxgrad.rules.subject import Placed, Spot, Subject
+from fxgrad.rules.subject import Spot, Subject
 
 _ADVICE = "register_full_backward_hook, whose entries are the module's own on every device"
 
@@ -63,7 +64,7 @@ def _supposed(subject: Subject) -> Iterator[Explanation]:
         )
 
 
-def _depends_on_the_kernel(subject: Subject, placed: Placed) -> bool:
+def _depends_on_the_kernel(subject: Subject, placed: PlacedSite) -> bool:
     return backend_of(placed.node) is not None or (subject.graph.info.emulated and placed.node.schema is not None)
 
 

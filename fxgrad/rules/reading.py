@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, Node, Variable
+from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import count_noun, escape, join_words, name_hook_function, quote_code
-from fxgrad.rules.subject import Placed, Subject
+from fxgrad.rules.subject import Subject
 
 _EACH = "parameters()"
 
@@ -30,7 +31,7 @@ def hook_reads_grad_too_early(subject: Subject) -> Iterator[Explanation]:
         )
 
 
-def _accumulated_after(subject: Subject, placed: Placed) -> list[tuple[Variable, Node]]:
+def _accumulated_after(subject: Subject, placed: PlacedSite) -> list[tuple[Variable, Node]]:
     """The parameters that the hook reads, with their AccumulateGrad, where that runs after the hook."""
     predicted, nodes = subject.index.predicted_nodes, subject.graph.nodes
     ran = predicted[placed.node.id].rank
@@ -55,7 +56,7 @@ def _read(subject: Subject) -> list[Variable]:
     return [variable for variable in variables if variable.kind == "parameter"]
 
 
-def _because(subject: Subject, placed: Placed, leaves: Sequence[Node]) -> str:
+def _because(subject: Subject, placed: PlacedSite, leaves: Sequence[Node]) -> str:
     ways = join_words(
         quote_code(f"module.{way}.grad" if way != _EACH else f"module.{way}") for way in subject.hook.grad_reads
     )

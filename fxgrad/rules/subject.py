@@ -1,4 +1,4 @@
-"""What a rule looks at: one hook at one owner, with all its sites there, and look-ups over the graph around it."""
+"""What a rule looks at: the sites of one hook at one owner, and look-ups over the graph around them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite, Module, ModuleCall, Node
+from fxgrad.graph import BackwardCall, BackwardGraph, HookKind, HookSite, ModuleCall, Node
+from fxgrad.graph.hook_sites import HookSites, group_sites
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
 from fxgrad.rules.leaves import LeavesBehind
-
-
-class Placed(NamedTuple):
-    """A site that is on a node, with that node, and the module call it belongs to where there is one."""
-
-    site: HookSite
-    node: Node
-    call: ModuleCall | None
 
 
 class Spot(NamedTuple):
@@ -42,14 +35,6 @@ class Index:
 
     def __init__(self, graph: BackwardGraph) -> None:
         self.graph = graph
-
-    @cached_property
-    def calls_by_path(self) -> dict[str, tuple[ModuleCall, ...]]:
-        """The calls of each module, in the order in which they were made."""
-        found: dict[str, list[ModuleCall]] = {}
-        for call in self.graph.calls:
-            found.setdefault(call.path, []).append(call)
-        return {path: tuple(calls) for path, calls in found.items()}
 
     @cached_property
     def _nodes_by_call(self) -> dict[str, list[Node]]:
@@ -166,39 +151,10 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One hook at one owner. A global hook is one subject per module that it was called for.
-
-    ``path`` is the module's path, or the hook's owner where the hook is on a tensor or a node. ``sites`` keep the order
-    of the graph, which is the predicted firing order.
-    """
+class Subject(HookSites):
+    """What a rule looks at: the sites of one hook at one owner, and look-ups over the graph around them."""
 
     index: Index = field(repr=False)
-    hook: Hook
-    path: str
-    sites: tuple[HookSite, ...]
-
-    @property
-    def graph(self) -> BackwardGraph:
-        """The graph that the sites are in."""
-        return self.index.graph
-
-    @property
-    def module(self) -> Module | None:
-        """The module that the hook is called for; None for hooks on tensors and nodes."""
-        return self.graph.modules_by_path.get(self.path) if self.hook.kind.is_module else None
-
-    @cached_property
-    def calls(self) -> tuple[ModuleCall, ...]:
-        """Every call of that module, also those without a site."""
-        path = self.module.path if self.module else self.path
-        return self.index.calls_by_path.get(path, ()) if self.hook.kind.is_module else ()
-
-    @cached_property
-    def placed(self) -> tuple[Placed, ...]:
-        """The sites that are on a node."""
-        nodes = self.graph.nodes
-        return tuple(Placed(site, nodes[site.node], self.call(site)) for site in self.sites if site.node is not None)
 
     @cached_property
     def spots(self) -> tuple[Spot, ...]:
@@ -206,35 +162,12 @@ class Subject:
         return tuple(Spot(site, node, call) for site, node, call in self.placed if call is not None)
 
     @cached_property
-    def firing(self) -> tuple[HookSite, ...]:
-        """The sites that fire, or may."""
-        return tuple(site for site in self.sites if site.fires is not False)
-
-    @cached_property
     def left_out(self) -> tuple[HookSite, ...]:
         """The sites that are silent only because backward is called with ``inputs=``."""
         return tuple(site for site in self.sites if self.index.is_left_out(site))
-
-    @property
-    def key(self) -> tuple[int, str]:
-        """What `subject_key` says of each of its sites."""
-        return self.hook.id, self.path
-
-    def call(self, site: HookSite) -> ModuleCall | None:
-        """The call that a site of this subject belongs to."""
-        return self.graph.calls_by_id.get(site.call) if site.call is not None else None
 
 
 def subjects(graph: BackwardGraph) -> tuple[Subject, ...]:
     """Every hook at every owner, in the order of the first site of each."""
     index = Index(graph)
-    found: dict[tuple[int, str], list[HookSite]] = {}
-    for site in graph.sites:
-        found.setdefault(subject_key(graph, site), []).append(site)
-    return tuple(Subject(index, sites[0].hook, path, tuple(sites)) for (_, path), sites in found.items())
-
-
-def subject_key(graph: BackwardGraph, site: HookSite) -> tuple[int, str]:
-    """The hook's id and the owner's path, which a subject's sites have in common."""
-    call = graph.calls_by_id.get(site.call) if site.call is not None else None
-    return site.hook.id, call.path if call is not None and site.hook.kind.is_module else site.hook.owner
+    return tuple(Subject(graph, group.hook, group.path, group.sites, index) for group in group_sites(graph))

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from fxgrad.graph import BackwardGraph, Explanation, Source
+from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
 from fxgrad.graph.text import escape, escape_unprintable, format_source, join_words, quote_code
 from fxgrad.render import sentences as say
-from fxgrad.rules.subject import Subject, subject_key, subjects
 
 _GRAVE = ("warning", "error")
 
@@ -48,9 +48,9 @@ def findings_of(graph: BackwardGraph, explanations: Iterable[Explanation], *, ta
 
     A finding about a hook belongs to the line that registered it, else to the line that defines its function.
     """
-    by_key = {subject.key: subject for subject in subjects(graph)}
+    by_key = {subject.key: subject for subject in group_sites(graph)}
     for told in explanations:
-        subject = None if told.site is None else by_key[subject_key(graph, told.site)]
+        subject = None if told.site is None else by_key[find_owner(graph, told.site)]
         source = _line_of(told)
         yield Finding(
             file=target if source is None else source.file,
@@ -70,7 +70,7 @@ def _line_of(told: Explanation) -> Source | None:
     return told.site.hook.registered or told.site.hook.source
 
 
-def _owners(told: Explanation, subject: Subject | None) -> tuple[str, ...]:
+def _owners(told: Explanation, subject: HookSites | None) -> tuple[str, ...]:
     if subject is not None:
         return (next(say.owner_title(subject)),)
     return () if told.owner is None else (told.owner or "the model",)
