@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the records as they are saved; `GraphInfo.schema_version` holds it. Another number is another meaning."""
 
 BACKWARD_APIS = ("backward", "grad")

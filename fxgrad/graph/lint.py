@@ -171,8 +171,6 @@ def _window_problems(where: str, window: tuple[int, int]) -> Iterator[str]:
 
 
 def _nesting_problems(call: ModuleCall, parent: ModuleCall, where: str) -> Iterator[str]:
-    if call.thread != parent.thread:  # each thread counts for itself (torch/csrc/autograd/function.h)
-        return
     inner, outer = call.sequence_window, parent.sequence_window
     if not (outer[0] <= inner[0] and inner[1] <= outer[1]):
         yield f"{where}: its sequence_window {inner} is not within {outer}, that of {call_text(parent)}"

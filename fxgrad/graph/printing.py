@@ -74,7 +74,7 @@ def _node_line(graph: BackwardGraph, node: Node) -> str:
         [
             f"%{node.id} {_title(node)} {_grad_outputs_text(graph, node)}",
             *(_edge_text(graph, edge, index) for index, edge in enumerate(node.edges)),
-            *_node_notes(graph, node),
+            *_node_notes(node),
             *_made_by(node),
         ]
     )
@@ -114,14 +114,11 @@ def _end_text(graph: BackwardGraph, edge: Edge) -> str:
     return f"{place} {_title(next_node)} {format_shape(next_node.grad_outputs[edge.input_nr].shape)}"
 
 
-def _node_notes(graph: BackwardGraph, node: Node) -> Iterator[str]:
+def _node_notes(node: Node) -> Iterator[str]:
     if node.hooks:
         yield f"hooks {_listed(node.hooks)}"
     if node.prehooks:
         yield f"prehooks {_listed(node.prehooks)}"
-    if node.saved is not None:
-        saved = ", ".join(f"{escape(name)} {_meta_text(graph, meta)}" for name, meta in node.saved)
-        yield f"saves {saved or 'nothing'}"
 
 
 def _made_by(node: Node) -> Iterator[str]:

@@ -109,9 +109,7 @@ class Node(NamedTuple):
     ``values``           the forward value that each of grad_outputs belongs to, where the forward was recorded
     ``source``           the user's line that made it
     ``needs_input_grad`` of a custom Function, one bool per argument of forward
-    ``materialize_grads`` whether undefined gradients become zeros inside backward: custom Functions; None: not known
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
-    ``saved``            names and metas of saved tensors, when asked for
     ``settings``         arguments that are no tensors and decide whether a gradient exists: (("ord", "2"),)
     ``overwritten``      names of saved tensors that were changed in place since: the node raises when it is executed
     ``nested_backward``  where in this graph, as (node, slot), a backward may enter that this node's own Python code starts,
@@ -137,10 +135,8 @@ class Node(NamedTuple):
     values: tuple[Value | None, ...] = ()
     source: Source | None = None
     needs_input_grad: tuple[bool, ...] | None = None
-    materialize_grads: bool | None = None
     hooks: tuple[int, ...] = ()
     prehooks: tuple[int, ...] = ()
-    saved: tuple[tuple[str, TensorMeta], ...] | None = None
     settings: tuple[tuple[str, str], ...] = ()
     overwritten: tuple[str, ...] = ()
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
@@ -282,7 +278,6 @@ class ModuleCall:
     index: int
     parent: str | None
     sequence_window: tuple[int, int]
-    thread: int
     inputs: tuple[TensorRef, ...]
     outputs: tuple[TensorRef, ...]
     n_args: int

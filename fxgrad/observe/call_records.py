@@ -40,7 +40,6 @@ class CallRecords:
             index=int(index),
             parent=None if call.parent is None else observation.call_ids[call.parent],
             sequence_window=(call.start, call.end),
-            thread=0,
             inputs=tuple([self.reference(seen) for seen in call.inputs]),
             outputs=tuple([self.reference(seen) for seen in call.outputs]),
             n_args=len(call.args),

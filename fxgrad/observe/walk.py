@@ -285,12 +285,11 @@ def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any
     shown = (number, label, name, kind, custom.schema, sequence_nr, gradients, outputs, tuple(edges), None)
     return Node(*shown, *rest)._replace(
         needs_input_grad=custom.needs_input_grad,
-        materialize_grads=True if kind is NodeKind.BACKWARD_HOOK else None,
         returned=returned_for_edges(node, custom.places) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
     )
 
 
 _new: Callable[[type[_Record], tuple[object, ...]], _Record] = tuple.__new__
 """What a NamedTuple's own constructor does, in half the time. All fields are given, in order."""
-_NOT_PYTHONS = (None, None, (), (), None, (), (), None, None)
+_NOT_PYTHONS = (None, (), (), (), (), None, None)
 """All fields from needs_input_grad on, of most C++ nodes as they are walked."""

@@ -37,7 +37,6 @@ def hook_function(
         values=(None,) * len(slots),
         source=call.source,
         needs_input_grad=tuple([ref.requires_grad for _, ref in members]),
-        materialize_grads=True,
     )
 
 

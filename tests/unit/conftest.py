@@ -35,7 +35,7 @@ class Program:
     """
 
     def __init__(self):
-        self.info = GraphInfo(1, "0.1.0", "2.13.0", "3.12.0", "cpu", False, "the output of forward")
+        self.info = GraphInfo(2, "0.1.0", "2.13.0", "3.12.0", "cpu", False, "the output of forward")
         self._nodes, self._arguments = [], []
         self.modules, self.calls, self.variables, self.hooks, self.sites = [], [], [], [], []
 
@@ -85,7 +85,6 @@ class Program:
             index,
             parent,
             window,
-            1,
             tuple(inputs),
             tuple(outputs),
             **(known | more),

@@ -37,7 +37,7 @@ SQUARE = BackwardGraph(
     (HOOK,),
     (SITE, NOWHERE),
     (),
-    GraphInfo(1, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward", notes=("a note",)),
+    GraphInfo(2, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward", notes=("a note",)),
 )
 
 

@@ -58,10 +58,10 @@ GRAPH = BackwardGraph(
     (HOOK,),
     (HookSite(HOOK, None, 1, 0, (), (), False, 0, None, "the gradient of x"),),
     (),
-    GraphInfo(1, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward", calls_reason="captured"),
+    GraphInfo(2, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward", calls_reason="captured"),
 )
 TEXT = """\
-{"info":{"schema_version":1,"fxgrad":"0.1.0","torch":"2.13.0","python":"3.11.7","device":"cpu","emulated":false,\
+{"info":{"schema_version":2,"fxgrad":"0.1.0","torch":"2.13.0","python":"3.11.7","device":"cpu","emulated":false,\
 "root_rule":"the output of forward","calls_reason":"captured"},
 "roots":[
 {"node":0,"slot":0,"path":["result",0,"logits"]}
@@ -169,15 +169,16 @@ def test_a_chain_deeper_than_the_recursion_limit_is_saved_and_read():
 
 
 def test_a_graph_of_another_schema_is_not_saved():
-    with pytest.raises(UsageError, match="the graph is of schema version 2"):
-        to_json(replace(GRAPH, info=replace(GRAPH.info, schema_version=2)))
+    with pytest.raises(UsageError, match="the graph is of schema version 3"):
+        to_json(replace(GRAPH, info=replace(GRAPH.info, schema_version=3)))
 
 
-def test_another_schema_version_is_refused_before_anything_else_is_looked_at():
-    refused = refusal('{"info": {"schema_version": 2, "of": "the future"}, "nodes": 3}', origin="trace.json")
-    assert str(refused) == (
-        "trace.json is of schema version 2\n"
-        "  allowed: schema version 1, which this fxgrad reads and writes\n"
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_schema_version_is_refused_before_anything_else_is_looked_at(version):
+    text = f'{{"info": {{"schema_version": {version}, "of": "another time"}}, "nodes": 3}}'
+    assert str(refusal(text, origin="trace.json")) == (
+        f"trace.json is of schema version {version}\n"
+        "  allowed: schema version 2, which this fxgrad reads and writes\n"
         "  try: save the trace again with trace.to_json(path) with this fxgrad, or use the fxgrad that saved it"
     )
 
@@ -200,7 +201,7 @@ def test_a_wrong_field_is_named_with_its_record():
         (lambda d: d["nodes"][1].update({"la\nbel": 1}), 'nodes[1] has the unknown key "la\\nbel"'),
         (lambda d: d["info"].pop("schema_version"), 'info has no "schema_version"'),
         (lambda d: d["info"].update(schema_version=True), "info.schema_version is true"),
-        (lambda d: d["info"].update(schema_version="1"), 'info.schema_version is "1"'),
+        (lambda d: d["info"].update(schema_version="2"), 'info.schema_version is "2"'),
         (lambda d: d.update(info=[]), "info is a list of 0"),
         (lambda d: d["nodes"][0].update(kind="fun"), 'nodes[0].kind is "fun"'),
         (lambda d: d["nodes"][0].update(sequence_nr=float("nan")), "nodes[0].sequence_nr is NaN"),

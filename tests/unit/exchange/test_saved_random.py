@@ -40,7 +40,7 @@ from fxgrad.graph import (
 from fxgrad.graph.info import SCHEMA_VERSION
 from fxgrad.graph.structure import structural_problems
 
-SAVED = (Path(__file__).parent / "saved_schema_1.json").read_text("ascii")
+SAVED = (Path(__file__).parent / "saved_schema_2.json").read_text("ascii")
 
 TEXTS = st.text(st.sampled_from('aé🔥"\\\n\0\ud83d\ude00'), max_size=5) | st.text(st.characters(), max_size=3)
 INTEGERS = st.integers() | st.sampled_from([0, 1, 2**64])
@@ -311,5 +311,5 @@ def test_anything_else_is_refused(text):
     assert refused.value.suggestion
 
 
-def test_a_file_of_schema_1_is_still_read_and_written():
+def test_a_file_of_schema_2_is_still_read_and_written():
     assert to_json(from_json(SAVED)) == SAVED

@@ -114,7 +114,6 @@ def linear_graph():
                 1,
                 None,
                 (0, 2),
-                1,
                 (TensorRef(("args", 0), meta(8, 10), False, True),),
                 (output,),
                 1,
@@ -176,5 +175,5 @@ def linear_graph():
                 taken=(Taken("item", Source("/home/me/model.py", 14)),),
             ),
         ),
-        info=GraphInfo(1, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward"),
+        info=GraphInfo(2, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "the output of forward"),
     )

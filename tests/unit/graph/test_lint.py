@@ -21,12 +21,6 @@ def test_hooks_without_any_site_are_not_resolved_yet(linear_graph):
     replace(linear_graph, sites=()).lint()
 
 
-def test_windows_of_different_threads_are_not_compared(linear_graph):
-    (call,) = linear_graph.calls
-    outer = replace(call, id="#1", path="", thread=2, sequence_window=(50, 60))
-    replace(linear_graph, calls=(outer, replace(call, parent="#1"))).lint()
-
-
 def test_a_capture_gives_its_reason_once_for_all_nodes(linear_graph):
     nodes = tuple(
         node._replace(

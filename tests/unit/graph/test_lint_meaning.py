@@ -17,8 +17,8 @@ MEANING = {
         ),
     ),
     "the schema is this one": (
-        lambda g: replace(g, info=replace(g.info, schema_version=2)),
-        ("info: its schema_version is 2, but these records are of version 1",),
+        lambda g: replace(g, info=replace(g.info, schema_version=3)),
+        ("info: its schema_version is 3, but these records are of version 2",),
     ),
     "a reason for having no calls is not beside calls": (
         lambda g: replace(g, info=replace(g.info, calls_reason="captured")),

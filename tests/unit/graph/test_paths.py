@@ -3,7 +3,7 @@ import pytest
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Edge, GraphInfo, Node, NodeKind, TensorMeta
 
-INFO = GraphInfo(1, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "loss")
+INFO = GraphInfo(2, "0.1.0", "2.13.0", "3.11.7", "cpu", False, "loss")
 META = TensorMeta((), "float32", "cpu")
 
 

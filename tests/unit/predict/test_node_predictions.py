@@ -5,7 +5,7 @@ import pytest
 from fxgrad.graph import BackwardGraph, Edge, GraphInfo, Node, NodeKind, Root, TensorMeta
 from fxgrad.predict import BackwardCall, NodePrediction, find_order_caveat, predict, predict_nodes
 
-INFO = GraphInfo(1, "0", "2.13.0", "3", "cpu", False, "the output of forward")
+INFO = GraphInfo(2, "0", "2.13.0", "3", "cpu", False, "the output of forward")
 
 
 def node(number, *following, device="cpu", name="MulBackward0", kind=NodeKind.FUNCTION):

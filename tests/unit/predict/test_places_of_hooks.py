@@ -21,7 +21,7 @@ from fxgrad.graph import (
 from fxgrad.predict import find_places
 
 META = TensorMeta((3,), "float32", "cpu")
-INFO = GraphInfo(1, "0", "2.13.0", "3", "cpu", False, "the output of forward")
+INFO = GraphInfo(2, "0", "2.13.0", "3", "cpu", False, "the output of forward")
 LEGACY, FULL, PRE = HookKind.MODULE_BACKWARD, HookKind.MODULE_FULL_BACKWARD, HookKind.MODULE_FULL_BACKWARD_PRE
 
 
@@ -37,9 +37,7 @@ def ref(*path, **fields):
 
 def call(index=1, **fields):
     fields = {"result_type": "Tensor", "grad_enabled": True, "completed": True, "outputs": (), **fields}
-    return ModuleCall(
-        f"m#{index}", "m", "M", index, None, (0, 1), 0, (), n_args=1, n_results=1, training=True, **fields
-    )
+    return ModuleCall(f"m#{index}", "m", "M", index, None, (0, 1), (), n_args=1, n_results=1, training=True, **fields)
 
 
 def graph(*hooks, nodes=(), calls=(), variables=(), info=INFO, **module):
@@ -173,7 +171,7 @@ def test_a_global_hook_without_any_call_says_so():
 
 
 def test_in_a_capture_a_module_hook_is_where_it_was_found():
-    info = GraphInfo(1, "0", "2.13.0", "3", "cpu", False, "outputs", calls_reason="nothing was run")
+    info = GraphInfo(2, "0", "2.13.0", "3", "cpu", False, "outputs", calls_reason="nothing was run")
     found = only(find_places(graph(hook(), nodes=[node(0, hooks=(0,))], info=info)))
     assert (found.node, found.reason) == (0, "it was found on MulBackward0_0")
     assert_nowhere(only(find_places(graph(hook(), info=info))), "it was found on no node; nothing was run")

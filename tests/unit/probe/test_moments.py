@@ -9,7 +9,7 @@ from fxgrad.probe.moments import Step, moments
 def call(name, start, end, *, parent=None, forward_start=None):
     flags = {"grad_enabled": True, "completed": True, "training": True}
     return ModuleCall(
-        name, name, "M", 1, parent, (start, end), 0, (), (), 0, 1, "Tensor", **flags, forward_start=forward_start
+        name, name, "M", 1, parent, (start, end), (), (), 0, 1, "Tensor", **flags, forward_start=forward_start
     )
 
 
