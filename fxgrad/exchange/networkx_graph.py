@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from fxgrad.graph import BackwardGraph, HookSite
+from fxgrad.graph import BackwardGraph
 
 if TYPE_CHECKING:
     import networkx
@@ -28,9 +28,8 @@ def to_networkx(graph: BackwardGraph) -> networkx.MultiDiGraph[int]:
 
     exchanged: networkx.MultiDiGraph[int] = networkx.MultiDiGraph()
     exchanged.graph.update(_graph_attributes(graph))
-    sites = _sites_by_node(graph.sites)
     exchanged.add_nodes_from((node.id, node._asdict()) for node in graph.nodes)
-    for node, its_sites in sites.items():
+    for node, its_sites in graph.sites_by_node.items():
         exchanged.nodes[node]["sites"] = its_sites
     exchanged.add_edges_from(  # the stubs know no edges with a key and attributes
         (node.id, edge.next_node, key, edge._asdict())  # type: ignore[misc]
@@ -49,11 +48,3 @@ def _graph_attributes(graph: BackwardGraph) -> dict[str, Any]:
 
 def _fields(record: Any) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-
-
-def _sites_by_node(sites: tuple[HookSite, ...]) -> dict[int, tuple[HookSite, ...]]:
-    by_node: dict[int, list[HookSite]] = {}
-    for site in sites:
-        if site.node is not None:
-            by_node.setdefault(site.node, []).append(site)
-    return {node: tuple(its_sites) for node, its_sites in by_node.items()}

@@ -7,7 +7,7 @@ result[1]``), or of the aten function and its arguments below those. What has no
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -72,13 +72,8 @@ def _find_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) ->
 def _find_maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
     """The innermost module call that made the value and has it in its result."""
     results = dict(graph.results_of_slots.get((node.id, slot), ()))
-    call_id = node.call
-    while call_id is not None:
-        call = graph.calls_by_id[call_id]
-        if call_id in results:
-            return call, results[call_id]
-        call_id = call.parent
-    return None
+    made_by = next((call for call in graph.enclosing_calls(node.call) if call.id in results), None)
+    return None if made_by is None else (made_by, results[made_by.id])
 
 
 def _format_result(graph: BackwardGraph, made_by: ModuleCall, path: Path, call: str | None) -> str:
@@ -146,11 +141,10 @@ def _format_value(graph: BackwardGraph, value: Value, call: str | None) -> str |
         return None
     if fx_node.op in ("placeholder", "get_attr"):
         return escape(fx_node.target)
-    if call is not None:
-        for around in _with_parents(graph, call):
-            for ref in around.inputs:
-                if ref.fx_node == value.fx_node and _same_result(ref, value):
-                    return format_argument(around.argument_names, ref.path)
+    for around in graph.enclosing_calls(call):
+        for ref in around.inputs:
+            if ref.fx_node == value.fx_node and _same_result(ref, value):
+                return format_argument(around.argument_names, ref.path)
     function = fx_node.target.rpartition(".")[2]
     arguments = fx_node.args_text
     if len(arguments) > _LONGEST_ARGUMENTS:
@@ -160,13 +154,6 @@ def _format_value(graph: BackwardGraph, value: Value, call: str | None) -> str |
 
 def _same_result(ref: TensorRef, value: Value) -> bool:
     return value.index is None or ref.fx_index == value.index
-
-
-def _with_parents(graph: BackwardGraph, call_id: str | None) -> Iterator[ModuleCall]:
-    while call_id is not None:
-        call = graph.calls_by_id[call_id]
-        yield call
-        call_id = call.parent
 
 
 def name_grad_output(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None) -> str | None:
