@@ -1,9 +1,9 @@
 """The records of a backward graph, and the graph itself. No torch."""
 
 from fxgrad.graph.backward_graph import BackwardGraph
+from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.hook_records import Explanation, Gradient, Held, Hook, HookSite
 from fxgrad.graph.info import BackwardCall, GraphInfo, Landing, OtherDevice
-from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.records import (
     Edge,
     FullHookSetup,
@@ -11,6 +11,7 @@ from fxgrad.graph.records import (
     Module,
     ModuleCall,
     Node,
+    NodeKind,
     Path,
     Returned,
     Root,

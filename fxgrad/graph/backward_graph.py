@@ -11,8 +11,7 @@ from typing import TypeVar
 from fxgrad.graph import lint, names, paths, printing
 from fxgrad.graph.hook_records import Hook, HookSite
 from fxgrad.graph.info import GraphInfo
-from fxgrad.graph.kinds import NodeKind
-from fxgrad.graph.records import Edge, FxNode, Module, ModuleCall, Node, Path, Root, UnrecordedCall, Variable
+from fxgrad.graph.records import Edge, FxNode, Module, ModuleCall, Node, NodeKind, Path, Root, UnrecordedCall, Variable
 
 _Key = TypeVar("_Key")
 _Record = TypeVar("_Record")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fxgrad.graph.kinds import HookKind
+from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.records import Shape, Source
 
 

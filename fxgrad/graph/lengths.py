@@ -8,25 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.graph.hook_records import HookSite
-from fxgrad.graph.kinds import HookKind
 from fxgrad.graph.records import FullHookSetup, ModuleCall, Node, TensorRef, UnrecordedCall
 from fxgrad.graph.text import escape, format_path
 
 if TYPE_CHECKING:
     from fxgrad.graph.backward_graph import BackwardGraph
 
-_SEES_WHOLE_NODE = (HookKind.NODE, HookKind.MODULE_BACKWARD, HookKind.GLOBAL_BACKWARD)
-_SEES_ONE_SLOT = (HookKind.TENSOR, HookKind.RETAIN_GRAD)
-_GETS_NO_GRAD_INPUT = (
-    HookKind.MODULE_FULL_BACKWARD_PRE,
-    HookKind.GLOBAL_FULL_BACKWARD_PRE,
-    HookKind.TENSOR,
-    HookKind.RETAIN_GRAD,
-    HookKind.POST_ACCUMULATE_GRAD,
-    HookKind.NODE_PRE,
-    HookKind.MULTI_GRAD,
-)
+_WHOLE_NODE = (HookArguments.NODE_GRADIENTS, HookArguments.NODE_GRAD_OUTPUT)
 _STARTS = {"inputs": ("args", "kwargs"), "outputs": ("result",)}
 _INSIDE = {"inputs": 2, "outputs": 1}
 """The shortest path: an argument has a position or a name, a result may be the whole."""
@@ -101,15 +91,15 @@ def _setup_problems(
 def _site_problems(site: HookSite, index: int, node: Node) -> Iterator[str]:
     """What each kind of hook is given: torch/csrc/autograd/engine.cpp, ``call_pre_hooks`` and ``call_post_hooks``."""
     where, kind = site_text(site, index), site.hook.kind
-    if kind in _SEES_WHOLE_NODE and len(site.grad_input) != len(node.edges):
+    if kind.arguments is HookArguments.NODE_GRADIENTS and len(site.grad_input) != len(node.edges):
         yield f"{where}: {len(site.grad_input)} grad_input for the {len(node.edges)} edges of {node_text(node)}"
-    if kind in (*_SEES_WHOLE_NODE, HookKind.NODE_PRE) and len(site.grad_output) != len(node.grad_outputs):
+    if kind.arguments in _WHOLE_NODE and len(site.grad_output) != len(node.grad_outputs):
         yield f"{where}: {len(site.grad_output)} grad_output for the {len(node.grad_outputs)} of {node_text(node)}"
-    if kind in _GETS_NO_GRAD_INPUT and site.grad_input:
+    if not kind.gets_grad_input and site.grad_input:
         yield f"{where}: {kind.value} gets no grad_input, but it has {len(site.grad_input)}"
-    if kind is HookKind.POST_ACCUMULATE_GRAD and site.grad_output:
+    if kind.arguments is HookArguments.LEAF and site.grad_output:
         yield f"{where}: {kind.value} gets the leaf, but it has {len(site.grad_output)} grad_output"
-    if kind in _SEES_ONE_SLOT and (site.slot is None or len(site.grad_output) != 1):
+    if kind.arguments is HookArguments.GRADIENT and (site.slot is None or len(site.grad_output) != 1):
         yield f"{where}: {kind.value} sees one slot, but slot is {site.slot}, with {len(site.grad_output)} grad_output"
 
 

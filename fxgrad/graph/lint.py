@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
+from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.hook_records import Gradient, Hook, HookSite
 from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS, SCHEMA_VERSION, GraphInfo
-from fxgrad.graph.kinds import HookKind, NodeKind
 from fxgrad.graph.lengths import call_text, node_text, site_text, unrecorded_text
-from fxgrad.graph.records import ModuleCall, Node, TensorRef, UnrecordedCall, Variable
+from fxgrad.graph.records import ModuleCall, Node, NodeKind, TensorRef, UnrecordedCall, Variable
 from fxgrad.graph.structure import structural_problems
 from fxgrad.graph.text import escape
 

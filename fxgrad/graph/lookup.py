@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.backward_graph import BackwardGraph
-from fxgrad.graph.kinds import HookKind
+from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.records import Node, Root
 from fxgrad.graph.text import escape, format_path
 
@@ -34,22 +34,22 @@ def find_hook_kind(text: HookKind | str) -> HookKind:
     """
     if isinstance(text, HookKind):
         return text
-    exact = [kind for kind in HookKind if kind.value == text]
-    ending = exact or [kind for kind in HookKind if kind.value.endswith(text)]
+    exact = [kind for kind in HookKind if kind.function == text]
+    ending = exact or [kind for kind in HookKind if kind.function.endswith(text)]
     if len(ending) == 1:
         return ending[0]
     if ending:
-        raise UsageError(f"{text!r} can mean {len(ending)} kinds of hook", _join_kinds(ending), ending[0].value)
+        raise UsageError(f"{text!r} can mean {len(ending)} kinds of hook", _join_kinds(ending), ending[0].function)
     raise UsageError(f"no kind of hook is called {text!r}", _join_kinds(HookKind), _find_nearest_kind(text))
 
 
 def _join_kinds(kinds: Iterable[HookKind]) -> str:
-    return ", ".join(kind.value for kind in kinds)
+    return ", ".join(kind.function for kind in kinds)
 
 
 def _find_nearest_kind(text: str) -> str:
     """The nearest by the function's name, with or without what it is a method of."""
-    names = {name: kind.value for kind in HookKind for name in (kind.value, kind.value.rpartition(".")[2])}
+    names = {name: kind.function for kind in HookKind for name in (kind.function, kind.function.rpartition(".")[2])}
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.0)
     return names[near[0]]
 

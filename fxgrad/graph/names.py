@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from fxgrad.graph.kinds import NodeKind
-from fxgrad.graph.records import Edge, ModuleCall, Node, Path, Source, TensorRef, Value
+from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Path, Source, TensorRef, Value
 from fxgrad.graph.text import escape, format_argument, format_path, join_words
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph.hook_records import Gradient, Hook, HookSite
 from fxgrad.graph.info import GraphInfo
-from fxgrad.graph.kinds import NodeKind
-from fxgrad.graph.records import Edge, ModuleCall, Node, Root, TensorMeta, TensorRef, UnrecordedCall, Variable
+from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Root, TensorMeta, TensorRef, UnrecordedCall, Variable
 from fxgrad.graph.text import (
     escape,
     escape_unprintable,

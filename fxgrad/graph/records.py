@@ -10,11 +10,10 @@ much to build); everything else is a frozen dataclass.
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from fxgrad.graph.kinds import NodeKind
 
 Path = tuple[str | int, ...]
 """Where something sits inside a value: ``("args", 1, 0)``, ``("kwargs", "mask")``, ``("result", 0)``."""
@@ -58,6 +57,41 @@ class Taken(NamedTuple):
     function: str
     source: Source | None
     call: str | None = None
+
+
+class NodeKind(enum.Enum):
+    """What sort of autograd Node this is.
+
+    ``FUNCTION``          generated from derivatives.yaml (``AddmmBackward0``), or hand-written C++ beside it
+    ``CUSTOM_FUNCTION``   a Python ``torch.autograd.Function`` (or an operator registered from Python)
+    ``ACCUMULATE_GRAD``   adds into the ``.grad`` of one leaf
+    ``BACKWARD_HOOK``     ``BackwardHookFunctionBackward``, which a full module hook puts on inputs and outputs
+    ``COPY_SLICES``       an in-place operation on a view, seen from its base
+    ``COMPILED``          a region that torch.compile made (``CompiledFunctionBackward``)
+    ``CHECKPOINT``        a reentrant ``torch.utils.checkpoint`` (``CheckpointFunctionBackward``)
+    ``SCRIPTED``          a differentiable graph of TorchScript
+    ``ERROR``             raises when backward reaches it (``NotImplemented``, ``DelayedError``, ``Error``)
+    ``OPAQUE``            any other node: a C++ extension's, or one that only some build of torch has
+    """
+
+    FUNCTION = "function"
+    CUSTOM_FUNCTION = "custom function"
+    ACCUMULATE_GRAD = "accumulate grad"
+    BACKWARD_HOOK = "backward hook"
+    COPY_SLICES = "copy slices"
+    COMPILED = "compiled"
+    CHECKPOINT = "checkpoint"
+    SCRIPTED = "scripted"
+    ERROR = "error"
+    OPAQUE = "opaque"
+
+    @property
+    def is_python(self) -> bool:
+        """Whether backward of this node is Python code, whose gradients the graph does not decide."""
+        return self in _PYTHON_KINDS
+
+
+_PYTHON_KINDS = frozenset({NodeKind.CUSTOM_FUNCTION, NodeKind.BACKWARD_HOOK, NodeKind.COMPILED, NodeKind.CHECKPOINT})
 
 
 class Edge(NamedTuple):

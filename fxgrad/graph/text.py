@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.hook_records import Gradient, Hook
 from fxgrad.graph.info import BackwardCall
-from fxgrad.graph.kinds import HookKind
 from fxgrad.graph.records import ModuleCall, Path, Shape, Source, TensorMeta, Value
 
 _MOST_NAMES = 6
@@ -285,9 +285,9 @@ def name_registering_function(kind: HookKind) -> str:
     >>> name_registering_function(HookKind.MODULE_BACKWARD), name_registering_function(HookKind.TENSOR)
     ('register_backward_hook', 'Tensor.register_hook')
     """
-    names = [other.value.rpartition(".")[2] for other in HookKind]
-    name = kind.value.rpartition(".")[2]
-    return name if names.count(name) == 1 else kind.value
+    names = [other.function.rpartition(".")[2] for other in HookKind]
+    name = kind.function.rpartition(".")[2]
+    return name if names.count(name) == 1 else kind.function
 
 
 def name_hook_function(hook: Hook) -> str:

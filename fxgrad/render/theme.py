@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from fxgrad.graph.kinds import HookKind, NodeKind
+from fxgrad.graph.hook_kinds import HookKind
+from fxgrad.graph.records import NodeKind
 
 FONT = "sans-serif"
 BLACK = "#000000"
