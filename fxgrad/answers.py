@@ -31,9 +31,9 @@ class Shown:
 
     def to_json(self) -> str:
         """The findings with their sites, as JSON text: a list of the Explanation records' fields."""
-        from fxgrad.exchange.records import records_to_json
+        from fxgrad.exchange.saved import records_to_json
 
-        return records_to_json(self.findings, tuple[Explanation, ...])
+        return records_to_json(self.findings)
 
 
 class Explanations(Shown):
@@ -56,9 +56,9 @@ class Order(Shown):
 
     def to_json(self) -> str:
         """The calls, as JSON text: a list of the HookSite records' fields."""
-        from fxgrad.exchange.records import records_to_json
+        from fxgrad.exchange.saved import records_to_json
 
-        return records_to_json(self.calls, tuple[HookSite, ...])
+        return records_to_json(self.calls)
 
 
 @dataclass(frozen=True)

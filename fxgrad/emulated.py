@@ -22,12 +22,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from fxgrad import errors
 from fxgrad.errors import FxgradError, TargetError
-from fxgrad.exchange.records import records_from_json, records_to_json
-from fxgrad.exchange.saved import from_json, to_json
+from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
 from fxgrad.graph import BackwardGraph, Landing, OtherDevice
-from fxgrad.graph.firings import Firing
+from fxgrad.graph.records import Firing
 from fxgrad.predict import find_landings, find_places, set_backward_call
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def trace_emulated(request: Request, *, compare: bool = False) -> BackwardGraph:
     answer = _answer("compare" if compare else "trace", request)
     graph = from_json(answer["graph"], origin="the emulated run")
     (other,) = records_from_json(answer.get("other", "[null]"), tuple[OtherDevice | None])
-    return replace(graph, info=replace(graph.info, other_device=other))
+    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
 
 
 def run_emulated(request: Request) -> tuple[BackwardGraph, tuple[Firing, ...]]:
@@ -148,7 +149,7 @@ def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
     executed = targets.run_emulated(
         request, partial(set_backward_call, inputs=request.backward_inputs or None, api=request.api)
     )
-    return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings, _FIRINGS)}
+    return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings)}
 
 
 def _traced(request: Request, *, compare: bool) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _traced(request: Request, *, compare: bool) -> dict[str, Any]:
     if "graph" in answer:
         graph = from_json(answer["graph"])
         if compare or any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
-            answer["other"] = records_to_json((_on_the_cpu(request, graph),), tuple[OtherDevice])
+            answer["other"] = records_to_json((_on_the_cpu(request, graph),))
     return answer
 
 
@@ -172,7 +173,7 @@ def _on_the_cpu(request: Request, graph: BackwardGraph) -> OtherDevice:
 
     def work() -> str:
         _silence()
-        return records_to_json(find_landings(targets.observe(replace(request, device=_CPU))[0].graph), _LANDINGS)
+        return records_to_json(find_landings(targets.observe(replace(request, device=_CPU))[0].graph))
 
     held = sum(
         math.prod(size for size in variable.meta.shape or () if isinstance(size, int)) for variable in graph.variables

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fxgrad.graph import BackwardGraph, Gradient, HookSite
-from fxgrad.graph.firings import Firing, Received
+from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_hook, format_shape, pluralize
 
 _NOT_PREDICTED = "there is no such site among the predicted ones"

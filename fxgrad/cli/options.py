@@ -12,7 +12,7 @@ import click
 from fxgrad.cli.output import stdout_for_results
 from fxgrad.cli.progress import progress
 from fxgrad.errors import TargetError
-from fxgrad.graph.info import BACKWARD_APIS
+from fxgrad.graph.records import BACKWARD_APIS
 from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:

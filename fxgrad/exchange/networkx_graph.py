@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict
 
 from fxgrad.graph import BackwardGraph
 
@@ -28,11 +29,11 @@ def to_networkx(graph: BackwardGraph) -> networkx.MultiDiGraph[int]:
 
     exchanged: networkx.MultiDiGraph[int] = networkx.MultiDiGraph()
     exchanged.graph.update(_graph_attributes(graph))
-    exchanged.add_nodes_from((node.id, node._asdict()) for node in graph.nodes)
+    exchanged.add_nodes_from((node.id, asdict(node)) for node in graph.nodes)
     for node, its_sites in graph.sites_by_node.items():
         exchanged.nodes[node]["sites"] = its_sites
     exchanged.add_edges_from(  # the stubs know no edges with a key and attributes
-        (node.id, edge.next_node, key, edge._asdict())  # type: ignore[misc]
+        (node.id, edge.next_node, key, asdict(edge))  # type: ignore[misc]
         for node in graph.nodes
         for key, edge in enumerate(node.edges)
         if edge.next_node is not None
@@ -41,10 +42,4 @@ def to_networkx(graph: BackwardGraph) -> networkx.MultiDiGraph[int]:
 
 
 def _graph_attributes(graph: BackwardGraph) -> dict[str, Any]:
-    return _fields(graph.info) | {
-        name: value for name, value in _fields(graph).items() if name not in ("nodes", "info")
-    }
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return asdict(graph.info) | {name: value for name, value in asdict(graph).items() if name not in ("nodes", "info")}

@@ -8,26 +8,30 @@ makes records from it and nothing else: no code in a file is ever run.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from fxgrad.errors import UsageError
-from fxgrad.exchange.codec import Codecs, Mismatch, shown
 from fxgrad.graph import BackwardGraph, Hook, Source, TensorMeta
-from fxgrad.graph.info import SCHEMA_VERSION
+from fxgrad.graph.records import SCHEMA_VERSION, Record
 from fxgrad.graph.structure import structural_problems
 from fxgrad.graph.text import escape_unprintable
 
 SAVE_AGAIN = "save the trace again with trace.to_json(path)"
-_INTERNED = frozenset({TensorMeta, Source, Hook})
+_AS_WRITTEN = "the text that trace.to_json writes"
+_write_compact = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
+
+_Value = TypeVar("_Value")
 
 
 def to_json(graph: BackwardGraph) -> str:
     """Write `graph` as JSON text that `from_json` reads back to an equal graph.
 
-    Strings may hold anything. Raises `UsageError` for records that are not of this version's schema.
+    Strings may hold anything but two surrogates in a row, which are read back as the character that they stand for: JSON
+    does not tell these apart. Raises `UsageError` for records that are not of this version's schema.
     """
     if graph.info.schema_version != SCHEMA_VERSION:
         raise _other_version("the graph", str(graph.info.schema_version))
@@ -35,20 +39,18 @@ def to_json(graph: BackwardGraph) -> str:
 
 
 def _chunks(graph: BackwardGraph) -> Iterator[str]:
-    line = _line_writer()
-    yield f'{{"info":{line(graph.info)}'
-    for field in dataclasses.fields(graph):
+    yield f'{{"info":{_line(graph.info)}'
+    for field in msgspec.structs.fields(graph):
         records = getattr(graph, field.name)
         if field.name != "info" and records != field.default:
-            lines = ",\n".join([line(record) for record in records])
+            lines = ",\n".join([_line(record) for record in records])
             yield f',\n"{field.name}":[\n{lines}\n]' if lines else f',\n"{field.name}":[]'
     yield "\n}\n"
 
 
-def _line_writer() -> Callable[[Any], str]:
-    codecs = Codecs()
-    write = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
-    return lambda record: write(codecs.codec(type(record)).encode(record))
+def _line(record: Record) -> str:
+    # not msgspec.json, which writes UTF-8 and refuses lone surrogates: names of files and hooks may hold them
+    return _write_compact(msgspec.to_builtins(record))
 
 
 def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
@@ -57,27 +59,61 @@ def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
     The graph is equal to the one that was saved, and its references are sound (`structural_problems`). Raises
     `UsageError`, and nothing else, for any other text: it says which record and field is wrong.
     """
-    document = _parsed(text, origin)
+    document = _parse(text, origin)
     _check_version(document, origin)
     try:
-        graph: BackwardGraph = Codecs(_INTERNED).codec(BackwardGraph).decode(document)
-    except Mismatch as mismatch:
-        raise _not_a_trace(f"{mismatch.where or 'it'} {mismatch.problem}", mismatch.allowed, origin) from None
+        graph = msgspec.convert(document, BackwardGraph)
+    except (
+        msgspec.ValidationError,
+        UnicodeError,
+    ) as error:
+        raise _not_a_trace(_describe_mismatch(error), f"records of schema version {SCHEMA_VERSION}", origin) from None
     problem = next(structural_problems(graph), None)
     if problem is not None:
         raise _not_a_trace(problem, "a graph whose ids are ranks and whose references lead somewhere", origin)
     return graph
 
 
-def _parsed(text: str | bytes, origin: str) -> Any:
+def _parse(text: str | bytes, origin: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=_share_equal_parts())
     except ValueError as error:  # not JSON, not Unicode, or a number of more digits than Python reads
-        raise _not_a_trace(
-            f"it is not JSON: {escape_unprintable(str(error))}", "the text that trace.to_json writes", origin
-        ) from None
+        raise _not_a_trace(f"it is not JSON: {escape_unprintable(str(error))}", _AS_WRITTEN, origin) from None
     except RecursionError:
-        raise _not_a_trace("it is nested too deep", "the text that trace.to_json writes", origin) from None
+        raise _not_a_trace("it is nested too deep", _AS_WRITTEN, origin) from None
+
+
+def _share_equal_parts() -> Callable[[dict[str, Any]], Any]:
+    """A hook for ``json.loads`` that makes one object of equal strings, metas, source lines and hooks.
+
+    In a graph that was just made they are one object too, and a large graph takes half the memory so.
+    """
+    strings: dict[str, str] = {}
+    records: dict[Record, Record] = {}
+
+    def share(entry: dict[str, Any]) -> Any:
+        for key, value in entry.items():
+            if type(value) is str:
+                entry[key] = strings.setdefault(value, value)
+        kind = _shared_kind(entry)
+        if kind is None:
+            return entry
+        try:
+            record = msgspec.convert(entry, kind)
+        except (msgspec.ValidationError, UnicodeError):
+            return entry  # the graph's own conversion says where it is
+        return records.setdefault(record, record)
+
+    return share
+
+
+def _shared_kind(entry: dict[str, Any]) -> type[Record] | None:
+    """Which record the keys of an object are those of; the wrong answer for a damaged file does no harm."""
+    if "device" in entry and "dtype" in entry:
+        return TensorMeta
+    if "file" in entry:
+        return Source
+    return Hook if "owner" in entry and "function" in entry else None
 
 
 def _check_version(document: Any, origin: str) -> None:
@@ -85,7 +121,16 @@ def _check_version(document: Any, origin: str) -> None:
     info = document.get("info") if isinstance(document, dict) else None
     version = info.get("schema_version") if isinstance(info, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        raise _other_version(escape_unprintable(origin), shown(version))
+        raise _other_version(escape_unprintable(origin), str(version))
+
+
+def _describe_mismatch(error: Exception) -> str:
+    """Reword what msgspec says: ``Expected `int | null`, got `str` - at `$.nodes[3].edges[0].next_node```."""
+    if isinstance(error, UnicodeError):
+        return "a lone surrogate stands where the schema has no free text"
+    problem, _, place = str(error).replace("`", "").partition(" - at $.")
+    problem = problem[:1].lower() + problem[1:]
+    return escape_unprintable(f"{place}: {problem}" if place else problem)
 
 
 def _other_version(given: str, version: str) -> UsageError:
@@ -98,3 +143,18 @@ def _other_version(given: str, version: str) -> UsageError:
 
 def _not_a_trace(problem: str, allowed: str, origin: str) -> UsageError:
     return UsageError(f"{escape_unprintable(origin)} is not a saved trace: {problem}", allowed, SAVE_AGAIN)
+
+
+def records_to_json(value: Any) -> str:
+    """JSON text of records, or of tuples of them, without the fields that have their default.
+
+    >>> from fxgrad.graph import Value
+    >>> records_to_json((Value("relu"),))
+    '[{"fx_node": "relu"}]'
+    """
+    return json.dumps(msgspec.to_builtins(value))
+
+
+def records_from_json(text: str, hint: type[_Value]) -> _Value:
+    """The value back; `hint` is its type. For text that fxgrad itself wrote: raises ``msgspec.ValidationError`` for others."""
+    return msgspec.convert(json.loads(text), hint)

@@ -2,16 +2,23 @@
 
 from fxgrad.graph.backward_graph import BackwardGraph
 from fxgrad.graph.hook_kinds import HookKind
-from fxgrad.graph.hook_records import Explanation, Gradient, Held, Hook, HookSite
-from fxgrad.graph.info import BackwardCall, GraphInfo, Landing, OtherDevice
 from fxgrad.graph.records import (
+    BackwardCall,
     Edge,
+    Explanation,
     FullHookSetup,
     FxNode,
+    Gradient,
+    GraphInfo,
+    Held,
+    Hook,
+    HookSite,
+    Landing,
     Module,
     ModuleCall,
     Node,
     NodeKind,
+    OtherDevice,
     Path,
     Returned,
     Root,

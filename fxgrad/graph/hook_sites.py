@@ -7,8 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from fxgrad.graph.backward_graph import BackwardGraph
-from fxgrad.graph.hook_records import Hook, HookSite
-from fxgrad.graph.records import Module, ModuleCall, Node
+from fxgrad.graph.records import Hook, HookSite, Module, ModuleCall, Node
 
 
 class PlacedSite(NamedTuple):

@@ -6,15 +6,11 @@ Asked only of a graph whose references lead somewhere (`structure`); no reader o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.hook_kinds import HookArguments
-from fxgrad.graph.hook_records import HookSite
-from fxgrad.graph.records import FullHookSetup, ModuleCall, Node, TensorRef, UnrecordedCall
+from fxgrad.graph.records import FullHookSetup, HookSite, ModuleCall, Node, TensorRef, UnrecordedCall
 from fxgrad.graph.text import escape, format_path
-
-if TYPE_CHECKING:
-    from fxgrad.graph.backward_graph import BackwardGraph
 
 _WHOLE_NODE = (HookArguments.NODE_GRADIENTS, HookArguments.NODE_GRAD_OUTPUT)
 _STARTS = {"inputs": ("args", "kwargs"), "outputs": ("result",)}
@@ -22,7 +18,7 @@ _INSIDE = {"inputs": 2, "outputs": 1}
 """The shortest path: an argument has a position or a name, a result may be the whole."""
 
 
-def length_problems(graph: BackwardGraph) -> Iterator[str]:
+def length_problems(graph: GraphRecords) -> Iterator[str]:
     """Find what breaks these rules, each as a sentence that names the record."""
     for node in graph.nodes:
         yield from _node_problems(node)
@@ -48,7 +44,7 @@ def node_text(node: Node) -> str:
     return f"node {node.id} ({escape(node.label)})"
 
 
-def _call_problems(call: ModuleCall, graph: BackwardGraph) -> Iterator[str]:
+def _call_problems(call: ModuleCall, graph: GraphRecords) -> Iterator[str]:
     where = call_text(call)
     for field, refs in (("inputs", call.inputs), ("outputs", call.outputs)):
         yield from (f"{where}, {field}[{index}]: {text}" for index, text in _path_problems(refs, field))
@@ -75,7 +71,7 @@ def _path_problems(refs: tuple[TensorRef, ...], field: str) -> Iterator[tuple[in
 
 
 def _setup_problems(
-    call: ModuleCall | UnrecordedCall, setup: FullHookSetup, graph: BackwardGraph, where: str
+    call: ModuleCall | UnrecordedCall, setup: FullHookSetup, graph: GraphRecords, where: str
 ) -> Iterator[str]:
     sides = (
         ("input", call.input_hook_node, setup.input_positions, setup.n_inputs),

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, pairwise
-from typing import TYPE_CHECKING
 
+from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.hook_kinds import HookKind
-from fxgrad.graph.hook_records import Gradient, Hook, HookSite
-from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS, SCHEMA_VERSION, GraphInfo
 from fxgrad.graph.lengths import call_text, node_text, site_text, unrecorded_text
-from fxgrad.graph.records import ModuleCall, Node, NodeKind, TensorRef, UnrecordedCall, Variable
+from fxgrad.graph.records import (
+    BACKWARD_APIS,
+    EARLIER_CALLS,
+    SCHEMA_VERSION,
+    Gradient,
+    GraphInfo,
+    Hook,
+    HookSite,
+    ModuleCall,
+    Node,
+    NodeKind,
+    TensorRef,
+    UnrecordedCall,
+    Variable,
+)
 from fxgrad.graph.structure import structural_problems
 from fxgrad.graph.text import escape
-
-if TYPE_CHECKING:
-    from fxgrad.graph.backward_graph import BackwardGraph
 
 MOST_PROBLEMS = 20
 VARIABLE_KINDS = ("parameter", "buffer", "input", "other leaf")
@@ -36,7 +45,7 @@ class GraphLintError(ValueError):
         super().__init__("\n  ".join(["the graph breaks its own rules:", *self.problems, *ending]))
 
 
-def lint(graph: BackwardGraph) -> None:
+def lint(graph: GraphRecords) -> None:
     """Check every rule of the records; return nothing where all hold.
 
     Raises `GraphLintError` with the first 20 problems found, each naming its record and the rule.
@@ -46,7 +55,7 @@ def lint(graph: BackwardGraph) -> None:
         raise GraphLintError(found[:MOST_PROBLEMS], more=len(found) > MOST_PROBLEMS)
 
 
-def problems(graph: BackwardGraph) -> Iterator[str]:
+def problems(graph: GraphRecords) -> Iterator[str]:
     """Find what breaks a rule. The rules about meaning are asked only of a graph whose references lead somewhere."""
     first = next(structure := structural_problems(graph), None)
     if first is not None:
@@ -54,7 +63,7 @@ def problems(graph: BackwardGraph) -> Iterator[str]:
     return _problems_of_meaning(graph)
 
 
-def _problems_of_meaning(graph: BackwardGraph) -> Iterator[str]:
+def _problems_of_meaning(graph: GraphRecords) -> Iterator[str]:
     yield from _info_problems(graph.info, graph)
     for node in graph.nodes:
         yield from _node_problems(node, graph)
@@ -79,7 +88,7 @@ def _problems_of_meaning(graph: BackwardGraph) -> Iterator[str]:
     yield from _hooks_without_site(graph)
 
 
-def _info_problems(info: GraphInfo, graph: BackwardGraph) -> Iterator[str]:
+def _info_problems(info: GraphInfo, graph: GraphRecords) -> Iterator[str]:
     if info.schema_version != SCHEMA_VERSION:
         yield f"info: its schema_version is {info.schema_version}, but these records are of version {SCHEMA_VERSION}"
     if info.calls_reason is not None and (graph.calls or graph.forward):
@@ -90,7 +99,7 @@ def _info_problems(info: GraphInfo, graph: BackwardGraph) -> Iterator[str]:
         yield "info, backward: autograd.grad has no inputs"
 
 
-def _node_problems(node: Node, graph: BackwardGraph) -> Iterator[str]:
+def _node_problems(node: Node, graph: GraphRecords) -> Iterator[str]:
     where = node_text(node)
     yield from _edge_problems(node, where)
     yield from _provenance_problems(node, where, graph.info)
@@ -122,7 +131,7 @@ def _provenance_problems(node: Node, where: str, info: GraphInfo) -> Iterator[st
             yield f"{where}: {field} is None without a reason"
 
 
-def _leaf_problems(node: Node, name: str, where: str, graph: BackwardGraph) -> Iterator[str]:
+def _leaf_problems(node: Node, name: str, where: str, graph: GraphRecords) -> Iterator[str]:
     if node.kind is not NodeKind.ACCUMULATE_GRAD:
         yield f'{where}: it has the variable "{escape(name)}", but only an AccumulateGrad has one'
     variable = graph.variables_by_name[name]
@@ -132,7 +141,7 @@ def _leaf_problems(node: Node, name: str, where: str, graph: BackwardGraph) -> I
         yield f'{where}: its variable "{escape(name)}" is at node {variable.node}'
 
 
-def _variable_problems(variable: Variable, graph: BackwardGraph) -> Iterator[str]:
+def _variable_problems(variable: Variable, graph: GraphRecords) -> Iterator[str]:
     where = f'variable "{escape(variable.name)}"'
     yield from _choice(where, "kind", variable.kind, VARIABLE_KINDS)
     if variable.node is None:
@@ -147,7 +156,7 @@ def _choice(where: str, field: str, value: object, allowed: tuple[object, ...]) 
         yield f"{where}: {field} is {value!a}, but it is one of {', '.join(map(repr, allowed))}"
 
 
-def _call_problems(call: ModuleCall, graph: BackwardGraph) -> Iterator[str]:
+def _call_problems(call: ModuleCall, graph: GraphRecords) -> Iterator[str]:
     where = call_text(call)
     if call.id != f"{call.path}#{call.index}":
         yield f'{where}: an id is path#index, which is "{escape(call.path)}#{call.index}"'
@@ -176,13 +185,13 @@ def _nesting_problems(call: ModuleCall, parent: ModuleCall, where: str) -> Itera
         yield f"{where}: its sequence_window {inner} is not within {outer}, that of {call_text(parent)}"
 
 
-def _hook_node_problems(call: ModuleCall | UnrecordedCall, where: str, graph: BackwardGraph) -> Iterator[str]:
+def _hook_node_problems(call: ModuleCall | UnrecordedCall, where: str, graph: GraphRecords) -> Iterator[str]:
     for field, node in (("input_hook_node", call.input_hook_node), ("output_hook_node", call.output_hook_node)):
         if node is not None and graph.nodes[node].kind is not NodeKind.BACKWARD_HOOK:
             yield f"{where}: its {field} is {node_text(graph.nodes[node])}, which is no BackwardHookFunction"
 
 
-def _ref_problems(ref: TensorRef, where: str, graph: BackwardGraph) -> Iterator[str]:
+def _ref_problems(ref: TensorRef, where: str, graph: GraphRecords) -> Iterator[str]:
     if ref.node is not None and ref.node_name != graph.nodes[ref.node].name:
         name = "None" if ref.node_name is None else escape(ref.node_name)
         yield f"{where}: a tensor's node_name is {name}, but its node is {node_text(graph.nodes[ref.node])}"
@@ -232,7 +241,7 @@ def _order_problems(sites: tuple[HookSite, ...]) -> Iterator[str]:
             yield f"{where}: its order {later} follows {earlier}, but sites are in firing order"
 
 
-def _hooks_without_site(graph: BackwardGraph) -> Iterator[str]:
+def _hooks_without_site(graph: GraphRecords) -> Iterator[str]:
     placed = {site.hook.id for site in graph.sites}
     for hook in graph.hooks:
         if graph.sites and hook.id not in placed:

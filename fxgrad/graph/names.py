@@ -9,13 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
 
+from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Path, Source, TensorRef, Value
 from fxgrad.graph.text import escape, format_argument, format_path, join_words
-
-if TYPE_CHECKING:
-    from fxgrad.graph.backward_graph import BackwardGraph
 
 _MOST_VIEWS = 6
 _LONGEST_ARGUMENTS = 60
@@ -23,7 +20,7 @@ _MOST_LABELS = 6
 
 
 def format_expression(
-    graph: BackwardGraph, edge: Edge, *, call: str | None = None, depth: int = 2, width: int = 3
+    graph: GraphRecords, edge: Edge, *, call: str | None = None, depth: int = 2, width: int = 3
 ) -> str | None:
     """What the gradient of one edge belongs to, seen from the module call `call`.
 
@@ -36,7 +33,7 @@ def format_expression(
 
 
 def format_slot_expression(
-    graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None, depth: int = 2, width: int = 3
+    graph: GraphRecords, node_id: int, slot: int, *, call: str | None = None, depth: int = 2, width: int = 3
 ) -> str:
     """What gradient number `slot` of a node belongs to, seen from the module call `call`."""
     node, slot = _behind_hook_functions(graph, graph.nodes[node_id], slot)
@@ -48,7 +45,7 @@ def format_slot_expression(
     return text if len(node.output_names) <= 1 or slot >= len(node.output_names) else f"{text}[{slot}]"
 
 
-def _behind_hook_functions(graph: BackwardGraph, node: Node, slot: int) -> tuple[Node, int]:
+def _behind_hook_functions(graph: GraphRecords, node: Node, slot: int) -> tuple[Node, int]:
     """A BackwardHookFunction is the identity: the value that it passes on."""
     while node.kind is NodeKind.BACKWARD_HOOK and slot < len(node.edges):
         edge = node.edges[slot]
@@ -58,7 +55,7 @@ def _behind_hook_functions(graph: BackwardGraph, node: Node, slot: int) -> tuple
     return node, slot
 
 
-def _find_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) -> str | None:
+def _find_name(graph: GraphRecords, node: Node, slot: int, call: str | None) -> str | None:
     if node.variable is not None:
         return escape(node.variable)
     made_by = _find_maker(graph, node, slot)
@@ -68,18 +65,18 @@ def _find_name(graph: BackwardGraph, node: Node, slot: int, call: str | None) ->
     return None if name is None else escape(name)
 
 
-def _find_maker(graph: BackwardGraph, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
+def _find_maker(graph: GraphRecords, node: Node, slot: int) -> tuple[ModuleCall, Path] | None:
     """The innermost module call that made the value and has it in its result."""
     results = dict(graph.results_of_slots.get((node.id, slot), ()))
     made_by = next((call for call in graph.enclosing_calls(node.call) if call.id in results), None)
     return None if made_by is None else (made_by, results[made_by.id])
 
 
-def _format_result(graph: BackwardGraph, made_by: ModuleCall, path: Path, call: str | None) -> str:
+def _format_result(graph: GraphRecords, made_by: ModuleCall, path: Path, call: str | None) -> str:
     return f"{name_call(graph, made_by, seen_from=call)} {format_path(path)}"
 
 
-def name_call(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None = None) -> str:
+def name_call(graph: GraphRecords, call: ModuleCall, *, seen_from: str | None = None) -> str:
     """``layers.3 call 2``; the number is left out where the module has one call, or the same number of calls and the
     same number of this call as the one it is seen from (the same step of a loop)."""
     path = escape(call.path) or "the model"
@@ -93,7 +90,7 @@ def name_call(graph: BackwardGraph, call: ModuleCall, *, seen_from: str | None =
     return f"{path} call {call.index}"
 
 
-def _format_arguments(graph: BackwardGraph, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
+def _format_arguments(graph: GraphRecords, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
     view = is_view(node.schema) and len([edge for edge in node.edges if edge.next_node is not None]) == 1
     left = depth if view else depth - 1
     if left < 0 or (view and depth < -_MOST_VIEWS):
@@ -133,7 +130,7 @@ def takes_one_argument(schema: str | None) -> bool:
     return schema is not None and "," not in schema.partition("(")[2].rpartition(") ->")[0]
 
 
-def _format_value(graph: BackwardGraph, value: Value, call: str | None) -> str | None:
+def _format_value(graph: GraphRecords, value: Value, call: str | None) -> str | None:
     """The name of a recorded value that requires no grad."""
     fx_node = graph.fx_nodes_by_name.get(value.fx_node)
     if fx_node is None:
@@ -155,7 +152,7 @@ def _same_result(ref: TensorRef, value: Value) -> bool:
     return value.index is None or ref.fx_index == value.index
 
 
-def name_grad_output(graph: BackwardGraph, node_id: int, slot: int, *, call: str | None = None) -> str | None:
+def name_grad_output(graph: GraphRecords, node_id: int, slot: int, *, call: str | None = None) -> str | None:
     """What a grad_output of a node belongs to: ``the module's result[0], `hidden` at model.py:38``."""
     for call_id, path in graph.results_of_slots.get((node_id, slot), ()):
         if call_id == call:

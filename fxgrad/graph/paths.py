@@ -5,18 +5,15 @@ from __future__ import annotations
 import difflib
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from fxgrad.errors import UsageError
+from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.text import escape
-
-if TYPE_CHECKING:
-    from fxgrad.graph.backward_graph import BackwardGraph
 
 NEAR_NAMES = 3
 
 
-def path(graph: BackwardGraph, a: int | str, b: int | str) -> tuple[int, ...] | None:
+def path(graph: GraphRecords, a: int | str, b: int | str) -> tuple[int, ...] | None:
     """Answer which way a gradient takes from node `a` to node `b`, each an id or a label.
 
     The result holds the ids of a path with the fewest edges, `a` and `b` included, along `Node.edges` (PyTorch's
@@ -30,7 +27,7 @@ def path(graph: BackwardGraph, a: int | str, b: int | str) -> tuple[int, ...] | 
     return _steps(found, end) if end in found else None
 
 
-def _came_from(graph: BackwardGraph, start: int, end: int) -> dict[int, int | None]:
+def _came_from(graph: GraphRecords, start: int, end: int) -> dict[int, int | None]:
     """Breadth first: for each node reached, the node before it."""
     came_from: dict[int, int | None] = {start: None}
     queue = deque([start])
@@ -54,7 +51,7 @@ def _steps(came_from: dict[int, int | None], end: int) -> tuple[int, ...]:
     return tuple(reversed(steps))
 
 
-def _node_id(graph: BackwardGraph, wanted: int | str) -> int:
+def _node_id(graph: GraphRecords, wanted: int | str) -> int:
     if isinstance(wanted, str):
         node = graph.nodes_by_label.get(wanted)
         if node is None:
@@ -65,7 +62,7 @@ def _node_id(graph: BackwardGraph, wanted: int | str) -> int:
     return wanted
 
 
-def _unknown_id(graph: BackwardGraph, wanted: int) -> UsageError:
+def _unknown_id(graph: GraphRecords, wanted: int) -> UsageError:
     last = len(graph.nodes) - 1
     return UsageError(
         f"node {wanted} is not in the graph",
@@ -74,7 +71,7 @@ def _unknown_id(graph: BackwardGraph, wanted: int) -> UsageError:
     )
 
 
-def _unknown_label(graph: BackwardGraph, wanted: str) -> UsageError:
+def _unknown_label(graph: GraphRecords, wanted: str) -> UsageError:
     near = nearest_labels((node.label for node in graph.nodes), wanted)
     return UsageError(
         f'no node is labelled "{escape(wanted)}"',

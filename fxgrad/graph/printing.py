@@ -7,11 +7,23 @@ before. Files appear by their last name, for the same reason. The versions stand
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from fxgrad.graph.hook_records import Gradient, Hook, HookSite
-from fxgrad.graph.info import GraphInfo
-from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Root, TensorMeta, TensorRef, UnrecordedCall, Variable
+from fxgrad.graph.graph_records import GraphRecords
+from fxgrad.graph.records import (
+    Edge,
+    Gradient,
+    GraphInfo,
+    Hook,
+    HookSite,
+    ModuleCall,
+    Node,
+    NodeKind,
+    Root,
+    TensorMeta,
+    TensorRef,
+    UnrecordedCall,
+    Variable,
+)
 from fxgrad.graph.text import (
     escape,
     escape_unprintable,
@@ -22,13 +34,10 @@ from fxgrad.graph.text import (
     format_value,
 )
 
-if TYPE_CHECKING:
-    from fxgrad.graph.backward_graph import BackwardGraph
-
 _NAMED_BY_LABEL = (NodeKind.FUNCTION, NodeKind.ACCUMULATE_GRAD)
 
 
-def graph_text(graph: BackwardGraph) -> str:
+def graph_text(graph: GraphRecords) -> str:
     """Print a graph: how it was made, its nodes in id order, then roots, module calls, variables, hooks and sites.
 
     `%3` is the node of id 3, `%3[0]` the first gradient that it receives. Works on any graph, also on one that
@@ -37,7 +46,7 @@ def graph_text(graph: BackwardGraph) -> str:
     return "\n".join(_lines(graph)) + "\n"
 
 
-def _lines(graph: BackwardGraph) -> Iterator[str]:
+def _lines(graph: GraphRecords) -> Iterator[str]:
     yield from _info_lines(graph.info)
     yield from _section("nodes", [_node_line(graph, node) for node in graph.nodes])
     yield from _section("roots", [_root_line(graph, root) for root in graph.roots])
@@ -68,7 +77,7 @@ def _info_lines(info: GraphInfo) -> Iterator[str]:
         yield escape_unprintable(f"no module calls: {info.calls_reason}")
 
 
-def _node_line(graph: BackwardGraph, node: Node) -> str:
+def _node_line(graph: GraphRecords, node: Node) -> str:
     return "   ".join(
         [
             f"%{node.id} {_title(node)} {_grad_outputs_text(graph, node)}",
@@ -86,7 +95,7 @@ def _title(node: Node) -> str:
     return f"{escape(node.label)}{leaf}{kind}"
 
 
-def _grad_outputs_text(graph: BackwardGraph, node: Node) -> str:
+def _grad_outputs_text(graph: GraphRecords, node: Node) -> str:
     metas = [_meta_text(graph, meta) for meta in node.grad_outputs]
     if len(metas) == 1:
         return metas[0]
@@ -94,13 +103,13 @@ def _grad_outputs_text(graph: BackwardGraph, node: Node) -> str:
     return ", ".join(f"{name}{meta}" for name, meta in zip(names, metas, strict=False)) or "receives nothing"
 
 
-def _edge_text(graph: BackwardGraph, edge: Edge, index: int) -> str:
+def _edge_text(graph: GraphRecords, edge: Edge, index: int) -> str:
     argument = f"grad_input[{index}]" if edge.argument is None else escape(edge.argument)
     value = f"={format_value(edge.value)}" if edge.value is not None else ""
     return f"{argument}{value} -> {_end_text(graph, edge)}"
 
 
-def _end_text(graph: BackwardGraph, edge: Edge) -> str:
+def _end_text(graph: GraphRecords, edge: Edge) -> str:
     if edge.next_node is None:
         operand = f" {_meta_text(graph, edge.operand)}" if edge.operand is not None else ""
         return f"none{operand}: {escape_unprintable(edge.null_reason or 'no reason given')}"
@@ -128,18 +137,18 @@ def _made_by(node: Node) -> Iterator[str]:
         yield f"# {'  '.join(names + lines)}"
 
 
-def _root_line(graph: BackwardGraph, root: Root) -> str:
+def _root_line(graph: GraphRecords, root: Root) -> str:
     return f"{_place_text(graph, root.node, root.slot)} {format_path(root.path)}"
 
 
-def _call_line(graph: BackwardGraph, call: ModuleCall) -> str:
+def _call_line(graph: GraphRecords, call: ModuleCall) -> str:
     inputs = ", ".join(_ref_text(graph, ref) for ref in call.inputs)
     outputs = ", ".join(_ref_text(graph, ref) for ref in call.outputs)
     notes = "".join(f"   {note}" for note in _call_notes(graph, call))
     return f"{escape(call.id)} {escape(call.type_name)}({inputs}) -> {escape(call.result_type)}({outputs}){notes}"
 
 
-def _call_notes(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
+def _call_notes(graph: GraphRecords, call: ModuleCall) -> Iterator[str]:
     if call.parent is not None:
         yield f"in {escape(call.parent)}"
     yield from (note for note, applies in _call_states(call) if applies)
@@ -152,14 +161,14 @@ def _call_notes(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
         yield f"# {format_brief_source(call.source)}"
 
 
-def _hook_nodes(graph: BackwardGraph, call: ModuleCall | UnrecordedCall) -> Iterator[str]:
+def _hook_nodes(graph: GraphRecords, call: ModuleCall | UnrecordedCall) -> Iterator[str]:
     if call.input_hook_node is not None:
         yield f"inputs through {_place_text(graph, call.input_hook_node, None)}"
     if call.output_hook_node is not None:
         yield f"outputs through {_place_text(graph, call.output_hook_node, None)}"
 
 
-def _unrecorded_line(graph: BackwardGraph, call: UnrecordedCall) -> str:
+def _unrecorded_line(graph: GraphRecords, call: UnrecordedCall) -> str:
     numbers = f"{call.full_hook.n_inputs} -> {call.full_hook.n_outputs}"
     return "   ".join([f"{escape(call.path)} {numbers}", *_hook_nodes(graph, call)])
 
@@ -173,12 +182,12 @@ def _call_states(call: ModuleCall) -> tuple[tuple[str, bool], ...]:
     )
 
 
-def _ref_text(graph: BackwardGraph, ref: TensorRef) -> str:
+def _ref_text(graph: GraphRecords, ref: TensorRef) -> str:
     name = f" {escape(ref.name)}" if ref.name is not None else ""
     return f"{format_path(ref.path)}{name} {_meta_text(graph, ref.meta)} {_gradient_goes(graph, ref)}"
 
 
-def _gradient_goes(graph: BackwardGraph, ref: TensorRef) -> str:
+def _gradient_goes(graph: GraphRecords, ref: TensorRef) -> str:
     if ref.node is not None:
         return _place_text(graph, ref.node, ref.slot)
     if ref.node_name is not None:
@@ -186,7 +195,7 @@ def _gradient_goes(graph: BackwardGraph, ref: TensorRef) -> str:
     return "requires grad" if ref.requires_grad else "no grad"
 
 
-def _variable_line(graph: BackwardGraph, variable: Variable) -> str:
+def _variable_line(graph: GraphRecords, variable: Variable) -> str:
     also = "".join(f", also {escape(alias)}" for alias in variable.aliases)
     states = "".join(f", {state}" for state, applies in _variable_states(variable) if applies)
     place = f" -> {_place_text(graph, variable.node, variable.slot)}" if variable.node is not None else ""
@@ -203,7 +212,7 @@ def _variable_states(variable: Variable) -> tuple[tuple[str, bool], ...]:
     )
 
 
-def _hook_line(graph: BackwardGraph, hook: Hook) -> str:
+def _hook_line(graph: GraphRecords, hook: Hook) -> str:
     notes = "".join(f", {note}" for note in _hook_notes(graph, hook))
     return f"{hook.id} {hook.kind.value}{_owner_text(hook)}: {escape(hook.function)}{notes}"
 
@@ -214,7 +223,7 @@ def _owner_text(hook: Hook) -> str:
     return " on the root module" if hook.kind.is_module and not hook.kind.is_global else ""
 
 
-def _hook_notes(graph: BackwardGraph, hook: Hook) -> Iterator[str]:
+def _hook_notes(graph: GraphRecords, hook: Hook) -> Iterator[str]:
     if hook.targets:
         yield f"{hook.mode} of {' and '.join(map(escape, hook.targets))}"
     if hook.source is not None:
@@ -236,7 +245,7 @@ def _hook_states(hook: Hook) -> tuple[tuple[str, bool], ...]:
     )
 
 
-def _site_lines(graph: BackwardGraph, site: HookSite) -> Iterator[str]:
+def _site_lines(graph: GraphRecords, site: HookSite) -> Iterator[str]:
     order = "-" if site.order is None else str(site.order)
     hook = f"hook {site.hook.id} {escape(site.hook.function)}"
     yield f"{order}. {hook} {_site_place(graph, site)}, {_fires_text(site)}: {escape_unprintable(site.reason)}"
@@ -244,7 +253,7 @@ def _site_lines(graph: BackwardGraph, site: HookSite) -> Iterator[str]:
     yield from (f"     {_gradient_text('grad_input', gradient)}" for gradient in site.grad_input)
 
 
-def _site_place(graph: BackwardGraph, site: HookSite) -> str:
+def _site_place(graph: GraphRecords, site: HookSite) -> str:
     call = f", call {escape(site.call)}" if site.call is not None else ""
     place = "nowhere" if site.node is None else f"at {_place_text(graph, site.node, site.slot)}"
     return f"{place}{call}"
@@ -271,14 +280,14 @@ def _status_text(gradient: Gradient) -> str:
     return f"{status}, {escape_unprintable(gradient.reason or 'no reason given')}"
 
 
-def _place_text(graph: BackwardGraph, node: int, slot: int | None) -> str:
+def _place_text(graph: GraphRecords, node: int, slot: int | None) -> str:
     place = f"%{node}" if slot is None else f"%{node}[{slot}]"
     if not 0 <= node < len(graph.nodes):
         return f"{place} (no such node)"
     return f"{place} {_title(graph.nodes[node])}"
 
 
-def _meta_text(graph: BackwardGraph, meta: TensorMeta) -> str:
+def _meta_text(graph: GraphRecords, meta: TensorMeta) -> str:
     """Shape and dtype; device and layout only where they are not those of the whole graph, and strided."""
     device = f" {meta.device}" if meta.device != graph.info.device else ""
     layout = f" {meta.layout}" if meta.layout != "strided" else ""

@@ -3,17 +3,17 @@
 Small, immutable, ordered; no torch. Everything that the layers above need in order to decide is in them, so that
 a saved trace answers as well as a fresh one. The words are PyTorch's own: a *node* is an autograd Node, a torch.fx
 node is always written *fx node*.
-
-`Node` and `Edge` are NamedTuples because a trace makes millions of them (a frozen dataclass costs three times as
-much to build); everything else is a frozen dataclass.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from fxgrad.graph.hook_kinds import HookKind
 
 Path = tuple[str | int, ...]
 """Where something sits inside a value: ``("args", 1, 0)``, ``("kwargs", "mask")``, ``("result", 0)``."""
@@ -22,7 +22,23 @@ Shape = tuple[int | str, ...]
 """Sizes; a str is a symbolic size."""
 
 
-class Source(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """Base of all records: immutable, compared and hashed by value; ``msgspec.structs.replace`` makes a changed copy.
+
+    A msgspec Struct is built faster than a NamedTuple (a trace makes millions), is written as JSON without the fields
+    that have their default, and checks the types of its fields where it is read from JSON. ``gc=False``: a record holds
+    only plain values, tuples and records that existed before it, so there are no cycles for Python to collect.
+    """
+
+
+def _hold_default(record: Record, field: str, default: object) -> None:
+    """Where a field equals its default, let it hold the default itself: only that does msgspec leave out of JSON."""
+    value = getattr(record, field)
+    if value is not default and value == default:
+        force_setattr(record, field, default)
+
+
+class Source(Record, frozen=True):
     """A line of the user's code. ``code`` is the stripped text of the line, "" where it cannot be read."""
 
     file: str
@@ -31,8 +47,7 @@ class Source(NamedTuple):
     function: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorMeta:
+class TensorMeta(Record, frozen=True):
     """What a tensor, or a gradient, looks like. ``shape`` is None where it cannot be read (strided nested)."""
 
     shape: Shape | None
@@ -40,15 +55,18 @@ class TensorMeta:
     device: str
     layout: str = "strided"
 
+    def __post_init__(self) -> None:
+        _hold_default(self, "layout", "strided")
 
-class Value(NamedTuple):
+
+class Value(Record, frozen=True):
     """A tensor of the recorded forward: result number ``index`` of an fx node (None: the fx node itself)."""
 
     fx_node: str
-    index: int | None = None  # type: ignore[assignment]  # shadows tuple.index, on purpose
+    index: int | None = None
 
 
-class Taken(NamedTuple):
+class Taken(Record, frozen=True):
     """Where a value left torch: ``function`` is the tensor's method that gave it to Python (``item``, ``numpy``).
 
     ``call`` is the id of the module call that was running then.
@@ -94,7 +112,7 @@ class NodeKind(enum.Enum):
 _PYTHON_KINDS = frozenset({NodeKind.CUSTOM_FUNCTION, NodeKind.BACKWARD_HOOK, NodeKind.COMPILED, NodeKind.CHECKPOINT})
 
 
-class Edge(NamedTuple):
+class Edge(Record, frozen=True):
     """One entry of ``node.next_functions``; a hook on the node gets one ``grad_input`` entry for it.
 
     ``argument``     the schema's (or ``forward``'s) name for the tensor argument; for a list ``tensors[2]``
@@ -115,7 +133,7 @@ class Edge(NamedTuple):
     value: Value | None = None
 
 
-class Returned(NamedTuple):
+class Returned(Record, frozen=True):
     """What the backward of a Python Function returns for each edge, as its code tells: "tensor", "none" or "unknown".
 
     ``whenever``    whichever gradients it receives
@@ -127,7 +145,7 @@ class Returned(NamedTuple):
     slots: tuple[int, ...]
 
 
-class Node(NamedTuple):
+class Node(Record, frozen=True):
     """One autograd Node, numbered by ``id`` in a topological order from the roots.
 
     ``label``            unique and readable: ``AddmmBackward0_3`` (``_3`` counts the nodes of that name from 0)
@@ -192,7 +210,7 @@ class Node(NamedTuple):
         return tuple(found)
 
 
-class Root(NamedTuple):
+class Root(Record, frozen=True):
     """A tensor that backward starts from: its node and slot, and where it was found in the output."""
 
     node: int
@@ -200,8 +218,7 @@ class Root(NamedTuple):
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRef:
+class TensorRef(Record, frozen=True):
     """A tensor at some place of a module call.
 
     ``node``       id of the node that its gradient goes to (for a leaf: its AccumulateGrad); None where the tensor
@@ -226,8 +243,7 @@ class TensorRef:
     sequence_nr: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Record, frozen=True):
     """A leaf or a named tensor: ``kind`` is "parameter", "buffer", "input" or "other leaf".
 
     ``name`` is unique in the graph; ``aliases`` are its further qualified names (tied weights).
@@ -244,8 +260,7 @@ class Variable:
     slot: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(Record, frozen=True):
     """Every module of the model, called or not. ``hooks`` are ids of the hooks registered on it.
 
     ``description``  what repr() shows on its first line, like ``LSTMCell(1000, 1000)``
@@ -268,8 +283,7 @@ class Module:
     wraps: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FullHookSetup:
+class FullHookSetup(Record, frozen=True):
     """What ``torch.utils.hooks.BackwardHook`` did at one call (a BackwardHookFunction on inputs and on outputs).
 
     ``input_positions`` are the positions of the tensors among the ``n_inputs`` positional arguments, None where no
@@ -282,8 +296,7 @@ class FullHookSetup:
     output_positions: tuple[int, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleCall:
+class ModuleCall(Record, frozen=True):
     """One call of one module.
 
     ``id``               ``encoder.layer.0#2``: the module's path and ``index``, which call of it this is, from 1
@@ -335,8 +348,7 @@ class ModuleCall:
     transformed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UnrecordedCall:
+class UnrecordedCall(Record, frozen=True):
     """A module call that was not watched, but that full hooks left their nodes and their ``BackwardHook`` of.
 
     ``path``           the module's path; ``<Linear>`` where the model does not hold it
@@ -353,8 +365,7 @@ class UnrecordedCall:
     has_waiting: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FxNode:
+class FxNode(Record, frozen=True):
     """One node of the recorded ``torch.fx.Graph``.
 
     ``modules`` are the ids of the module calls around it, outermost first; ``meta`` the metas of its tensor results.
@@ -384,3 +395,221 @@ class FxNode:
     requires_grad: tuple[bool, ...] = ()
     taken: tuple[Taken, ...] = ()
     asked: tuple[Taken, ...] = ()
+
+
+class Held(Record, frozen=True):
+    """A tensor that a hook's function holds, and that has a graph behind it.
+
+    ``name``      that of a variable of a function around it, of a default, or of an argument of a partial
+    ``node``      id of its node, None where that is not in the graph or was not looked at (views)
+    ``is_inside`` whether a container is held that holds the tensor
+    """
+
+    name: str
+    node: int | None
+    is_inside: bool
+
+
+class Hook(Record, frozen=True):
+    """A registered hook.
+
+    ``id``          rank in the order of registration
+    ``owner``       module path, tensor name or node label; "" for a global hook
+    ``function``    qualified name of the user's function
+    ``source``      where that function is defined; ``registered`` where it was registered, when that was seen
+    ``targets``     names of a multi-grad hook's tensors, ``mode`` "all" or "any"
+    ``observed``    (node, slot) that it was seen on; slot None for hooks on a node
+    ``active``      False: its handle was removed, but calls made before still carry it
+    ``unplaced``    why it is on no node of the graph, where it is on none
+    ``may_return``  whether its code can return something else than None; None: not known
+    ``target_slots`` (node, slot) of each of ``targets``, (None, 0) where that is not in the graph
+    ``registered_nr`` autograd's sequence number when it was registered, where that was seen, and ``registered_in`` the
+                    id of the module call that was running then, None outside of every call
+    ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
+                    ("weight",); "parameters()" where it goes through the module's parameters
+    ``holds``       tensors that have a graph behind them, and that its function keeps alive
+    ``uncounted``   which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
+    ``more_targets`` why a multi-grad hook is on more places than ``target_slots`` says; None where it is not
+    """
+
+    id: int
+    kind: HookKind
+    owner: str
+    function: str
+    source: Source | None = None
+    registered: Source | None = None
+    prepend: bool = False
+    targets: tuple[str, ...] = ()
+    mode: str | None = None
+    observed: tuple[int, int | None] | None = None
+    active: bool = True
+    unplaced: str | None = None
+    may_return: bool | None = None
+    target_slots: tuple[tuple[int | None, int], ...] = ()
+    registered_nr: int | None = None
+    registered_in: str | None = None
+    grad_reads: tuple[str, ...] = ()
+    holds: tuple[Held, ...] = ()
+    more_targets: str | None = None
+    uncounted: tuple[int, ...] = ()
+
+
+class Gradient(Record, frozen=True):
+    """One entry of a ``grad_input`` or ``grad_output`` tuple.
+
+    ``status`` is "tensor", "none" or "unknown"; ``reason`` says why it is None or unknown. ``shape`` and ``dtype``
+    are those of the gradient; for "none", those that it would have, where known.
+    """
+
+    index: int
+    argument: str | None
+    status: str
+    shape: Shape | None
+    dtype: str | None
+    expression: str | None
+    reason: str | None = None
+
+
+class HookSite(Record, frozen=True):
+    """A hook at one place of the graph, with what it will receive there.
+
+    ``call`` and ``node`` are ids, None where there is none; ``slot`` which gradient of the node a tensor hook sees.
+    ``fires`` is None where only backward decides, ``times`` likewise. ``order`` is its rank in the firing order.
+    ``reason`` says why it sits here, or why it has no place or does not fire.
+    """
+
+    hook: Hook
+    call: str | None
+    node: int | None
+    slot: int | None
+    grad_input: tuple[Gradient, ...]
+    grad_output: tuple[Gradient, ...]
+    fires: bool | None
+    times: int | None
+    order: int | None
+    reason: str
+
+
+class Explanation(Record, frozen=True):
+    """What a rule has to say: ``severity`` is "info", "warning" or "error".
+
+    ``owner``   the module or the tensor that a finding without a site is about
+    ``source``  the line of the user's program that it is about, where there is one
+    """
+
+    code: str
+    severity: str
+    headline: str
+    because: str
+    fix: str
+    site: HookSite | None = None
+    owner: str | None = None
+    source: Source | None = None
+
+
+Received = tuple[Shape | None, str]
+"""Shape (None where it cannot be read) and dtype of a gradient that a hook got."""
+
+
+class Firing(Record, frozen=True):
+    """One run of one hook.
+
+    ``call``   id of the module call whose snapshot the hook belongs to, None for hooks on tensors and nodes
+    ``order``  its rank among all firings; None where it was seen only by its effect (retain_grad)
+    ``node``   id of the node that was executed; None for one that is not in the graph
+    ``grad_input``, ``grad_output``  what it got: None for a None, () for a tuple that this kind of hook does not get
+    """
+
+    hook: int
+    call: str | None
+    order: int | None
+    node: int | None
+    grad_input: tuple[Received | None, ...]
+    grad_output: tuple[Received | None, ...]
+
+
+SCHEMA_VERSION = 2
+"""Of the records as they are saved; `GraphInfo.schema_version` holds it. Another number is another meaning."""
+
+BACKWARD_APIS = ("backward", "grad")
+EARLIER_CALLS = ("retained", "freed")
+"""What `BackwardCall` says of ``api`` and ``after``."""
+
+
+class BackwardCall(Record, frozen=True):
+    """How backward will be called; it starts from the graph's roots.
+
+    ``inputs``  (node, slot) of each tensor in ``inputs=``, for a leaf that of its AccumulateGrad; None: no ``inputs=``.
+                Tensors that are not in the graph are left out, so ``()`` means that none of them is.
+    ``api``     "backward" or "grad" (``torch.autograd.grad``, which always has inputs)
+    ``after``   the same call was made once before on this graph: "retained", with ``retain_graph=True``, or "freed",
+                without; None: this is the first
+    ``names``   what was given as inputs; ``absent`` those among them that are not in the graph
+    ``roots``   what was given as roots; None: the graph's roots are those that the trace found
+    """
+
+    inputs: tuple[tuple[int, int], ...] | None = None
+    api: str = "backward"
+    after: str | None = None
+    names: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    roots: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _hold_default(self, "api", "backward")
+
+
+PLAIN_CALL = BackwardCall()
+"""``backward()`` from the roots that were found."""
+
+
+class Landing(Record, frozen=True):
+    """The autograd node that the non-full hooks of one module call sit on, in brief.
+
+    ``call`` is the call's id, ``node`` the node's name, ``grad_input`` and ``grad_output`` how many entries its hooks get.
+    """
+
+    call: str
+    node: str
+    grad_input: int
+    grad_output: int
+
+
+class OtherDevice(Record, frozen=True):
+    """The same program on another device, for comparison.
+
+    ``landings`` has an entry for each module call whose first result has a grad_fn in the graph there; ``failure`` says
+    why there are none, where it could not be traced there.
+    """
+
+    device: str
+    landings: tuple[Landing, ...] = ()
+    failure: str | None = None
+
+
+class GraphInfo(Record, frozen=True):
+    """How the graph was made, and for which call of backward its sites are predicted.
+
+    ``calls_reason``  why there are no module calls and no fx nodes (a capture); None where there are
+    ``global_backward_sticky`` which global backward hooks this process has had: full (True), legacy (False), or none
+    ``skipped``       outputs that are no roots, each with why
+    ``notes``         what else a reader must know (compiled modules run eagerly, warnings of PyTorch, ...)
+    ``other_device``  an emulated program as it is without emulation; None where nobody looked
+    """
+
+    schema_version: int
+    fxgrad: str
+    torch: str
+    python: str
+    device: str
+    emulated: bool
+    root_rule: str
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    calls_reason: str | None = None
+    global_backward_sticky: bool | None = None
+    backward: BackwardCall = PLAIN_CALL
+    other_device: OtherDevice | None = None
+
+    def __post_init__(self) -> None:
+        _hold_default(self, "backward", PLAIN_CALL)

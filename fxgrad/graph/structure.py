@@ -9,24 +9,31 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
-from fxgrad.graph.hook_records import Hook, HookSite
+from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.lengths import call_text, length_problems, node_text, site_text, unrecorded_text
-from fxgrad.graph.records import FxNode, Module, ModuleCall, Node, TensorRef, UnrecordedCall, Value, Variable
+from fxgrad.graph.records import (
+    FxNode,
+    Hook,
+    HookSite,
+    Module,
+    ModuleCall,
+    Node,
+    TensorRef,
+    UnrecordedCall,
+    Value,
+    Variable,
+)
 from fxgrad.graph.text import escape
 
-if TYPE_CHECKING:
-    from fxgrad.graph.backward_graph import BackwardGraph
 
-
-def structural_problems(graph: BackwardGraph) -> Iterator[str]:
+def structural_problems(graph: GraphRecords) -> Iterator[str]:
     """Find what breaks these rules, each as a sentence that names the record; where nothing does, those of `lengths`."""
     first = next(found := _reference_problems(graph), None)
     return length_problems(graph) if first is None else chain((first,), found)
 
 
-def _reference_problems(graph: BackwardGraph) -> Iterator[str]:
+def _reference_problems(graph: GraphRecords) -> Iterator[str]:
     known = _Known.of(graph)
     yield from _ranks("nodes", (node.id for node in graph.nodes))
     yield from _ranks("hooks", (hook.id for hook in graph.hooks))
@@ -71,7 +78,7 @@ class _Known:
     fx_names: frozenset[str]
 
     @classmethod
-    def of(cls, graph: BackwardGraph) -> _Known:
+    def of(cls, graph: GraphRecords) -> _Known:
         """Collect what `graph` holds."""
         return cls(
             tuple(len(node.grad_outputs) for node in graph.nodes),
@@ -236,7 +243,7 @@ def _hook_problems(hook: Hook, known: _Known) -> Iterator[str]:
         yield from known.place(f"hook {hook.id}, target_slots[{index}]", node, slot)
 
 
-def _site_problems(site: HookSite, index: int, graph: BackwardGraph, known: _Known) -> Iterator[str]:
+def _site_problems(site: HookSite, index: int, graph: GraphRecords, known: _Known) -> Iterator[str]:
     where = site_text(site, index)
     yield from known.place(where, site.node, site.slot)
     yield from known.call(where, site.call)

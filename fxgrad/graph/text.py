@@ -10,9 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fxgrad.graph.hook_kinds import HookKind
-from fxgrad.graph.hook_records import Gradient, Hook
-from fxgrad.graph.info import BackwardCall
-from fxgrad.graph.records import ModuleCall, Path, Shape, Source, TensorMeta, Value
+from fxgrad.graph.records import BackwardCall, Gradient, Hook, ModuleCall, Path, Shape, Source, TensorMeta, Value
 
 _MOST_NAMES = 6
 _MOST_RANGES = 12

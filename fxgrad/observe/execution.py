@@ -21,7 +21,7 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
-from fxgrad.graph.firings import Firing, Received
+from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_brief_source, format_hook, format_path
 from fxgrad.observe.engine_call import EngineCall
 from fxgrad.observe.forward import alone

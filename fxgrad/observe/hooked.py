@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from fxgrad.graph import Held, Hook, HookKind, Node, UnrecordedCall
@@ -142,7 +143,7 @@ class HookCollector:
             prehooks = tuple([self._rank[spot.hook.key] for spot in self._search.pres[live]])
             if hooks or prehooks:
                 rank = self._observation.walked.ids[live]
-                placed[rank] = placed[rank]._replace(hooks=hooks, prehooks=prehooks)
+                placed[rank] = replace(placed[rank], hooks=hooks, prehooks=prehooks)
         return tuple(placed)
 
     def places(self) -> Iterator[Place]:

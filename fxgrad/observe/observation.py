@@ -21,8 +21,7 @@ from torch.nn.modules import module as module_hooks
 from fxgrad import __version__
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
-from fxgrad.graph.info import SCHEMA_VERSION
-from fxgrad.graph.records import Taken
+from fxgrad.graph.records import SCHEMA_VERSION, Taken
 from fxgrad.graph.text import format_path, strip_addresses
 from fxgrad.observe.accelerator import public_name
 from fxgrad.observe.call_records import CallRecords

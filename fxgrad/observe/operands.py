@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, TensorMeta, Value
@@ -58,7 +59,7 @@ class Operands:
                 edges.append(self._with_member(edge, lists[edge.group], member))
             else:
                 edges.append(self._with_saved(edge, live))
-        return node._replace(edges=tuple(edges))
+        return replace(node, edges=tuple(edges))
 
     def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str | None, SeenList]:
         """The list arguments of the node's function, where it was called by its own name and with these tensors: a
@@ -91,7 +92,7 @@ class Operands:
 
 def _told(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | None) -> Edge:
     reason = edge.null_reason if tensor.requires_grad else NO_GRAD
-    return edge._replace(operand=meta, value=value, null_reason=reason)
+    return replace(edge, operand=meta, value=value, null_reason=reason)
 
 
 def _fit(given: SeenList, node: Node, group: str | None, nodes: Sequence[Node]) -> bool:

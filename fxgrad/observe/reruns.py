@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind
@@ -69,7 +70,7 @@ def _with_entries(node: Node, walked: WalkedGraph, seen: Mapping[Any, Sequence[O
     used = [(walked.ids.get(origin), slot) for origin, slot in seen.get(live, ())]
     given = [] if nested.detaches else [(edge.next_node, edge.input_nr) for edge in _not_to_leaves(node.edges, walked)]
     entries = [_ELSEWHERE if number is None else (number, slot) for number, slot in (*given, *used)]
-    return node._replace(nested_backward=tuple(dict.fromkeys(entries)))
+    return replace(node, nested_backward=tuple(dict.fromkeys(entries)))
 
 
 def _not_to_leaves(edges: Iterable[Edge], walked: WalkedGraph) -> Iterator[Edge]:

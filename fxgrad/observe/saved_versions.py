@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
+from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Node, NodeKind
@@ -32,7 +33,7 @@ def with_overwritten(
         return nodes
     return tuple(
         [
-            node._replace(overwritten=_changed_since_saved(live))
+            replace(node, overwritten=_changed_since_saved(live))
             if node.kind is NodeKind.FUNCTION and owners.get(live) in wanted
             else node
             for node, live in zip(nodes, order, strict=True)

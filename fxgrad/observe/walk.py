@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
+from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
@@ -36,8 +37,6 @@ SEGMENT = 1_000
 
 NULL_CPP = "it required no grad when it was made or used, or is no tensor"
 NULL_PYTHON = "it required no grad when it was made or used"
-
-_Record = TypeVar("_Record", bound=tuple[object, ...])
 
 
 def name_of(node: AutogradNode) -> str:
@@ -230,16 +229,16 @@ def node_records(
     """
     forms: dict[str, _Form] = {}
     records: list[Node] = []
-    rest = (*Provenance(), *_NOT_PYTHONS)
+    origin = Provenance()
     python_function, variable_of, id_of_place = torch._C._FunctionBase, variables.get, walked.id_of_place
     nodes, names, all_gradients, sequence_nrs = walked.nodes, walked.all_names, walked.gradients, walked.sequence_nrs
     all_targets, all_slots = walked.targets, walked.slots
     for number, (place, label) in enumerate(zip(walked.places, labels(walked.names), strict=True)):
         if provenance is not None:
-            rest = provenance(number) + _NOT_PYTHONS
+            origin = provenance(number)
         node, name, gradients, targets = nodes[place], names[place], all_gradients[place], all_targets[place]
         if isinstance(node, python_function):
-            records.append(_python_record(walked, number, label, rest))
+            records.append(_python_record(walked, number, label, origin))
             continue
         form = forms.get(name)
         if form is None or len(form.edges) != len(targets) or len(form.outputs) != len(gradients):
@@ -249,13 +248,23 @@ def node_records(
         kind, schema, outputs, arguments, decisive = form
         edges = []
         for (argument, group, null_edge), target, slot in zip(arguments, targets, all_slots[place]):  # noqa: B905
-            edges.append(
-                null_edge if target < 0 else _new(Edge, (argument, group, id_of_place[target], slot, None, None, None))
-            )
-        shown = (number, label, name, kind, schema, sequence_nrs[place], gradients, outputs, tuple(edges))
-        record = _new(Node, (*shown, variable_of(number), *rest))
+            edges.append(null_edge if target < 0 else Edge(argument, group, id_of_place[target], slot))
+        # positional: twice as fast as keywords, and as tuple.__new__ of a NamedTuple
+        record = Node(
+            number,
+            label,
+            name,
+            kind,
+            schema,
+            sequence_nrs[place],
+            gradients,
+            outputs,
+            tuple(edges),
+            variable_of(number),
+            *origin,
+        )
         if decisive:
-            record = record._replace(settings=decisive_settings(node, record.short_name))
+            record = replace(record, settings=decisive_settings(node, record.short_name))
         records.append(record)
     return tuple(records)
 
@@ -269,9 +278,9 @@ def _form_of(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Fo
     return _Form(kind, schema, output_names(signature, n_outputs), tuple(edges), decisive_argument is not None)
 
 
-def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any, ...]) -> Node:
+def _python_record(walked: WalkedGraph, number: int, label: str, origin: Provenance) -> Node:
     place = walked.places[number]
-    node, name, gradients = walked.nodes[place], walked.all_names[place], walked.gradients[place]
+    node, name = walked.nodes[place], walked.all_names[place]
     kind = node_type(node, name).kind
     custom = custom_signature(node)  # type: ignore[arg-type]
     named = zip(custom.arguments, custom.groups, walked.targets[place], walked.slots[place], strict=True)
@@ -281,15 +290,17 @@ def _python_record(walked: WalkedGraph, number: int, label: str, rest: tuple[Any
         else Edge(argument, group, None, 0, NULL_PYTHON)
         for argument, group, target, slot in named
     ]
-    sequence_nr, outputs = walked.sequence_nrs[place], custom.outputs
-    shown = (number, label, name, kind, custom.schema, sequence_nr, gradients, outputs, tuple(edges), None)
-    return Node(*shown, *rest)._replace(
+    return Node(
+        id=number,
+        label=label,
+        name=name,
+        kind=kind,
+        schema=custom.schema,
+        sequence_nr=walked.sequence_nrs[place],
+        grad_outputs=walked.gradients[place],
+        output_names=custom.outputs,
+        edges=tuple(edges),
+        **origin._asdict(),
         needs_input_grad=custom.needs_input_grad,
         returned=returned_for_edges(node, custom.places) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
     )
-
-
-_new: Callable[[type[_Record], tuple[object, ...]], _Record] = tuple.__new__
-"""What a NamedTuple's own constructor does, in half the time. All fields are given, in order."""
-_NOT_PYTHONS = (None, (), (), (), (), None, None)
-"""All fields from needs_input_grad on, of most C++ nodes as they are walked."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph
-from fxgrad.graph.info import BACKWARD_APIS, EARLIER_CALLS
 from fxgrad.graph.lookup import find_input, find_root
+from fxgrad.graph.records import BACKWARD_APIS, EARLIER_CALLS
 from fxgrad.graph.text import format_path
 
 

@@ -7,7 +7,9 @@ torch/csrc/autograd/engine.cpp reduces and casts to them), so they are known bef
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from fxgrad.graph import (
     FullHookSetup,

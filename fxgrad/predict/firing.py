@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Gradient, Hook, HookKind, HookSite, ModuleCall, Node, NodeKind
 from fxgrad.predict.entries import UNTOUCHED, make_target_entry, mark_unknown

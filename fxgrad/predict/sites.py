@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookKind, HookSite
 from fxgrad.predict.entries import (

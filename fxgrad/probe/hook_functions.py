@@ -6,7 +6,8 @@ Sources: torch/nn/modules/_functions.py (``BackwardHookFunction``), torch/csrc/a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from fxgrad.graph import Edge, ModuleCall, Node, NodeKind, TensorMeta, TensorRef
 from fxgrad.probe.members import Member

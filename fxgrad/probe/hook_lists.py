@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from fxgrad.graph import BackwardGraph, HookKind, ModuleCall, Node
 from fxgrad.predict.firing import sort_by_end
 from fxgrad.probe.moments import Step, moments
@@ -43,7 +45,7 @@ def _with_lists(node: Node, entries: list[_Entry], prehooks: list[int]) -> Node:
     hooks = tuple([entry.hook for entry in sorted(entries, key=lambda entry: entry.time)])
     if hooks == node.hooks and tuple(prehooks) == node.prehooks:
         return node
-    return node._replace(hooks=hooks, prehooks=tuple(prehooks))
+    return replace(node, hooks=hooks, prehooks=tuple(prehooks))
 
 
 def _full_hooks(after: BackwardGraph) -> Iterator[_Entry]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph, Hook, HookKind, HookSite

@@ -7,7 +7,8 @@ tensor only its own node is known, and not what lies behind that.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Hook, ModuleCall, Node, NodeKind, TensorMeta, TensorRef, Variable
 from fxgrad.probe.members import Identity, identity

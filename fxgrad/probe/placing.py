@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Hook, HookKind, Node
 from fxgrad.probe.outside import Outside

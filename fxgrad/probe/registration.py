@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Hook, HookKind, Module, ModuleCall
 from fxgrad.probe.members import full_hook_setup

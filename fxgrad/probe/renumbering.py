@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Hook, ModuleCall, Node, TensorRef, UnrecordedCall, Variable
 
@@ -28,7 +29,7 @@ def renumbered(graph: BackwardGraph, before: BackwardGraph) -> tuple[BackwardGra
     nodes = tuple([_numbered(graph.nodes[node], ids, label) for node, label in zip(order, labels, strict=True)])
     changed = replace(
         graph,
-        roots=tuple([root._replace(node=ids[root.node]) for root in graph.roots]),
+        roots=tuple([replace(root, node=ids[root.node]) for root in graph.roots]),
         nodes=nodes,
         calls=tuple([_call(call, ids) for call in graph.calls]),
         variables=tuple([_placed(variable, ids) for variable in graph.variables]),
@@ -89,12 +90,12 @@ def _labels(names: Iterable[str]) -> list[str]:
 
 def _numbered(node: Node, ids: Ids, label: str) -> Node:
     edges = tuple(
-        [edge if edge.next_node is None else edge._replace(next_node=ids[edge.next_node]) for edge in node.edges]
+        [edge if edge.next_node is None else replace(edge, next_node=ids[edge.next_node]) for edge in node.edges]
     )
     entries = node.nested_backward
     if entries is not None:
         entries = tuple([_place(ids, number, slot) for number, slot in entries])
-    return node._replace(id=ids[node.id], label=label, edges=edges, nested_backward=entries)
+    return replace(node, id=ids[node.id], label=label, edges=edges, nested_backward=entries)
 
 
 def _call(call: ModuleCall, ids: Ids) -> ModuleCall:

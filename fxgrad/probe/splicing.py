@@ -10,7 +10,9 @@ Right where what follows a call uses the tensor that the call returned, and not 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, ModuleCall, Node, NodeKind, Path, Root, TensorRef, Variable
 from fxgrad.probe.hook_functions import hook_function, passed_through
@@ -108,7 +110,7 @@ class _Replay:
         """A new node; one from outside the graph has a number of the run before."""
         if node.kind is NodeKind.BACKWARD_HOOK or node.sequence_nr is None:
             return node
-        return node._replace(sequence_nr=self._insertions.shifted_node(node.sequence_nr))
+        return replace(node, sequence_nr=self._insertions.shifted_node(node.sequence_nr))
 
     # Nodes, in the order of their sequence numbers
 
@@ -142,15 +144,15 @@ class _Replay:
         self._done[node] = True
         record = self._nodes[node]
         to_base = self._edges_to_base(record)
-        record = record._replace(edges=(*record.edges[:to_base], *self._now.of_edges(record.edges[to_base:])))
+        record = replace(record, edges=(*record.edges[:to_base], *self._now.of_edges(record.edges[to_base:])))
         number = record.sequence_nr
         if number is not None and looked_at_by is not None and number >= self._next_number:
             self._late.append(node)
             number = self._insertions.add(self._next_number, looked_at_by, LOOK)
-            record = record._replace(call=looked_at_by, call_reason=None)
+            record = replace(record, call=looked_at_by, call_reason=None)
         elif number is not None:
             number = self._insertions.shifted(number)
-        self._nodes[node] = record._replace(sequence_nr=number)
+        self._nodes[node] = replace(record, sequence_nr=number)
 
     def _edges_to_base(self, node: Node) -> int:
         """How many of a node's first edges lead to the base of a view that was changed in place, or whose base was.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from fxgrad.graph import Gradient, HookSite, ModuleCall
 from fxgrad.probe.members import (

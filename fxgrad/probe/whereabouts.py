@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
+from msgspec.structs import replace
+
 from fxgrad.graph import Edge
 from fxgrad.probe.outside import Place
 
@@ -36,7 +38,7 @@ class Whereabouts:
             return edges
         both = zip(edges, places, strict=True)
         return tuple(
-            [edge if place is None else edge._replace(next_node=place[0], input_nr=place[1]) for edge, place in both]
+            [edge if place is None else replace(edge, next_node=place[0], input_nr=place[1]) for edge, place in both]
         )
 
     def move(self, place: Place, new: Place) -> None:

@@ -6,12 +6,12 @@ The prediction of a real model is changed before it is held against what the hoo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from changing_modules import ignored
+from msgspec.structs import replace
 from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.modules import module as module_hooks
@@ -19,7 +19,7 @@ from torch.nn.modules import module as module_hooks
 import fxgrad
 from fxgrad import verification
 from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
-from fxgrad.graph.firings import Firing
+from fxgrad.graph.records import Firing
 from fxgrad.graph.text import format_hook
 from fxgrad.observe import execution
 from fxgrad.predict import predict

@@ -1,8 +1,7 @@
 """Graphs with some fields changed, and what lint says of them."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph.lint import GraphLintError
 
@@ -10,14 +9,13 @@ from fxgrad.graph.lint import GraphLintError
 def with_record(graph, collection, index, /, **fields):
     """The graph with some fields of one of its records changed."""
     records = list(getattr(graph, collection))
-    record = records[index]
-    records[index] = record._replace(**fields) if isinstance(record, tuple) else replace(record, **fields)
+    records[index] = replace(records[index], **fields)
     return replace(graph, **{collection: tuple(records)})
 
 
 def with_edge(graph, node, index, **fields):
     edges = list(graph.nodes[node].edges)
-    edges[index] = edges[index]._replace(**fields)
+    edges[index] = replace(edges[index], **fields)
     return with_record(graph, "nodes", node, edges=tuple(edges))
 
 

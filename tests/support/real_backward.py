@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, MutableSequence, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from comparison import Called, Comparison, Reality, Retained, compare_with, described
+from msgspec.structs import replace
 from same_graph import ids_in
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
@@ -126,10 +126,10 @@ class Bench:
         nodes = list(node_records(self.walked))
         for node in range(len(nodes)):
             hooks, prehooks = self.post_hooks.get(node, ()), self.prehooks.get(node, ())
-            nodes[node] = nodes[node]._replace(hooks=tuple(hooks), prehooks=tuple(prehooks))
+            nodes[node] = replace(nodes[node], hooks=tuple(hooks), prehooks=tuple(prehooks))
         if self.made_by is None:
             return BackwardGraph(self.roots, tuple(nodes), (), (), (), tuple(self.hooks), (), (), INFO)
-        recorded = tuple(node._replace(fx_node="call", call_reason="no module was called") for node in nodes)
+        recorded = tuple(replace(node, fx_node="call", call_reason="no module was called") for node in nodes)
         forward = (FxNode("call", "call_function", self.made_by, "", (), None, (), None),)
         info = replace(INFO, calls_reason=None)
         return BackwardGraph(self.roots, recorded, (), (), (), tuple(self.hooks), (), forward, info)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from fxgrad.graph import TensorMeta
 from fxgrad.predict import engine, formulas

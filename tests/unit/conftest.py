@@ -1,8 +1,7 @@
 """A builder of small graphs by hand, for tests of what is made from records."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import (
     BackwardGraph,
@@ -125,7 +124,7 @@ class Program:
             )
             for arguments in self._arguments
         ]
-        nodes = [node._replace(edges=out) for node, out in zip(self._nodes, edges, strict=True)]
+        nodes = [replace(node, edges=out) for node, out in zip(self._nodes, edges, strict=True)]
         calls = [self._with_numbers(call, numbers) for call in self.calls]
         starts = [Root(numbers[label], 0, ("result",)) for label in roots or [nodes[0].label]]
         parts = (starts, nodes, self.modules, calls, self.variables, self.hooks, self.sites, [])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Explanation, Source
 from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
+from fxgrad.graph.records import Record
 from fxgrad.graph.text import escape, escape_unprintable, format_source, join_words, quote_code
 from fxgrad.render import sentences as say
 
 _GRAVE = ("warning", "error")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record, frozen=True):
     """What a rule says, for a reader of lines.
 
     ``file``    the file, as a path with slashes from the folder that the program runs in; else the target as given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from fxgrad.exchange.records import records_to_json
+from fxgrad.exchange.saved import records_to_json
 from fxgrad.render.findings.finding import Finding
 from fxgrad.render.findings.sarif import sarif_log
 
@@ -23,7 +23,7 @@ def text_line(finding: Finding) -> str:
 
 
 def _json(findings: Sequence[Finding]) -> str:
-    return json.dumps(json.loads(records_to_json(tuple(findings), tuple[Finding, ...])), indent=2)
+    return json.dumps(json.loads(records_to_json(tuple(findings))), indent=2)
 
 
 def _github(findings: Sequence[Finding]) -> str:

@@ -1,4 +1,5 @@
 import networkx
+from msgspec.structs import asdict
 
 from fxgrad.exchange.networkx_graph import to_networkx
 from fxgrad.graph import (
@@ -44,13 +45,13 @@ SQUARE = BackwardGraph(
 def test_nodes_are_keyed_by_id_and_hold_the_fields_of_their_record():
     exchanged = to_networkx(SQUARE)
     assert list(exchanged) == [0, 1]
-    assert exchanged.nodes[1] == SQUARE.nodes[1]._asdict()
+    assert exchanged.nodes[1] == asdict(SQUARE.nodes[1])
 
 
 def test_edges_are_keyed_by_their_index_and_hold_the_fields_of_their_record():
     assert list(to_networkx(SQUARE).edges(keys=True, data=True)) == [
-        (0, 1, 0, SQUARE.nodes[0].edges[0]._asdict()),
-        (0, 1, 1, SQUARE.nodes[0].edges[1]._asdict()),
+        (0, 1, 0, asdict(SQUARE.nodes[0].edges[0])),
+        (0, 1, 1, asdict(SQUARE.nodes[0].edges[1])),
     ]
 
 

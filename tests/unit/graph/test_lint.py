@@ -1,9 +1,8 @@
 """What lint says of a graph as a whole."""
 
-from dataclasses import replace
-
 import pytest
 from changed_graphs import with_record
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph
 from fxgrad.graph.lint import GraphLintError
@@ -23,13 +22,14 @@ def test_hooks_without_any_site_are_not_resolved_yet(linear_graph):
 
 def test_a_capture_gives_its_reason_once_for_all_nodes(linear_graph):
     nodes = tuple(
-        node._replace(
+        replace(
+            node,
             call=None,
             call_reason=None,
             fx_node=None,
             fx_reason=None,
             values=(),
-            edges=tuple(edge._replace(value=None) for edge in node.edges),
+            edges=tuple(replace(edge, value=None) for edge in node.edges),
         )
         for node in linear_graph.nodes
     )
@@ -50,19 +50,19 @@ def test_the_message_lists_every_problem_found(linear_graph):
 @pytest.mark.parametrize(("broken", "ending"), [(20, "no slot 3; it has 1"), (21, "there are more")])
 def test_at_most_twenty_problems_are_listed_and_that_there_are_more_is_said(linear_graph, broken, ending):
     with pytest.raises(GraphLintError) as refused:
-        replace(linear_graph, roots=(linear_graph.roots[0]._replace(slot=3),) * broken).lint()
+        replace(linear_graph, roots=(replace(linear_graph.roots[0], slot=3),) * broken).lint()
     assert len(refused.value.problems) == 20
     assert str(refused.value).endswith(ending)
 
 
 def test_a_deep_chain_is_checked_without_recursion(linear_graph):
     middle = linear_graph.nodes[2]
-    plain = middle._replace(call=None, call_reason="outside")
+    plain = replace(middle, call=None, call_reason="outside")
     chain = (
-        plain._replace(id=i, label=f"TBackward0_{i}", edges=(middle.edges[0]._replace(next_node=i + 1),))
+        replace(plain, id=i, label=f"TBackward0_{i}", edges=(replace(middle.edges[0], next_node=i + 1),))
         for i in range(20_000)
     )
-    end = plain._replace(id=20_000, label="TBackward0_20000", edges=())
+    end = replace(plain, id=20_000, label="TBackward0_20000", edges=())
     BackwardGraph(linear_graph.roots, (*chain, end), (), (), (), (), (), (), linear_graph.info).lint()
 
 

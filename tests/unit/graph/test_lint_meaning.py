@@ -1,9 +1,8 @@
 """Records that contradict each other, which do not keep a saved graph from being read."""
 
-from dataclasses import replace
-
 import pytest
 from changed_graphs import CALL, NODE, SITE, problems_of, with_edge, with_hook, with_record
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardCall, Gradient, HookKind, NodeKind
 from fxgrad.graph.structure import structural_problems

@@ -1,9 +1,8 @@
 """Broken references between records, which also keep a saved graph from being read."""
 
-from dataclasses import replace
-
 import pytest
 from changed_graphs import CALL, NODE, SITE, problems_of, with_edge, with_hook, with_record
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardCall, FullHookSetup, Held, HookKind, Taken, Value
 from fxgrad.graph.structure import structural_problems

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Edge, Gradient, GraphInfo, Hook, HookKind, Node, NodeKind, TensorMeta, Variable
 
@@ -64,7 +64,7 @@ def graph_of(*nodes, **fields):
 def a_node(number=0, *, edges=(), shapes=((2,),), names=("result",), **fields):
     metas = tuple(TensorMeta(shape, "float32", "cpu") for shape in shapes)
     made = Node(number, f"SinBackward0_{number}", "SinBackward0", NodeKind.FUNCTION, None, 0, metas, names, edges)
-    return made._replace(**fields)
+    return replace(made, **fields)
 
 
 def node_lines(graph):
@@ -83,7 +83,7 @@ def test_a_graph_without_nodes_prints_how_it_was_made():
 
 
 def test_sequence_numbers_do_not_change_the_text(linear_graph):
-    later = tuple(node._replace(sequence_nr=node.id + 1000) for node in linear_graph.nodes)
+    later = tuple(replace(node, sequence_nr=node.id + 1000) for node in linear_graph.nodes)
     assert str(replace(linear_graph, nodes=later)) == str(linear_graph)
 
 
@@ -117,7 +117,7 @@ def test_a_node_of_several_gradients_names_each():
 
 
 def test_device_and_layout_are_printed_where_they_are_not_the_usual_ones():
-    node = a_node()._replace(grad_outputs=(TensorMeta(("s0", 2), "bfloat16", "cuda:0", "sparse_coo"),))
+    node = replace(a_node(), grad_outputs=(TensorMeta(("s0", 2), "bfloat16", "cuda:0", "sparse_coo"),))
     assert node_lines(graph_of(node)) == ["  %0 SinBackward0_0 (s0, 2) bfloat16 cuda:0 sparse_coo"]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import operator
 
 import pytest
 import torch
 from module_hooks import FromFunction
+from msgspec.structs import replace
 from recorded_forward import meta_problems, tie_problems
 from recorded_functions import Received, Twice, forward_of, node_named, problems
 from torch import nn
@@ -171,7 +171,7 @@ def test_a_node_that_is_tied_to_another_fx_node_is_found():
     trace = fxgrad.trace(FromFunction(lambda self: self.weight.sin().exp()))
     first, *rest = trace.graph.nodes
     other = fxgrad.result.Trace(
-        dataclasses.replace(trace.graph, nodes=(first._replace(fx_node="sin"), *rest)), forward=trace._forward
+        replace(trace.graph, nodes=(replace(first, fx_node="sin"), *rest)), forward=trace._forward
     )
     assert tie_problems(other) == ["tie: ExpBackward0_0 was not made in the window of sin"]
 

@@ -1,8 +1,7 @@
 """Every registered hook has a site, and each site says why it is there, or why it is nowhere."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import (
     BackwardGraph,
@@ -226,7 +225,7 @@ def test_a_hook_on_a_tensor_that_is_no_leaf_does_not_fire_inside_a_reentrant_che
 def test_names_from_the_program_are_escaped():
     tensor = ref(node=0, node_name="MulBackward0")
     calls = [call(hooks=(0,), outputs=(ref(),), legacy_tensor=tensor)]
-    calls[0] = ModuleCall(**{**{f: getattr(calls[0], f) for f in calls[0].__slots__}, "type_name": "M\n\x1b[31m"})
+    calls[0] = replace(calls[0], type_name="M\n\x1b[31m")
     site = only(find_places(graph(hook(), nodes=[node(0)], calls=calls)))
     assert site.reason == "the grad_fn of what M\\n\\x1b[31m returns"
 

@@ -1,10 +1,9 @@
 """Ids and labels are those that observing the graph would give; a test that the comparison in tests/support can fail."""
 
-from dataclasses import replace
-
 import pytest
 from hooked_programs import PROGRAMS
 from module_hooks import Notebook
+from msgspec.structs import replace
 from supposed_hooks import graph_differences
 
 from fxgrad.graph import HookKind
@@ -26,11 +25,11 @@ def shuffled(graph):
     """The same graph with its nodes the other way round."""
     last = len(graph.nodes) - 1
     edges = [
-        [edge if edge.next_node is None else edge._replace(next_node=last - edge.next_node) for edge in node.edges]
+        [edge if edge.next_node is None else replace(edge, next_node=last - edge.next_node) for edge in node.edges]
         for node in graph.nodes
     ]
-    turned = [node._replace(id=last - node.id, edges=tuple(edges[node.id])) for node in graph.nodes]
-    roots = [root._replace(node=last - root.node) for root in graph.roots]
+    turned = [replace(node, id=last - node.id, edges=tuple(edges[node.id])) for node in graph.nodes]
+    roots = [replace(root, node=last - root.node) for root in graph.roots]
     return replace(graph, nodes=tuple(turned[::-1]), roots=tuple(roots), calls=(), variables=(), hooks=())
 
 
@@ -47,16 +46,16 @@ def test_the_order_of_the_nodes_and_their_labels_depend_on_the_graph_alone(name)
 def test_a_graph_that_goes_in_a_circle_is_an_error():
     graph = observed("sequential")
     first = graph.nodes[0]
-    leads_back = first.edges[0]._replace(next_node=0, input_nr=0)
+    leads_back = replace(first.edges[0], next_node=0, input_nr=0)
     inside = first.edges[0].next_node
-    nodes = [node._replace(edges=(leads_back,)) if node.id == inside else node for node in graph.nodes]
+    nodes = [replace(node, edges=(leads_back,)) if node.id == inside else node for node in graph.nodes]
     with pytest.raises(AssertionError, match="circle"):
         renumbered(replace(graph, nodes=tuple(nodes)), graph)
 
 
 def test_the_comparison_with_reality_sees_a_wrong_edge_a_wrong_entry_and_a_missing_node():
     right = hypothesis(observed("sequential"), "0", HookKind.MODULE_FULL_BACKWARD).graph
-    node = right.nodes[1]._replace(edges=(right.nodes[1].edges[0]._replace(input_nr=1), *right.nodes[1].edges[1:]))
+    node = replace(right.nodes[1], edges=(replace(right.nodes[1].edges[0], input_nr=1), *right.nodes[1].edges[1:]))
     site = replace(right.sites[0], times=7)
     assert not list(graph_differences(right, right))
     assert list(graph_differences(right, replace(right, nodes=(right.nodes[0], node, *right.nodes[2:]))))

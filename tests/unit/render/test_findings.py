@@ -2,9 +2,9 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import Explanation, Source
 from fxgrad.render.findings import Finding, findings_of, formatted, is_grave, sorted_findings
@@ -14,7 +14,7 @@ SILENT = Finding("model.py", 12, "FXG104", "warning", "`show` never fires", "no 
 
 
 def changed(**fields):
-    return Finding(**({name: getattr(SILENT, name) for name in SILENT.__slots__} | fields))
+    return replace(SILENT, **fields)
 
 
 def located(explanation, graph):

@@ -1,8 +1,7 @@
 """The report as Markdown: headings, tables, and nothing of the user's that becomes markup."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.render.document import Table
 from fxgrad.render.markdown import inline, markdown, report_markdown

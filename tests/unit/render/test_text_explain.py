@@ -1,9 +1,9 @@
 """The text of `explain`: golden files, read by eye, and what holds for any of them."""
 
-from dataclasses import replace
 from io import StringIO
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from fxgrad.errors import UsageError

@@ -1,8 +1,7 @@
 """The report: golden file, and what holds for any."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, NodeKind
 from fxgrad.render.text import report_text

@@ -1,8 +1,7 @@
 """The recorded forward as a graph of values."""
 
-from dataclasses import replace
-
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 import fxgrad

@@ -1,8 +1,7 @@
 """FXG101, FXG102, FXG103: which node a hook sits on."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, NodeKind
 from fxgrad.rules import explain
@@ -113,7 +112,7 @@ def test_a_capture_without_module_calls_still_names_the_node(linear):
     linear.calls.clear()
     linear.sites[0] = replace(linear.sites[0], call=None)
     graph = linear.graph()
-    graph = replace(graph, nodes=tuple(node._replace(call=None) for node in graph.nodes))
+    graph = replace(graph, nodes=tuple(replace(node, call=None) for node in graph.nodes))
     (found,) = told(graph, "FXG101")
     assert "on the grad_fn of the first tensor of the result: AddmmBackward0_0." in found.because
 
@@ -162,14 +161,14 @@ def test_a_module_that_returns_its_argument_hooks_the_module_before_it(program):
 
 def test_a_node_made_outside_of_all_modules_belongs_to_the_code_before(program):
     graph = identity(program).graph()
-    graph = replace(graph, nodes=(graph.nodes[0]._replace(call=None), *graph.nodes[1:]))
+    graph = replace(graph, nodes=(replace(graph.nodes[0], call=None), *graph.nodes[1:]))
     (found,) = told(graph, "FXG103")
     assert found.headline == "the node belongs to code before the module, not to `same`"
 
 
 def test_a_node_with_a_later_number_than_the_call_is_not_called_a_strangers(program):
     graph = identity(program).graph()
-    graph = replace(graph, nodes=(graph.nodes[0]._replace(sequence_nr=7), *graph.nodes[1:]))
+    graph = replace(graph, nodes=(replace(graph.nodes[0], sequence_nr=7), *graph.nodes[1:]))
     assert told(graph, "FXG103") == []
 
 
@@ -191,7 +190,7 @@ def test_the_output_node_of_a_modules_own_full_hook_is_its_own(program):
     relu(program)
     graph = program.graph()
     call = replace(graph.calls[0], output_hook_node=0)
-    node = graph.nodes[0]._replace(kind=NodeKind.BACKWARD_HOOK, call=None, schema=None)
+    node = replace(graph.nodes[0], kind=NodeKind.BACKWARD_HOOK, call=None, schema=None)
     graph = replace(graph, calls=(call,), nodes=(node, *graph.nodes[1:]))
     assert told(graph, "FXG103") == []
     (found,) = told(graph, "FXG108")

@@ -1,8 +1,7 @@
 """FXG109, FXG110, FXG111: what a hook may return, and which calls carry it."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import HookKind
 from fxgrad.rules import explain, must_return

@@ -1,8 +1,7 @@
 """FXG104, FXG105: whether and when a hook fires."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import FullHookSetup, HookKind
 from fxgrad.rules import explain

@@ -1,8 +1,7 @@
 """FXG106, FXG107, FXG108: what full hooks do not see, or do not stand."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import HookKind
 from fxgrad.rules import explain

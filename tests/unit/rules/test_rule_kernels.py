@@ -1,8 +1,7 @@
 """FXG102: where a non-full hook would sit on another device, shown where it was seen there."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.graph import Landing, OtherDevice
 from fxgrad.rules import explain

@@ -1,8 +1,7 @@
 """What a picture shows of a graph: its boxes, arrows and frames, before any notation."""
 
-from dataclasses import replace
-
 from drawn import arrow_between, arrows_between, box_of, by_title, frame_of, texts
+from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, NodeKind, TensorMeta
 from fxgrad.render import theme
@@ -180,10 +179,10 @@ class TestNullEdges:
 def with_operand(graph, *, shape):
     node = graph.nodes[0]
     edges = tuple(
-        edge._replace(operand=TensorMeta(shape, "float32", "cpu")) if edge.next_node is None else edge
+        replace(edge, operand=TensorMeta(shape, "float32", "cpu")) if edge.next_node is None else edge
         for edge in node.edges
     )
-    return replace(graph, nodes=(node._replace(edges=edges), *graph.nodes[1:]))
+    return replace(graph, nodes=(replace(node, edges=edges), *graph.nodes[1:]))
 
 
 class TestFrames:

@@ -1,9 +1,8 @@
 """What a picture of a part of the graph shows: to a depth, of one module, of the hooks alone."""
 
-from dataclasses import replace
-
 import pytest
 from drawn import arrow_between, arrows_between, box_of, by_title, frame_of, texts
+from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind, NodeKind
