@@ -70,14 +70,15 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 def _explained() -> Iterator[None]:
     """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG203, FXG302."""
     from fxgrad.observe.tracebacks import message_of
-    from fxgrad.rules import explain_error, nothing_requires_grad
+    from fxgrad.rules import explain_error
+    from fxgrad.rules.fxg2_gradients import explain_missing_grad
 
     try:
         yield
     except NothingRequiresGradError as error:
         if error.graph is None:
             raise
-        told = nothing_requires_grad(error.graph)
+        told = explain_missing_grad(error.graph)
         raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error
     except TargetError as error:
         known = None if error.__cause__ is None else explain_error(message_of(error.__cause__))

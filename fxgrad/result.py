@@ -162,9 +162,9 @@ class Trace:
 
     def _probe(self, supposed: Hypothesis) -> Probe:
         from fxgrad.render.probed import probe_rich, probe_text
-        from fxgrad.rules import explain
+        from fxgrad.rules import explain_graph
 
-        findings = tuple([told for told in explain(supposed.graph) if told.site in supposed.sites])
+        findings = tuple([told for told in explain_graph(supposed.graph) if told.site in supposed.sites])
         text = probe_text(supposed, findings)
         shown = Explanations(supposed.graph, findings, text, lambda: probe_rich(supposed, findings))
         return Probe(supposed.sites, supposed.moved, supposed.refused, supposed.caveats, shown)
@@ -181,10 +181,10 @@ class Trace:
                 )
             return self.probe(module, hook).explanations
         from fxgrad.render.text import explain_rich, explain_text
-        from fxgrad.rules import explain
+        from fxgrad.rules import explain_graph
 
         path = None if module is None else self._path(module)
-        findings = explain(self.graph)
+        findings = explain_graph(self.graph)
         if path is not None:
             findings = tuple([told for told in findings if told.site is not None and self._is_at(told.site, path)])
         text = explain_text(self.graph, findings, module=path)
@@ -211,9 +211,9 @@ class Trace:
     def report(self) -> Report:
         """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""
         from fxgrad.render.text import report_rich, report_text
-        from fxgrad.rules import explain
+        from fxgrad.rules import explain_graph
 
-        findings = explain(self.graph)
+        findings = explain_graph(self.graph)
         return Report(
             self.graph, findings, report_text(self.graph, findings), lambda: report_rich(self.graph, findings)
         )
@@ -258,9 +258,9 @@ class Trace:
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as GitHub-flavoured Markdown; with a path, writes that file and returns its path."""
         from fxgrad.render.markdown import report_markdown
-        from fxgrad.rules import explain
+        from fxgrad.rules import explain_graph
 
-        return self._written(report_markdown(self.graph, explain(self.graph)), path)
+        return self._written(report_markdown(self.graph, explain_graph(self.graph)), path)
 
     def _written(self, text: str, path: str | os.PathLike[str] | None) -> str:
         if path is None:

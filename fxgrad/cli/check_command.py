@@ -75,15 +75,15 @@ def check(
 
 def _codes(given: Sequence[str], option: str) -> tuple[str, ...]:
     """Codes and beginnings of codes, in capital letters. Raises UsageError for what no code begins with."""
-    from fxgrad.rules import codes
+    from fxgrad.rules import list_codes
 
     asked = tuple(code.strip().upper() for text in given for code in text.split(","))
     for code in asked:
-        if not code or not any(known.startswith(code) for known in codes()):
-            near = difflib.get_close_matches(code, codes(), n=1, cutoff=0.0)
+        if not code or not any(known.startswith(code) for known in list_codes()):
+            near = difflib.get_close_matches(code, list_codes(), n=1, cutoff=0.0)
             raise UsageError(
                 f"{option} {escape(code)}: no rule has a code that begins so",
-                f"codes, or beginnings of codes: {', '.join(codes())}",
+                f"codes, or beginnings of codes: {', '.join(list_codes())}",
                 f"{option} {near[0]}",
             )
     return asked
@@ -102,10 +102,10 @@ def _found(requests: Sequence[Request]) -> tuple[list[Finding], list[FxgradError
 
 def _findings(request: Request) -> Iterator[Finding]:
     from fxgrad.render.findings import findings_of
-    from fxgrad.rules import explain
+    from fxgrad.rules import explain_graph
 
     graph = request.trace().graph
-    return findings_of(graph, explain(graph), target=_file_of(request.target))
+    return findings_of(graph, explain_graph(graph), target=_file_of(request.target))
 
 
 def _file_of(target: str) -> str:

@@ -210,9 +210,9 @@ Example:
 @debug_option
 def rule(code: str) -> int:
     """Describe the rule with this code."""
-    from fxgrad.rules import describe
+    from fxgrad.rules import find_page
 
-    show(describe(code))
+    show(str(find_page(code)))
     return 0
 
 

@@ -12,8 +12,7 @@ from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote
 from fxgrad.predict import find_unreached_nodes
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
-from fxgrad.rules.lost_gradients import lost_gradients
-from fxgrad.rules.no_gradient import why_lost
+from fxgrad.rules.fxg2_gradients import describe_lost_gradient, find_lost_gradients
 
 _MOST_ROWS = 100
 _MOST_FINDINGS = 20
@@ -197,9 +196,9 @@ def _cells(found: _Found) -> tuple[str, str, str]:
 
 
 def _without_gradient(graph: BackwardGraph) -> Section:
-    lost, left = lost_gradients(graph), find_unreached_nodes(graph)
+    lost, left = find_lost_gradients(graph), find_unreached_nodes(graph)
     parameters = [each for each in graph.variables if each.kind == "parameter"]
-    reasons = {each.parameter.name: why_lost(graph, each) for each in lost[:_MOST_ROWS]}
+    reasons = {each.parameter.name: describe_lost_gradient(graph, each) for each in lost[:_MOST_ROWS]}
     missing = [each for each in parameters if each.requires_grad and (each.node is None or each.node in left)]
     frozen = sum(not each.requires_grad for each in parameters)
     rows = [

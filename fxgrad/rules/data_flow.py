@@ -11,16 +11,20 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, FxNode, Value
+from fxgrad.graph import BackwardGraph, FxNode, Source, Value
+from fxgrad.graph.text import format_source, quote_code
+
+_FLOATING = ("float", "bfloat", "complex")
+_GETTER = "getattr"
 
 
-class Flow(NamedTuple):
-    """What becomes of some values on their way through forward, as far as a gradient could come back to them.
+class ValueUses(NamedTuple):
+    """How forward uses some values, and what it computes from them, as far as a gradient could come back.
 
-    ``cuts``    the operations that use them, or what was made of them, and whose own result requires no grad
-    ``others``  the operations of the backward graph that do: they give no gradient, where what they use is not in the
-                backward graph itself
-    ``returned`` whether forward returns them, or what was made of them
+    ``cuts``    the operations that use them and whose own result requires no grad
+    ``others``  the operations of the backward graph that use them: they give no gradient, where what they use is not in
+                the backward graph itself
+    ``returned`` whether forward returns them, or what it computes from them
     """
 
     cuts: tuple[FxNode, ...]
@@ -28,7 +32,7 @@ class Flow(NamedTuple):
     returned: bool
 
 
-class _Ways(NamedTuple):
+class _RankedUses(NamedTuple):
     """The same as sets of ranks, each the bits of an int."""
 
     cuts: int
@@ -50,7 +54,7 @@ class DataFlow:
     def _connect(self) -> None:
         changers: dict[Value, str] = {}
         for fx_node in self._graph.forward:
-            origins = [origin for name in fx_node.inputs for origin in self._memories(name)]
+            origins = [origin for name in fx_node.inputs for origin in self._find_memories(name)]
             changed = [changers[origin] for origin in origins if origin in changers]
             # whatever a saved trace says: an operation uses what was there before it, so that passes over them end
             earlier = [name for name in (*fx_node.inputs, *changed) if self.rank[name] < self.rank[fx_node.name]]
@@ -59,28 +63,37 @@ class DataFlow:
                 self.users[source].append(fx_node.name)
             for index, alias in enumerate(fx_node.aliases):
                 if alias is not None:
-                    self._origins[_value(fx_node, index)] = self._origins.get(alias, alias)
+                    self._origins[_make_value(fx_node, index)] = self._origins.get(alias, alias)
             changers.update((self._origins.get(value, value), fx_node.name) for value in fx_node.changes)
 
-    def _memories(self, name: str) -> list[Value]:
+    def _find_memories(self, name: str) -> list[Value]:
         """The first values in the memory of what an operation returned."""
         fx_node = self._fx_nodes[name]
-        values = [_value(fx_node, index) for index in range(max(1, len(fx_node.aliases)))]
+        values = [_make_value(fx_node, index) for index in range(max(1, len(fx_node.aliases)))]
         return [self._origins.get(value, value) for value in values]
 
-    def changers_of(self, name: str) -> Iterator[FxNode]:
+    @cached_property
+    def rank(self) -> dict[str, int]:
+        """The place of each operation in forward."""
+        return {fx_node.name: rank for rank, fx_node in enumerate(self._graph.forward)}
+
+    # Changes in place
+
+    def list_changers(self, name: str) -> Iterator[FxNode]:
         """The operations that changed in place, in order, what an operation returned, or what shares its memory."""
-        ranks = {rank for memory in self._memories(name) for rank in self._changers.get(memory, ())}
+        ranks = {rank for memory in self._find_memories(name) for rank in self._changers.get(memory, ())}
         return (self._graph.forward[rank] for rank in sorted(ranks))
 
     @cached_property
     def _changers(self) -> dict[Value, list[int]]:
-        """Of each first value in a memory: the ranks of the operations that changed it in place."""
+        """For each first value in a memory: the ranks of the operations that changed it in place."""
         found: dict[Value, list[int]] = {}
         for rank, fx_node in enumerate(self._graph.forward):
             for value in fx_node.changes:
                 found.setdefault(self._origins.get(value, value), []).append(rank)
         return found
+
+    # Forwards and backwards along the values
 
     @cached_property
     def ends(self) -> tuple[str, ...]:
@@ -90,25 +103,25 @@ class DataFlow:
     @cached_property
     def returned(self) -> frozenset[str]:
         """The operations whose value plays a part in what forward returns."""
-        return frozenset(_reached(self.sources, self.ends))
+        return frozenset(_reach(self.sources, self.ends))
 
-    def depending_on(self, names: Iterable[str]) -> frozenset[str]:
+    def find_dependents(self, names: Iterable[str]) -> frozenset[str]:
         """The operations whose value these play a part in, and these."""
-        return frozenset(_reached(self.users, names))
+        return frozenset(_reach(self.users, names))
 
-    def ends_of(self, names: Iterable[str]) -> tuple[FxNode, ...]:
+    def list_last_uses(self, names: Iterable[str]) -> tuple[FxNode, ...]:
         """Where these are last used: the operations, of these and those they play a part in, whose value Python took.
 
         Where it took none, those whose value nothing uses.
         """
         taken, unused = 0, 0
         for name in names:
-            taken, unused = taken | self._ends[name][0], unused | self._ends[name][1]
-        return self._of_ranks(taken or unused)
+            taken, unused = taken | self._last_uses[name][0], unused | self._last_uses[name][1]
+        return self._pick(taken or unused)
 
     @cached_property
-    def _ends(self) -> dict[str, tuple[int, int]]:
-        """Of each operation, as the bits of ints, the ranks of those that `ends_of` may answer."""
+    def _last_uses(self) -> dict[str, tuple[int, int]]:
+        """For each operation, as the bits of ints, the ranks of those that `list_last_uses` may answer."""
         found: dict[str, tuple[int, int]] = {}
         for fx_node in reversed(self._graph.forward):
             users, own = self.users[fx_node.name], 1 << self.rank[fx_node.name]
@@ -118,37 +131,7 @@ class DataFlow:
             found[fx_node.name] = taken, unused
         return found
 
-    @cached_property
-    def _in_graph(self) -> frozenset[str]:
-        return frozenset(node.fx_node for node in self._graph.nodes if node.fx_node is not None)
-
-    def flow_from(self, names: Iterable[str]) -> Flow:
-        """What becomes of the values of these, which are not in the backward graph and require grad."""
-        ways = [self._ways[name] for name in names]
-        cuts, others = 0, 0
-        for way in ways:
-            cuts |= way.cuts
-            others |= way.others
-        return Flow(self._of_ranks(cuts), self._of_ranks(others), any(way.returned for way in ways))
-
-    @cached_property
-    def _ways(self) -> dict[str, _Ways]:
-        """Of each operation: users come after what they use, so one pass from the end knows them all."""
-        found: dict[str, _Ways] = {}
-        for fx_node in reversed(self._graph.forward):
-            cuts, others, returned = 0, 0, fx_node.op == "output"
-            for user in self.users[fx_node.name]:
-                if user in self._in_graph:
-                    others |= 1 << self.rank[user]
-                elif not may_carry(self._fx_nodes[user]):
-                    cuts |= 1 << self.rank[user]
-                else:
-                    cuts, others = cuts | found[user].cuts, others | found[user].others
-                    returned = returned or found[user].returned
-            found[fx_node.name] = _Ways(cuts, others, returned)
-        return found
-
-    def _of_ranks(self, ranks: int) -> tuple[FxNode, ...]:
+    def _pick(self, ranks: int) -> tuple[FxNode, ...]:
         forward, found = self._graph.forward, []
         while ranks:
             lowest = ranks & -ranks
@@ -156,22 +139,44 @@ class DataFlow:
             ranks ^= lowest
         return tuple(found)
 
-    @cached_property
-    def rank(self) -> dict[str, int]:
-        """The place of each operation in forward."""
-        return {fx_node.name: rank for rank, fx_node in enumerate(self._graph.forward)}
+    # Where values stop requiring grad
 
-    def last_cut_before(self, names: Iterable[str]) -> FxNode | None:
+    def find_uses(self, names: Iterable[str]) -> ValueUses:
+        """How forward uses the values of these, which are not in the backward graph and require grad."""
+        cuts, others, returned = 0, 0, False
+        for uses in [self._uses[name] for name in names]:
+            cuts, others, returned = cuts | uses.cuts, others | uses.others, returned or uses.returned
+        return ValueUses(self._pick(cuts), self._pick(others), returned)
+
+    @cached_property
+    def _uses(self) -> dict[str, _RankedUses]:
+        """Of each operation: users come after what they use, so one pass from the end knows them all."""
+        in_graph = frozenset(node.fx_node for node in self._graph.nodes if node.fx_node is not None)
+        found: dict[str, _RankedUses] = {}
+        for fx_node in reversed(self._graph.forward):
+            cuts, others, returned = 0, 0, fx_node.op == "output"
+            for user in self.users[fx_node.name]:
+                if user in in_graph:
+                    others |= 1 << self.rank[user]
+                elif not may_carry_gradient(self._fx_nodes[user]):
+                    cuts |= 1 << self.rank[user]
+                else:
+                    cuts, others = cuts | found[user].cuts, others | found[user].others
+                    returned = returned or found[user].returned
+            found[fx_node.name] = _RankedUses(cuts, others, returned)
+        return found
+
+    def find_last_cut(self, names: Iterable[str]) -> FxNode | None:
         """The last operation, of those whose value plays a part in these, that stops an argument's requiring grad."""
-        reached = _reached(self.sources, names)
+        reached = _reach(self.sources, names)
         cuts = (fx_node for fx_node in reversed(self._graph.forward) if fx_node.name in reached)
         return next((fx_node for fx_node in cuts if self._is_cut(fx_node)), None)
 
     def _is_cut(self, fx_node: FxNode) -> bool:
         is_operation = fx_node.op not in ("output", "placeholder", "get_attr")
-        return is_operation and not may_carry(fx_node) and any(map(self.requires_grad, self.sources[fx_node.name]))
+        return is_operation and not may_carry_gradient(fx_node) and any(map(self._asks, self.sources[fx_node.name]))
 
-    def requires_grad(self, name: str) -> bool:
+    def _asks(self, name: str) -> bool:
         """Whether a value required grad: a parameter or an input as it is now."""
         fx_node = self._fx_nodes[name]
         variable = self._graph.variables_by_name.get(fx_node.target)
@@ -180,16 +185,16 @@ class DataFlow:
         return any(fx_node.requires_grad)
 
 
-def may_carry(fx_node: FxNode) -> bool:
+def may_carry_gradient(fx_node: FxNode) -> bool:
     """Whether a gradient may come back through an operation; one that returns nothing changes an argument in place."""
     return any(fx_node.requires_grad) if fx_node.requires_grad else fx_node.grad_enabled
 
 
-def _value(fx_node: FxNode, index: int) -> Value:
+def _make_value(fx_node: FxNode, index: int) -> Value:
     return Value(fx_node.name, index if len(fx_node.aliases) > 1 else None)
 
 
-def _reached(edges: dict[str, tuple[str, ...]] | dict[str, list[str]], names: Iterable[str]) -> set[str]:
+def _reach(edges: dict[str, tuple[str, ...]] | dict[str, list[str]], names: Iterable[str]) -> set[str]:
     reached = set(names)
     waiting = list(reached)
     while waiting:
@@ -198,3 +203,80 @@ def _reached(edges: dict[str, tuple[str, ...]] | dict[str, list[str]], names: It
                 reached.add(name)
                 waiting.append(name)
     return reached
+
+
+# Recorded operations in sentences
+
+
+def name_operation(fx_node: FxNode) -> str:
+    """What the program called: `detach`, `linear`; an attribute as `.data`."""
+    name = fx_node.target.rpartition(".")[2]
+    attribute = fx_node.args_text.rpartition(", ")[2]
+    return quote_code(f".{attribute}" if name == _GETTER and attribute else name)
+
+
+def begin_at(source: Source | None) -> str:
+    """A line with its text, to begin a sentence with.
+
+    >>> begin_at(Source("model.py", 3, "y = x.detach()")), begin_at(None)
+    ('At model.py:3, `y = x.detach()`', 'On a line that is not known')
+    """
+    if source is None:
+        return "On a line that is not known"
+    return f"At {format_source(source)}" + (f", {quote_code(source.code)}" if source.code else "")
+
+
+def end_at(source: Source | None) -> str:
+    """A line, to end a phrase with.
+
+    >>> end_at(Source("model.py", 3, "y = x.detach()")), end_at(None)
+    (' at model.py:3', '')
+    """
+    return f" at {format_source(source)}" if source else ""
+
+
+def cannot_require_grad(fx_node: FxNode) -> bool:
+    """Whether all results hold integers or truth values."""
+    return bool(fx_node.meta) and not any(meta.dtype.startswith(_FLOATING) for meta in fx_node.meta)
+
+
+def explain_cut(fx_node: FxNode) -> str:
+    """Why autograd does not go back through an operation, though an argument of it required grad."""
+    at, name = begin_at(fx_node.source), name_operation(fx_node)
+    if not fx_node.grad_enabled:
+        return f"{at}, {name} runs with gradients disabled (no_grad, inference_mode or set_grad_enabled(False))."
+    if cannot_require_grad(fx_node):
+        return f"{at}, {name} returns {fx_node.meta[0].dtype}, which cannot require grad."
+    return f"{at}, the result of {name} does not require grad."
+
+
+def summarize_cut(fx_node: FxNode) -> str:
+    """The same as `explain_cut` in a few words."""
+    at, name = end_at(fx_node.source), name_operation(fx_node)
+    if not fx_node.grad_enabled:
+        return f"{name}{at} runs with gradients disabled"
+    if cannot_require_grad(fx_node):
+        return f"{name}{at} returns {fx_node.meta[0].dtype}"
+    return f"{name}{at} cuts it off"
+
+
+def advise_on_cut(fx_node: FxNode) -> str:
+    """What to change so that autograd goes back through the operation."""
+    name = name_operation(fx_node)
+    if not fx_node.grad_enabled:
+        return f"run {name} there with gradients enabled"
+    if cannot_require_grad(fx_node):
+        return f"go on with the floating point values that {name} was given"
+    return f"leave {name} out there"
+
+
+def explain_taken(fx_node: FxNode) -> str:
+    """Where the value of an operation left torch."""
+    taken = fx_node.taken[-1]
+    function = quote_code(taken.function)
+    return f"{begin_at(taken.source)}, {function} gives its value to Python, which autograd does not follow."
+
+
+def advise_on_taken(fx_node: FxNode) -> str:
+    """What to do so that the value stays in torch."""
+    return f"go on with the tensor, without {quote_code(fx_node.taken[-1].function)}"

@@ -1,20 +1,21 @@
-"""What a rule looks at: the sites of one hook at one owner, and look-ups over the graph around them."""
+"""What a rule looks at: the sites of one hook at one owner, and what is known of the graph around them."""
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, HookKind, HookSite, ModuleCall, Node
+from fxgrad.graph import BackwardCall, BackwardGraph, HookKind, HookSite, ModuleCall, Node, NodeKind
 from fxgrad.graph.hook_sites import HookSites, group_sites
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
-from fxgrad.rules.leaves import LeavesBehind
 
 
-class Spot(NamedTuple):
+class ModuleSite(NamedTuple):
     """A site whose node and module call are both known."""
 
     site: HookSite
@@ -22,27 +23,42 @@ class Spot(NamedTuple):
     call: ModuleCall
 
 
+@dataclass(frozen=True)
+class Subject(HookSites):
+    """The sites of one hook at one owner, and the facts about the graph around them."""
+
+    facts: GraphFacts = field(repr=False)
+
+    @cached_property
+    def module_sites(self) -> tuple[ModuleSite, ...]:
+        """The sites whose node and module call are both known."""
+        return tuple(ModuleSite(site, node, call) for site, node, call in self.placed if call is not None)
+
+    @cached_property
+    def left_out(self) -> tuple[HookSite, ...]:
+        """The sites that are silent only because backward is called with ``inputs=``."""
+        return tuple(site for site in self.sites if _identify(site) in self.facts.left_out)
+
+
+def list_subjects(graph: BackwardGraph) -> tuple[Subject, ...]:
+    """Every hook at every owner, in the order of the first site of each."""
+    facts = GraphFacts(graph)
+    return tuple(Subject(graph, group.hook, group.path, group.sites, facts) for group in group_sites(graph))
+
+
 _Identity = tuple[int, str | None, int | None]
 
 
-def _identity(site: HookSite) -> _Identity:
+def _identify(site: HookSite) -> _Identity:
     """What two predictions for one graph have in common; a multi-grad hook's node is where it is called."""
     return site.hook.id, site.call, None if site.hook.kind is HookKind.MULTI_GRAD else site.node
 
 
-class Index:
-    """Look-ups over one graph that several rules need; each is made when first asked for."""
+class GraphFacts:
+    """What the rules ask about one graph; each fact is worked out when it is first asked for."""
 
     def __init__(self, graph: BackwardGraph) -> None:
         self.graph = graph
-
-    @cached_property
-    def _nodes_by_call(self) -> dict[str, list[Node]]:
-        found: dict[str, list[Node]] = {}
-        for node in self.graph.nodes:
-            if node.call is not None:
-                found.setdefault(node.call, []).append(node)
-        return found
 
     @cached_property
     def data_flow(self) -> DataFlow:
@@ -50,13 +66,55 @@ class Index:
         return DataFlow(self.graph)
 
     @cached_property
+    def predicted_nodes(self) -> tuple[NodePrediction, ...]:
+        """What backward does at each node."""
+        return predict_nodes(self.graph)
+
+    @cached_property
+    def left_out(self) -> frozenset[_Identity]:
+        """The sites that fire in a backward without ``inputs=``, and do not fire in this one."""
+        call = self.graph.info.backward
+        if call.inputs is None:
+            return frozenset()
+        everything = predict(self.graph, BackwardCall(after=call.after, roots=call.roots))
+        silent = {_identify(site) for site in self.graph.sites if site.fires is False}
+        return frozenset(silent & {_identify(site) for site in everything.sites if site.fires})
+
+    @cached_property
     def leaves_behind(self) -> LeavesBehind:
-        """What gets its gradients from the nodes that hooks are on which may return a value, and from those after."""
+        """The leaves behind the nodes whose hooks may return a value, and behind the next functions of these nodes."""
         nodes = [
             self.graph.nodes[site.node] for site in self.graph.sites if site.node is not None and site.hook.may_return
         ]
         after = [edge.next_node for node in nodes for edge in node.edges if edge.next_node is not None]
         return LeavesBehind(self.graph, {*after, *[node.id for node in nodes]})
+
+    @cached_property
+    def variable_ranks(self) -> dict[str, int]:
+        """The place of each variable among the graph's, by its name."""
+        return {variable.name: rank for rank, variable in enumerate(self.graph.variables)}
+
+    @cached_property
+    def parameters_within(self) -> dict[str, list[int]]:
+        """For each module path: the ranks of the parameters that the module, or one inside it, holds."""
+        found: dict[str, list[int]] = {}
+        for rank, variable in enumerate(self.graph.variables):
+            names = (variable.name, *variable.aliases) if variable.kind == "parameter" else ()
+            for path in {path for name in names for path in list_parent_paths(name)}:
+                found.setdefault(path, []).append(rank)
+        return found
+
+    @cached_property
+    def compiled(self) -> list[str]:
+        """The paths of the modules that torch.compile compiles, without those inside others."""
+        return keep_outermost(module.path for module in self.graph.modules if module.made_by == "torch.compile")
+
+    @cached_property
+    def containers(self) -> frozenset[str]:
+        """The paths of the modules that hold others."""
+        return frozenset(parent for path in self.graph.modules_by_path for parent in list_parent_paths(path))
+
+    # Nodes and the calls that made them
 
     @cached_property
     def users(self) -> dict[tuple[int, int], list[int]]:
@@ -74,54 +132,18 @@ class Index:
         pairs = ((node, call.id) for call in self.graph.calls for node in (call.input_hook_node, call.output_hook_node))
         return {node: call for node, call in pairs if node is not None}
 
-    def maker(self, node: Node) -> ModuleCall | None:
+    def find_maker(self, node: Node) -> ModuleCall | None:
         """The call that made the node, or whose full hook put it there."""
         call = self._hook_node_calls.get(node.id, node.call)
         return self.graph.calls_by_id.get(call) if call is not None else None
 
     @cached_property
-    def predicted_nodes(self) -> tuple[NodePrediction, ...]:
-        """What backward does at each node."""
-        return predict_nodes(self.graph)
-
-    @cached_property
-    def variable_ranks(self) -> dict[str, int]:
-        """The place of each variable among the graph's, by its name."""
-        return {variable.name: rank for rank, variable in enumerate(self.graph.variables)}
-
-    @cached_property
-    def parameters_within(self) -> dict[str, list[int]]:
-        """Of each module's path: the ranks of the parameters that it or a module inside it holds."""
-        found: dict[str, list[int]] = {}
-        for rank, variable in enumerate(self.graph.variables):
-            names = (variable.name, *variable.aliases) if variable.kind == "parameter" else ()
-            for holder in {holder for name in names for holder in list_parent_paths(name)}:
-                found.setdefault(holder, []).append(rank)
+    def _nodes_by_call(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            if node.call is not None:
+                found.setdefault(node.call, []).append(node)
         return found
-
-    @cached_property
-    def compiled(self) -> list[str]:
-        """The paths of the modules that torch.compile compiles, those inside others left out."""
-        return keep_outermost(module.path for module in self.graph.modules if module.made_by == "torch.compile")
-
-    @cached_property
-    def containers(self) -> frozenset[str]:
-        """The paths of the modules that hold others."""
-        return frozenset(holder for path in self.graph.modules_by_path for holder in list_parent_paths(path))
-
-    @cached_property
-    def _left_out_by_inputs(self) -> frozenset[_Identity]:
-        """The sites that are silent because of ``inputs=``: without it they fire."""
-        call = self.graph.info.backward
-        if call.inputs is None:
-            return frozenset()
-        everything = predict(self.graph, BackwardCall(after=call.after, roots=call.roots))
-        silent = {_identity(site) for site in self.graph.sites if site.fires is False}
-        return frozenset(silent & {_identity(site) for site in everything.sites if site.fires})
-
-    def is_left_out(self, site: HookSite) -> bool:
-        """Whether the site would fire in a backward without ``inputs=``, and does not fire in this one."""
-        return _identity(site) in self._left_out_by_inputs
 
     @cached_property
     def _children(self) -> dict[str, list[str]]:
@@ -131,7 +153,7 @@ class Index:
                 found.setdefault(call.parent, []).append(call.id)
         return found
 
-    def nodes_within(self, call: str) -> tuple[Node, ...]:
+    def list_nodes_within(self, call: str) -> tuple[Node, ...]:
         """The nodes that the call made, those of the calls inside it included."""
         found: list[Node] = []
         waiting = [call]
@@ -150,24 +172,126 @@ class Index:
         return call == outer
 
 
-@dataclass(frozen=True)
-class Subject(HookSites):
-    """What a rule looks at: the sites of one hook at one owner, and look-ups over the graph around them."""
+class LeavesBehind:
+    """The leaves behind each of the `wanted` nodes, all found in one pass over the graph.
 
-    index: Index = field(repr=False)
+    Leaves are the bits of an int, so a node costs one operation for each edge. What a node found is dropped once all of
+    its users have it, so memory does not grow with nodes times leaves.
+    """
 
-    @cached_property
-    def spots(self) -> tuple[Spot, ...]:
-        """The sites whose node and module call are both known."""
-        return tuple(Spot(site, node, call) for site, node, call in self.placed if call is not None)
+    def __init__(self, graph: BackwardGraph, wanted: set[int]) -> None:
+        self._leaves = [node for node in graph.nodes if node.variable is not None]
+        self._bits = {node.id: 1 << rank for rank, node in enumerate(self._leaves)}
+        self._nesting = 1 << len(self._leaves)
+        self._behind: dict[int, int] = {}
+        users = Counter(edge.next_node for node in graph.nodes for edge in node.edges)
+        for node in reversed(graph.nodes):  # a node comes before those that its gradients go to
+            found = self._nesting if node.nested_backward is not None else self._bits.get(node.id, 0)
+            for after in [edge.next_node for edge in node.edges if edge.next_node is not None]:
+                found |= self._behind[after]
+                users[after] -= 1
+                if not users[after] and after not in wanted:
+                    del self._behind[after]
+            self._behind[node.id] = found
 
-    @cached_property
-    def left_out(self) -> tuple[HookSite, ...]:
-        """The sites that are silent only because backward is called with ``inputs=``."""
-        return tuple(site for site in self.sites if self.index.is_left_out(site))
+    def _join(self, starts: Iterable[int]) -> int:
+        found = 0
+        for start in starts:
+            found |= self._behind[start]
+        return found
+
+    def list_leaves(self, starts: Iterable[int]) -> tuple[int, Iterator[str]]:
+        """How many leaves get gradients from these nodes, or are these, and their names in the order of the nodes."""
+        leaves = self._join(starts) & ~self._nesting
+        return leaves.bit_count(), self._list_names(leaves)
+
+    def _list_names(self, leaves: int) -> Iterator[str]:
+        while leaves:
+            lowest = leaves & -leaves
+            yield self._leaves[lowest.bit_length() - 1].variable or ""
+            leaves ^= lowest
+
+    def lead_to_nesting(self, starts: Iterable[int]) -> bool:
+        """Whether a node that starts a backward of its own is among these or behind them: it uses what no edge shows."""
+        return bool(self._join(starts) & self._nesting)
 
 
-def subjects(graph: BackwardGraph) -> tuple[Subject, ...]:
-    """Every hook at every owner, in the order of the first site of each."""
-    index = Index(graph)
-    return tuple(Subject(graph, group.hook, group.path, group.sites, index) for group in group_sites(graph))
+# What runs after a site's node, within the module call that the site belongs to
+
+
+class ParameterWay(NamedTuple):
+    """How a parameter's gradient gets from a site's node to its AccumulateGrad.
+
+    ``entry`` is the entry of grad_input that it comes from, ``through`` the nodes in between: none where the parameter
+    is an argument of the site's own function.
+    """
+
+    name: str
+    leaf: Node
+    entry: int
+    through: tuple[Node, ...]
+
+
+def list_nodes_behind(subject: Subject, site: HookSite) -> tuple[Node, ...]:
+    """The nodes of the site's module call that the site's node feeds, and which therefore run after it.
+
+    () where ``inputs=`` says how far backward goes, as for `list_parameter_ways`.
+    """
+    return tuple(subject.graph.nodes[node] for node in _find_feeders(subject, site) if node != site.node)
+
+
+def list_parameter_ways(subject: Subject, site: HookSite) -> tuple[ParameterWay, ...]:
+    """Where the gradients of the module's own parameters come out, for those that pass the site's node."""
+    nodes, wanted = subject.graph.nodes, _rank_own_parameters(subject)
+    feeders = _find_feeders(subject, site) if wanted else {}
+    first_feeders: dict[int, int] = {}
+    for node in feeders:
+        for edge in nodes[node].edges:
+            if edge.next_node is not None and _is_leaf_of(nodes[edge.next_node], wanted):
+                first_feeders.setdefault(edge.next_node, node)
+    ways = [_trace_way(subject, nodes[leaf], _chain(feeder, feeders)) for leaf, feeder in first_feeders.items()]
+    return tuple(sorted(ways, key=lambda way: wanted[way.name]))
+
+
+def _trace_way(subject: Subject, leaf: Node, chain: list[int]) -> ParameterWay:
+    nodes = subject.graph.nodes
+    first = chain[1] if len(chain) > 1 else leaf.id
+    entry = next(index for index, edge in enumerate(nodes[chain[0]].edges) if edge.next_node == first)
+    return ParameterWay(leaf.variable or "", leaf, entry, tuple(nodes[node] for node in chain[1:]))
+
+
+def _chain(node: int, feeders: dict[int, int | None]) -> list[int]:
+    """The nodes from the site's to this one."""
+    chain: list[int] = []
+    current: int | None = node
+    while current is not None:
+        chain.append(current)
+        current = feeders[current]
+    return chain[::-1]
+
+
+def _rank_own_parameters(subject: Subject) -> dict[str, int]:
+    """The names that the module's parameters have in the graph, each with its rank."""
+    names = subject.module.parameters if subject.module else ()
+    known = subject.graph.variables_by_name
+    return {known[name].name if name in known else name: rank for rank, name in enumerate(names)}
+
+
+def _is_leaf_of(node: Node, names: dict[str, int]) -> bool:
+    return node.kind is NodeKind.ACCUMULATE_GRAD and node.variable in names
+
+
+def _find_feeders(subject: Subject, site: HookSite) -> dict[int, int | None]:
+    """From the site's node on, each node of the call with the one that it was first reached from, breadth first."""
+    if site.node is None or site.call is None or subject.graph.info.backward.inputs is not None:
+        return {}
+    within = {node.id for node in subject.facts.list_nodes_within(site.call)}
+    feeders: dict[int, int | None] = {site.node: None}
+    waiting = deque([site.node])
+    while waiting:
+        current = waiting.popleft()
+        for edge in subject.graph.nodes[current].edges:
+            if edge.next_node in within and edge.next_node not in feeders:
+                feeders[edge.next_node] = current
+                waiting.append(edge.next_node)
+    return feeders

@@ -12,7 +12,7 @@ from torch import nn
 from fxgrad import api, emulated, load
 from fxgrad.cli import main
 from fxgrad.graph import HookKind, Landing
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 from tests.support.needs import needs_emulation
 
 pytestmark = needs_emulation
@@ -45,7 +45,7 @@ def trace(tmp_path, monkeypatch):
 
 
 def findings(trace):
-    return [told for told in explain(trace.graph) if told.code == "FXG102"]
+    return [told for told in explain_graph(trace.graph) if told.code == "FXG102"]
 
 
 @pytest.mark.filterwarnings("ignore:Using (a )?non-full backward hook:FutureWarning")

@@ -11,7 +11,7 @@ import pytest
 import fxgrad
 from fxgrad.errors import TargetError
 from fxgrad.observe.loading import load_target
-from fxgrad.rules import codes
+from fxgrad.rules import list_codes
 from tests.support.commands import printed_by
 from tests.support.needs import needs_of_command
 
@@ -35,7 +35,7 @@ def commands_of(code: str) -> tuple[str, ...]:
     return f"fxgrad check --select {code} --format json {sample(code)}", f"fxgrad check {sample(code, 'build_mended')}"
 
 
-ALL = [pytest.param(code, marks=needs_of_command(commands_of(code)[0])) for code in codes()]
+ALL = [pytest.param(code, marks=needs_of_command(commands_of(code)[0])) for code in list_codes()]
 
 
 def all_printed(command: str, repository: Path) -> str:
@@ -72,7 +72,7 @@ def test_the_mended_model_has_no_finding(code: str, repository: Path) -> None:
     assert printed == "" if code != "FXG114" else "FXG1" not in printed
 
 
-@pytest.mark.parametrize("code", sorted({*codes()} - {*RAISES, "FXG102", "FXG114", "FXG115"}))
+@pytest.mark.parametrize("code", sorted({*list_codes()} - {*RAISES, "FXG102", "FXG114", "FXG115"}))
 def test_the_rule_itself_says_nothing_of_the_mended_model(code: str, repository: Path) -> None:
     assert printed_by(f"fxgrad check --select {code} {sample(code, 'build_mended')}", repository) == ""
 
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_is_not_reentrant_is_told_of_for_information_only(repo
 
 
 @pytest.mark.parametrize("factory", ["build", "build_mended"])
-@pytest.mark.parametrize("code", sorted({*codes()} - {"FXG102"}))
+@pytest.mark.parametrize("code", sorted({*list_codes()} - {"FXG102"}))
 def test_predictions_for_the_models_hold(code: str, factory: str, repository: Path) -> None:
     path = repository / "samples" / "rules" / f"{code.lower()}.py"
     if factory == "build" and code in RAISES:
@@ -104,4 +104,4 @@ def test_predictions_for_the_models_hold(code: str, factory: str, repository: Pa
 
 def test_every_rule_has_its_sample(repository: Path) -> None:
     names = {path.stem.upper() for path in (repository / "samples" / "rules").glob("*.py")}
-    assert names == set(codes())
+    assert names == set(list_codes())

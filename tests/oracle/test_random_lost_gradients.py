@@ -11,8 +11,8 @@ from torch import nn
 
 import fxgrad
 from fxgrad.errors import TargetError
-from fxgrad.rules import explain
-from fxgrad.rules.lost_gradients import lost_gradients
+from fxgrad.rules import explain_graph
+from fxgrad.rules.fxg2_gradients import find_lost_gradients
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 SIZE = 3
@@ -162,8 +162,8 @@ def test_lost_gradients_and_overwritten_tensors_are_told_as_backward_finds_them(
             continue
         graph = fxgrad.trace(model, torch.ones(SIZE, SIZE)).graph
         missing, raises = real
-        told = {lost.parameter.name for lost in lost_gradients(graph)}
-        overwritten = any(found.code == "FXG203" for found in explain(graph))
+        told = {lost.parameter.name for lost in find_lost_gradients(graph)}
+        overwritten = any(found.code == "FXG203" for found in explain_graph(graph))
         compared_programs += 1
         if overwritten != raises or (not raises and told != missing):
             wrong.append((seed, told, real, overwritten))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from fxgrad import __version__
 from fxgrad.render.findings.finding import Finding
-from fxgrad.rules import codes, page
+from fxgrad.rules import find_page, list_codes
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {"info": "note", "warning": "warning", "error": "error"}
@@ -27,11 +27,11 @@ def sarif_log(findings: Sequence[Finding]) -> Json:
 
 
 def _driver() -> Json:
-    return {"name": "fxgrad", "semanticVersion": __version__, "rules": [_rule(code) for code in codes()]}
+    return {"name": "fxgrad", "semanticVersion": __version__, "rules": [_rule(code) for code in list_codes()]}
 
 
 def _rule(code: str) -> Json:
-    about = page(code)
+    about = find_page(code)
     return {
         "id": code,
         "shortDescription": {"text": about.title},
@@ -43,7 +43,7 @@ def _rule(code: str) -> Json:
 def _result(finding: Finding) -> Json:
     return {
         "ruleId": finding.code,
-        "ruleIndex": codes().index(finding.code),
+        "ruleIndex": list_codes().index(finding.code),
         "level": _LEVELS[finding.severity],
         "message": {"text": f"{finding.sentence}\n{finding.because}\nfix: {finding.fix}"},
         "locations": [_location(finding)],

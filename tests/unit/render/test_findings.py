@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from fxgrad.graph import Explanation, Source
 from fxgrad.render.findings import Finding, findings_of, formatted, is_grave, sorted_findings
-from fxgrad.rules import codes
+from fxgrad.rules import list_codes
 
 SILENT = Finding("model.py", 12, "FXG104", "warning", "`show` never fires", "no use.", "use it", ("layers.3",))
 
@@ -151,7 +151,7 @@ def test_a_sarif_log_names_its_tool_and_describes_every_rule():
     driver = run_of()["tool"]["driver"]
     assert driver["name"] == "fxgrad"
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", driver["semanticVersion"])
-    assert [rule["id"] for rule in driver["rules"]] == list(codes())
+    assert [rule["id"] for rule in driver["rules"]] == list(list_codes())
     assert all(rule["shortDescription"]["text"] and rule["help"]["text"] for rule in driver["rules"])
 
 

@@ -5,12 +5,12 @@ from msgspec.structs import replace
 
 from fxgrad.render.document import Table
 from fxgrad.render.markdown import inline, markdown, report_markdown
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 
 def report_of(program, **options):
     graph = program.graph()
-    return report_markdown(graph, explain(graph), **options)
+    return report_markdown(graph, explain_graph(graph), **options)
 
 
 def test_the_report_has_a_title_and_sections(linear):

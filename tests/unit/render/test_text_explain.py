@@ -9,12 +9,12 @@ from rich.console import Console
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind, NodeKind, Source
 from fxgrad.render.text import explain_rich, explain_text, report_rich
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 
 def text_of(program, *, width=100, module=None):
     graph = program.graph()
-    return explain_text(graph, explain(graph), module=module, width=width)
+    return explain_text(graph, explain_graph(graph), module=module, width=width)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_names_from_the_program_cannot_break_a_line_or_colour_it(linear):
 def test_the_terminal_gets_the_same_words(lstm_cells):
     graph = lstm_cells.graph()
     console = Console(width=100, record=True, file=StringIO())
-    console.print(explain_rich(graph, explain(graph)))
+    console.print(explain_rich(graph, explain_graph(graph)))
     shown = console.export_text().split()
     expected = text_of(lstm_cells).replace("`", "").split()
     assert shown == expected
@@ -186,5 +186,5 @@ def test_a_name_that_looks_like_markup_stays_a_name_on_the_terminal(linear):
     linear.sites[0] = replace(linear.sites[0], hook=linear.hooks[0])
     graph = linear.graph()
     console = Console(width=200, record=True, file=StringIO())
-    console.print(report_rich(graph, explain(graph)))
+    console.print(report_rich(graph, explain_graph(graph)))
     assert "[bold]show[/bold] :smile:" in console.export_text()

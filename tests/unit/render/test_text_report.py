@@ -5,12 +5,12 @@ from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, NodeKind
 from fxgrad.render.text import report_text
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 
 def report_of(program, *, width=100):
     graph = program.graph()
-    return report_text(graph, explain(graph), width=width)
+    return report_text(graph, explain_graph(graph), width=width)
 
 
 def test_lstm_cells_are_reported_as_in_the_golden_file(lstm_cells, repository, overwrite):

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fxgrad
 from fxgrad.graph import NodeKind
-from fxgrad.rules.leaves import LeavesBehind
+from fxgrad.rules.subject import LeavesBehind
 
 
 class Net(nn.Module):
@@ -40,7 +40,7 @@ def test_what_is_behind_a_node_is_what_can_be_reached_from_it(graph):
         for start in wanted:
             ids = sorted({start, *networkx.descendants(reached, start)})
             names = [graph.nodes[node].variable for node in ids if graph.nodes[node].variable is not None]
-            count, found = behind.of([start])
+            count, found = behind.list_leaves([start])
             assert (count, list(found)) == (len(names), names)
             kinds = {graph.nodes[node].kind for node in ids}
             assert behind.lead_to_nesting([start]) == (NodeKind.CHECKPOINT in kinds)
@@ -49,5 +49,5 @@ def test_what_is_behind_a_node_is_what_can_be_reached_from_it(graph):
 def test_several_starts_are_taken_together(graph):
     behind = LeavesBehind(graph, {node.id for node in graph.nodes})
     leaves = [node for node in graph.nodes if node.variable is not None]
-    count, names = behind.of([node.id for node in leaves[::-1]])
+    count, names = behind.list_leaves([node.id for node in leaves[::-1]])
     assert (count, list(names)) == (len(leaves), [node.variable for node in leaves])

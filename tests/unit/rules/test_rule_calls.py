@@ -4,11 +4,12 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import HookKind
-from fxgrad.rules import explain, must_return
+from fxgrad.rules import explain_graph
+from fxgrad.rules.fxg1_hook_code import describe_return
 
 
 def told(graph, code):
-    return [explanation for explanation in explain(graph) if explanation.code == code]
+    return [explanation for explanation in explain_graph(graph) if explanation.code == code]
 
 
 def rehooked(program, **changes):
@@ -43,7 +44,7 @@ def test_a_hook_that_is_not_known_to_return_something_is_left_in_peace(linear, k
     ],
 )
 def test_each_kind_of_hook_has_its_own_return_value(linear, kind, phrase):
-    assert must_return(rehooked(linear, kind=kind).sites[0]) == phrase
+    assert describe_return(rehooked(linear, kind=kind).sites[0]) == phrase
 
 
 def test_a_removed_hook_that_calls_still_carry_is_found(lstm_cells):

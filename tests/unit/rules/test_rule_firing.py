@@ -4,11 +4,11 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import FullHookSetup, HookKind
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 
 def told(graph, code):
-    return [explanation for explanation in explain(graph) if explanation.code == code]
+    return [explanation for explanation in explain_graph(graph) if explanation.code == code]
 
 
 def silent(program, kind=HookKind.MODULE_BACKWARD, *, reason="it has its reasons", call=True, **about_call):

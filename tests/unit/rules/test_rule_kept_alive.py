@@ -9,7 +9,7 @@ from ruled_programs import found, show, tensor, texts
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's, of full hooks on modules whose inputs require no grad
 
@@ -25,7 +25,11 @@ def lives_on(register, *, mend=False):
     output.grad_fn.metadata["token"] = token
     loss = output * 2
     register(model, output.detach() if mend else output, output, loss.detach() if mend else loss, loss)
-    told = [each for each in explain(fxgrad.capture(loss.sum(), model, node_hooks=True).graph) if each.code == "FXG116"]
+    told = [
+        each
+        for each in explain_graph(fxgrad.capture(loss.sum(), model, node_hooks=True).graph)
+        if each.code == "FXG116"
+    ]
     reference = weakref.ref(token)
     del token, output, loss
     gc.collect()

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import Landing, OtherDevice
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 ON_THE_CPU = (
     Landing("layers.3#1", "MulBackward0", 2, 1),
@@ -15,7 +15,7 @@ ON_THE_CPU = (
 
 def told(program, other):
     program.info = replace(program.info, other_device=other)
-    return [explanation for explanation in explain(program.graph()) if explanation.code == "FXG102"]
+    return [explanation for explanation in explain_graph(program.graph()) if explanation.code == "FXG102"]
 
 
 def test_both_sides_are_shown_with_the_nodes_and_the_numbers_of_entries(lstm_cells):

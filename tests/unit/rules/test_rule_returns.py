@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's, of non-full hooks and of inputs without grad
 
@@ -77,7 +77,7 @@ def gradients(register, *, hooked):
 
 def finding(register):
     graph = fxgrad.trace(made(register), torch.ones(2, 3, requires_grad=True)).graph
-    (told,) = [told for told in explain(graph) if told.code == "FXG109"]
+    (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
     return told
 
 
@@ -107,7 +107,7 @@ def test_a_hook_that_may_return_is_told_with_what_it_replaces_and_what_it_must_r
 def test_a_full_hook_without_an_input_that_requires_grad_can_change_nothing():
     model = made(full_on_the_first)
     graph = fxgrad.trace(model, torch.ones(2, 3)).graph
-    (told,) = [told for told in explain(graph) if told.code == "FXG109"]
+    (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
     assert "No leaf gets its gradient from that: no .grad changes." in told.because
     assert told.fix == (
         "return None, or a tuple of 1 entry in place of grad_input: (None,) (never a tensor where an entry is None)"
@@ -124,5 +124,5 @@ def test_leaves_behind_a_reentrant_checkpoint_are_not_counted():
     model = made(full_pre)
     model.second.register_forward_pre_hook(lambda module, args: (checkpoint(model.third, *args, use_reentrant=True),))
     graph = fxgrad.trace(model, torch.ones(2, 3, requires_grad=True)).graph
-    (told,) = [told for told in explain(graph) if told.code == "FXG109"]
+    (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
     assert "what a backward uses that a node behind it starts." in told.because

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain
+from fxgrad.rules import explain_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch, on numbers made of tensors that require grad
 
@@ -77,7 +77,7 @@ TRACED = (of_a_buffer, of_a_constant, by_item_alone, without_a_question)
 
 def told(model, *args):
     trace = fxgrad.trace(model, args or (torch.ones(2, 3),))
-    found = [finding for finding in explain(trace.graph) if finding.code == "FXG301"]
+    found = [finding for finding in explain_graph(trace.graph) if finding.code == "FXG301"]
     return [finding for finding in found if "would raise" in finding.headline]
 
 
@@ -110,7 +110,7 @@ def test_a_question_inside_a_module_that_is_called_as_a_whole_does_not_matter():
 
 def test_a_question_of_the_loss_function_is_none_of_forward():
     trace = fxgrad.trace(nn.Linear(3, 3), torch.ones(2, 3), loss=lambda y: y.sum() if y.sum() > 0 else y.mean())
-    assert [found for found in explain(trace.graph) if found.code == "FXG301"] == []
+    assert [found for found in explain_graph(trace.graph) if found.code == "FXG301"] == []
 
 
 def test_the_line_is_told_and_how_many_more_there_are():

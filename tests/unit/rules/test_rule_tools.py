@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 import fxgrad
-from fxgrad.rules import explain, explain_error
+from fxgrad.rules import explain_error, explain_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and Dynamo breaks graphs at hooks
 
@@ -55,7 +55,7 @@ def fired_by(run, fired):
 
 def found(model, code, x=None):
     graph = fxgrad.trace(model, tensor() if x is None else x).graph
-    return [told for told in explain(graph) if told.code == code]
+    return [told for told in explain_graph(graph) if told.code == code]
 
 
 def paths_of(findings):
@@ -284,7 +284,7 @@ def test_a_hook_in_a_compiled_module_is_told_with_the_reason():
 def test_a_captured_graph_with_a_compiled_region_is_told():
     compiled = torch.compile(Inner(), backend="aot_eager")
     graph = fxgrad.capture(compiled(tensor())).graph
-    (told,) = [told for told in explain(graph) if told.code == "FXG303"]
+    (told,) = [told for told in explain_graph(graph) if told.code == "FXG303"]
     assert (told.severity, told.headline) == ("info", "1 node of the graph is made by torch.compile")
     assert told.because == (
         "`CompiledFunctionBackward_0`: what runs inside has no node of its own, so no hook on a module or tensor in "

@@ -8,9 +8,9 @@ from torch import nn
 
 import fxgrad
 from fxgrad.graph import HookKind
-from fxgrad.rules import must_return
-from fxgrad.rules.full_view import grad_input_names, grad_output_names
-from fxgrad.rules.subject import subjects
+from fxgrad.rules.fxg1_full_hooks import name_grad_inputs, name_grad_outputs
+from fxgrad.rules.fxg1_hook_code import describe_return
+from fxgrad.rules.subject import list_subjects
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's, of non-full hooks and of inputs without grad
 
@@ -75,10 +75,10 @@ def advice_for(make, args, kwargs):
     torch.manual_seed(0)
     module = make()
     module.register_backward_hook(silent)
-    (subject,) = subjects(fxgrad.trace(Around(module), args, kwargs).graph)
+    (subject,) = list_subjects(fxgrad.trace(Around(module), args, kwargs).graph)
     (placed,) = subject.placed
     assert placed.call is not None
-    return grad_input_names(placed.call), grad_output_names(subject, placed.call)
+    return name_grad_inputs(placed.call), name_grad_outputs(subject, placed.call)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -127,7 +127,7 @@ def test_a_hook_must_return_as_many_entries_as_pytorch_expects(make):
     with pytest.raises(RuntimeError, match="got 99, but expected") as raised:
         Around(module)(tensor(4, 3)).sum().backward()
     (expected,) = re.findall(r"expected (\d+)", str(raised.value))
-    assert f"a tuple of {expected} entr" in must_return(site)
+    assert f"a tuple of {expected} entr" in describe_return(site)
 
 
 def test_a_removed_hook_is_found_and_does_fire():

@@ -1,0 +1,393 @@
+"""Calls and changes that a hook's owner goes through after the hook was registered: FXG110, FXG111, FXG112, FXG115."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fxgrad.graph import Explanation, FxNode, HookKind, HookSite, ModuleCall
+from fxgrad.graph.hook_sites import PlacedSite
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_argument,
+    format_meta,
+    format_ranges,
+    format_source,
+    join_words,
+    name_hook_function,
+    name_module,
+    pluralize,
+    quote_code,
+)
+from fxgrad.rules.data_flow import begin_at, name_operation
+from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.subject import Subject
+
+# FXG110
+
+_FXG110 = Page(
+    code="FXG110",
+    title="A removed hook still fires",
+    what="""
+    handle.remove() was called, and backward still calls the hook.
+    """,
+    why="""
+    Each call of a module takes along the hooks that the module has at that moment and puts them on nodes of the
+    graph. handle.remove() takes the hook off the module, not off those nodes. Hooks on tensors and nodes are
+    different: removing them works until backward gets there.
+    """,
+    source="torch/nn/modules/module.py, Module._get_backward_hooks",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> handle = linear.register_full_backward_hook(lambda *given: print("fired"))
+    >>> output = linear(torch.ones(4, 3, requires_grad=True))
+    >>> handle.remove()
+    >>> output.sum().backward()
+    fired
+    """,
+    fix="""
+    Remove it before forward, or let the hook return at once when a flag of yours is off.
+    """,
+)
+
+
+def _explain_removed_hook(subject: Subject) -> Iterator[Explanation]:
+    """A handle was removed, but calls made before still carry the hook."""
+    carrying = [placed for placed in subject.placed if placed.site.fires is not False]
+    if subject.hook.active or not carrying or not subject.hook.kind.is_module:
+        return
+    yield Explanation(
+        code="FXG110",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} was removed, and still fires",
+        because=(
+            "A module call copies the module's hooks when it runs; handle.remove() afterwards changes the module, "
+            f"not the calls. {_name_carriers(carrying)}. (torch/nn/modules/module.py, Module._get_backward_hooks)"
+        ),
+        fix="remove the handle before forward runs, or let the hook return at once when a flag of yours is off",
+        site=carrying[0].site,
+    )
+
+
+def _name_carriers(carrying: Sequence[PlacedSite]) -> str:
+    calls = [placed.call.index for placed in carrying if placed.call is not None]
+    who = f"{pluralize(len(calls), 'call')} {format_ranges(calls)}" if calls else "this graph"
+    verb = "carry" if len(calls) > 1 else "carries"
+    return f"{who.capitalize()} still {verb} it, on {join_labels([placed.node for placed in carrying])}"
+
+
+# FXG111
+
+_FXG111 = Page(
+    code="FXG111",
+    title="One module, several calls: which one is this?",
+    what="""
+    The hook of a recurrent cell, or of a module that is used in several places, runs several times with similar
+    gradients.
+    """,
+    why="""
+    Each call puts the hook on nodes of its own, so it fires once per call, as a rule the last call first. It gets
+    the module and the gradients, and nothing that tells the calls apart.
+    """,
+    source="torch/nn/modules/module.py, Module._call_impl",
+    example="""
+    >>> import torch
+    >>> cell = torch.nn.RNNCell(3, 3)
+    >>> def show(module, grad_input, grad_output):
+    ...     print(grad_output[0].max())
+    >>> handle = cell.register_full_backward_hook(show)
+    >>> first, second = (cell(torch.ones(1, 3, requires_grad=True)) for _ in range(2))
+    >>> (1 * first + 2 * second).sum().backward()
+    tensor(2.)
+    tensor(1.)
+    """,
+    fix="""
+    Count the runs in the order that fxgrad shows. Or register in a forward hook on each result, with a number:
+    output.register_hook(functools.partial(show, number)).
+    """,
+)
+
+_MOST_GROUPS = 4
+_SEVERAL = 2
+
+
+def _explain_several_calls(subject: Subject) -> Iterator[Explanation]:
+    """The module has several calls, and the hook runs for each of them."""
+    order = {site.call.id: (site.site.order, site) for site in subject.module_sites if site.site.order is not None}
+    sites = [site for _, site in sorted(order.values(), key=lambda ranked: ranked[0])]
+    if not subject.hook.kind.is_module or len(sites) < _SEVERAL:
+        return
+    calls = [site.call for site in sites]
+    yield Explanation(
+        code="FXG111",
+        severity="info",
+        headline=f"{name_module(subject.path)} is called {len(subject.calls)} times: which call is this?",
+        because=(
+            f"The hook fires for {count_noun(len(calls), 'call')}, and is not told which it is. Backward comes to them "
+            f"in this order: calls {format_ranges([call.index for call in calls])}. {_describe_inputs(calls)}"
+        ),
+        fix=(
+            "count the hook's runs in that order; or register in a forward hook, "
+            "output.register_hook(functools.partial(hook, number)), which knows its call"
+        ),
+        site=sites[0].site,
+    )
+
+
+def _describe_inputs(calls: Sequence[ModuleCall]) -> str:
+    """What the calls were given, those that were given alike together."""
+    found: dict[str, list[int]] = {}
+    for call in calls:
+        found.setdefault(_join_inputs(call), []).append(call.index)
+    if len(found) == 1:
+        return f"Each was given {_join_inputs(calls[0])}."
+    groups = [f"{_count_calls(indices)} given {inputs}" for inputs, indices in list(found.items())[:_MOST_GROUPS]]
+    more = ["other calls other tensors"] if len(found) > len(groups) else []
+    text = "; ".join([*groups, *more])
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _count_calls(indices: Sequence[int]) -> str:
+    return f"call {indices[0]} was" if len(indices) == 1 else f"calls {format_ranges(indices)} were"
+
+
+def _join_inputs(call: ModuleCall) -> str:
+    inputs = (f"{format_argument(call.argument_names, ref.path)} {format_meta(ref.meta)}" for ref in call.inputs)
+    return join_words(inputs) or "no tensor"
+
+
+# FXG112
+
+_FXG112 = Page(
+    code="FXG112",
+    title="A tensor hook, then a change in place",
+    what="""
+    The hook of Tensor.register_hook gets a gradient that does not belong to the tensor's value, or is never called.
+    """,
+    why="""
+    Tensor.register_hook puts the hook on the grad_fn that the tensor has at that moment. A change in place gives
+    the tensor another grad_fn, and the hook stays where it is. There it sees the gradient of the value from before.
+    Where the tensor is a view, the old node is often not part of the graph any more, and the hook is not called.
+    retain_grad() is different: it moves along.
+    """,
+    source="torch/csrc/autograd/variable.cpp, rebase_history and VariableHooks::grad_fn",
+    example="""
+    >>> import torch
+    >>> x = torch.ones(2, requires_grad=True) * 1
+    >>> handle = x.register_hook(lambda grad: print(grad))
+    >>> y = (x.mul_(10) * 3).sum()
+    >>> y.backward()
+    tensor([30., 30.])
+    """,
+    fix="""
+    Register after the change, or make the change out-of-place (x = x.mul(10)).
+    """,
+)
+
+
+def _explain_changed_tensor(subject: Subject) -> Iterator[Explanation]:
+    """The tensor of a hook is changed in place after the hook was registered."""
+    if subject.hook.kind is not HookKind.TENSOR or not subject.hook.active:
+        return
+    change = next(_list_later_changes(subject), None)
+    if change is None:
+        return
+    silent, name, placed = subject.sites[0].fires is False, name_operation(change), subject.placed
+    what = (
+        f"stays on the node that its tensor had before {name} in place"
+        if silent
+        else f"gets the gradient of what its tensor was before {name} in place"
+    )
+    stays = f"on {escape(placed[0].node.label)}" if placed else "on the node that it was on"
+    sees = "which backward does not run" if silent else "and sees the gradient there, before the change"
+    yield Explanation(
+        code="FXG112",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} {what}",
+        because=(
+            f"{begin_at(change.source)}, {name} changes the tensor, or one that shares its memory, after "
+            f"the hook was registered, and the tensor gets a new grad_fn. The hook stays {stays}, {sees}. "
+            "(torch/csrc/autograd/variable.cpp, rebase_history)"
+        ),
+        fix=f"register it after {name}, or use an operation that is not in place there",
+        site=subject.sites[0],
+    )
+
+
+def _list_later_changes(subject: Subject) -> Iterator[FxNode]:
+    """The operations that gave the tensor, or the tensor that it is a view of, another grad_fn after the registration.
+
+    Those that make no node (under no_grad, through detach) do not: the number is autograd's, of the next node.
+    """
+    registered = subject.hook.registered_nr
+    if registered is None or subject.path not in subject.graph.fx_nodes_by_name:
+        return
+    for fx_node in subject.facts.data_flow.list_changers(subject.path):
+        window = fx_node.sequence_window
+        if window is not None and registered <= window[0] < window[1]:
+            yield fx_node
+
+
+# FXG115
+
+_FXG115 = Page(
+    code="FXG115",
+    title="Hooks under torch.utils.checkpoint",
+    what="""
+    A forward hook is called a second time; a backward hook is called at another time than expected; the hook of a parameter
+    is called several times.
+    """,
+    why="""
+    A checkpoint runs its part of forward again when backward comes to it, until it has what it did not save. Without reentrance the hooks sit on the
+    nodes of the first run and are called once; the second run makes nodes that are thrown away.
+
+    A reentrant checkpoint (use_reentrant=True) runs forward without gradients, so the hooks find no node; the
+    second run, in backward, has them, and a backward inside of backward calls them. That one adds into .grad of the
+    parameters too, and calls their hooks, once for each checkpoint.
+
+    So does the backward of a custom Function that calls backward() or torch.autograd.grad, as reversible blocks do. fxgrad
+    reads the code of backward for that, and of the functions that it names; what hooks such a backward comes to, it
+    leaves open.
+    """,
+    source="torch/utils/checkpoint.py, CheckpointFunction and _checkpoint_without_reentrant_generator",
+    example="""
+    >>> import torch
+    >>> from torch.utils.checkpoint import checkpoint
+    >>> linear = torch.nn.Linear(3, 3)
+    >>> handle = linear.weight.register_hook(lambda grad: print("fired"))
+    >>> x = torch.ones(4, 3, requires_grad=True)
+    >>> def twice(x, reentrant):
+    ...     for _ in range(2):
+    ...         x = checkpoint(linear, x, use_reentrant=reentrant)
+    ...     return x.sum()
+    >>> twice(x, True).backward()
+    fired
+    fired
+    >>> twice(x, False).backward()
+    fired
+    """,
+    fix="""
+    Use use_reentrant=False, which PyTorch recommends as well. Do not count runs in forward hooks.
+    """,
+)
+
+_CHECKPOINT_PY = "(torch/utils/checkpoint.py)"
+_IN_ITS_PLACE = "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function"
+_ON_LEAVES = (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD)
+
+
+def _explain_checkpointed_module(subject: Subject) -> Iterator[Explanation]:
+    """The module of a hook is called inside a checkpoint, or in the forward of a Function that is written like one."""
+    if not subject.hook.active:
+        return
+    call = next((call for call in subject.calls if call.checkpointed is not None), None)
+    if call is None or subject.hook.id not in call.hooks:
+        return
+    match call.checkpointed:
+        case "reentrant":
+            yield _explain_reentrant_checkpoint(subject)
+        case "function":
+            yield _explain_function_like_checkpoint(subject, call)
+        case _:
+            yield _explain_second_run(subject, call)
+
+
+def _explain_reentrant_checkpoint(subject: Subject) -> Explanation:
+    return Explanation(
+        code="FXG115",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} is attached only when backward runs the checkpoint again",
+        because=(
+            f"A reentrant checkpoint runs {name_module(subject.path)} without gradients in forward: the hook finds no "
+            "node. Backward runs it again, with gradients; the hook is put on the nodes of that run, and called in a "
+            f"backward inside of backward. {_CHECKPOINT_PY}"
+        ),
+        fix="checkpoint(..., use_reentrant=False), where the hook is on the nodes of the forward",
+        site=subject.sites[0],
+    )
+
+
+def _explain_function_like_checkpoint(subject: Subject, call: ModuleCall) -> Explanation:
+    hook, module = name_hook_function(subject.hook), name_module(subject.path)
+    at = f", called at {format_source(call.source)}," if call.source is not None else ""
+    return Explanation(
+        code="FXG115",
+        severity="warning",
+        headline=f"{hook} is attached only if a Function's backward runs {module} again",
+        because=(
+            f"The forward of a custom Function runs {module}{at} and PyTorch records no gradients there "
+            "(torch/csrc/autograd/python_function.cpp, THPFunction_apply): on what forward makes no hook is called by "
+            "this backward. The code of the Function's backward starts a backward of its own, which calls the hooks of "
+            "what it comes to."
+        ),
+        fix=f"{_IN_ITS_PLACE}, where the hook is on the nodes of the forward",
+        site=subject.sites[0],
+    )
+
+
+def _explain_second_run(subject: Subject, call: ModuleCall) -> Explanation:
+    hook, module = name_hook_function(subject.hook), name_module(subject.path)
+    return Explanation(
+        code="FXG115",
+        severity="info",
+        headline=f"{module} runs twice, and {hook} is called for the first run",
+        because=(
+            f"A checkpoint runs {module} again in backward, with the hooks of its forward, until it has what it did "
+            f"not save. The second run puts the hook on nodes that backward never runs. {_CHECKPOINT_PY}"
+        ),
+        fix="nothing, if it counts no runs of forward: do not count in forward hooks",
+        site=next((site for site in subject.sites if site.call == call.id), subject.sites[0]),
+    )
+
+
+def _explain_inner_backward(subject: Subject) -> Iterator[Explanation]:
+    """A reentrant checkpoint, or a Function like it, runs a backward of its own, with hooks on leaves."""
+    if not subject.graph.nesting or subject.hook.kind not in _ON_LEAVES or not subject.hook.active:
+        return
+    undecided = [site for site in subject.sites if site.fires is None or (site.fires and site.times is None)]
+    if undecided and subject.graph.nests_in_checkpoints:
+        yield _explain_leaf_in_checkpoint(subject, undecided[0])
+    elif undecided:
+        yield _explain_leaf_in_function(subject, undecided[0])
+
+
+def _explain_leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation:
+    nesting, hook = subject.graph.nesting, name_hook_function(subject.hook)
+    return Explanation(
+        code="FXG115",
+        severity="info",
+        headline=f"{hook} is called once more for each reentrant checkpoint that uses its tensor",
+        because=(
+            f"{join_labels(nesting)} {pluralize(len(nesting), 'runs', plural='each run')} a backward of its own for "
+            f"what it recomputes. It adds into .grad of {quote_code(subject.path)} if it uses that, and calls the hook "
+            f"with its part of the gradient. {_CHECKPOINT_PY}"
+        ),
+        fix="checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
+        site=site,
+    )
+
+
+def _explain_leaf_in_function(subject: Subject, site: HookSite) -> Explanation:
+    hook = name_hook_function(subject.hook)
+    return Explanation(
+        code="FXG115",
+        severity="info",
+        headline=f"{hook} may be called once more by a backward that starts inside this one",
+        because=(
+            f"The code of what {join_labels(subject.graph.nesting)} stands for starts a backward of its own. That calls "
+            f"the hook with its part of the gradient if it comes to {quote_code(subject.path)}, and the hook sees no "
+            "sum. (torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
+        ),
+        fix=f"{_IN_ITS_PLACE}, with which the hook is called once, with the sum",
+        site=site,
+    )
+
+
+RULES = (
+    Rule(_FXG110, hook_rules=(_explain_removed_hook,)),
+    Rule(_FXG111, hook_rules=(_explain_several_calls,)),
+    Rule(_FXG112, hook_rules=(_explain_changed_tensor,)),
+    Rule(_FXG115, hook_rules=(_explain_checkpointed_module, _explain_inner_backward)),
+)

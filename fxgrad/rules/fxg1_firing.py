@@ -1,0 +1,327 @@
+"""Whether and when a hook fires: FXG104, FXG105 and FXG114."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall, Node, TensorRef
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import (
+    count_noun,
+    end_sentence,
+    escape,
+    format_argument,
+    format_backward_call,
+    format_path,
+    format_ranges,
+    join_words,
+    name_forward,
+    name_hook_function,
+    name_module,
+    pluralize,
+    quote_code,
+)
+from fxgrad.rules.fxg1_full_hooks import takes_full_hook
+from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
+
+# FXG104
+
+_FXG104 = Page(
+    code="FXG104",
+    title="The hook never fires",
+    what="""
+    backward runs, gradients appear, and the hook is not called: without an error, often without a warning.
+    """,
+    why="""
+    A hook fires when backward executes the node that it sits on. There is no such node when the call ran under
+    no_grad, when nothing in the result requires grad, when the hook was registered after forward, or when the
+    module itself was not called (its forward was, or only its parameters were used). A full hook also finds none
+    when forward returns a list, a dict or a dataclass. And there is one that is not executed when the result plays
+    no part in the loss.
+    """,
+    source="torch/nn/modules/module.py, Module._call_impl; torch/utils/hooks.py, BackwardHook",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> handle = linear.register_full_backward_hook(lambda *given: print("fired"))
+    >>> x = torch.ones(4, 3, requires_grad=True)
+    >>> linear.forward(x).sum().backward()
+    >>> linear(x).sum().backward()
+    fired
+    """,
+    fix="""
+    fxgrad names the reason for each hook of your model. In general: call modules, not their forward; return a
+    Tensor or a tuple of Tensors; register before forward; keep gradients enabled; use the result.
+    """,
+)
+
+_MOST_REASONS = 3
+
+
+def _explain_silence(subject: Subject) -> Iterator[Explanation]:
+    """Backward passes the hook by, and nobody says so."""
+    silent = [site for site in subject.sites if site.fires is False and site not in subject.left_out]
+    if not silent or not subject.hook.active:
+        return
+    yield Explanation(
+        code="FXG104",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}",
+        because=_join_reasons(subject, silent),
+        fix=_advise_on_silence(subject, silent[0]),
+        site=silent[0],
+    )
+
+
+def _describe_silence(subject: Subject, silent: Sequence[HookSite]) -> str:
+    calls = [call.index for call in map(subject.call, silent) if call is not None]
+    if len(silent) == len(subject.sites) or not calls:
+        return "never fires"
+    which = f"{pluralize(len(calls), 'call')} {format_ranges(calls)} of {len(subject.calls)}"
+    return f"does not fire for {which}"
+
+
+def _join_reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
+    found: dict[str, HookSite] = {}
+    for site in silent:
+        found.setdefault(site.reason, site)
+    if len(found) == 1:
+        return end_sentence(silent[0].reason)
+    shown = list(found.items())[:_MOST_REASONS]
+    text = " ".join(f"{_name_place(subject, site)}: {end_sentence(reason)}" for reason, site in shown)
+    return text if len(found) == len(shown) else f"{text} And {len(found) - len(shown)} more such calls."
+
+
+def _name_place(subject: Subject, site: HookSite) -> str:
+    call = subject.call(site)
+    return f"Call {call.index}" if call else "Elsewhere"
+
+
+def _advise_on_silence(subject: Subject, site: HookSite) -> str:
+    if not subject.hook.kind.is_module:
+        return _advise_on_tensors(subject)
+    call = subject.call(site)
+    return _advise_on_call(subject, call) if call else _advise_without_call(subject)
+
+
+def _advise_on_tensors(subject: Subject) -> str:
+    match subject.hook.kind:
+        case HookKind.MULTI_GRAD:
+            return "register it on tensors that what you call backward on depends on"
+        case HookKind.NODE | HookKind.NODE_PRE:
+            return "register it on a node between what you call backward on and the leaves that require grad"
+        case _ if subject.path in subject.graph.variables_by_name:
+            return f"let what you call backward on depend on {quote_code(subject.path)}"
+        case _:
+            return "register it on the tensor that the rest of forward uses, after any in-place change of it"
+
+
+def _advise_without_call(subject: Subject) -> str:
+    module = subject.module
+    if subject.graph.info.calls_reason is not None:
+        return "trace the run itself (fxgrad.trace, fxgrad.record): from finished outputs no module call can be seen"
+    if module and module.wraps is not None and not subject.hook.kind.is_full_pre:
+        return f"register it on {quote_code(module.wraps)}, the module inside, before the first call"
+    if subject.calls:
+        return "register the hook before forward runs: each call takes along the hooks of that moment"
+    if _are_parameters_in_graph(subject):
+        return "something uses its parameters without calling it: hook the module that does, or the parameters"
+    if module and not module.parameters and subject.path in subject.facts.containers:
+        return "it only holds other modules: hook those"
+    return "call the module itself, as in `module(x)`: hooks run in Module.__call__, and not for `module.forward(x)`"
+
+
+def _are_parameters_in_graph(subject: Subject) -> bool:
+    names = subject.module.parameters if subject.module else ()
+    variables = (subject.graph.variables_by_name.get(name) for name in names)
+    return any(variable is not None and variable.node is not None for variable in variables)
+
+
+def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
+    if not call.grad_enabled:
+        return f"call {name_module(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
+    carrying = [ref for ref in call.outputs if ref.requires_grad]
+    if not carrying:
+        return "let one of its parameters or inputs require grad, and keep detach, integers and no_grad out of forward"
+    tensor_hook = f"put Tensor.register_hook on {format_path(carrying[0].path)}"
+    if subject.hook.kind.is_legacy:
+        first = call.legacy_tensor
+        if first is None or not first.requires_grad:
+            return f"return a tensor that requires grad first, or {tensor_hook}"
+        return f"{_advise_use(carrying[:1])}, or use register_full_backward_hook"
+    if not takes_full_hook(call):
+        return f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or {tensor_hook}"
+    return f"{_advise_use(carrying)}, or {tensor_hook}"
+
+
+def _advise_use(carrying: Sequence[TensorRef]) -> str:
+    results = join_words(format_path(ref.path) for ref in carrying)
+    return f"let what you call backward on depend on this call's {results}"
+
+
+# FXG105
+
+_FXG105 = Page(
+    code="FXG105",
+    title="The hook fires before the module's backward is done",
+    what="""
+    grad_input is all None, or has only some of the module's inputs; parameters' gradients are missing or old when
+    the hook runs.
+    """,
+    why="""
+    A non-full hook runs right after one node of the module (FXG101); what lies behind it, often most of the module,
+    runs later.
+
+    A full hook runs when the gradients of the positional arguments are complete. Where none of them requires grad
+    there is nothing to wait for: PyTorch puts no node on the inputs, calls the hook from the node on the outputs,
+    before anything in the module has run, with None for every argument, and warns. Parameters' gradients may come
+    later than either hook.
+    """,
+    source="torch/utils/hooks.py, BackwardHook.setup_output_hook",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> def show(module, grad_input, grad_output):
+    ...     print(grad_input, module.weight.grad)
+    >>> handle = linear.register_full_backward_hook(show)
+    >>> linear(torch.ones(4, 3)).sum().backward()
+    (None,) None
+    """,
+    fix="""
+    Let a positional input require grad (x.requires_grad_()) if you want its gradient. For parameters use
+    register_post_accumulate_grad_hook, which runs when .grad is ready.
+    """,
+)
+
+_MOST_NODES = 4
+
+
+def _explain_early_hook(subject: Subject) -> Iterator[Explanation]:
+    """The hook sees a part of the module's gradients, or runs before they are there."""
+    found: Iterator[Explanation | None] = iter(())
+    if subject.hook.kind.is_legacy:
+        found = (_explain_missing_inputs(subject, site) for site in subject.module_sites)
+    if subject.hook.kind.is_full:
+        found = (_explain_full_hook_without_input(subject, site) for site in subject.module_sites)
+    first = next((explanation for explanation in found if explanation is not None), None)
+    if first is not None:
+        yield first
+
+
+def _explain_missing_inputs(subject: Subject, site: ModuleSite) -> Explanation | None:
+    if subject.graph.info.backward.inputs is not None:
+        return None
+    waiting = list_nodes_behind(subject, site.site)
+    entries = {(edge.next_node, edge.input_nr) for edge in site.node.edges}
+    missing = [ref for ref in site.call.inputs if ref.node is not None and (ref.node, ref.slot) not in entries]
+    if site.site.fires is False or not waiting or not missing:
+        return None
+    names = [format_argument(site.call.argument_names, ref.path) for ref in missing]
+    return Explanation(
+        code="FXG105",
+        severity="info",
+        headline=f"the hook fires before backward of {name_module(subject.path)} is done",
+        because=_explain_waiting(site, waiting, names),
+        fix="register_full_backward_hook fires when the gradients of all positional arguments are there",
+        site=site.site,
+    )
+
+
+def _explain_waiting(site: ModuleSite, waiting: Sequence[Node], missing: Sequence[str]) -> str:
+    more, verb = count_noun(len(waiting), "more node"), pluralize(len(waiting), "runs", plural="run")
+    return (
+        f"It runs right after {escape(site.node.label)}. {more} of the module {verb} later "
+        f"({join_labels(waiting, most=_MOST_NODES)}), so grad_input has no entry for {join_words(missing)}."
+    )
+
+
+def _explain_full_hook_without_input(subject: Subject, site: ModuleSite) -> Explanation | None:
+    setup = site.call.full_hook
+    if site.site.fires is False or setup is None or setup.input_positions is not None:
+        return None
+    return Explanation(
+        code="FXG105",
+        severity="warning",
+        headline=f"the hook fires when backward of {name_module(subject.path)} begins, and its grad_input is all None",
+        because=(
+            f"Of the positional arguments of {name_forward(site.call)}, {setup.n_inputs} in number, none is a tensor "
+            "that requires grad. So PyTorch put no node on the inputs, and calls the hook from the node on the "
+            f"outputs, {escape(site.node.label)}, with a UserWarning. (torch/utils/hooks.py, BackwardHook)"
+        ),
+        fix=_advise_on_inputs(site.call),
+        site=site.site,
+    )
+
+
+def _advise_on_inputs(call: ModuleCall) -> str:
+    hidden = [format_argument(call.argument_names, ref.path) for ref in call.inputs if ref.requires_grad]
+    if hidden:
+        verb = pluralize(len(hidden), "requires", plural="require")
+        return f"{join_words(hidden)} {verb} grad: hand it over as a positional argument of its own"
+    names = (quote_code(format_argument(call.argument_names, ref.path)) for ref in call.inputs)
+    return (
+        f"if the input's gradient is what you want, {next(names, 'an input')} must require grad; for the parameters' "
+        "gradients use Tensor.register_post_accumulate_grad_hook"
+    )
+
+
+# FXG114
+
+_FXG114 = Page(
+    code="FXG114",
+    title="autograd.grad, or backward(inputs=), does not run the hook",
+    what="""
+    The hook fires in loss.backward(), and not when gradients of chosen tensors are asked for.
+    """,
+    why="""
+    With inputs the engine executes the nodes on the way from the roots to one of them, and no other. So hooks on
+    nodes that lead to none of them are not called; backward() does the same with its inputs.
+
+    torch.autograd.grad does not execute the node of an input either, where no other input lies behind it: it takes
+    the gradient that arrives there. Tensor hooks and retain_grad are called before that, hooks of nodes and
+    modules, and those that run after .grad was added to, are not.
+    """,
+    source="torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute and Engine::evaluate_function",
+    example="""
+    >>> import torch
+    >>> first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+    >>> handle = first.register_full_backward_hook(lambda *given: print("first fired"))
+    >>> x = torch.ones(4, 3, requires_grad=True)
+    >>> loss = second(first(x)).sum()
+    >>> grads = torch.autograd.grad(loss, [second.weight], retain_graph=True)
+    >>> grads = torch.autograd.grad(loss, [x])
+    first fired
+    """,
+    fix="""
+    List a tensor whose gradient comes through the hook's node, or call backward without inputs.
+    fxgrad.trace(...).predict(inputs=...), and fxgrad explain --inputs, show which hooks such a call runs.
+    """,
+)
+
+
+def _explain_left_out(subject: Subject) -> Iterator[Explanation]:
+    """With ``inputs=`` the engine does not come to the hook's node, or does not execute it."""
+    if not subject.left_out:
+        return
+    site = subject.left_out[0]
+    call = escape(format_backward_call(subject.graph.info.backward))
+    yield Explanation(
+        code="FXG114",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} does not fire in {call}",
+        because=(
+            f"{end_sentence(site.reason)} In a backward without inputs= it fires. "
+            "Only nodes on the way to one of the inputs are executed, and of the inputs' own nodes autograd.grad runs "
+            "nothing but the hooks on tensors. (torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute)"
+        ),
+        fix="call backward without inputs=, or list a tensor there whose gradient comes through the hook's node",
+        site=site,
+    )
+
+
+RULES = (
+    Rule(_FXG104, hook_rules=(_explain_silence,)),
+    Rule(_FXG105, hook_rules=(_explain_early_hook,)),
+    Rule(_FXG114, hook_rules=(_explain_left_out,)),
+)

@@ -1,0 +1,371 @@
+"""What a full hook sees of a call, and what it does not see or does not stand: FXG106, FXG107 and FXG108."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from fxgrad.graph import BackwardGraph, Explanation, HookKind, Module, ModuleCall, TensorRef
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_argument,
+    format_path,
+    format_tuple,
+    join_words,
+    name_forward,
+    name_hook_function,
+    name_module,
+    pluralize,
+)
+from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.subject import ModuleSite, Subject
+
+_HOOKS_PY = "(torch/utils/hooks.py, BackwardHook)"
+_TOP_LEVEL = 2
+_TENSOR = ("result",)
+
+
+# What a full hook sees of a call: torch/utils/hooks.py, BackwardHook, packs it so
+
+
+def takes_full_hook(call: ModuleCall) -> bool:
+    """Whether forward returned a Tensor or a plain tuple, on which full hooks are sure to work."""
+    return call.result_type == "tuple" or any(ref.path == _TENSOR for ref in call.outputs)
+
+
+def _is_visible(ref: TensorRef) -> bool:
+    """Whether a full hook has an entry for the tensor: a positional argument, or a result, itself."""
+    return ref.path == _TENSOR or (len(ref.path) == _TOP_LEVEL and ref.path[0] in ("args", "result"))
+
+
+def _list_hidden(refs: tuple[TensorRef, ...]) -> tuple[TensorRef, ...]:
+    """The tensors that carry a gradient and that a full hook has no entry for."""
+    return tuple(ref for ref in refs if ref.requires_grad and not _is_visible(ref))
+
+
+def _name_hidden_inputs(call: ModuleCall) -> list[str]:
+    return [format_argument(call.argument_names, ref.path) for ref in _list_hidden(call.inputs)]
+
+
+def _name_hidden_outputs(call: ModuleCall) -> list[str]:
+    return [format_path(ref.path) for ref in _list_hidden(call.outputs)] if takes_full_hook(call) else []
+
+
+def name_grad_inputs(call: ModuleCall) -> tuple[str, ...]:
+    """One entry per positional argument, None where it is no tensor; all None where none of them requires grad."""
+    tops = {ref.path[1] for ref in call.inputs if _is_visible(ref)}
+    if not any(ref.requires_grad for ref in call.inputs if _is_visible(ref)):
+        return ("None",) * call.n_args
+    return tuple(
+        format_argument(call.argument_names, ("args", at)) if at in tops else "None" for at in range(call.n_args)
+    )
+
+
+def name_grad_outputs(subject: Subject, call: ModuleCall) -> tuple[str, ...]:
+    """One entry per result, None where it is known that no gradient comes back."""
+    tops = {ref.path: ref for ref in call.outputs if _is_visible(ref)}
+    if _TENSOR in tops:
+        return (_name_result(subject, call, tops[_TENSOR]),)
+    refs = (tops.get(("result", at)) for at in range(call.n_results))
+    return tuple(_name_result(subject, call, ref) if ref else "None" for ref in refs)
+
+
+def _name_result(subject: Subject, call: ModuleCall, ref: TensorRef) -> str:
+    return format_path(ref.path) if ref.requires_grad and _is_used_outside(subject, call, ref) else "None"
+
+
+def _is_used_outside(subject: Subject, call: ModuleCall, ref: TensorRef) -> bool:
+    """Whether a node that the call did not make gives the result a gradient, or backward starts from it."""
+    if ref.node is None:
+        return False
+    if any((root.node, root.slot) == (ref.node, ref.slot) for root in subject.graph.roots):
+        return True
+    within = {node.id for node in subject.facts.list_nodes_within(call.id)}
+    return any(user not in within for user in subject.facts.users.get((ref.node, ref.slot), ()))
+
+
+def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
+    """What to expect from a full hook at this call."""
+    if not takes_full_hook(call):
+        return (
+            f"put Tensor.register_hook on the tensors themselves; a full hook needs a Tensor or a tuple as result, "
+            f"and this is {escape(call.result_type)}"
+        )
+    names, hidden = name_grad_inputs(call), _name_hidden_inputs(call)
+    all_none = ", None because none of them is a tensor that requires grad" if set(names) == {"None"} else ""
+    verb = pluralize(len(hidden), "is", plural="are")
+    unseen = f" ({join_words(hidden)}, inside a container or a keyword, {verb} invisible to it)" if hidden else ""
+    return (
+        f"register_full_backward_hook: grad_input would be {format_tuple(names)}, one entry per positional argument"
+        f"{all_none}{unseen}; grad_output {format_tuple(name_grad_outputs(subject, call))}, one per result"
+    )
+
+
+# FXG106
+
+_FXG106 = Page(
+    code="FXG106",
+    title="A full hook's output is a view and is modified in place",
+    what="""
+    With a full hook, forward raises "Output 0 of BackwardHookFunction is a view and is being modified inplace";
+    without the hook, all is well.
+    """,
+    why="""
+    A full hook or full pre-hook passes the module's positional arguments and results through BackwardHookFunction,
+    whose outputs are views of its inputs. Changing such a view in place would put the change behind the hook's
+    node, so autograd refuses: for the result itself, for a view of it, and for an argument inside forward. It is
+    allowed under no_grad, and where nothing requires grad.
+    """,
+    source="torch/nn/modules/_functions.py, BackwardHookFunction; torch/csrc/autograd/variable.cpp",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> handle = linear.register_full_backward_hook(lambda *given: None)
+    >>> output = linear(torch.ones(4, 3))
+    >>> output.relu_()
+    Traceback (most recent call last):
+        ...
+    RuntimeError: Output 0 of BackwardHookFunction... is a view and is being modified inplace. ...
+    >>> tuple(output.clone().relu_().shape)
+    (4, 2)
+    """,
+    fix="""
+    Make the operation out-of-place (ReLU(inplace=False), `x = x + y` for `x += y`), or give it a clone.
+    """,
+)
+
+_INPLACE = re.compile(r"Output (\d+) of (\w+) is a view and is being modified inplace")
+
+
+def explain_inplace_error(message: str) -> Explanation | None:
+    """Explain the RuntimeError of an in-place change of what a full hook has marked; None for any other message.
+
+    `message` is PyTorch's (torch/csrc/autograd/variable.cpp, handle_view_on_rebase).
+    """
+    found = _INPLACE.search(message)
+    marked = "BackwardHookFunction" in message
+    if found is None or not (marked or "created inside a custom Function" in message):
+        return None
+    number, function = found.groups()
+    marks = (
+        "Full hooks and full pre-hooks pass a module's positional arguments and results through BackwardHookFunction, "
+        "whose outputs are views of its inputs. Autograd refuses an in-place change of such a view"
+    )
+    if marked:
+        because = f"{marks}: here of output {number} of BackwardHookFunction. {_HOOKS_PY}"
+    else:
+        because = (
+            f"{marks}, also through a further view: here of output {number} of {escape(function)}. A custom Function "
+            f"of your own that returns an input as it is raises the same, without any hook. {_HOOKS_PY}"
+        )
+    return Explanation(
+        code="FXG106",
+        severity="error",
+        headline="a tensor that a full backward hook marks was changed in place",
+        because=because,
+        fix=(
+            "make the operation that raised out-of-place (inplace=False, `x = x + y` for `x += y`), or give it "
+            "`.clone()` of the module's result"
+        ),
+    )
+
+
+# FXG107
+
+_FXG107 = Page(
+    code="FXG107",
+    title="Keyword arguments and nested tensors are missing",
+    what="""
+    grad_input or grad_output of a full hook has None, or nothing, for a tensor that does get a gradient.
+    """,
+    why="""
+    A full hook looks at positional arguments, and at the elements of the result, that are tensors themselves. For
+    a tuple, list or dict that holds tensors there is one entry, None; for keyword arguments there is none.
+    """,
+    source="torch/utils/hooks.py, BackwardHook._apply_on_tensors",
+    example="""
+    >>> import torch
+    >>> cell = torch.nn.LSTMCell(4, 3)
+    >>> def show(module, grad_input, grad_output):
+    ...     print([None if grad is None else tuple(grad.shape) for grad in grad_input])
+    >>> handle = cell.register_full_backward_hook(show)
+    >>> x, h, c = (torch.ones(5, size, requires_grad=True) for size in (4, 3, 3))
+    >>> hidden, state = cell(x, (h, c))
+    >>> hidden.sum().backward()
+    [(5, 4), None]
+    """,
+    fix="""
+    Hand the tensors over one by one as positional arguments, return them in one flat tuple, or put
+    Tensor.register_hook on them.
+    """,
+)
+
+
+def _explain_missing_entries(subject: Subject) -> Iterator[Explanation]:
+    """Keyword arguments and nested tensors have no entry."""
+    kind = subject.hook.kind
+    if kind.is_full and (inputs := _find_hidden(subject, _name_hidden_inputs)):
+        yield _explain_hidden_inputs(*inputs)
+    if (kind.is_full or kind.is_full_pre) and (outputs := _find_hidden(subject, _name_hidden_outputs)):
+        yield _explain_hidden_outputs(*outputs)
+
+
+def _find_hidden(
+    subject: Subject, name_hidden: Callable[[ModuleCall], list[str]]
+) -> tuple[ModuleSite, list[str]] | None:
+    """The first site whose call hides something from the hook, with the names of that."""
+    sites = (site for site in subject.module_sites if site.site.fires is not False)
+    return next(((site, names) for site in sites if (names := name_hidden(site.call))), None)
+
+
+def _explain_hidden_inputs(site: ModuleSite, names: Sequence[str]) -> Explanation:
+    positional = "a positional argument" if len(names) == 1 else "positional arguments"
+    them = pluralize(len(names), "it", plural="them")
+    return Explanation(
+        code="FXG107",
+        severity="warning",
+        headline=f"grad_input has no entry for {join_words(names)}",
+        because=(
+            f"grad_input has one entry for {_count_each(site.call.n_args, 'positional argument')} of "
+            f"{name_forward(site.call)}, and a gradient only where that is a tensor itself: {join_words(names)} "
+            f"came as a keyword argument or inside a container. {_HOOKS_PY}"
+        ),
+        fix=f"hand {them} over as {positional}, or put Tensor.register_hook on {them}",
+        site=site.site,
+    )
+
+
+def _explain_hidden_outputs(site: ModuleSite, names: Sequence[str]) -> Explanation:
+    them = pluralize(len(names), "it", plural="them")
+    return Explanation(
+        code="FXG107",
+        severity="warning",
+        headline=f"grad_output has no entry for {join_words(names)}",
+        because=(
+            f"grad_output has one entry for {_count_each(site.call.n_results, 'result')} of "
+            f"{name_forward(site.call)}, and a gradient only where that is a tensor itself: {join_words(names)} "
+            f"came inside a container. {_HOOKS_PY}"
+        ),
+        fix=f"return {them} in one flat tuple, or put Tensor.register_hook on {them}",
+        site=site.site,
+    )
+
+
+def _count_each(count: int, what: str) -> str:
+    return f"the one {what}" if count == 1 else f"each of the {count_noun(count, what)}"
+
+
+# FXG108
+
+_FXG108 = Page(
+    code="FXG108",
+    title="Full and non-full hooks on one module",
+    what="""
+    Registering a hook raises "Cannot use both regular backward hooks and full backward hooks", even after the
+    other hook was removed; or a non-full hook beside a full pre-hook gets the gradients of the results twice.
+    """,
+    why="""
+    A module keeps all its backward hooks in one dict, and a flag, _is_full_backward_hook, that says which kind it
+    holds. The first registration sets the flag, removing the handle does not reset it. The same holds for global
+    hooks.
+
+    A global hook beside a local one, and a full pre-hook beside a non-full hook, are allowed. The full one then
+    puts its BackwardHookFunction on the results before the non-full one looks for their grad_fn.
+    """,
+    source="torch/nn/modules/module.py, register_backward_hook and register_full_backward_hook",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> linear.register_full_backward_hook(lambda *given: None).remove()
+    >>> linear.register_backward_hook(lambda *given: None)
+    Traceback (most recent call last):
+        ...
+    RuntimeError: Cannot use both regular backward hooks and full backward hooks on a single Module. ...
+    """,
+    fix="""
+    Use full hooks only. Where a non-full one was registered once, make a new module, or set its
+    _is_full_backward_hook to None knowing that no hook is left on it.
+    """,
+)
+
+_MIXED = "Cannot use both regular backward hooks and full backward hooks"
+
+
+def _explain_hook_beside_full_hooks(subject: Subject) -> Iterator[Explanation]:
+    """A non-full hook of a module that has full hooks too lands on the full hook's node."""
+    if not subject.hook.kind.is_legacy:
+        return
+    site = next((site for site in subject.module_sites if site.node.id == site.call.output_hook_node), None)
+    if site is not None:
+        hooks = (subject.graph.hooks[number] for number in site.call.hooks)
+        full = [name_hook_function(hook) for hook in hooks if hook.kind.is_full or hook.kind.is_full_pre]
+        yield Explanation(
+            code="FXG108",
+            severity="warning",
+            headline="the non-full hook sits on the node of a full hook",
+            because=(
+                f"{join_words(full) or 'A full hook'}, registered for full hooks, put {escape(site.node.label)} behind "
+                f"the results of {name_module(subject.path)}, and the non-full hook takes the grad_fn it finds there. "
+                "Its grad_input and grad_output are the gradients of the results, one each per top-level tensor. "
+                f"{_HOOKS_PY}"
+            ),
+            fix="use full hooks only",
+            site=site.site,
+        )
+
+
+def _explain_refusal(graph: BackwardGraph) -> Iterator[Explanation]:
+    """A module keeps its kind of hooks after the last of them was removed."""
+    kinds = (HookKind.MODULE_BACKWARD, HookKind.MODULE_FULL_BACKWARD)
+    for module in graph.modules:
+        if module.full_backward_sticky is not None and not any(
+            graph.hooks[hook].kind in kinds for hook in module.hooks
+        ):
+            yield _refuse_other_kind(module)
+
+
+def _refuse_other_kind(module: Module) -> Explanation:
+    had, refused = ("full", "non-full") if module.full_backward_sticky else ("non-full", "full")
+    return Explanation(
+        code="FXG108",
+        severity="info",
+        headline=f"{name_module(module.path)} has no backward hook and still refuses {refused} ones",
+        because=(
+            f"A {had} backward hook was registered on it once. That set _is_full_backward_hook, which stays when the "
+            f"handle is removed: registering a {refused} hook raises RuntimeError. "
+            "(torch/nn/modules/module.py, register_backward_hook)"
+        ),
+        fix="make a new module; or set its _is_full_backward_hook to None, knowing that no hook is left on it",
+        owner=module.path,
+    )
+
+
+def _explain_mixed_hooks_error(message: str) -> Explanation | None:
+    """Explain the RuntimeError about full and non-full hooks on one module; None for any other message."""
+    if _MIXED not in message:
+        return None
+    shared = "global Module hook" in message
+    owner = "the process (global module hooks)" if shared else "the module"
+    return Explanation(
+        code="FXG108",
+        severity="error",
+        headline="full and non-full backward hooks do not go together",
+        because=(
+            f"The first backward hook that is registered decides the kind for {owner}, and the choice stays when its "
+            "handle is removed. (torch/nn/modules/module.py, register_backward_hook)"
+        ),
+        fix="use full hooks only; where a non-full one was registered once, make a new module",
+    )
+
+
+RULES = (
+    Rule(_FXG106, error_rules=(explain_inplace_error,)),
+    Rule(_FXG107, hook_rules=(_explain_missing_entries,)),
+    Rule(
+        _FXG108,
+        hook_rules=(_explain_hook_beside_full_hooks,),
+        graph_rules=(_explain_refusal,),
+        error_rules=(_explain_mixed_hooks_error,),
+    ),
+)

@@ -1,0 +1,387 @@
+"""What the code of a hook does: what it may return, reads and holds: FXG109, FXG113 and FXG116."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from fxgrad.graph import Explanation, Gradient, Held, HookKind, HookSite, Node, Variable
+from fxgrad.graph.hook_sites import PlacedSite
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_entry,
+    format_shape,
+    format_tuple,
+    join_words,
+    name_hook_function,
+    name_module,
+    quote_code,
+)
+from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.subject import Subject
+
+# FXG109
+
+_FXG109 = Page(
+    code="FXG109",
+    title="What a hook may return",
+    what="""
+    backward raises "hook has returned an incorrect number of values (got 1, but expected 3)", "can't replace a
+    None gradient with a non-None value" or "has changed the size of value".
+    """,
+    why="""
+    A hook that returns something else than None replaces the gradients. It must return a tuple with one entry for
+    each entry of what it replaces: grad_input for non-full, full and node hooks, grad_output for pre-hooks; a
+    tensor hook returns one tensor. Shape, dtype and layout stay. For a non-full hook the number is that of the
+    node's arguments (FXG101), not of the module's. A full hook or pre-hook that returns a bare tensor has its first
+    dimension counted.
+    """,
+    source="torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py, BackwardHook",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(10, 20)
+    >>> handle = linear.register_backward_hook(lambda module, grad_input, grad_output: (grad_input[0],))
+    >>> linear(torch.ones(8, 10)).sum().backward()
+    Traceback (most recent call last):
+        ...
+    RuntimeError: hook '<lambda>' has returned an incorrect number of values (got 1, but expected 3)
+    """,
+    fix="""
+    Return None, or a tuple as long as what is replaced, with None where it was None. fxgrad shows the entries and
+    shapes for each hook of your model.
+    """,
+)
+
+_MOST_ENTRIES = 12
+_MOST_LEAVES = 6
+_REPLACE_NOTHING = (HookKind.RETAIN_GRAD, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD)
+_BEFORE_THE_NODE = (
+    HookKind.TENSOR,
+    HookKind.NODE_PRE,
+    HookKind.MODULE_FULL_BACKWARD_PRE,
+    HookKind.GLOBAL_FULL_BACKWARD_PRE,
+)
+"""What they return is what the node gets; of full pre-hooks that holds for BackwardHookFunction, the identity."""
+_COUNT = re.compile(
+    r"returned an (?:incorrect number of values|invalid number of grad_(?:in|out)put)[ ,(]*"
+    r"got (\d+), but expected (\d+)"
+)
+
+
+def _explain_return(subject: Subject) -> Iterator[Explanation]:
+    """The hook's code can return something, and PyTorch takes it for new gradients."""
+    hook, placed = subject.hook, [placed for placed in subject.placed if placed.site.fires is not False]
+    if not hook.may_return or not placed or hook.kind in _REPLACE_NOTHING:
+        return
+    site, node, _ = placed[0]
+    yield Explanation(
+        code="FXG109",
+        severity="info",
+        headline=f"{name_hook_function(hook)} may return something else than None",
+        because=(
+            f"What it returns takes the place of {_name_replaced(hook.kind)} at {escape(node.label)}. "
+            f"{_name_changed_leaves(subject, site, node)} "
+            "What fxgrad says of this graph assumes that it returns None."
+        ),
+        fix=f"return {describe_return(site)}",
+        site=site,
+    )
+
+
+def _name_replaced(kind: HookKind) -> str:
+    if kind is HookKind.TENSOR:
+        return "the gradient"
+    return "grad_output" if kind in _BEFORE_THE_NODE else "grad_input"
+
+
+def _name_changed_leaves(subject: Subject, site: HookSite, node: Node) -> str:
+    """Which leaves get other gradients: those behind what is replaced."""
+    behind = subject.facts.leaves_behind
+    starts = [node.id] if site.hook.kind in _BEFORE_THE_NODE else _list_next_nodes(site, node)
+    count, names = behind.list_leaves(starts)
+    leaves = [quote_code(name) for name in islice(names, _MOST_LEAVES)]
+    if behind.lead_to_nesting(starts):
+        leaves.append("what a backward uses that a node behind it starts")
+        return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count + 1)}."
+    if not leaves:
+        return "No leaf gets its gradient from that: no .grad changes."
+    return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count)}, and of no other leaf."
+
+
+def _list_next_nodes(site: HookSite, node: Node) -> list[int]:
+    """The nodes that the entries of grad_input go to, without those that are None: a None stays one."""
+    entries: Sequence[Gradient | None] = site.grad_input
+    if len(entries) != len(node.edges):  # a full hook has entries for arguments that are no tensors, too
+        entries = (None,) * len(node.edges) if any(entry.status != "none" for entry in site.grad_input) else ()
+    pairs = zip(node.edges, entries, strict=False)
+    return [
+        edge.next_node
+        for edge, entry in pairs
+        if edge.next_node is not None and (entry is None or entry.status != "none")
+    ]
+
+
+def describe_return(site: HookSite) -> str:
+    """What a hook may return at this site, as a phrase.
+
+    PyTorch checks number, shape, dtype and None in torch/csrc/autograd/python_hook.cpp, for full hooks the number also
+    in torch/utils/hooks.py. A full pre-hook may return a tensor where its grad_output is None.
+    """
+    match site.hook.kind:
+        case HookKind.TENSOR:
+            return _describe_tensor(site)
+        case HookKind.POST_ACCUMULATE_GRAD:
+            return "None: anything else raises"
+        case HookKind.RETAIN_GRAD | HookKind.MULTI_GRAD:
+            return "anything: it is not used"
+        case HookKind.MODULE_FULL_BACKWARD_PRE | HookKind.GLOBAL_FULL_BACKWARD_PRE:
+            return _describe_tuple("grad_output", site.grad_output)
+        case HookKind.NODE_PRE:
+            return _describe_tuple("grad_output", site.grad_output) + _keep_none(site.grad_output)
+        case _:
+            return _describe_tuple("grad_input", site.grad_input) + _keep_none(site.grad_input)
+
+
+def _describe_tensor(site: HookSite) -> str:
+    (gradient,) = site.grad_output
+    if gradient.status == "unknown":
+        return f"None, or, where it is given a tensor, one of shape {format_shape(gradient.shape)}"
+    return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {format_entry(gradient)}")
+
+
+def _describe_tuple(name: str, gradients: Sequence[Gradient]) -> str:
+    shapes = format_tuple(map(format_entry, gradients), most=_MOST_ENTRIES)
+    entries = count_noun(len(gradients), "entry", plural="entries")
+    return f"None, or a tuple of {entries} in place of {name}: {shapes}"
+
+
+def _keep_none(gradients: Sequence[Gradient]) -> str:
+    return " (never a tensor where an entry is None)" if any(entry.status != "tensor" for entry in gradients) else ""
+
+
+def _explain_number_of_values(message: str) -> Explanation | None:
+    """Explain the RuntimeError about the number of values that a hook returned; None for any other message."""
+    found = _COUNT.search(message)
+    if found is None:
+        return None
+    got, expected = found.groups()
+    return Explanation(
+        code="FXG109",
+        severity="error",
+        headline=f"a hook returned {count_noun(int(got), 'value')} where {expected} are expected",
+        because=(
+            "What a hook returns takes the place of the tuple it was given, entry by entry. A bare tensor is no "
+            "tuple: its first dimension is taken for the number of entries. "
+            "(torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py)"
+        ),
+        fix=f"return None, or a tuple of {count_noun(int(expected), 'entry', plural='entries')}, None where it was None",
+    )
+
+
+# FXG113
+
+_FXG113 = Page(
+    code="FXG113",
+    title="param.grad inside a module hook",
+    what="""
+    module.weight.grad is None in a backward hook of the module, or has the value of the last step.
+    """,
+    why="""
+    AccumulateGrad adds into .grad, and is a node of its own, which the engine runs in its order. A full hook runs
+    when the gradients of the module's inputs are there; whether those of the parameters are as well depends on the
+    graph. Where no input requires grad, the hook runs before anything else of the module.
+    """,
+    source="torch/csrc/autograd/engine.cpp; torch/csrc/autograd/functions/accumulate_grad.cpp",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> def show(module, grad_input, grad_output):
+    ...     print(module.weight.grad)
+    >>> handle = linear.register_full_backward_hook(show)
+    >>> linear(torch.ones(4, 3)).sum().backward()
+    None
+    """,
+    fix="""
+    Use parameter.register_post_accumulate_grad_hook, which is called with the parameter when its .grad is there.
+    """,
+)
+
+_EACH = "parameters()"
+
+
+def _explain_early_read(subject: Subject) -> Iterator[Explanation]:
+    """A module hook reads .grad of a parameter, which backward adds to later."""
+    placed = next((placed for placed in subject.placed if placed.site.fires is not False), None)
+    if placed is None or not subject.hook.grad_reads:
+        return
+    late = _list_late_parameters(subject, placed)
+    if late:
+        names = join_words(quote_code(variable.name) for variable, _ in late)
+        yield Explanation(
+            code="FXG113",
+            severity="warning",
+            headline=f"{name_hook_function(subject.hook)} reads .grad of {names} before backward adds to it",
+            because=_explain_order(subject, placed, [node for _, node in late]),
+            fix=_advise_on_reading([variable for variable, _ in late]),
+            site=placed.site,
+        )
+
+
+def _list_late_parameters(subject: Subject, placed: PlacedSite) -> list[tuple[Variable, Node]]:
+    """The parameters that the hook reads, with their AccumulateGrad, where that runs after the hook."""
+    predicted, nodes = subject.facts.predicted_nodes, subject.graph.nodes
+    hook_rank = predicted[placed.node.id].rank
+    found = []
+    for variable in _list_read_parameters(subject):
+        rank = None if variable.node is None else predicted[variable.node].rank
+        if variable.node is not None and rank is not None and hook_rank is not None and rank > hook_rank:
+            found.append((variable, nodes[variable.node]))
+    return found
+
+
+def _list_read_parameters(subject: Subject) -> list[Variable]:
+    """The parameters that the hook's paths lead to from its module, in the order of the variables."""
+    prefix = f"{subject.path}." if subject.path else ""
+    named, ranks = subject.graph.variables_by_name, set[int]()
+    for path in (prefix + read for read in subject.hook.grad_reads):
+        if path.endswith(_EACH):
+            ranks.update(subject.facts.parameters_within.get(path.removesuffix(_EACH).removesuffix("."), ()))
+        elif path in named:
+            ranks.add(subject.facts.variable_ranks[named[path].name])
+    variables = [subject.graph.variables[rank] for rank in sorted(ranks)]
+    return [variable for variable in variables if variable.kind == "parameter"]
+
+
+def _explain_order(subject: Subject, placed: PlacedSite, leaves: Sequence[Node]) -> str:
+    reads = join_words(
+        quote_code(f"module.{path}.grad" if path != _EACH else f"module.{path}") for path in subject.hook.grad_reads
+    )
+    adds, runs = ("adds", "runs") if len(leaves) == 1 else ("add", "run")
+    return (
+        f"Its code reads {reads}. The hook is called at {escape(placed.node.label)}; {join_labels(leaves)}, which "
+        f"{adds} into .grad, {runs} later. So it sees what was there before this backward: None at first. "
+        "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
+    )
+
+
+def _advise_on_reading(late: Sequence[Variable]) -> str:
+    more = f" (and on {count_noun(len(late) - 1, 'more parameter')})" if len(late) > 1 else ""
+    name = quote_code(late[0].name)
+    return f"register_post_accumulate_grad_hook on {name}{more}, which is called when .grad is there"
+
+
+# FXG116
+
+_FXG116 = Page(
+    code="FXG116",
+    title="A hook keeps the graph alive",
+    what="""
+    Memory grows with each step, or is not given back after backward.
+    """,
+    why="""
+    A hook's function keeps what it refers to: variables of the function around it, defaults, arguments of a
+    partial. If that is a tensor with a grad_fn, the graph behind it, with all saved tensors, lives as long as the
+    hook: on a module or a parameter, until the handle is removed.
+
+    On a tensor or a node that is part of that graph, the node holds the hook and the hook holds the graph. This
+    circle goes through C++, where Python's garbage collector does not look, so it is never freed.
+    """,
+    source="torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py",
+    example="""
+    >>> import gc, torch, weakref
+    >>> class Big: pass
+    >>> def step(hook_on_it):
+    ...     output = torch.nn.Linear(3, 3)(torch.ones(1, 3))
+    ...     output.grad_fn.metadata["big"] = big = Big()
+    ...     if hook_on_it:
+    ...         handle = output.register_hook(lambda grad: print(output.shape))
+    ...     return weakref.ref(big)
+    >>> for hook_on_it in (False, True):
+    ...     seen = step(hook_on_it)
+    ...     collected = gc.collect()
+    ...     print("alive" if seen() else "freed")
+    freed
+    alive
+    """,
+    fix="""
+    Refer to output.detach(), to a shape or a number, instead of the tensor itself; or remove the handle when
+    backward is done.
+    """,
+)
+
+
+def _explain_kept_graph(subject: Subject) -> Iterator[Explanation]:
+    """A hook's function holds a tensor that has a graph behind it."""
+    held = subject.hook.holds
+    if not held or not subject.hook.active:
+        return
+    if subject.hook.kind.is_module or _is_on_leaf(subject):
+        yield _explain_registered_hook(subject, held)
+        return
+    circular = [each for each in held if _leads_back(subject, each)]
+    if circular:
+        yield _explain_circle(subject, circular)
+
+
+def _is_on_leaf(subject: Subject) -> bool:
+    names = subject.hook.targets or (subject.path,)
+    variables = [subject.graph.variables_by_name.get(name) for name in names]
+    return any(variable is not None and variable.is_leaf for variable in variables)
+
+
+def _leads_back(subject: Subject, held: Held) -> bool:
+    """Whether the hook is on a node of the graph behind the tensor that its function holds."""
+    nodes = [placed.node.id for placed in subject.placed]
+    return held.node is not None and any(subject.graph.path(held.node, node) is not None for node in nodes)
+
+
+def _explain_registered_hook(subject: Subject, held: Sequence[Held]) -> Explanation:
+    inside = all(each.is_inside for each in held)
+    names = _join_held(held)
+    owner = name_module(subject.path) if subject.hook.kind.is_module else quote_code(subject.path)
+    until = ", or what it holds is emptied" if inside else ""
+    return Explanation(
+        code="FXG116",
+        severity="info" if inside else "warning",
+        headline=f"{name_hook_function(subject.hook)} keeps a graph alive by {names}",
+        because=(
+            f"Its function refers to {names}, with a graph and its saved tensors behind. The hook is on {owner}, "
+            f"which lives on: so does the graph, until the handle is removed{until}. (torch/utils/hooks.py)"
+        ),
+        fix=_advise_detaching(names),
+        site=subject.sites[0],
+    )
+
+
+def _explain_circle(subject: Subject, held: Sequence[Held]) -> Explanation:
+    names = _join_held(held)
+    return Explanation(
+        code="FXG116",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} keeps its own graph alive by {names}",
+        because=(
+            f"Its function refers to {names}, whose graph has the node that the hook is on, "
+            f"{escape(subject.placed[0].node.label)}. The node holds the hook, in C++: no garbage collector sees this "
+            "circle, and the graph is not freed before the handle is removed. (torch/csrc/autograd/python_hook.cpp)"
+        ),
+        fix=_advise_detaching(names),
+        site=subject.placed[0].site,
+    )
+
+
+def _join_held(held: Sequence[Held]) -> str:
+    return join_words(dict.fromkeys(quote_code(each.name) for each in held))
+
+
+def _advise_detaching(names: str) -> str:
+    return f"let the function hold {names} detached, or what it needs of it; or remove the handle after backward"
+
+
+RULES = (
+    Rule(_FXG109, hook_rules=(_explain_return,), error_rules=(_explain_number_of_values,)),
+    Rule(_FXG113, hook_rules=(_explain_early_read,)),
+    Rule(_FXG116, hook_rules=(_explain_kept_graph,)),
+)

@@ -1,0 +1,442 @@
+"""Which parameters get no gradient, and why: FXG201, FXG202 and FXG204."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Source, Variable
+from fxgrad.graph.names import join_labels
+from fxgrad.graph.text import count_noun, join_words, name_module, pluralize, quote_code
+from fxgrad.rules.data_flow import (
+    DataFlow,
+    advise_on_cut,
+    advise_on_taken,
+    begin_at,
+    end_at,
+    explain_cut,
+    explain_taken,
+    may_carry_gradient,
+    name_operation,
+    summarize_cut,
+)
+from fxgrad.rules.rule import Page, Rule
+
+# Where gradients get lost
+
+
+class WhyLost(enum.Enum):
+    """How a gradient gets lost on its way to a parameter that requires grad.
+
+    ``UNUSED``      no recorded operation was given the parameter
+    ``CUT``         what was computed from it stops requiring grad, and plays a part in the output
+    ``NOT_PASSED``  an operation of the backward graph uses it, or what was computed from it, and gives it no gradient
+    ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
+    ``DROPPED``     what was computed from it plays no part in the output
+    ``RECOMPUTED``  a node runs operations again in backward, and a backward of its own: only backward decides
+    ``UNKNOWN``     the forward was not watched, or the parameter is used by what cannot be recorded
+    """
+
+    UNUSED = "unused"
+    CUT = "cut"
+    NOT_PASSED = "not passed"
+    NOT_ASKED = "not asked"
+    DROPPED = "dropped"
+    RECOMPUTED = "recomputed"
+    UNKNOWN = "unknown"
+
+
+class LostGradient(NamedTuple):
+    """A parameter that no gradient reaches, and where its gradient is lost: the operations, in order.
+
+    For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it.
+    """
+
+    parameter: Variable
+    why: WhyLost
+    at: tuple[FxNode, ...] = ()
+
+
+def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
+    """Every parameter that requires grad and that the roots do not lead to, in the order of the variables."""
+    missing = [
+        variable
+        for variable in graph.variables
+        if variable.kind == "parameter" and variable.requires_grad and variable.node is None
+    ]
+    if not missing:
+        return ()
+    flow = DataFlow(graph)
+    getters = {fx_node.target: fx_node.name for fx_node in graph.forward if fx_node.op == "get_attr"}
+    # the operations of such modules run without Python, where nobody sees what is given to them
+    hidden = {name for module in graph.modules if module.made_by == "torch.jit" for name in module.parameters}
+    found = []
+    for parameter in missing:
+        names = [getters[name] for name in (parameter.name, *parameter.aliases) if name in getters]
+        if not graph.forward:
+            found.append(LostGradient(parameter, WhyLost.RECOMPUTED if graph.nesting else WhyLost.UNKNOWN))
+        elif not graph.nests_in_checkpoints:
+            # a custom Function is recorded as one call, of what it is given; what its own code holds nobody sees
+            found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
+        elif not names:
+            found.append(LostGradient(parameter, WhyLost.UNKNOWN if parameter.name in hidden else WhyLost.UNUSED))
+        elif graph.nesting:
+            found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
+        else:
+            found.append(_follow_parameter(flow, parameter, names))
+    return tuple(found)
+
+
+def _follow_parameter(flow: DataFlow, parameter: Variable, names: Sequence[str]) -> LostGradient:
+    cuts, others, returned = flow.find_uses(names)
+    effective = tuple(cut for cut in cuts if cut.name in flow.returned)
+    if effective:
+        return LostGradient(parameter, WhyLost.CUT, effective)
+    if others:
+        return LostGradient(parameter, WhyLost.NOT_PASSED, others)
+    if returned:
+        return LostGradient(parameter, WhyLost.NOT_ASKED)
+    return LostGradient(parameter, WhyLost.DROPPED, flow.list_last_uses(names))
+
+
+def describe_lost_gradient(graph: BackwardGraph, lost: LostGradient) -> str:
+    """How a gradient is lost, in a few words; if its module is never called, also that."""
+    owner = lost.parameter.name.rpartition(".")[0]
+    if lost.why is not WhyLost.RECOMPUTED:
+        silent = graph.info.calls_reason is None and _list_never_called(graph, [lost.parameter])
+        return f"{_summarize(lost)}: {name_module(owner)} is never called" if silent else _summarize(lost)
+    is_checkpoint = graph.nests_in_checkpoints
+    runs = "a reentrant checkpoint runs" if is_checkpoint else f"{join_labels(graph.nesting)} may run"
+    if owner in graph.recomputed_modules:
+        return f"only backward decides: {runs} {name_module(owner)} again then"
+    again = "again in backward" if is_checkpoint else "in a backward of its own"
+    return f"no root depends on it, outside of what {runs} {again}"
+
+
+def _summarize(lost: LostGradient) -> str:
+    match lost.why:
+        case WhyLost.CUT:
+            return summarize_cut(lost.at[0])
+        case WhyLost.NOT_PASSED:
+            return f"{name_operation(lost.at[0])}{end_at(_find_source(lost))} gives it none"
+        case WhyLost.NOT_ASKED:
+            return "no gradient comes to the output that depends on it"
+        case WhyLost.DROPPED if lost.at and lost.at[0].taken:
+            return f"its value leaves torch{end_at(_find_source(lost))}"
+        case WhyLost.DROPPED:
+            return "autograd sees no use of what is computed there"
+        case WhyLost.UNUSED:
+            return "autograd sees no use of it"
+        case _:
+            return "no root depends on it"
+
+
+def _find_source(lost: LostGradient) -> Source | None:
+    first = lost.at[0] if lost.at else None
+    if first is None:
+        return None
+    return first.taken[-1].source if lost.why is WhyLost.DROPPED and first.taken else first.source
+
+
+def _list_never_called(graph: BackwardGraph, parameters: Sequence[Variable]) -> tuple[str, ...]:
+    """The modules that hold these parameters and have no call."""
+    owners = dict.fromkeys(parameter.name.rpartition(".")[0] for parameter in parameters)
+    known = (owner for owner in owners if owner in graph.modules_by_path)
+    return tuple(owner for owner in known if not graph.calls_per_module[graph.modules_by_path[owner].path])
+
+
+# FXG201
+
+_FXG201 = Page(
+    code="FXG201",
+    title="Why is this parameter's .grad None?",
+    what="""
+    backward runs without an error, and some parameter's .grad is still None; the optimizer passes it by in silence.
+    """,
+    why="""
+    A gradient comes to a parameter by the nodes that forward made from it. An operation makes a node only where
+    gradients are enabled, where an argument requires grad, and where its result is of a floating point type. So the
+    way ends at detach() and .data, under no_grad and inference_mode, at integers and truth values (argmax,
+    comparisons, casts), and where a number is taken out with item() or an array with numpy(). It also ends where
+    the result is not used, where an operation has no derivative by that argument, or where requires_grad is False.
+
+    A tensor that was computed from others is no leaf: backward hands its gradient on and stores none.
+    """,
+    source="torch/csrc/autograd/functions/utils.h, compute_requires_grad",
+    example="""
+    >>> import torch
+    >>> first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+    >>> second(first(torch.ones(4, 3)).detach()).sum().backward()
+    >>> first.weight.grad is None, second.weight.grad is None
+    (True, False)
+    """,
+    fix="""
+    fxgrad names the operation and its line. Leave it out, or freeze the parameters with requires_grad_(False), so
+    that it is clear that they are not trained. For a tensor that is no leaf call retain_grad() before backward.
+    """,
+)
+
+_MOST_PLACES = 3
+_REQUIRES_GRAD_CPP = "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+_UNANSWERED = (WhyLost.UNUSED, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
+
+
+def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Forward uses a parameter, and no gradient reaches it. Those that are lost on the same lines come together."""
+    groups: dict[tuple[object, ...], list[LostGradient]] = {}
+    for lost in find_lost_gradients(graph):
+        if lost.why not in _UNANSWERED:
+            places = dict.fromkeys(
+                (fx_node.source, name_operation(fx_node), fx_node.grad_enabled) for fx_node in lost.at
+            )
+            groups.setdefault((lost.why, *places), []).append(lost)
+    yield from (_explain_group(graph, group) for group in groups.values())
+
+
+def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Explanation:
+    first = group[0]
+    return Explanation(
+        code="FXG201",
+        severity="warning",
+        headline=f"no gradient reaches {_join_parameters(group)}: {_summarize(first)}",
+        because=" ".join(_list_loss_reasons(graph, first, _them(group))),
+        fix=f"{_advise_on_loss(first)}, {_advise_freezing(group)}",
+        owner=first.parameter.name,
+        source=_find_source(first),
+    )
+
+
+def _join_parameters(group: Sequence[LostGradient]) -> str:
+    return join_words(quote_code(lost.parameter.name) for lost in group)
+
+
+def _them(group: Sequence[LostGradient]) -> str:
+    return pluralize(len(group), "it", plural="them")
+
+
+def _advise_freezing(group: Sequence[LostGradient]) -> str:
+    them, are = ("it", "it is") if len(group) == 1 else ("them", "they are")
+    return f"or freeze {them} with requires_grad_(False) if {are} not to be trained"
+
+
+def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> Iterator[str]:
+    match lost.why:
+        case WhyLost.CUT:
+            yield f"Forward uses {them}, but what it computes from {them} stops requiring grad on the way to the output."
+            yield from map(explain_cut, lost.at[:_MOST_PLACES])
+        case WhyLost.NOT_PASSED:
+            for fx_node in lost.at[:_MOST_PLACES]:
+                assert may_carry_gradient(fx_node)
+                at, name = begin_at(fx_node.source), name_operation(fx_node)
+                yield f"{at}, {name} uses {them} and gives {them} no gradient."
+        case WhyLost.NOT_ASKED:
+            yield f"Something that forward returns depends on {them}, but gets no gradient from what backward starts from:"
+            yield f"{graph.info.root_rule}."
+        case _:
+            yield from map(_explain_last_use, lost.at[:_MOST_PLACES])
+            yield "No recorded operation leads from there to what forward returns."
+    if len(lost.at) > _MOST_PLACES:
+        yield f"And at {count_noun(len(lost.at) - _MOST_PLACES, 'more place')}."
+    yield f"Backward leaves .grad as it is: None at first. {_REQUIRES_GRAD_CPP}"
+
+
+def _explain_last_use(fx_node: FxNode) -> str:
+    if fx_node.taken:
+        return explain_taken(fx_node)
+    return f"{begin_at(fx_node.source)}, {name_operation(fx_node)} is the last recorded operation on it."
+
+
+def _advise_on_loss(lost: LostGradient) -> str:
+    match lost.why:
+        case WhyLost.CUT:
+            return advise_on_cut(lost.at[0])
+        case WhyLost.NOT_PASSED:
+            return f"replace {name_operation(lost.at[0])} by what can be differentiated by this argument"
+        case WhyLost.NOT_ASKED:
+            return "let what you call backward on depend on that output"
+        case _ if lost.at and lost.at[0].taken:
+            return advise_on_taken(lost.at[0])
+        case _:
+            return "use what is computed there"
+
+
+def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:
+    """A tensor that the model holds, or was given, was computed from others before forward."""
+    for variable in graph.variables:
+        if not variable.is_leaf and variable.requires_grad and not variable.retains_grad and _is_older(graph, variable):
+            yield _explain_computed_tensor(variable)
+
+
+def _is_older(graph: BackwardGraph, variable: Variable) -> bool:
+    if variable.node is None or not graph.calls:
+        return False
+    made = graph.nodes[variable.node].sequence_nr
+    return made is not None and made < graph.calls[0].sequence_window[0]
+
+
+def _explain_computed_tensor(variable: Variable) -> Explanation:
+    name = quote_code(variable.name)
+    return Explanation(
+        code="FXG201",
+        severity="info" if variable.kind == "input" else "warning",
+        headline=f"{name} is no leaf: its .grad stays None",
+        because=(
+            f"{name} was computed before forward from tensors that require grad. Backward adds gradients into leaves "
+            "alone, and optimizers refuse anything else. (torch/_tensor.py, Tensor.is_leaf)"
+        ),
+        fix=(
+            f"{name}.retain_grad() before backward, if its gradient is what you want; make it a leaf with "
+            ".detach().requires_grad_(), or an nn.Parameter, if it is to be trained"
+        ),
+        owner=variable.name,
+    )
+
+
+def _explain_frozen_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Parameters that require no grad."""
+    frozen = [each for each in graph.variables if each.kind == "parameter" and not each.requires_grad]
+    if frozen:
+        one = len(frozen) == 1
+        yield Explanation(
+            code="FXG201",
+            severity="info",
+            headline=f"{count_noun(len(frozen), 'parameter')} {'is' if one else 'are'} frozen",
+            because=(
+                f"requires_grad is False for {join_words(quote_code(each.name) for each in frozen)}: backward leaves "
+                ".grad as it is, None at first."
+            ),
+            fix=f"requires_grad_(True) on {'it' if one else 'those'}, if {'it is' if one else 'they are'} to be trained",
+            owner=frozen[0].name,
+        )
+
+
+# FXG202
+
+_FXG202 = Page(
+    code="FXG202",
+    title="Element 0 of tensors does not require grad",
+    what="""
+    backward raises "element 0 of tensors does not require grad and does not have a grad_fn".
+    """,
+    why="""
+    Nothing that the loss was computed from requires grad any more: autograd was left on the way to it, for one of
+    the reasons of FXG201. What counts is the last place where an operation was given a tensor that requires grad
+    and returned one that does not.
+    """,
+    source="torch/csrc/autograd/python_engine.cpp, THPEngine_run_backward",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> (linear(torch.ones(4, 3)) > 0).float().mean().backward()
+    Traceback (most recent call last):
+        ...
+    RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn
+    """,
+    fix="""
+    fxgrad names the place nearest to the loss, when it is asked to trace such a model. Train on a loss that can be
+    differentiated: cross_entropy in place of the number of right answers, for instance.
+    """,
+)
+
+
+def explain_missing_grad(graph: BackwardGraph) -> Explanation:
+    """Explain a forward of which no output requires grad, by the cut that is nearest to the output."""
+    flow = DataFlow(graph)
+    cut = flow.find_last_cut(flow.ends)
+    taken = next((each for each in reversed(graph.forward) if each.taken and any(each.requires_grad)), None)
+    source: Source | None = None
+    if cut is not None:
+        because, fix, source = explain_cut(cut), advise_on_cut(cut), cut.source
+    elif taken is not None:
+        because, fix, source = explain_taken(taken), advise_on_taken(taken), taken.taken[-1].source
+    else:
+        because, fix = _explain_no_cut(graph, flow), "let a parameter that forward uses, or an input, require grad"
+    headline = "nothing that backward could start from requires grad"
+    return Explanation("FXG202", "error", headline, because, fix, source=source)
+
+
+def _explain_no_cut(graph: BackwardGraph, flow: DataFlow) -> str:
+    starts = [fx_node.target for fx_node in graph.forward if fx_node.name in flow.returned and not fx_node.inputs]
+    used = [graph.variables_by_name[name] for name in starts if name in graph.variables_by_name]
+    parameters = [variable for variable in used if variable.kind == "parameter"]
+    asking = [variable.name for variable in parameters if variable.requires_grad]
+    if asking:
+        return f"Forward gives {join_words(map(quote_code, asking))} to operations that give no gradient back."
+    if not parameters:
+        return "Nothing that forward computes its output from requires grad, and no parameter is among it."
+    return (
+        "Nothing that forward computes its output from requires grad: of its "
+        f"{count_noun(len(parameters), 'parameter')} all are frozen."
+    )
+
+
+# FXG204
+
+_FXG204 = Page(
+    code="FXG204",
+    title="Autograd sees no use of these parameters",
+    what="""
+    Parameters stay as they were initialized. DistributedDataParallel raises "Expected to have finished reduction in
+    the prior iteration before starting a new one".
+    """,
+    why="""
+    No operation that autograd sees is given the parameter: its module is never called, or only on another branch;
+    or it is used inside the forward of a custom Function, to whose apply it is no argument.
+    DistributedDataParallel counts the gradients that arrive, and the missing ones keep it waiting; gradients that
+    get lost on the way (FXG201) do the same.
+    """,
+    source="torch/nn/parallel/distributed.py; torch/csrc/distributed/c10d/reducer.cpp",
+    example="""
+    >>> import torch
+    >>> class Heads(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.one, self.two = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    ...     def forward(self, x):
+    ...         return self.one(x)
+    >>> model = Heads()
+    >>> model(torch.ones(4, 3)).sum().backward()
+    >>> [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    ['two.weight', 'two.bias']
+    """,
+    fix="""
+    Use them, take them out of the model, or freeze them with requires_grad_(False). Where the branch depends on the
+    data, DistributedDataParallel takes find_unused_parameters=True.
+    """,
+)
+
+
+def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Parameters that require grad and that no recorded operation of forward was given."""
+    unused = [lost for lost in find_lost_gradients(graph) if lost.why is WhyLost.UNUSED]
+    if unused:
+        yield Explanation(
+            code="FXG204",
+            severity="warning",
+            headline=f"autograd sees no use of {_join_parameters(unused)}",
+            because=" ".join(_list_unused_reasons(graph, unused)),
+            fix=(
+                f"use {_them(unused)}, {_advise_freezing(unused)}; under DistributedDataParallel, "
+                "find_unused_parameters=True"
+            ),
+            owner=unused[0].parameter.name,
+        )
+
+
+def _list_unused_reasons(graph: BackwardGraph, unused: Sequence[LostGradient]) -> Iterator[str]:
+    silent = _list_never_called(graph, [lost.parameter for lost in unused])
+    if silent:
+        yield f"{join_words(map(name_module, silent))} {pluralize(len(silent), 'is', plural='are')} never called."
+    yield f"No operation that was recorded was given {_them(unused)}, so backward leaves .grad as it is: None at first."
+    yield (
+        "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
+        "reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"
+    )
+
+
+RULES = (
+    Rule(_FXG201, graph_rules=(_explain_lost_gradients, _explain_computed_tensors, _explain_frozen_parameters)),
+    Rule(_FXG202),  # told by `fxgrad.trace`, which has no graph to return then
+    Rule(_FXG204, graph_rules=(_explain_unused_parameters,)),
+)

@@ -1,0 +1,306 @@
+"""Tools that lose hooks: torch.fx (FXG301), TorchScript (FXG302) and torch.compile (FXG303)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Module, NodeKind, Taken
+from fxgrad.graph.lookup import keep_outermost, list_parent_paths
+from fxgrad.graph.text import count_noun, escape, join_words, name_hook_function, name_module, pluralize, quote_code
+from fxgrad.rules.data_flow import DataFlow, begin_at
+from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.subject import Subject
+
+# FXG301
+
+_FXG301 = Page(
+    code="FXG301",
+    title="torch.fx.symbolic_trace loses hooks, or fails",
+    what="""
+    After symbolic_trace, hooks on some modules are not called any more, and those on others are. Or it raises, as
+    in "symbolically traced variables cannot be used as inputs to control flow".
+    """,
+    why="""
+    The Tracer calls modules that are leaves to it as a whole: those of torch.nn and torch.ao.nn, Sequential
+    excepted. Of all others, and of the model itself, it runs forward without calling the module, and puts the
+    operations into the graph. Hooks live in Module.__call__, so only those of leaves, and of what these hold,
+    remain. Hooks on parameters remain, too: the parameters are the same.
+
+    It runs forward with Proxies for arguments and parameters. They have no values, so it raises where forward asks
+    for one: in a condition, or in float, int or an index. fxgrad saw forward ask, and names the line. What else
+    forward does with shapes and types may stop it as well.
+    """,
+    source="torch/fx/_symbolic_trace.py, Tracer.is_leaf_module and Tracer.call_module; torch/fx/proxy.py",
+    example="""
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 3)))
+    >>> for name, module in model.named_modules():
+    ...     handle = module.register_full_backward_hook(lambda *given, name=name: print(repr(name)))
+    >>> x = torch.ones(2, 3, requires_grad=True)
+    >>> model(x).sum().backward()
+    '0.0'
+    '0'
+    ''
+    >>> torch.fx.symbolic_trace(model)(x).sum().backward()
+    '0.0'
+    """,
+    fix="""
+    Give the Tracer an is_leaf_module that answers True for the hooked modules; register hooks of the model on the
+    GraphModule. fxgrad's own trace.forward is recorded from a run, in which every hook is called.
+    """,
+)
+
+_IS_LEAF_PY = "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
+_NEEDS_A_VALUE = {
+    "__bool__": "bool",
+    "__complex__": "complex",
+    "__float__": "float",
+    "__index__": "operator.index",
+    "__int__": "int",
+}
+"""What no Proxy answers; ``item`` and the like are recorded (torch/fx/proxy.py)."""
+
+
+def _explain_lost_hook(subject: Subject) -> Iterator[Explanation]:
+    """torch.fx calls modules of torch.nn as a whole, and runs the code of all others without calling them."""
+    module, hook = subject.module, subject.hook
+    if module is None or not subject.firing or not hook.active or hook.registered_in is not None:
+        return
+    is_root = module.path == ""
+    if not _is_traced_through(subject.graph, module) or (hook.kind.is_global and is_root):
+        return
+    if is_root:
+        because = (
+            "Where it can trace the model, it returns a new GraphModule, which has the operations of the model's forward "
+            f"and none of its hooks. {_IS_LEAF_PY}"
+        )
+        fix = "register it on the GraphModule that symbolic_trace returns"
+    else:
+        because = (
+            f"Where it can trace the model, its graph has the operations of {name_module(module.path)} "
+            f"({escape(module.type_name)}) and no call of that module: only modules of torch.nn, Sequential excepted, "
+            f"are called as a whole. {_IS_LEAF_PY}"
+        )
+        fix = "trace with a torch.fx.Tracer whose is_leaf_module answers True for the modules with hooks"
+    yield Explanation(
+        code="FXG301",
+        severity="info",
+        headline=f"torch.fx.symbolic_trace would lose {name_hook_function(hook)} on {name_module(module.path)}",
+        because=because,
+        fix=fix,
+        site=subject.firing[0],
+    )
+
+
+def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
+    """Whether fx puts the module's operations into its graph; never those of a module that it calls as a whole."""
+    if module.path == "":
+        return True
+    around = [
+        graph.modules_by_path[path] for path in list_parent_paths(module.path) if path and path in graph.modules_by_path
+    ]
+    return all(each.is_fx_leaf is False for each in (module, *around))
+
+
+def _explain_failing_trace(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Forward asks for the value of a tensor, where symbolic_trace has none."""
+    asked = [
+        (fx_node, taken)
+        for fx_node in graph.forward
+        for taken in (*fx_node.asked, *fx_node.taken)
+        if taken.function in _NEEDS_A_VALUE and _is_run_by_fx(graph, taken)
+    ]
+    if not asked:
+        return
+    proxies = DataFlow(graph).find_dependents(fx_node.name for fx_node in graph.forward if _is_proxy(graph, fx_node))
+    failing = [taken for fx_node, taken in asked if fx_node.name in proxies]
+    if not failing:
+        return
+    first = failing[0]
+    asks = quote_code(_NEEDS_A_VALUE[first.function])
+    more = f" So it does at {count_noun(len(failing) - 1, 'more place')}." if len(failing) > 1 else ""
+    yield Explanation(
+        code="FXG301",
+        severity="info",
+        headline="torch.fx.symbolic_trace would raise: forward asks for the value of a tensor",
+        because=(
+            f"{begin_at(first.source)}, forward calls {asks} on a tensor that depends on its arguments or parameters. "
+            f"symbolic_trace has a Proxy there, which has no value, and raises where it comes to that.{more} "
+            "(torch/fx/proxy.py, Proxy.__bool__ and TracerBase.to_bool)"
+        ),
+        fix="compute it with torch operations (torch.where); or use fxgrad's trace.forward, which is recorded from a run",
+        source=first.source,
+    )
+
+
+def _is_run_by_fx(graph: BackwardGraph, taken: Taken) -> bool:
+    """Whether the value was asked for in the code that symbolic_trace runs: not inside a module called as a whole."""
+    call = None if taken.call is None else graph.calls_by_id[taken.call]
+    while call is not None and call.path:
+        module = graph.modules_by_path.get(call.path)
+        if module is None or module.is_fx_leaf is not False or call.parent is None:
+            return False
+        call = graph.calls_by_id[call.parent]
+    return call is not None
+
+
+def _is_proxy(graph: BackwardGraph, fx_node: FxNode) -> bool:
+    """Whether symbolic_trace has a Proxy for what the recorded forward starts from: an argument or a parameter."""
+    if fx_node.op == "get_attr":
+        variable = graph.variables_by_name.get(fx_node.target)
+        return variable is not None and variable.kind == "parameter"
+    return fx_node.op == "placeholder"
+
+
+# FXG302
+
+_FXG302 = Page(
+    code="FXG302",
+    title="TorchScript takes no backward hooks",
+    what="""
+    torch.jit.trace raises "Modules that have backward hooks assigned can't be compiled"; after torch.jit.script the
+    hooks are gone; "register_full_backward_hook is not supported on ScriptModules".
+    """,
+    why="""
+    A ScriptModule runs outside of Python, and Module.__call__ is not used inside it. torch.jit.script leaves the
+    tables of backward hooks behind when it copies a module; torch.jit.trace refuses modules that have such hooks.
+    """,
+    source="torch/jit/_trace.py, _recursive.py (ignored_attributes) and _script.py (ScriptModule)",
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> handle = linear.register_full_backward_hook(lambda *given: print("fired"))
+    >>> torch.jit.script(linear)(torch.ones(4, 3)).sum().backward()
+    >>> torch.jit.trace(linear, torch.ones(4, 3))
+    Traceback (most recent call last):
+        ...
+    ValueError: Modules that have backward hooks assigned can't be compiled: ...
+    """,
+    fix="""
+    Hook the tensors that go into the ScriptModule and come out of it (Tensor.register_hook), or its parameters.
+    """,
+)
+
+_SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled", "is not supported on ScriptModules")
+
+
+def _explain_script_modules(graph: BackwardGraph) -> Iterator[Explanation]:
+    """The model holds modules that TorchScript runs."""
+    scripted = keep_outermost(module.path for module in graph.modules if module.made_by == "torch.jit")
+    if scripted:
+        runs = pluralize(len(scripted), "runs", plural="run")
+        yield Explanation(
+            code="FXG302",
+            severity="info",
+            headline=f"{join_words(map(name_module, scripted))} {runs} in TorchScript, without hooks",
+            because=(
+                "Backward hooks that were there when it was scripted were dropped in silence; on a ScriptModule none can "
+                "be registered, and a global backward hook makes every call of one raise. "
+                "(torch/jit/_script.py, torch/jit/_recursive.py)"
+            ),
+            fix="put Tensor.register_hook on what goes in and comes out, or use the module without TorchScript",
+            owner=scripted[0],
+        )
+
+
+def _explain_script_error(message: str) -> Explanation | None:
+    """Explain the errors of TorchScript about backward hooks; None for any other message."""
+    if not any(text in message for text in _SCRIPT_ERRORS):
+        return None
+    return Explanation(
+        code="FXG302",
+        severity="error",
+        headline="TorchScript takes no backward hooks",
+        because=(
+            "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule takes "
+            "none, and a global one makes every call of a ScriptModule raise. "
+            "(torch/jit/_trace.py, torch/jit/_script.py)"
+        ),
+        fix="remove the hooks before, and put Tensor.register_hook on what goes in and comes out",
+    )
+
+
+# FXG303
+
+_FXG303 = Page(
+    code="FXG303",
+    title="torch.compile passes hooks by",
+    what="""
+    A hook on a module inside a compiled one is not called; or the compiled model got slow with it.
+    """,
+    why="""
+    Dynamo looks for hooks when it compiles, at the first call. What it finds makes it break the graph there, and
+    run that part eagerly. It does not look again: a hook that is registered later, on a module inside, is not
+    called. Hooks on the compiled module itself, on tensors outside and on parameters are called in any case.
+    """,
+    source="torch/_dynamo/config.py, skip_nnmodule_hook_guards",
+    example="""
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    >>> compiled = torch.compile(model, backend="aot_eager")
+    >>> x = torch.ones(2, 3, requires_grad=True)
+    >>> output = compiled(x)
+    >>> handle = model[0].register_full_backward_hook(lambda *given: print("fired"))
+    >>> compiled(x).sum().backward()
+    >>> torch._dynamo.reset()
+    >>> compiled(x).sum().backward()
+    fired
+    """,
+    fix="""
+    Register hooks before the first call, or reset Dynamo after registering (torch._dynamo.reset()). For a look at
+    gradients, use the model uncompiled: fxgrad traces it so.
+    """,
+)
+
+
+def _explain_compiled_module(subject: Subject) -> Iterator[Explanation]:
+    """The hook is on a module inside one that torch.compile made."""
+    module = subject.module
+    if module is None or not subject.hook.active or subject.hook.kind.is_global:
+        return
+    region = next((path for path in subject.facts.compiled if _is_compiled_in(subject.graph, module, path)), None)
+    if region is not None:
+        yield Explanation(
+            code="FXG303",
+            severity="info",
+            headline=f"torch.compile calls {name_hook_function(subject.hook)} only if it was there at the first call",
+            because=(
+                f"{name_module(module.path)} is inside {name_module(region)}, which is compiled; for this trace it ran "
+                "eagerly. A hook that is there when a region is compiled makes Dynamo break the graph around it; one that "
+                "is registered after the first call is not looked for again. "
+                "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+            ),
+            fix="register it before the first call, or call torch._dynamo.reset() after registering it",
+            site=subject.sites[0],
+        )
+
+
+def _is_compiled_in(graph: BackwardGraph, module: Module, region: str) -> bool:
+    wrapped = graph.modules_by_path[region].wraps
+    return (region if wrapped is None else wrapped) in list_parent_paths(module.path)
+
+
+def _explain_compiled_regions(graph: BackwardGraph) -> Iterator[Explanation]:
+    """The graph has nodes that stand for whole regions of the program."""
+    regions = [node for node in graph.nodes if node.kind is NodeKind.COMPILED]
+    if regions:
+        nodes, are = count_noun(len(regions), "node"), pluralize(len(regions), "is", plural="are")
+        labels = join_words(quote_code(node.label) for node in regions)
+        yield Explanation(
+            code="FXG303",
+            severity="info",
+            headline=f"{nodes} of the graph {are} made by torch.compile",
+            because=(
+                f"{labels}: what runs inside has no node of its own, so no hook on "
+                "a module or tensor in there can be on one. A module hook that was registered after the first call is "
+                "not called. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+            ),
+            fix="trace the model itself (fxgrad.trace), which runs it eagerly; or register hooks before the first call",
+        )
+
+
+RULES = (
+    Rule(_FXG301, hook_rules=(_explain_lost_hook,), graph_rules=(_explain_failing_trace,)),
+    Rule(_FXG302, graph_rules=(_explain_script_modules,), error_rules=(_explain_script_error,)),
+    Rule(_FXG303, hook_rules=(_explain_compiled_module,), graph_rules=(_explain_compiled_regions,)),
+)
