@@ -9,14 +9,13 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from comparison import Comparison, Reality, compare_with
 from module_hooks import Notebook, backward, roots_in
-from msgspec.structs import replace
 from random_modules import HOOKS, IN_PLACE, PURE, RESULTS, RUN_AGAIN, Grammar, RandomModule, is_hookable
 from same_graph import ids_in
 from torch import nn

@@ -17,7 +17,7 @@ from fxgrad.observe.walk import node_records, walk
 from fxgrad.predict import BackwardCall, predict
 
 INFO = GraphInfo(
-    1, "0", str(torch.__version__), "3", "cpu", False, "the given outputs", calls_reason="the forward was not watched"
+    2, "0", str(torch.__version__), "3", "cpu", False, "the given outputs", calls_reason="the forward was not watched"
 )
 
 

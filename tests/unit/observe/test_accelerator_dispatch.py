@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from msgspec.structs import replace
 
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator import autocast, dispatch
@@ -116,7 +115,7 @@ def test_a_choice_of_attention_that_depends_on_the_gpu_has_a_caveat(call, kernel
 
 def test_attention_whose_tensors_are_not_dense_in_the_head_is_no_fused_kernel():
     call = attention()
-    transposed = replace(call, query=torch.empty(2, 4, 8, 5, device="meta").transpose(-1, -2))
+    transposed = call._replace(query=torch.empty(2, 4, 8, 5, device="meta").transpose(-1, -2))
     assert choose(transposed, mask_needs_grad=False) == (Kernel.MATH, None)
 
 

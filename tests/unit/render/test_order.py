@@ -100,7 +100,7 @@ def test_on_several_devices_there_is_no_order_between_them(linear):
     graph = linear.graph()
     node, *nodes = graph.nodes
     metas = tuple([meta.__class__(meta.shape, meta.dtype, "cuda:0") for meta in node.grad_outputs])
-    there = predict(graph.__class__(**{**vars(graph), "nodes": (replace(node, grad_outputs=metas), *nodes)}))
+    there = predict(replace(graph, nodes=(replace(node, grad_outputs=metas), *nodes)))
     assert (
         "this order holds on each device's thread alone: each device (cuda:0, cpu) has a thread of its own, so "
         "between them there is no order" in " ".join(str(fxgrad.result.Trace(there).order()).split())
