@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
+from fxgrad.graph import BackwardGraph
 from fxgrad.predict import predict, set_backward_call
 from fxgrad.result import Trace, load
 
@@ -76,7 +77,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except NothingRequiresGradError as error:
-        if error.graph is None:
+        if not isinstance(error.graph, BackwardGraph):
             raise
         told = explain_missing_grad(error.graph)
         raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from fxgrad.graph import BackwardGraph
+from typing import ClassVar
 
 
 class FxgradError(Exception):
@@ -44,9 +41,12 @@ class TargetError(FxgradError, RuntimeError):
 
 
 class NothingRequiresGradError(TargetError):
-    """Nothing in the output requires grad. ``graph`` holds what was recorded of forward, without any node."""
+    """Nothing in the output requires grad.
 
-    graph: BackwardGraph | None = None
+    ``graph``  the BackwardGraph of what was recorded of forward, without any node; None where forward was not recorded
+    """
+
+    graph: object = None
 
 
 class OutputError(FxgradError, OSError):

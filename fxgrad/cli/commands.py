@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fxgrad import __version__
 from fxgrad.cli.check_command import check
 from fxgrad.cli.options import Request, backward_options, debug_option, target_argument, with_target
 from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
 from fxgrad.errors import UsageError
 from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.graph.records import BACKWARD_APIS
+from fxgrad.version import __version__
 
 if TYPE_CHECKING:
     from fxgrad.graph import Explanation

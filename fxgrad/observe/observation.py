@@ -18,7 +18,6 @@ from torch.autograd.graph import get_gradient_edge
 from torch.fx.node import map_aggregate
 from torch.nn.modules import module as module_hooks
 
-from fxgrad import __version__
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
 from fxgrad.graph.records import SCHEMA_VERSION, Taken
@@ -41,6 +40,7 @@ from fxgrad.observe.saved_versions import with_overwritten
 from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, is_leaf, origin_of
 from fxgrad.observe.tracebacks import message_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
+from fxgrad.version import __version__
 
 Roots = Sequence[tuple[Path, torch.Tensor]]
 

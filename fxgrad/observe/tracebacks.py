@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 
 import torch
 
-import fxgrad
+from fxgrad import version
 from fxgrad.errors import TargetError
 from fxgrad.graph.text import escape, escape_unprintable
 
-_FXGRAD = os.path.dirname(os.path.abspath(fxgrad.__file__)) + os.sep
+_FXGRAD = os.path.dirname(os.path.abspath(version.__file__)) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _IMPORT_MACHINERY = "<frozen "
 
