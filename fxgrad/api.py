@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from fxgrad.observe.session import Observed, Session
-    from fxgrad.observe.targets import Request
+    from fxgrad.render.findings import Finding
+    from fxgrad.target_options import TargetOptions
     from fxgrad.verification import Verification
 
 
@@ -51,7 +52,7 @@ def trace(
 
     arguments, keywords = _arguments(args, kwargs)
     if devices.needs_emulation(device):
-        return _trace_in_child(model, arguments, keywords, loss, str(device))
+        return _trace_emulated(model, arguments, keywords, loss, str(device))
     devices.check_placed(model, device)
     with _explained():
         return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
@@ -89,18 +90,14 @@ def _explained() -> Iterator[None]:
         raise TargetError(given, error.allowed, known.fix, error.details) from error
 
 
-def _trace_in_child(
+def _trace_emulated(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None, device: str
 ) -> Trace:
-    from fxgrad.exchange.saved import from_json, to_json
-    from fxgrad.observe.accelerator import in_forked_child
-    from fxgrad.observe.devices import observe_emulated
+    from fxgrad.emulated import trace_in_fork
+    from fxgrad.observe.devices import trace_moved_model
     from fxgrad.observe.names import TensorNames, path_finder, tensor_finder
 
-    def observe() -> str:
-        return to_json(observe_emulated(model, args, kwargs, loss=loss, device=device))
-
-    graph = from_json(in_forked_child(observe), origin="the forked child")
+    graph = trace_in_fork(partial(trace_moved_model, model, args, kwargs, loss=loss, device=device))
     return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
 
 
@@ -211,7 +208,11 @@ def verify(
 
     arguments, keywords = _arguments(args, kwargs)
     if devices.needs_emulation(device):
-        raise devices.cannot_verify_live(str(device))
+        raise UsageError(
+            f"verify of a live model on {device}, which is not there",
+            "a device that is there: the fake accelerator needs a process of its own, in which backward has not run",
+            f"the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
+        )
     devices.check_placed(model, device)
     with _explained():
         executed = execution.execute(
@@ -224,115 +225,84 @@ def verify(
     return compare(predict(executed.graph), executed.firings)
 
 
-Mode = Literal["train", "eval"]
-
-
-def trace_target(
-    text: str,
-    *,
-    init: str | None = None,
-    inputs: Sequence[str] = (),
-    loss: str | None = None,
-    seed: int | None = None,
-    mode: Mode | None = None,
-    device: str | None = None,
-    autocast: str | None = None,
-    compare: bool = False,
-) -> Trace:
+def trace_target(options: TargetOptions, *, compare: bool = False) -> Trace:
     """Trace a TARGET of the command line: a file, a module class, or a saved trace.
 
-    On a device that is not there, in a fresh interpreter with the fake accelerator; where a non-full hook is on a
+    On a device that is not there, in a fresh interpreter with the emulated device; where a non-full hook is on a
     node, and with `compare` also where none is, the target runs on the CPU as well, and ``graph.info.other_device``
-    says on which nodes such hooks sit there. Raises as `trace` does, and UsageError where the target or an option is
-    not understood.
+    says on which nodes such hooks sit there. The sites are those for the call of backward that the options describe.
+
+    Raises as `trace` does, and UsageError where the target or an option is not understood.
     """
-    if text.endswith(".json"):
-        options = {"--init": init, "--input": tuple(inputs), "--loss": loss, "--seed": seed, "--train/--eval": mode}
-        return _load_saved(text, {**options, "--device": device, "--autocast": autocast})
-    request = _request(text, init, inputs, loss, seed, mode, device, autocast)
-    if _needs_interpreter(request):
-        from fxgrad.emulated import trace_emulated
-
-        return Trace(predict(trace_emulated(request, compare=compare)))
-    from fxgrad.observe import targets
-
-    with _explained():
-        return _trace_of(*targets.observe(request))
+    trace = _load_saved(options) if options.is_saved_trace else _run_target(options, compare=compare)
+    if (options.backward_inputs, options.backward_api) == (None, "backward"):
+        return trace
+    return trace.predict(inputs=options.backward_inputs, api=options.backward_api)
 
 
-def _request(
-    text: str,
-    init: str | None,
-    inputs: Sequence[str],
-    loss: str | None,
-    seed: int | None,
-    mode: Mode | None,
-    device: str | None,
-    autocast: str | None,
-) -> Request:
-    from fxgrad.observe.targets import Request
-
-    return Request(text, init, tuple(inputs), loss, seed, mode, device, autocast)
-
-
-def _needs_interpreter(request: Request) -> bool:
-    from fxgrad.observe.devices import check_present, needs_emulation
-
-    emulated = needs_emulation(request.device)
-    if request.device is not None and not emulated:
-        check_present(request.device)
-    return emulated
-
-
-def _load_saved(text: str, options: Mapping[str, object]) -> Trace:
-    given = [name for name, value in options.items() if value not in (None, ())]
+def _load_saved(options: TargetOptions) -> Trace:
+    given = options.run_options()
     if given:
         raise UsageError(
-            f"{' and '.join(given)} for the saved trace {text}",
+            f"{' and '.join(given)} for the saved trace {options.text}",
             "no option that is about running a model: nothing is run",
             f"leave {'it' if len(given) == 1 else 'them'} out, or trace the model again",
         )
-    return load(text)
+    return load(options.text)
 
 
-def verify_target(
-    text: str,
-    *,
-    init: str | None = None,
-    inputs: Sequence[str] = (),
-    loss: str | None = None,
-    seed: int | None = None,
-    mode: Mode | None = None,
-    device: str | None = None,
-    autocast: str | None = None,
-    backward_inputs: Sequence[str] = (),
-    backward_api: Literal["backward", "grad"] = "backward",
-) -> Verification:
-    """Verify a TARGET of the command line; a saved trace cannot be run. Raises as `verify` and `trace_target` do.
+def _run_target(options: TargetOptions, *, compare: bool) -> Trace:
+    if _needs_interpreter(options):
+        from fxgrad.emulated import trace_in_interpreter
 
-    `backward_inputs` and `backward_api` are the `inputs` and `api` of `verify`.
+        return Trace(predict(trace_in_interpreter(options, compare=compare)))
+    from fxgrad.observe import targets
+
+    with _explained():
+        return _trace_of(*targets.observe_target(options))
+
+
+def _needs_interpreter(options: TargetOptions) -> bool:
+    from fxgrad.observe.devices import check_present, needs_emulation
+
+    emulated = needs_emulation(options.device)
+    if options.device is not None and not emulated:
+        check_present(options.device)
+    return emulated
+
+
+def check_target(options: TargetOptions) -> list[Finding]:
+    """Trace a TARGET and list the rules' findings, each with the place in the user's code. Raises as `trace_target`."""
+    from fxgrad.render.findings import findings_of
+    from fxgrad.rules import explain_graph
+
+    graph = trace_target(options).graph
+    path = options.text.rpartition(":")[0]
+    return list(findings_of(graph, explain_graph(graph), target=path if os.path.isfile(path) else options.text))
+
+
+def verify_target(options: TargetOptions) -> Verification:
+    """Verify a TARGET of the command line. Raises as `verify` and `trace_target` do.
+
+    A saved trace cannot be run, which is a UsageError.
     """
-    if text.endswith(".json"):
+    if options.is_saved_trace:
         raise UsageError(
-            f"the saved trace {text}, to verify", "a target that can be run", "give the file or class that was traced"
+            f"the saved trace {options.text}, to verify",
+            "a target that can be run",
+            "give the file or class that was traced",
         )
     from fxgrad.verification import compare
 
-    request = replace(
-        _request(text, init, inputs, loss, seed, mode, device, autocast),
-        backward_inputs=tuple(backward_inputs),
-        api=backward_api,
-    )
-    if _needs_interpreter(request):
-        from fxgrad.emulated import run_emulated
+    if _needs_interpreter(options):
+        from fxgrad.emulated import execute_in_interpreter
 
-        graph, firings = run_emulated(request)
+        executed = execute_in_interpreter(options)
     else:
         from fxgrad.observe import targets
 
         with _explained():
-            executed = targets.run(
-                request, partial(set_backward_call, inputs=request.backward_inputs or None, api=request.api)
+            executed = targets.execute_target(
+                options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )
-        graph, firings = executed.graph, executed.firings
-    return compare(predict(graph), firings)
+    return compare(predict(executed.graph), executed.firings)

@@ -1,11 +1,11 @@
-"""Runs a TARGET on the fake accelerator, in an interpreter of its own.
+"""Runs a TARGET on the emulated device, in an interpreter of its own, and a live model in a forked child.
 
-The accelerator is a backend that cannot be taken away again, and its backward asserts once another engine has started;
-so the target is loaded in a new process. The request goes there as JSON on stdin, the
-answer comes back as JSON in a temporary file: stdout is the target's own. Nothing is pickled.
+The emulated device is a backend that cannot be taken away again, and its backward asserts once another engine has
+started; so a TARGET is loaded in a new interpreter. The options go there as JSON on stdin, the answer comes back as JSON
+in a temporary file: stdout is the target's own. Nothing is pickled.
 
 Where non-full hooks are, the same target runs on the CPU, too, so that FXG102 can show both sides. Each side has a fork
-of the new process: neither sees the other's modules, backend or engine, and torch is imported once.
+of the new interpreter: neither sees the other's modules, backend or engine, and torch is imported once.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import structs
 
-from fxgrad import errors
-from fxgrad.errors import FxgradError, TargetError
+from fxgrad.errors import FxgradError, TargetError, error_from_dict
 from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
-from fxgrad.graph import BackwardGraph, Landing, OtherDevice
+from fxgrad.graph import BackwardGraph, OtherDevice
 from fxgrad.graph.records import Firing
+from fxgrad.observe import accelerator, devices, targets
+from fxgrad.observe.execution import Executed
 from fxgrad.predict import find_landings, find_places, set_backward_call
-
-if TYPE_CHECKING:
-    from fxgrad.observe.targets import Request
+from fxgrad.target_options import TargetOptions
 
 _FIRINGS = tuple[Firing, ...]
-_LANDINGS = tuple[Landing, ...]
 _STDERR = 2
 _INTERRUPTED = 130
 _SECONDS_TO_END = 5.0
@@ -55,38 +53,46 @@ main()
 an interrupt ends it without a word."""
 
 
-def trace_emulated(request: Request, *, compare: bool = False) -> BackwardGraph:
-    """The graph of the target's forward, with how it is on the CPU where a non-full hook is on a node, or `compare`.
+# In the process that asks
 
-    Raises what loading and tracing it on the fake accelerator raises; a failure on the CPU is only noted.
+
+def trace_in_fork(trace: Callable[[], BackwardGraph], *, timeout: float | None = None) -> BackwardGraph:
+    """The graph that `trace` returns in a forked child. Raises what ``accelerator.in_forked_child`` raises."""
+    text = accelerator.in_forked_child(lambda: to_json(trace()), timeout=timeout)
+    return from_json(text, origin="the forked child")
+
+
+def trace_in_interpreter(options: TargetOptions, *, compare: bool = False) -> BackwardGraph:
+    """The graph of the target's forward on the emulated device.
+
+    Its ``info.other_device`` says how it is on the CPU where a non-full hook is on a node, or `compare`. Raises what
+    loading and tracing it on the emulated device raises; a failure on the CPU is only noted.
     """
-    answer = _answer("compare" if compare else "trace", request)
+    return from_json(_ask({"verb": "trace", "compare": compare}, options)["graph"], origin="the emulated run")
+
+
+def execute_in_interpreter(options: TargetOptions) -> Executed:
+    """The graph, and what its hooks get in a real backward of tensors without data."""
+    answer = _ask({"verb": "verify"}, options)
     graph = from_json(answer["graph"], origin="the emulated run")
-    (other,) = records_from_json(answer.get("other", "[null]"), tuple[OtherDevice | None])
-    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
+    return Executed(graph, records_from_json(answer["firings"], _FIRINGS))
 
 
-def run_emulated(request: Request) -> tuple[BackwardGraph, tuple[Firing, ...]]:
-    """The graph, and what its hooks got in a real backward on fake tensors."""
-    answer = _answer("verify", request)
-    return from_json(answer["graph"], origin="the emulated run"), records_from_json(answer["firings"], _FIRINGS)
-
-
-def _answer(verb: str, request: Request) -> dict[str, str]:
+def _ask(question: dict[str, Any], options: TargetOptions) -> dict[str, str]:
+    """What a new interpreter answers: JSON texts. Raises the error that it answers, and TargetError where it ends."""
     with tempfile.TemporaryDirectory(prefix="fxgrad-") as folder:
         path = os.path.join(folder, "answer.json")
-        question = json.dumps({"verb": verb, "answer": path, "request": asdict(request)})
-        status = _run_interpreter(question)
+        status = _run_interpreter(json.dumps({**question, "options": options.to_json(), "answer": path}))
         if not os.path.exists(path):
             raise TargetError(
-                f"the process that ran {request.text} on a fake {request.device} ended with status {status}",
+                f"the process that ran {options.text} on a fake {options.device} ended with status {status}",
                 "a target that leaves the process running",
                 "look at what it printed, or trace it on the CPU",
             )
         with open(path, encoding="utf-8") as file:
             answer: dict[str, Any] = json.load(file)
     if "error" in answer:
-        raise _error(answer["error"])
+        raise error_from_dict(answer["error"])
     return answer
 
 
@@ -110,18 +116,18 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
         child.kill()
 
 
-def _error(told: dict[str, str]) -> FxgradError:
-    kind = getattr(errors, told["kind"], FxgradError)
-    error: FxgradError = kind(told["given"], told["allowed"], told["suggestion"], told["details"])
-    return error
+# In the new interpreter
 
 
 def main() -> None:
-    """Answer one request."""
+    """Answer one question: the JSON object on stdin says which, and in which file the answer is awaited."""
     question = json.loads(sys.stdin.buffer.read())
     try:
-        answer = _told(lambda: _run(question["verb"], question["request"]))
-    except KeyboardInterrupt:  # told by the process that asked
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        answer: dict[str, Any] = _VERBS[question["verb"]](TargetOptions.from_json(question["options"]), question)
+    except FxgradError as error:
+        answer = {"error": error.to_dict()}
+    except KeyboardInterrupt:  # the process that asked says so
         os._exit(_INTERRUPTED)
     unfinished = question["answer"] + ".part"
     with open(unfinished, "w", encoding="utf-8") as file:
@@ -129,65 +135,46 @@ def main() -> None:
     os.replace(unfinished, question["answer"])
 
 
-def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the work answers, or the error that it raises."""
-    try:
-        return work()
-    except FxgradError as error:
-        told = {name: getattr(error, name) for name in ("given", "allowed", "suggestion", "details")}
-        return {"error": {"kind": type(error).__name__, **told}}
-
-
-def _run(verb: str, fields: dict[str, Any]) -> dict[str, Any]:
-    from fxgrad.observe import targets
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    lists = {name: tuple(fields[name]) for name in ("inputs", "backward_inputs")}
-    request = targets.Request(**{**fields, **lists})
-    if verb != "verify":
-        return _traced(request, compare=verb == "compare")
-    executed = targets.run_emulated(
-        request, partial(set_backward_call, inputs=request.backward_inputs or None, api=request.api)
-    )
-    return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings)}
-
-
-def _traced(request: Request, *, compare: bool) -> dict[str, Any]:
-    from fxgrad.observe import accelerator, targets
-
-    def emulated() -> dict[str, Any]:
-        return {"graph": to_json(targets.observe_emulated(request))}
+def _answer_trace(options: TargetOptions, question: dict[str, Any]) -> dict[str, str]:
+    def emulated() -> BackwardGraph:
+        return devices.run_emulated(options.device, lambda _: targets.observe_target(options)[0]).graph
 
     if not accelerator.can_fork():
-        return emulated()
-    answer: dict[str, Any] = json.loads(accelerator.in_forked_child(lambda: json.dumps(_told(emulated))))
-    if "graph" in answer:
-        graph = from_json(answer["graph"])
-        if compare or any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
-            answer["other"] = records_to_json((_on_the_cpu(request, graph),))
-    return answer
+        return {"graph": to_json(emulated())}
+    graph = trace_in_fork(emulated)
+    if question["compare"] or any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
+        info = structs.replace(graph.info, other_device=_trace_on_cpu(options, graph))
+        graph = structs.replace(graph, info=info)
+    return {"graph": to_json(graph)}
 
 
-def _on_the_cpu(request: Request, graph: BackwardGraph) -> OtherDevice:
-    from fxgrad.observe import accelerator, targets
+def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevice:
+    """On which nodes non-full hooks sit on the CPU, or why that is not known."""
+    sizes = [math.prod(size for size in each.meta.shape or () if isinstance(size, int)) for each in emulated.variables]
+    if sum(sizes) > _MOST_ELEMENTS:
+        return OtherDevice(_CPU, failure=f"its tensors hold {sum(sizes):,} elements, too many to try")
 
-    def work() -> str:
-        _silence()
-        return records_to_json(find_landings(targets.observe(replace(request, device=_CPU))[0].graph))
+    def silent() -> BackwardGraph:
+        _discard_output()
+        return targets.observe_target(replace(options, device=_CPU))[0].graph
 
-    held = sum(
-        math.prod(size for size in variable.meta.shape or () if isinstance(size, int)) for variable in graph.variables
-    )
-    if held > _MOST_ELEMENTS:
-        return OtherDevice(_CPU, failure=f"its tensors hold {held:,} elements, too many to try")
     try:
-        return OtherDevice(_CPU, records_from_json(accelerator.in_forked_child(work, timeout=_MOST_SECONDS), _LANDINGS))
+        return OtherDevice(_CPU, find_landings(trace_in_fork(silent, timeout=_MOST_SECONDS)))
     except FxgradError as error:
         return OtherDevice(_CPU, failure=error.given)
 
 
-def _silence() -> None:
+def _discard_output() -> None:
     """The target has printed what it prints when it ran on the device that was asked for."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
+
+
+def _answer_verify(options: TargetOptions, _: dict[str, Any]) -> dict[str, str]:
+    calling = partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
+    executed = devices.run_emulated(options.device, lambda _: targets.execute_target(options, calling))
+    return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings)}
+
+
+_VERBS = {"trace": _answer_trace, "verify": _answer_verify}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -26,6 +27,20 @@ class FxgradError(Exception):
 
     def __str__(self) -> str:
         return f"{self.given}\n  allowed: {self.allowed}\n  try: {self.suggestion}"
+
+    def to_dict(self) -> dict[str, str]:
+        """The error as JSON can hold it, for another process; `error_from_dict` makes it again.
+
+        >>> error_from_dict(UsageError("depth -1", "a depth of 0 or more", "leave depth out").to_dict())
+        UsageError('depth -1', 'a depth of 0 or more', 'leave depth out', '')
+        """
+        return {
+            "kind": next(base.__name__ for base in type(self).__mro__ if base.__name__ in _KINDS),
+            "given": self.given,
+            "allowed": self.allowed,
+            "suggestion": self.suggestion,
+            "details": self.details,
+        }
 
 
 class UsageError(FxgradError, ValueError):
@@ -53,3 +68,11 @@ class OutputError(FxgradError, OSError):
     """The result could not be drawn or written."""
 
     exit_status = 4
+
+
+_KINDS = {kind.__name__: kind for kind in (FxgradError, UsageError, TargetError, NothingRequiresGradError, OutputError)}
+
+
+def error_from_dict(fields: Mapping[str, str]) -> FxgradError:
+    """The error that `FxgradError.to_dict` described; of a class that is not defined here, its nearest base here."""
+    return _KINDS[fields["kind"]](fields["given"], fields["allowed"], fields["suggestion"], fields["details"])

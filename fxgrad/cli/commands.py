@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from fxgrad.cli.check_command import check
-from fxgrad.cli.options import Request, backward_options, debug_option, target_argument, with_target
-from fxgrad.cli.output import File, check_distinct, show, told_written, write_files
-from fxgrad.errors import UsageError
+from fxgrad.cli.options import (
+    backward_options,
+    debug_option,
+    running,
+    target_argument,
+    targets_argument,
+    with_target,
+    with_targets,
+)
+from fxgrad.cli.output import File, check_distinct, progress, say_written, show, write_files
+from fxgrad.errors import FxgradError, UsageError
 from fxgrad.graph.lookup import find_hook_kind
-from fxgrad.graph.records import BACKWARD_APIS
+from fxgrad.graph.text import escape
+from fxgrad.target_options import TargetOptions
 from fxgrad.version import __version__
 
 if TYPE_CHECKING:
     from fxgrad.graph import Explanation
+    from fxgrad.render.findings import Finding
 
 _FOUND = 1
 _THE_MODEL = ""
 """The path of the outermost module."""
 _HELP = {"help_option_names": ["-h", "--help"]}
+_FORMATS = ("text", "json", "github", "sarif")
 
 
 class OrderedGroup(click.Group):
@@ -89,14 +99,16 @@ Examples:
 @click.option("--markdown", metavar="FILE", help="Write the report as Markdown, too.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
 @with_target
-def report(request: Request, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
+def report(options: TargetOptions, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
     """Report everything: the graph, each hook, the findings."""
+    from fxgrad import api
     from fxgrad.render.layout import check_svg
 
-    check_distinct([path for path in (svg, json, markdown) if path is not None], target=request.target)
+    check_distinct([path for path in (svg, json, markdown) if path is not None], target=options.text)
     if svg is not None:
         check_svg(svg)
-    trace = request.trace()
+    with running("tracing", options):
+        trace = api.trace_target(options)
     shown = trace.report()
     show(shown)
     wanted = ((svg, trace.draw), (json, trace.to_json), (markdown, trace.to_markdown))
@@ -124,13 +136,11 @@ Examples:
 @click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
 @with_target
 def explain(
-    request: Request,
+    options: TargetOptions,
     *,
     module: str | None,
     hook: str | None,
     order: bool,
-    backward_inputs: tuple[str, ...],
-    api: Literal["backward", "grad"],
     json: bool,
     strict: bool,
 ) -> int:
@@ -139,12 +149,13 @@ def explain(
     MODULE is a path such as layers.3; without it every hook is explained, and
     --hook asks about the model itself.
     """
+    from fxgrad import api
+
     kind = None if hook is None else find_hook_kind(hook)
     if order and kind is not None:
-        raise UsageError("--order with --hook", "one of them", f"fxgrad explain {request.target} --order")
-    trace = request.trace(compare=kind is not None and kind.is_legacy)
-    if backward_inputs or api != BACKWARD_APIS[0]:
-        trace = trace.predict(inputs=list(backward_inputs) or None, api=api)
+        raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
+    with running("tracing", options):
+        trace = api.trace_target(options, compare=kind is not None and kind.is_legacy)
     where = _THE_MODEL if module is None and kind is not None else module
     shown = trace.order(where) if order else trace.explain(where, hook=kind)
     show(shown.to_json() if json else shown)
@@ -165,17 +176,18 @@ Examples:
 @click.option("--module", metavar="PATH", help="Draw this module's part only.")
 @click.option("--hooks-only", is_flag=True, help="Draw the nodes that carry hooks, and what joins them.")
 @with_target
-def draw(request: Request, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
+def draw(options: TargetOptions, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
     """Draw the graph, the nodes that carry hooks in colour."""
-    from fxgrad.cli.progress import progress
+    from fxgrad import api
     from fxgrad.render.layout import check_folder, format_of
 
     format_of(output)
     check_folder(output)
-    trace = request.trace()
+    with running("tracing", options):
+        trace = api.trace_target(options)
     with progress(f"drawing {output}"):
         trace.draw(output, depth=depth, hooks_only=hooks_only, module=module)
-    told_written(output)
+    say_written(output)
     return 0
 
 
@@ -190,14 +202,66 @@ Examples:
 @target_argument
 @backward_options
 @with_target
-def verify(request: Request, *, backward_inputs: tuple[str, ...], api: Literal["backward", "grad"]) -> int:
+def verify(options: TargetOptions) -> int:
     """Run backward and compare what hooks get with what was said."""
-    verification = request.verify(backward_inputs, api)
+    from fxgrad import api
+
+    with running("verifying", options):
+        verification = api.verify_target(options)
     show(verification)
     return 0 if verification.ok else _FOUND
 
 
-fxgrad.add_command(check)
+@fxgrad.command(
+    epilog="""\b
+Examples:
+  fxgrad check model.py
+  fxgrad check model.py --select FXG1,FXG201
+  fxgrad check model.py --format github
+
+\b
+Exit status: 0 no warning and no error; 1 some; 2 usage; 3 a target failed.
+"""
+)
+@targets_argument
+@click.option("--select", "selected", metavar="CODES", multiple=True, help="These only; FXG1 is all that begin so.")
+@click.option("--ignore", "ignored", metavar="CODES", multiple=True, help="All but these.")
+@click.option("--all", "everything", is_flag=True, help="Show findings of severity info, too.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="text", help="How to write findings.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found.")
+@with_targets
+def check(
+    targets: Sequence[TargetOptions],
+    *,
+    selected: tuple[str, ...],
+    ignored: tuple[str, ...],
+    everything: bool,
+    form: str,
+    exit_zero: bool,
+) -> int:
+    """Trace each TARGET and tell what is wrong, one line a finding.
+
+    FILE:LINE is where the hook was registered, or what cuts a gradient off.
+    Warnings and errors are told; those of severity info with --all, or where
+    --select names their whole code. Of several targets, all that can be traced
+    are told before the first error is.
+    """
+    from fxgrad.render.findings import formatted, is_grave, sorted_findings
+
+    wanted, unwanted = _split_codes(selected, "--select"), _split_codes(ignored, "--ignore")
+    found, errors = _check_each(targets)
+    chosen = [
+        finding
+        for finding in sorted_findings(found)
+        if (not wanted or finding.code.startswith(wanted))
+        and not (unwanted and finding.code.startswith(unwanted))
+        and (everything or is_grave(finding) or finding.code in wanted)
+    ]
+    if chosen or form in ("json", "sarif"):
+        show(formatted(chosen, form))
+    if errors:
+        raise _join_errors(errors)
+    return _FOUND if any(map(is_grave, chosen)) and not exit_zero else 0
 
 
 @fxgrad.command(
@@ -219,3 +283,41 @@ def rule(code: str) -> int:
 def _status(findings: Iterable[Explanation], *, strict: bool) -> int:
     grave = any(finding.severity in ("warning", "error") for finding in findings)
     return _FOUND if strict and grave else 0
+
+
+def _split_codes(given: Sequence[str], option: str) -> tuple[str, ...]:
+    """The codes, or beginnings of codes, that an option lists. Raises UsageError for what no code begins with."""
+    from fxgrad.rules import list_codes
+
+    asked = tuple(code.strip().upper() for text in given for code in text.split(","))
+    for code in asked:
+        if not code or not any(known.startswith(code) for known in list_codes()):
+            near = difflib.get_close_matches(code, list_codes(), n=1, cutoff=0.0)
+            raise UsageError(
+                f"{option} {escape(code)}: no rule has a code that begins so",
+                f"codes, or beginnings of codes: {', '.join(list_codes())}",
+                f"{option} {near[0]}",
+            )
+    return asked
+
+
+def _check_each(targets: Sequence[TargetOptions]) -> tuple[list[Finding], list[FxgradError]]:
+    """The findings in all targets that can be traced, and the errors of the others."""
+    from fxgrad import api
+
+    found: list[Finding] = []
+    errors: list[FxgradError] = []
+    for options in targets:
+        try:
+            with running("tracing", options):
+                found += api.check_target(options)
+        except FxgradError as error:
+            errors.append(error)
+    return found, errors
+
+
+def _join_errors(errors: Sequence[FxgradError]) -> FxgradError:
+    """The first error, which says as well what the others are about."""
+    first = errors[0]
+    others = "".join(f"\nand {error.given}" for error in errors[1:])
+    return type(first)(f"{first.given}{others}", first.allowed, first.suggestion, first.details)

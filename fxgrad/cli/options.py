@@ -3,93 +3,37 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any
 
 import click
 
-from fxgrad.cli.output import stdout_for_results
-from fxgrad.cli.progress import progress
+from fxgrad.cli.output import progress, stdout_for_results
 from fxgrad.errors import TargetError
 from fxgrad.graph.records import BACKWARD_APIS
 from fxgrad.graph.text import escape
-
-if TYPE_CHECKING:
-    from fxgrad.result import Trace
-    from fxgrad.verification import Verification
+from fxgrad.target_options import TargetOptions
 
 _LARGEST_SEED = 2**32 - 1
-
-Result = TypeVar("Result")
+_FIELDS = [field.name for field in fields(TargetOptions)]
 
 
 @dataclass(slots=True)
-class Session:
+class CliContext:
     """What one run of the command line keeps: whether errors show their whole traceback."""
 
     debug: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A target and what is to be done with it before it is traced."""
-
-    target: str
-    init: str | None
-    inputs: tuple[str, ...]
-    loss: str | None
-    seed: int | None
-    mode: Literal["train", "eval"] | None
-    device: str | None
-    autocast: str | None
-
-    def trace(self, *, compare: bool = False) -> Trace:
-        """Run forward once; with `compare`, an emulated target on the CPU, too."""
-        from fxgrad import api
-
-        return self._run(functools.partial(api.trace_target, compare=compare), doing="tracing")
-
-    def verify(self, backward_inputs: tuple[str, ...], backward_api: Literal["backward", "grad"]) -> Verification:
-        """Run forward and backward, and compare."""
-        from fxgrad import api
-
-        verb = functools.partial(api.verify_target, backward_inputs=backward_inputs, backward_api=backward_api)
-        return self._run(verb, doing="verifying")
-
-    def _run(self, verb: Callable[..., Result], *, doing: str) -> Result:
-        """Call a verb of the api. What the user's code prints goes to stderr: stdout is for results."""
-        with stdout_for_results(), progress(f"{doing} {escape(self.target)}"):
-            try:
-                return verb(
-                    self.target,
-                    init=self.init,
-                    inputs=self.inputs,
-                    loss=self.loss,
-                    seed=self.seed,
-                    mode=self.mode,
-                    device=self.device,
-                    autocast=self.autocast,
-                )
-            except SystemExit as error:
-                raise _exited(error, f"{doing} {escape(self.target)}") from error
-
-
-def _exited(error: SystemExit, doing: str) -> TargetError:
-    """An exit of the user's code: a program would end as if all were well."""
-    from fxgrad.observe.tracebacks import user_traceback
-
-    allowed = "a target that runs without leaving Python"
-    return TargetError(f"SystemExit while {doing}", allowed, "take the exit out", user_traceback(error))
-
-
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        context.ensure_object(Session).debug = True
+        context.ensure_object(CliContext).debug = True
 
 
-target_argument = click.argument("target")
-targets_argument = click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+target_argument = click.argument("text", metavar="TARGET")
+targets_argument = click.argument("texts", metavar="TARGET...", nargs=-1, required=True)
 debug_option = click.option(
     "--debug",
     is_flag=True,
@@ -122,56 +66,76 @@ _TARGET_OPTIONS = (
     click.option("--autocast", type=click.Choice(["bf16", "f16"]), help="Run forward under torch.autocast."),
     debug_option,
 )
-
-
-def backward_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the options of how backward is called."""
-    inputs = click.option(
+_BACKWARD_OPTIONS = (
+    click.option(
         "--inputs",
         "backward_inputs",
         metavar="NAME",
         multiple=True,
+        callback=lambda _context, _parameter, names: names or None,
         help="NAME is in backward(inputs=...); repeat it for more.",
-    )
-    names = click.Choice(BACKWARD_APIS)
-    return inputs(
-        click.option("--api", type=names, default=BACKWARD_APIS[0], help="grad: torch.autograd.grad.")(command)
-    )
+    ),
+    click.option(
+        "--api",
+        "backward_api",
+        type=click.Choice(BACKWARD_APIS),
+        default=BACKWARD_APIS[0],
+        help="grad: torch.autograd.grad.",
+    ),
+)
+
+
+def backward_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options of how backward is called. For above `with_target`, which collects them."""
+    return _add_options(command, _BACKWARD_OPTIONS)
 
 
 def with_target(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the options of TARGET, which it gets collected in one Request as its first argument."""
+    """Give a command the options of its TARGET, which it gets as one TargetOptions, its first argument."""
 
     @functools.wraps(command)
-    def collected(
-        *,
-        target: str,
-        init: str | None,
-        inputs: tuple[str, ...],
-        loss: str | None,
-        seed: int | None,
-        mode: Literal["train", "eval"] | None,
-        device: str | None,
-        autocast: str | None,
-        **own: Any,
-    ) -> int:
-        return command(Request(target, init, inputs, loss, seed, mode, device, autocast), **own)
+    def call_with_options(*, text: str, **given: Any) -> int:
+        return command(TargetOptions(text, **_pop_fields(given)), **given)
 
-    return _with_options(collected)
+    return _add_options(call_with_options, _TARGET_OPTIONS)
 
 
 def with_targets(command: Callable[..., int]) -> Callable[..., int]:
-    """The same for a command with several targets, which gets a Request for each of them as its first argument."""
+    """The same for a command with several TARGETs, which gets a list of TargetOptions as its first argument."""
 
     @functools.wraps(command)
-    def collected(*, targets: tuple[str, ...], **given: Any) -> int:
-        settings = {field.name: given.pop(field.name) for field in fields(Request) if field.name != "target"}
-        return command([Request(target, **settings) for target in targets], **given)
+    def call_with_options(*, texts: tuple[str, ...], **given: Any) -> int:
+        settings = _pop_fields(given)
+        return command([TargetOptions(text, **settings) for text in texts], **given)
 
-    return _with_options(collected)
+    return _add_options(call_with_options, _TARGET_OPTIONS)
 
 
-def _with_options(command: Callable[..., int]) -> Callable[..., int]:
-    for option in reversed(_TARGET_OPTIONS):
+def _pop_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the values that belong into a TargetOptions out of a command's parameters."""
+    return {name: given.pop(name) for name in _FIELDS if name in given}
+
+
+def _add_options(command: Callable[..., int], options: tuple[Callable[[Any], Any], ...]) -> Callable[..., int]:
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+@contextmanager
+def running(doing: str, options: TargetOptions) -> Iterator[None]:
+    """Surround a verb of the api that runs the user's code.
+
+    What that code prints goes to stderr, because stdout is for results. An exit of it becomes a TargetError: otherwise
+    fxgrad would end as if all were well.
+    """
+    what = f"{doing} {escape(options.text)}"
+    with stdout_for_results(), progress(what):
+        try:
+            yield
+        except SystemExit as error:
+            from fxgrad.observe.tracebacks import user_traceback
+
+            allowed = "a target that runs without leaving Python"
+            given = f"SystemExit while {what}"
+            raise TargetError(given, allowed, "take the exit out", user_traceback(error)) from error

@@ -1,12 +1,13 @@
-"""Results on stdout and in files."""
+"""Results on stdout and in files, progress on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import click
 
@@ -14,6 +15,7 @@ from fxgrad.errors import OutputError, UsageError
 from fxgrad.graph.text import escape
 
 _STDOUT, _STDERR = 1, 2
+_FIRST_SECONDS = 2.0
 
 
 class File(NamedTuple):
@@ -25,7 +27,7 @@ class File(NamedTuple):
 
 @contextlib.contextmanager
 def stdout_for_results() -> Iterator[None]:
-    """Let what is written to stdout meanwhile go to stderr, also by C code and by other programs that are started."""
+    """Send what is written to stdout meanwhile to stderr, also what C code and other programs write."""
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as afterwards:
         with contextlib.suppress(OSError):  # one of the two is closed: then nothing can mix
             kept = os.dup(_STDOUT)
@@ -37,6 +39,31 @@ def stdout_for_results() -> Iterator[None]:
 def _restore(kept: int) -> None:
     os.dup2(kept, _STDOUT)
     os.close(kept)
+
+
+@contextlib.contextmanager
+def progress(doing: str, *, first: float = _FIRST_SECONDS) -> Iterator[None]:
+    """On a terminal, say what is being done after 2 s, 4 s, 8 s, ...
+
+    Whole lines rather than a spinner, so that a debugger in the user's code stays usable.
+    """
+    stream = sys.stderr
+    if stream is None or not stream.isatty():
+        yield
+        return
+    done = threading.Event()
+    threading.Thread(target=_say_progress, args=(doing, first, stream, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _say_progress(doing: str, first: float, stream: TextIO, done: threading.Event) -> None:
+    elapsed, wait = first, first
+    while not done.wait(wait):
+        print(f"fxgrad: {doing}, {elapsed:g} s", file=stream, flush=True)
+        elapsed, wait = elapsed * 2, elapsed
 
 
 def show(result: object) -> None:
@@ -68,7 +95,7 @@ def _print(result: object) -> None:
 
 
 def _forget_stdout() -> None:
-    """Let what is still buffered go nowhere, or Python would fail on it once more when it exits."""
+    """Discard what is still buffered, or Python would fail on it once more when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -107,10 +134,10 @@ def _write(file: File) -> None:
     from fxgrad.render.layout import write
 
     write(file.make().encode(errors="backslashreplace"), file.path)
-    told_written(file.path)
+    say_written(file.path)
 
 
-def told_written(path: str) -> None:
+def say_written(path: str) -> None:
     """Say on stderr that a file was written."""
     click.echo(f"wrote {escape(path)}", err=True)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from fxgrad.cli.commands import fxgrad
-from fxgrad.cli.options import Session
+from fxgrad.cli.options import CliContext
 from fxgrad.errors import FxgradError, UsageError
 
 OWN_MISTAKE = 70
@@ -22,24 +22,31 @@ INTERRUPTED = 130
 _NO_NUMPY = "Failed to initialize NumPy"
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit status. Errors go to stderr."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``fxgrad`` with these arguments (by default the program's own) and return its exit status.
+
+    0 fine; 1 found something (``verify``, ``check``, ``--strict``); 2 usage; 3 the target failed; 4 cannot draw or
+    write; 70 a mistake of fxgrad itself; 130 interrupted. Errors go to stderr.
+    """
+    if arguments is None:
+        _hide_missing_numpy()
+        arguments = sys.argv[1:]
     _never_fail_to_encode()
-    session = Session()
+    cli_context = CliContext()
     try:
-        status = fxgrad.main(list(arguments), prog_name="fxgrad", standalone_mode=False, obj=session)
+        status = fxgrad.main(list(arguments), prog_name="fxgrad", standalone_mode=False, obj=cli_context)
         return int(status or 0)
     except click.ClickException as error:
         return _report(_usage_error(error), debug=False)
     except FxgradError as error:
-        return _report(error, debug=session.debug)
+        return _report(error, debug=cli_context.debug)
     except click.Abort:
-        _tell("interrupted")
+        _print_error("interrupted")
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, ImportError) and "torch" not in sys.modules:
-            return _report(_no_torch(error), debug=session.debug)
-        _report(_own_mistake(error), debug=session.debug)
+            return _report(_no_torch(error), debug=cli_context.debug)
+        _report(_own_mistake(error), debug=cli_context.debug)
         return OWN_MISTAKE
 
 
@@ -49,10 +56,10 @@ def _never_fail_to_encode() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def pass_over_missing_numpy() -> None:
-    """Let torch not tell that numpy is missing, which it does without, here and in the processes that this one starts.
+def _hide_missing_numpy() -> None:
+    """Hide torch's warning that numpy is missing, here and in the processes that this one starts.
 
-    For a process that is fxgrad's own.
+    Only for a process that is fxgrad's own: it changes the filters of warnings and the environment.
     """
     warnings.filterwarnings("ignore", _NO_NUMPY, UserWarning)
     options = [os.environ.get("PYTHONWARNINGS", ""), f"ignore:{_NO_NUMPY}:UserWarning"]
@@ -61,10 +68,10 @@ def pass_over_missing_numpy() -> None:
 
 def _report(error: FxgradError, *, debug: bool) -> int:
     if debug:
-        _tell(traceback.format_exc().rstrip("\n"))
+        _print_error(traceback.format_exc().rstrip("\n"))
     elif error.details:
-        _tell(error.details)
-    _tell(f"error: {error}")
+        _print_error(error.details)
+    _print_error(f"error: {error}")
     return error.exit_status
 
 
@@ -96,8 +103,8 @@ def _own_mistake(error: Exception) -> FxgradError:
     )
 
 
-def _tell(text: str) -> None:
-    """Write to stderr, which may be closed; what a terminal would obey is escaped."""
+def _print_error(text: str) -> None:
+    """Write to stderr, which may be closed. Characters that a terminal would obey are escaped."""
     with contextlib.suppress(OSError, ValueError):
         print("".join(map(_harmless, text)), file=sys.stderr)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
-from msgspec.structs import replace
+from msgspec import structs
 from torch import nn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph
 from fxgrad.observe import accelerator
+from fxgrad.observe.execution import Executed
+from fxgrad.observe.session import Observed
 from fxgrad.observe.tracing import observe_forward
+
+Run = TypeVar("Run", Observed, Executed)
 
 NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
 
@@ -79,7 +84,24 @@ def check_placed(model: nn.Module, device: str | torch.device | None) -> None:
         )
 
 
-def observe_emulated(
+def run_emulated(device: str | None, run: Callable[[torch.device], Run]) -> Run:
+    """What `run` returns on the emulated device, which it is given; the graph says so, with what that leaves uncertain.
+
+    Only for a process that will end, a new interpreter or a forked child: the backend stays in it.
+    """
+    assert device is not None
+    with accelerator.emulate(device) as fake:
+        result = run(fake)
+    return replace(result, graph=_mark_emulated(result.graph, device))
+
+
+def _mark_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:
+    caveats = accelerator.caveats([node.name for node in graph.nodes])
+    info = structs.replace(graph.info, device=device, emulated=True, notes=(*graph.info.notes, *caveats))
+    return structs.replace(graph, info=info)
+
+
+def trace_moved_model(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -87,26 +109,13 @@ def observe_emulated(
     loss: Callable[[Any], Any] | None,
     device: str,
 ) -> BackwardGraph:
-    """Forward of a live model on the fake accelerator. Only for a process that will end: it changes the model."""
-    with accelerator.emulate(device) as fake:
+    """Forward of a live model on the emulated device. Only for a forked child: it moves the model there."""
+
+    def move_and_observe(fake: torch.device) -> Observed:
         memo: dict[int, Any] = {}  # an input that is a parameter, too, stays one tensor
         accelerator.move_module(model, fake, memo=memo)
         arguments, keywords = accelerator.fake_copy((args, kwargs), fake, memo=memo)
-        graph = as_emulated(observe_forward(model, arguments, keywords, loss=loss).graph, device)
-    return replace(graph, info=replace(graph.info, notes=(*graph.info.notes, NOT_CARRIED_OVER)))
+        return observe_forward(model, arguments, keywords, loss=loss)
 
-
-def as_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:
-    """The graph, saying that it was traced on a fake accelerator and what that leaves uncertain."""
-    caveats = accelerator.caveats([node.name for node in graph.nodes])
-    info = replace(graph.info, device=device, emulated=True, notes=(*graph.info.notes, *caveats))
-    return replace(graph, info=info)
-
-
-def cannot_verify_live(device: str) -> UsageError:
-    """Why a live model cannot be verified on a device that is not there."""
-    return UsageError(
-        f"verify of a live model on {device}, which is not there",
-        "a device that is there: the fake accelerator needs a process of its own, in which backward has not run",
-        f"the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
-    )
+    graph = run_emulated(device, move_and_observe).graph
+    return structs.replace(graph, info=structs.replace(graph.info, notes=(*graph.info.notes, NOT_CARRIED_OVER)))

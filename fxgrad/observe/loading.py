@@ -6,7 +6,7 @@ import inspect
 import os
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Literal, cast
@@ -21,6 +21,7 @@ from fxgrad.observe.inputs import Input, make_arguments, parse_input
 from fxgrad.observe.literals import Arguments, parse_init
 from fxgrad.observe.target_text import DEFAULT_FACTORY, TargetText, parse_target, split_name
 from fxgrad.observe.tracebacks import user_code
+from fxgrad.target_options import TargetOptions
 
 RETURNS = "a factory that returns (model, args), (model, args, kwargs) or fxgrad.Target(model, args, kwargs, loss)"
 
@@ -40,61 +41,45 @@ class Target:
     loss: Callable[..., object] | None = None
 
 
-def load_target(
-    text: str,
-    *,
-    init: str | None = None,
-    inputs: Sequence[str] = (),
-    loss: str | None = None,
-    seed: int | None = None,
-    mode: Literal["train", "eval"] | None = None,
-    device: str | None = None,
-) -> Target:
+def load_target(options: TargetOptions) -> Target:
     """The model and the arguments that a TARGET stands for. Runs the user's code.
 
-    ``text`` is ``file.py[:name]``, ``package.module[:name]`` (a factory, by default ``build``) or names a module
-    class, which ``init`` (a list of literals) and ``inputs`` (one description each) then build. ``loss`` names a
-    callable and overrides the factory's. ``seed`` sets torch's and random's generators first. The model is built
-    under ``torch.device(device)``, and put into ``mode``.
+    The TARGET is ``file.py[:name]`` or ``package.module[:name]``, where the name is that of a factory (by default
+    ``build``) or of a module class, which ``init`` and ``inputs`` of the options then build. ``loss`` names a callable
+    that overrides the factory's. ``seed`` sets torch's and random's generators first. The model is built under
+    ``torch.device(device)``, and put into ``mode``.
 
     Raises UsageError where a text is wrong or names nothing, TargetError where the user's code fails or returns
     something else. Parameters land on a device by ``torch.utils._device.DeviceContext``.
 
-    >>> target = load_target("torch.nn:Linear", init="4, 2", inputs=["f32[3,4]"])
+    >>> target = load_target(TargetOptions("torch.nn:Linear", init="4, 2", inputs=("f32[3,4]",)))
     >>> target.model(*target.args).shape
     torch.Size([3, 2])
     """
-    target = parse_target(text)
-    arguments = None if init is None else parse_init(init)
-    described = [parse_input(each) for each in inputs]
-    on_device = _device_scope(device)
-    _seed(seed)
+    target = parse_target(options.text)
+    init = None if options.init is None else parse_init(options.init)
+    inputs = [parse_input(each) for each in options.inputs]
+    on_device = nullcontext() if options.device is None else torch_device(options.device)
+    if options.seed is not None:
+        torch.manual_seed(options.seed)
+        random.seed(options.seed)
     with as_program(target), on_device:
         module = import_target(target)
-        built = _build(target, module, arguments, described)
-        if loss is not None:
-            built = replace(built, loss=_load_loss(loss, target, module))
-        _set_mode(built.model, mode, shown=text)
+        built = _build(target, module, init, inputs)
+        if options.loss is not None:
+            built = replace(built, loss=_load_loss(options.loss, target, module))
+        if options.mode is not None:
+            _set_mode(built.model, options.mode, shown=options.text)
     return built
 
 
-def _device_scope(device: str | None) -> AbstractContextManager[object]:
-    return nullcontext() if device is None else torch_device(device)
-
-
-def _seed(seed: int | None) -> None:
-    if seed is not None:
-        torch.manual_seed(seed)
-        random.seed(seed)
-
-
-def _build(target: TargetText, module: ModuleType, arguments: Arguments | None, inputs: Sequence[Input]) -> Target:
+def _build(target: TargetText, module: ModuleType, init: Arguments | None, inputs: Sequence[Input]) -> Target:
     name = target.name or DEFAULT_FACTORY
     found = find_name(module, name, shown=target.origin)
     shown = f"{escape(target.origin)}:{name}"
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
-        return _instance(found, arguments or Arguments((), {}), inputs, shown=shown)
-    _refuse_class_options(shown, init=arguments is not None, inputs=bool(inputs))
+        return _instance(found, init or Arguments((), {}), inputs, shown=shown)
+    _refuse_class_options(shown, init=init is not None, inputs=bool(inputs))
     return _call_factory(_factory(found, module, shown=shown), shown=shown)
 
 
@@ -260,8 +245,6 @@ def _is_same(one: TargetText, other: TargetText) -> bool:
     return one.origin == other.origin
 
 
-def _set_mode(model: torch.nn.Module, mode: Literal["train", "eval"] | None, *, shown: str) -> None:
-    if mode is None:
-        return
+def _set_mode(model: torch.nn.Module, mode: Literal["train", "eval"], *, shown: str) -> None:
     with user_code(f"calling {mode}() of the model of {escape(shown)}", allowed=RETURNS, advice=_mend_factory):
         model.train() if mode == "train" else model.eval()

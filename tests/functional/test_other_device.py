@@ -13,6 +13,7 @@ from fxgrad import api, emulated, load
 from fxgrad.cli import main
 from fxgrad.graph import HookKind, Landing
 from fxgrad.rules import explain_graph
+from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
 
 pytestmark = needs_emulation
@@ -37,9 +38,9 @@ def trace(tmp_path, monkeypatch):
     """Trace a target on the fake accelerator."""
     monkeypatch.chdir(tmp_path)
 
-    def trace_text(text, **options):
+    def trace_text(text, *, compare=False):
         (tmp_path / "model.py").write_text(HEAD + textwrap.dedent(text))
-        return api.trace_target("model.py", device="cuda", **options)
+        return api.trace_target(TargetOptions("model.py", device="cuda"), compare=compare)
 
     return trace_text
 

@@ -16,6 +16,7 @@ from fxgrad.graph import HookKind
 from fxgrad.graph.text import name_registering_function
 from fxgrad.render.dot import dot_source
 from fxgrad.render.layout import render
+from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
 from tests.support.svg_extents import Drawing
 
@@ -133,7 +134,7 @@ def sample(request, repository):
     name, device = request.param
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return trace_target(str(repository / "samples" / f"{name}.py"), device=device)
+        return trace_target(TargetOptions(str(repository / "samples" / f"{name}.py"), device=device))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -147,7 +148,7 @@ def test_the_picture_of_a_sample_can_be_read(sample, options):
 def test_no_arrow_of_a_small_sample_crosses_the_title_of_a_module(name, repository):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        trace = trace_target(str(repository / "samples" / f"{name}.py"))
+        trace = trace_target(TargetOptions(str(repository / "samples" / f"{name}.py")))
     assert Drawing(render(dot_source(trace.graph), "svg")).crossed()
     assert Drawing(trace.draw()).crossed() == []
 

@@ -12,6 +12,7 @@ import fxgrad
 from fxgrad.errors import TargetError
 from fxgrad.observe.loading import load_target
 from fxgrad.rules import list_codes
+from fxgrad.target_options import TargetOptions
 from tests.support.commands import printed_by
 from tests.support.needs import needs_of_command
 
@@ -92,9 +93,9 @@ def test_predictions_for_the_models_hold(code: str, factory: str, repository: Pa
     path = repository / "samples" / "rules" / f"{code.lower()}.py"
     if factory == "build" and code in RAISES:
         with pytest.raises(TargetError):
-            fxgrad.api.trace_target(f"{path}:{factory}")
+            fxgrad.api.trace_target(TargetOptions(f"{path}:{factory}"))
         return
-    target = load_target(f"{path}:{factory}")
+    target = load_target(TargetOptions(f"{path}:{factory}"))
     if factory == "build" and code in ("FXG109", "FXG203"):
         with pytest.raises(RuntimeError, match=r"incorrect number of values|modified by an inplace operation"):
             target.model(*target.args).sum().backward()

@@ -13,6 +13,7 @@ import torch
 
 from fxgrad.api import trace_target
 from fxgrad.observe.loading import load_target
+from fxgrad.target_options import TargetOptions
 from tests.support.commands import printed_by, without_versions
 from tests.support.needs import needs_of_command
 
@@ -71,14 +72,14 @@ def test_the_commands_in_a_samples_docstring_run(sample: str, repository: Path) 
 
 
 def test_five_hooks_never_fire_each_for_another_reason(repository: Path) -> None:
-    trace = trace_target(str(repository / "samples" / "silent_hook.py"))
+    trace = trace_target(TargetOptions(str(repository / "samples" / "silent_hook.py")))
     assert [site.fires for site in trace.sites] == [False] * 5
     told = [(finding.because, finding.fix) for finding in trace.explain().findings if finding.code == "FXG104"]
     assert len({because for because, _ in told}) == len({fix for _, fix in told}) == 5
 
 
 def test_a_full_hook_before_the_in_place_relu_is_refused_as_the_sample_says(repository: Path) -> None:
-    trace = trace_target(str(repository / "samples" / "resnet_block.py"))
+    trace = trace_target(TargetOptions(str(repository / "samples" / "resnet_block.py")))
     assert "is changed in place by relu" in (trace.probe("bn1", "Module.register_full_backward_hook").refused or "")
     block = _built(repository / "samples" / "resnet_block.py")
     block.bn1.register_full_backward_hook(lambda module, grad_input, grad_output: None)
@@ -87,7 +88,7 @@ def test_a_full_hook_before_the_in_place_relu_is_refused_as_the_sample_says(repo
 
 
 def _built(path: Path) -> Any:
-    return load_target(str(path)).model
+    return load_target(TargetOptions(str(path))).model
 
 
 @pytest.mark.parametrize("sample", ["lost_gradients", "wrong_moment"])

@@ -13,6 +13,7 @@ import pytest
 
 from fxgrad import api
 from fxgrad.graph import HookSite
+from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation, needs_saved_tensors
 
 PROGRAM = """
@@ -104,7 +105,7 @@ def told(site: HookSite, side: str) -> list[tuple[str | None, tuple[int | str, .
 @needs_emulation
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_fused_cell_gets_the_arguments_of_the_fused_function(variant: Variant, tmp_path: Path) -> None:
-    verification = api.verify_target(target(variant, tmp_path), device="cuda")
+    verification = api.verify_target(TargetOptions(target(variant, tmp_path), device="cuda"))
     assert (verification.differences, verification.unknown) == ((), ())
     sites = [s for s in verification.graph.sites if s.call == f"{path_of(variant, variant.hooked[-1])}#{variant.steps}"]
     (site,) = sites
@@ -126,13 +127,13 @@ def test_fused_cell_gets_the_arguments_of_the_fused_function(variant: Variant, t
 
 @needs_emulation
 def test_earlier_steps_get_a_gradient_for_the_cell_state(tmp_path: Path) -> None:
-    trace = api.trace_target(target(Variant(), tmp_path), device="cuda")
+    trace = api.trace_target(TargetOptions(target(Variant(), tmp_path), device="cuda"))
     assert [told(site, "grad_output")[1][1] for site in trace.sites_of("layers.3")] == [None, (9, 24), (9, 24)]
 
 
 @needs_emulation
 def test_each_entry_says_what_it_stands_for(tmp_path: Path) -> None:
-    trace = api.trace_target(target(Variant(), tmp_path), device="cuda")
+    trace = api.trace_target(TargetOptions(target(Variant(), tmp_path), device="cuda"))
     last = trace.sites_of("layers.3")[0]
     assert [gradient.expression for gradient in last.grad_input] == [
         "mm(layers.2 result[0], layers.3.weight_ih.t())",
@@ -144,7 +145,7 @@ def test_each_entry_says_what_it_stands_for(tmp_path: Path) -> None:
 
 
 def test_on_the_cpu_the_same_hook_sits_on_a_multiplication(tmp_path: Path) -> None:
-    trace = api.trace_target(target(Variant(), tmp_path))
+    trace = api.trace_target(TargetOptions(target(Variant(), tmp_path)))
     site = trace.sites_of("layers.3")[0]
     assert trace.graph.nodes[site.node or 0].name == "MulBackward0"
     assert told(site, "grad_input") == [("self", (9, 24)), ("other", (9, 24))]
@@ -152,7 +153,7 @@ def test_on_the_cpu_the_same_hook_sits_on_a_multiplication(tmp_path: Path) -> No
 
 @needs_saved_tensors
 def test_linear_gets_bias_input_and_transposed_weight(repository: Path) -> None:
-    trace = api.trace_target(str(repository / "samples" / "linear_unrolled.py"))
+    trace = api.trace_target(TargetOptions(str(repository / "samples" / "linear_unrolled.py")))
     assert len(trace.sites) == 3
     for site in trace.sites:
         assert [shape for _, shape in told(site, "grad_input")] == [(20,), None, (10, 20)]

@@ -35,8 +35,9 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("terminal")
     (folder / "model.py").write_text(PROGRAM, encoding="utf-8")
     from fxgrad.api import trace_target
+    from fxgrad.target_options import TargetOptions
 
-    trace_target(str(folder / "model.py")).to_json(folder / "trace.json")
+    trace_target(TargetOptions(str(folder / "model.py"))).to_json(folder / "trace.json")
     return folder / "trace.json"
 
 

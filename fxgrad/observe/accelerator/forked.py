@@ -20,11 +20,10 @@ from typing import NoReturn
 
 import torch
 
-from fxgrad.errors import FxgradError, OutputError, TargetError, UsageError
+from fxgrad.errors import FxgradError, TargetError, UsageError, error_from_dict
 
 CHUNK = 1 << 20
 RESULT, ERROR = b"R", b"E"
-_ERRORS = {kind.__name__: kind for kind in (FxgradError, UsageError, TargetError, OutputError)}
 
 
 class ChildTraceback(Exception):
@@ -118,12 +117,11 @@ def _outcome(work: Callable[[], str]) -> bytes:
 def _described(error: BaseException) -> dict[str, str]:
     text = "".join(traceback.format_exception(error))
     if isinstance(error, FxgradError):
-        kind = next(base.__name__ for base in type(error).__mro__ if base.__name__ in _ERRORS)
-        return dict(kind=kind, given=error.given, allowed=error.allowed, suggestion=error.suggestion, traceback=text)
+        return error.to_dict() | {"traceback": text}
     given = "".join(traceback.format_exception_only(error)).strip()
     if isinstance(error, SystemExit):
         given = f"the target left the interpreter: SystemExit({error.code!r})"
-    return dict(kind="TargetError", given=given, allowed=_ALLOWED, suggestion=_SUGGESTION, traceback=text)
+    return TargetError(given, _ALLOWED, _SUGGESTION).to_dict() | {"traceback": text}
 
 
 def _send(write_end: int, message: bytes) -> None:
@@ -177,10 +175,7 @@ def _answer(message: bytes | None, status: int | None) -> str:
     if message[:1] == RESULT:
         return message[1:].decode("utf-8", "surrogatepass")
     described = json.loads(message[1:])
-    kind = _ERRORS[described["kind"]]
-    raise kind(described["given"], described["allowed"], described["suggestion"]) from ChildTraceback(
-        "\n" + described["traceback"]
-    )
+    raise error_from_dict(described) from ChildTraceback("\n" + described["traceback"])
 
 
 def _ending(status: int | None) -> str:

@@ -12,17 +12,7 @@ import fxgrad
 from fxgrad.cli import main
 from fxgrad.errors import OutputError, TargetError, UsageError
 from fxgrad.graph import Explanation, HookKind
-
-NO_OPTIONS = {
-    "init": None,
-    "inputs": (),
-    "loss": None,
-    "seed": None,
-    "mode": None,
-    "device": None,
-    "autocast": None,
-    "compare": False,
-}
+from fxgrad.target_options import TargetOptions
 
 
 class Shown:
@@ -46,13 +36,13 @@ class Api:
         self.ok = True
         self.during = lambda: None
 
-    def trace_target(self, text, **options):
+    def trace_target(self, options, *, compare=False):
         self.during()
-        self.calls.append(("trace", text, options))
+        self.calls.append(("trace", options, compare))
         return self
 
-    def verify_target(self, text, **options):
-        self.calls.append(("verify", text, options))
+    def verify_target(self, options):
+        self.calls.append(("verify", options))
         return SimpleNamespace(ok=self.ok, __str__=lambda: "compared")
 
     def report(self):
@@ -84,7 +74,7 @@ def api(monkeypatch):
 def test_report_shows_the_report(api, capsys):
     assert main(["report", "model.py"]) == 0
     assert capsys.readouterr() == ("the report\n", "")
-    assert api.calls == [("trace", "model.py", NO_OPTIONS)]
+    assert api.calls == [("trace", TargetOptions("model.py"), False)]
 
 
 def test_every_option_of_a_target_reaches_the_api(api):
@@ -94,27 +84,27 @@ def test_every_option_of_a_target_reaches_the_api(api):
             *("--seed", "3", "--eval", "--device", "cuda", "--autocast", "bf16", "--loss", "a:b"),
         ]
     )
-    assert api.calls == [
-        (
-            "trace",
-            "torch.nn:LSTMCell",
-            {
-                "init": "1, 2",
-                "inputs": ("f32[1]", "hx=f32[2]"),
-                "loss": "a:b",
-                "seed": 3,
-                "mode": "eval",
-                "device": "cuda",
-                "autocast": "bf16",
-                "compare": False,
-            },
-        )
-    ]
+    assert api.calls[0][1] == TargetOptions(
+        "torch.nn:LSTMCell",
+        init="1, 2",
+        inputs=("f32[1]", "hx=f32[2]"),
+        loss="a:b",
+        seed=3,
+        mode="eval",
+        device="cuda",
+        autocast="bf16",
+    )
+
+
+@pytest.mark.parametrize("command", ["explain", "verify"])
+def test_how_backward_is_called_reaches_the_api(api, command):
+    main([command, "model.py", "--inputs", "a", "--inputs", "b", "--api", "grad"])
+    assert api.calls[0][1] == TargetOptions("model.py", backward_inputs=("a", "b"), backward_api="grad")
 
 
 def test_the_later_of_train_and_eval_wins(api):
     main(["report", "model.py", "--eval", "--train"])
-    assert api.calls[0][2]["mode"] == "train"
+    assert api.calls[0][1].mode == "train"
 
 
 def test_what_the_users_code_prints_goes_to_stderr(api, capsys):

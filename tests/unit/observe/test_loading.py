@@ -8,6 +8,7 @@ import torch
 
 from fxgrad.errors import TargetError, UsageError
 from fxgrad.observe.loading import Target, load_target
+from fxgrad.target_options import TargetOptions
 
 HEAD = """
 import torch
@@ -33,15 +34,19 @@ def write(tmp_path):
     return write_file
 
 
+def load(text, **options):
+    return load_target(TargetOptions(text, **options))
+
+
 def usage_error(text, **options):
     with pytest.raises(UsageError) as caught:
-        load_target(text, **options)
+        load(text, **options)
     return caught.value
 
 
 def target_error(text, **options):
     with pytest.raises(TargetError) as caught:
-        load_target(text, **options)
+        load(text, **options)
     return caught.value
 
 
@@ -49,36 +54,36 @@ def target_error(text, **options):
 
 
 def test_a_model_and_its_arguments(write):
-    target = load_target(write("def build(): return Net(), (x,)"))
+    target = load(write("def build(): return Net(), (x,)"))
     assert target.model(*target.args).shape == (3, 2)
     assert (target.kwargs, target.loss) == (None, None)
 
 
 def test_a_model_its_arguments_and_keywords(write):
-    assert load_target(write("def build(): return Net(), (x,), {'scale': 2}")).kwargs == {"scale": 2}
+    assert load(write("def build(): return Net(), (x,), {'scale': 2}")).kwargs == {"scale": 2}
 
 
 def test_a_target_with_a_loss(write):
-    target = load_target(write("def build(): return Target(Net(), (x,), loss=torch.sum)"))
+    target = load(write("def build(): return Target(Net(), (x,), loss=torch.sum)"))
     assert target.loss is torch.sum
 
 
 def test_a_model_without_arguments(write):
-    assert load_target(write("def build(): return Net(), ()")).args == ()
+    assert load(write("def build(): return Net(), ()")).args == ()
 
 
 def test_another_factory_by_its_name(write):
     file = write("def small(): return Net(), (x,)\nclass Zoo:\n    @staticmethod\n    def large(): return Net(9), (x,)")
-    assert load_target(f"{file}:small").model.linear.in_features == 4
-    assert load_target(f"{file}:Zoo.large").model.linear.in_features == 9
+    assert load(f"{file}:small").model.linear.in_features == 4
+    assert load(f"{file}:Zoo.large").model.linear.in_features == 9
 
 
 def test_a_factory_whose_parameters_have_defaults(write):
-    load_target(write("def build(width=4, *rest, bias=True, **more): return Net(width), (x,)"))
+    load(write("def build(width=4, *rest, bias=True, **more): return Net(width), (x,)"))
 
 
 def test_a_factory_in_an_importable_module():
-    found = load_target("torch.nn:Linear", init="4, 2", inputs=["f32[3,4]"])
+    found = load("torch.nn:Linear", init="4, 2", inputs=["f32[3,4]"])
     assert type(found.model) is torch.nn.Linear
 
 
@@ -158,18 +163,18 @@ def test_a_name_that_is_no_factory_is_refused(write, name, kind):
 
 
 def test_a_module_class_with_its_arguments():
-    target = load_target("torch.nn:LSTMCell", init="8, 6, bias=False", inputs=["f32[9,8]", "(f32[9,6],f32[9,6])"])
+    target = load("torch.nn:LSTMCell", init="8, 6, bias=False", inputs=["f32[9,8]", "(f32[9,6],f32[9,6])"])
     hidden, cell = target.model(*target.args)
     assert (hidden.shape, cell.shape, target.model.bias) == ((9, 6), (9, 6), False)
 
 
 def test_a_module_class_of_a_file(write):
-    target = load_target(write("") + ":Net", init="5", inputs=["f32[3,5]", "scale=f32[]"])
+    target = load(write("") + ":Net", init="5", inputs=["f32[3,5]", "scale=f32[]"])
     assert (target.model.linear.in_features, list(target.kwargs)) == (5, ["scale"])
 
 
 def test_a_module_class_that_needs_no_arguments():
-    assert load_target("torch.nn:ReLU", inputs=["f32[3]"]).args[0].shape == (3,)
+    assert load("torch.nn:ReLU", inputs=["f32[3]"]).args[0].shape == (3,)
 
 
 def test_init_that_the_constructor_does_not_take():
@@ -225,7 +230,7 @@ def test_an_empty_init_does_not_go_with_a_factory_either(write):
 
 def test_a_seed_makes_the_same_weights_inputs_and_random_numbers(write):
     file = write("import random\ndef build(): return Net(), (torch.randn(3, 4), random.random())")
-    first, second = load_target(file, seed=7), load_target(file, seed=7)
+    first, second = load(file, seed=7), load(file, seed=7)
     assert torch.equal(first.model.linear.weight, second.model.linear.weight)
     assert torch.equal(first.args[0], second.args[0])
     assert first.args[1] == second.args[1]
@@ -234,14 +239,14 @@ def test_a_seed_makes_the_same_weights_inputs_and_random_numbers(write):
 def test_without_a_seed_the_generators_are_left_alone(write):
     file = write("def build(): return nn.ReLU(), (x,)")
     torch_state, state = torch.get_rng_state(), random.getstate()
-    load_target(file)
+    load(file)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert random.getstate() == state
 
 
 @pytest.mark.parametrize(("mode", "training"), [("train", True), ("eval", False), (None, False)])
 def test_a_mode_is_set_where_it_is_given(write, mode, training):
-    target = load_target(write("def build(): return Net().eval(), (x,)"), mode=mode)
+    target = load(write("def build(): return Net().eval(), (x,)"), mode=mode)
     assert (target.model.training, target.model.linear.training) == (training, training)
 
 
@@ -251,12 +256,12 @@ def test_a_model_whose_eval_raises_is_an_error_of_the_target(write):
 
 
 def test_the_model_is_built_on_the_device(write):
-    target = load_target(write("def build(): return Net(), (x,)"), device="meta")
+    target = load(write("def build(): return Net(), (x,)"), device="meta")
     assert (target.model.linear.weight.device.type, target.args[0].device.type) == ("meta", "meta")
 
 
 def test_the_inputs_of_a_module_class_are_made_on_the_device():
-    assert load_target("torch.nn:ReLU", inputs=["f32[3]"], device="meta").args[0].device.type == "meta"
+    assert load("torch.nn:ReLU", inputs=["f32[3]"], device="meta").args[0].device.type == "meta"
 
 
 @pytest.mark.parametrize("device", ["tpu", "", "cuda:-1"])
@@ -266,8 +271,8 @@ def test_a_device_that_torch_does_not_know_is_refused(device):
 
 def test_a_loss_overrides_the_factorys(write):
     file = write("def build(): return Target(Net(), (x,), loss=torch.sum)\ndef mine(output): return output.mean()")
-    assert load_target(file, loss=f"{file}:mine").loss.__name__ == "mine"
-    assert load_target(file, loss="torch:mean").loss is torch.mean
+    assert load(file, loss=f"{file}:mine").loss.__name__ == "mine"
+    assert load(file, loss="torch:mean").loss is torch.mean
 
 
 def test_the_targets_own_file_does_not_run_twice_for_its_loss(write, tmp_path, monkeypatch):
@@ -280,7 +285,7 @@ def test_the_targets_own_file_does_not_run_twice_for_its_loss(write, tmp_path, m
         def build(): return Net(), (x,)
         def mine(output): ...
     """)
-    load_target("model.py", loss="./model.py:mine")
+    load("model.py", loss="./model.py:mine")
     assert (tmp_path / "runs").read_text() == "."
 
 
@@ -289,7 +294,7 @@ def test_a_loss_from_another_file_sees_that_files_folder(write, tmp_path):
     other.mkdir()
     (other / "weights_beside_loss.py").write_text("weight = 3")
     (other / "loss.py").write_text("import weights_beside_loss as w\ndef loss(y): return y.sum() * w.weight")
-    target = load_target(write("def build(): return nn.ReLU(), (x,)"), loss=f"{other / 'loss.py'}:loss")
+    target = load(write("def build(): return nn.ReLU(), (x,)"), loss=f"{other / 'loss.py'}:loss")
     assert target.loss(torch.ones(2)) == 6
 
 
