@@ -3,9 +3,13 @@
 from io import StringIO
 
 import pytest
+import torch
 from msgspec.structs import replace
 from rich.console import Console
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+import fxgrad
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind, NodeKind, Source
 from fxgrad.render.text import explain_rich, explain_text, report_rich
@@ -188,3 +192,20 @@ def test_a_name_that_looks_like_markup_stays_a_name_on_the_terminal(linear):
     console = Console(width=200, record=True, file=StringIO())
     console.print(report_rich(graph, explain_graph(graph)))
     assert "[bold]show[/bold] :smile:" in console.export_text()
+
+
+def test_how_often_a_hook_is_called_that_an_inner_backward_may_call_too_is_left_to_backward():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return checkpoint(self.linear, self.linear(x), use_reentrant=True)
+
+    model = Twice()
+    model.linear.weight.register_hook(lambda grad: None)
+    graph = fxgrad.trace(model, torch.ones(2, 3, requires_grad=True)).graph
+    assert "    fires, only backward decides how often, number 1 in the firing order at the latest\n" in explain_text(
+        graph, explain_graph(graph)
+    )

@@ -104,6 +104,21 @@ def test_a_hook_that_may_return_is_told_with_what_it_replaces_and_what_it_must_r
     assert told.fix == "return None, or a tuple of 1 entry in place of grad_input: ((2, 3),)"
 
 
+@pytest.mark.parametrize(
+    ("register", "replaced"),
+    [
+        (non_full, "grad_input"),
+        (full, "grad_input"),
+        (on_a_node, "grad_input"),
+        (full_pre, "grad_output"),
+        (before_a_node, "grad_output"),
+        (on_a_tensor, "the gradient"),
+    ],
+)
+def test_what_is_replaced_is_what_the_kind_of_hook_replaces(register, replaced):
+    assert f"takes the place of {replaced} at " in finding(register).because
+
+
 def test_a_full_hook_without_an_input_that_requires_grad_can_change_nothing():
     model = made(full_on_the_first)
     graph = fxgrad.trace(model, torch.ones(2, 3)).graph
