@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, HookKind, HookSite, ModuleCall, Node, TensorRef
+from fxgrad.graph import Explanation, HookSite, ModuleCall, Node, TensorRef
+from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,
@@ -106,10 +107,10 @@ def _advise_on_silence(subject: Subject, site: HookSite) -> str:
 
 
 def _advise_on_tensors(subject: Subject) -> str:
-    match subject.hook.kind:
-        case HookKind.MULTI_GRAD:
+    match subject.hook.kind.owner:
+        case HookOwner.TENSORS:
             return "register it on tensors that what you call backward on depends on"
-        case HookKind.NODE | HookKind.NODE_PRE:
+        case HookOwner.NODE:
             return "register it on a node between what you call backward on and the leaves that require grad"
         case _ if subject.path in subject.graph.variables_by_name:
             return f"let what you call backward on depend on {quote_code(subject.path)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Explanation, HookKind, Module, ModuleCall, TensorRef
+from fxgrad.graph import BackwardGraph, Explanation, Module, ModuleCall, TensorRef
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -79,10 +79,11 @@ def _is_used_outside(subject: Subject, call: ModuleCall, ref: TensorRef) -> bool
     """Whether a node that the call did not make gives the result a gradient, or backward starts from it."""
     if ref.node is None:
         return False
-    if any((root.node, root.slot) == (ref.node, ref.slot) for root in subject.graph.roots):
+    slot = (ref.node, ref.slot)
+    if slot in subject.graph.root_slots:
         return True
-    within = {node.id for node in subject.facts.list_nodes_within(call.id)}
-    return any(user not in within for user in subject.facts.users.get((ref.node, ref.slot), ()))
+    within = {node.id for node in subject.graph.nodes_within(call.id)}
+    return any(user not in within for user in subject.graph.users_of_slots.get(slot, ()))
 
 
 def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
@@ -317,11 +318,9 @@ def _explain_hook_beside_full_hooks(subject: Subject) -> Iterator[Explanation]:
 
 def _explain_refusal(graph: BackwardGraph) -> Iterator[Explanation]:
     """A module keeps its kind of hooks after the last of them was removed."""
-    kinds = (HookKind.MODULE_BACKWARD, HookKind.MODULE_FULL_BACKWARD)
     for module in graph.modules:
-        if module.full_backward_sticky is not None and not any(
-            graph.hooks[hook].kind in kinds for hook in module.hooks
-        ):
+        kinds = [graph.hooks[hook].kind for hook in module.hooks]
+        if module.full_backward_sticky is not None and not any(kind.is_legacy or kind.is_full for kind in kinds):
             yield _refuse_other_kind(module)
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from fxgrad.graph import Explanation, Gradient, Held, HookKind, HookSite, Node, Variable
+from fxgrad.graph import Explanation, Gradient, Held, HookSite, Node, Variable
+from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
@@ -57,14 +58,6 @@ _FXG109 = Page(
 
 _MOST_ENTRIES = 12
 _MOST_LEAVES = 6
-_REPLACE_NOTHING = (HookKind.RETAIN_GRAD, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD)
-_BEFORE_THE_NODE = (
-    HookKind.TENSOR,
-    HookKind.NODE_PRE,
-    HookKind.MODULE_FULL_BACKWARD_PRE,
-    HookKind.GLOBAL_FULL_BACKWARD_PRE,
-)
-"""What they return is what the node gets; of full pre-hooks that holds for BackwardHookFunction, the identity."""
 _COUNT = re.compile(
     r"returned an (?:incorrect number of values|invalid number of grad_(?:in|out)put)[ ,(]*"
     r"got (\d+), but expected (\d+)"
@@ -74,7 +67,7 @@ _COUNT = re.compile(
 def _explain_return(subject: Subject) -> Iterator[Explanation]:
     """The hook's code can return something, and PyTorch takes it for new gradients."""
     hook, placed = subject.hook, [placed for placed in subject.placed if placed.site.fires is not False]
-    if not hook.may_return or not placed or hook.kind in _REPLACE_NOTHING:
+    if not hook.may_return or not placed or hook.kind.replaces is None:
         return
     site, node, _ = placed[0]
     yield Explanation(
@@ -82,7 +75,7 @@ def _explain_return(subject: Subject) -> Iterator[Explanation]:
         severity="info",
         headline=f"{name_hook_function(hook)} may return something else than None",
         because=(
-            f"What it returns takes the place of {_name_replaced(hook.kind)} at {escape(node.label)}. "
+            f"What it returns takes the place of {hook.kind.replaces} at {escape(node.label)}. "
             f"{_name_changed_leaves(subject, site, node)} "
             "What fxgrad says of this graph assumes that it returns None."
         ),
@@ -91,16 +84,11 @@ def _explain_return(subject: Subject) -> Iterator[Explanation]:
     )
 
 
-def _name_replaced(kind: HookKind) -> str:
-    if kind is HookKind.TENSOR:
-        return "the gradient"
-    return "grad_output" if kind in _BEFORE_THE_NODE else "grad_input"
-
-
 def _name_changed_leaves(subject: Subject, site: HookSite, node: Node) -> str:
     """Which leaves get other gradients: those behind what is replaced."""
     behind = subject.facts.leaves_behind
-    starts = [node.id] if site.hook.kind in _BEFORE_THE_NODE else _list_next_nodes(site, node)
+    # what replaces grad_output is what the node gets; of full pre-hooks that holds for BackwardHookFunction, the identity
+    starts = _list_next_nodes(site, node) if site.hook.kind.replaces == "grad_input" else [node.id]
     count, names = behind.list_leaves(starts)
     leaves = [quote_code(name) for name in islice(names, _MOST_LEAVES)]
     if behind.lead_to_nesting(starts):
@@ -130,19 +118,15 @@ def describe_return(site: HookSite) -> str:
     PyTorch checks number, shape, dtype and None in torch/csrc/autograd/python_hook.cpp, for full hooks the number also
     in torch/utils/hooks.py. A full pre-hook may return a tensor where its grad_output is None.
     """
-    match site.hook.kind:
-        case HookKind.TENSOR:
-            return _describe_tensor(site)
-        case HookKind.POST_ACCUMULATE_GRAD:
-            return "None: anything else raises"
-        case HookKind.RETAIN_GRAD | HookKind.MULTI_GRAD:
-            return "anything: it is not used"
-        case HookKind.MODULE_FULL_BACKWARD_PRE | HookKind.GLOBAL_FULL_BACKWARD_PRE:
-            return _describe_tuple("grad_output", site.grad_output)
-        case HookKind.NODE_PRE:
-            return _describe_tuple("grad_output", site.grad_output) + _keep_none(site.grad_output)
-        case _:
-            return _describe_tuple("grad_input", site.grad_input) + _keep_none(site.grad_input)
+    kind = site.hook.kind
+    if kind.arguments is HookArguments.LEAF:
+        return "None: anything else raises"
+    if kind.replaces is None:
+        return "anything: it is not used"
+    if kind.arguments is HookArguments.GRADIENT:
+        return _describe_tensor(site)
+    gradients = site.grad_input if kind.replaces == "grad_input" else site.grad_output
+    return _describe_tuple(kind.replaces, gradients) + ("" if kind.is_full_pre else _keep_none(gradients))
 
 
 def _describe_tensor(site: HookSite) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, HookKind, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.hook_sites import HookSites, group_sites
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, predict, predict_nodes
@@ -51,7 +52,7 @@ _Identity = tuple[int, str | None, int | None]
 
 def _identify(site: HookSite) -> _Identity:
     """What two predictions for one graph have in common; a multi-grad hook's node is where it is called."""
-    return site.hook.id, site.call, None if site.hook.kind is HookKind.MULTI_GRAD else site.node
+    return site.hook.id, site.call, None if site.hook.kind.owner is HookOwner.TENSORS else site.node
 
 
 class GraphFacts:
@@ -113,63 +114,6 @@ class GraphFacts:
     def containers(self) -> frozenset[str]:
         """The paths of the modules that hold others."""
         return frozenset(parent for path in self.graph.modules_by_path for parent in list_parent_paths(path))
-
-    # Nodes and the calls that made them
-
-    @cached_property
-    def users(self) -> dict[tuple[int, int], list[int]]:
-        """The nodes that pass a gradient to each (node, slot)."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for node in self.graph.nodes:
-            for edge in node.edges:
-                if edge.next_node is not None:
-                    found.setdefault((edge.next_node, edge.input_nr), []).append(node.id)
-        return found
-
-    @cached_property
-    def _hook_node_calls(self) -> dict[int, str]:
-        """The call that each BackwardHookFunction node was put around: it is made outside of the call's window."""
-        pairs = ((node, call.id) for call in self.graph.calls for node in (call.input_hook_node, call.output_hook_node))
-        return {node: call for node, call in pairs if node is not None}
-
-    def find_maker(self, node: Node) -> ModuleCall | None:
-        """The call that made the node, or whose full hook put it there."""
-        call = self._hook_node_calls.get(node.id, node.call)
-        return self.graph.calls_by_id.get(call) if call is not None else None
-
-    @cached_property
-    def _nodes_by_call(self) -> dict[str, list[Node]]:
-        found: dict[str, list[Node]] = {}
-        for node in self.graph.nodes:
-            if node.call is not None:
-                found.setdefault(node.call, []).append(node)
-        return found
-
-    @cached_property
-    def _children(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for call in self.graph.calls:
-            if call.parent is not None:
-                found.setdefault(call.parent, []).append(call.id)
-        return found
-
-    def list_nodes_within(self, call: str) -> tuple[Node, ...]:
-        """The nodes that the call made, those of the calls inside it included."""
-        found: list[Node] = []
-        waiting = [call]
-        while waiting:
-            inner = waiting.pop()
-            found.extend(self._nodes_by_call.get(inner, ()))
-            waiting.extend(self._children.get(inner, ()))
-        return tuple(found)
-
-    def is_within(self, inner: str, outer: str) -> bool:
-        """Whether the call ``inner`` is ``outer`` or was made inside it."""
-        call: str | None = inner
-        while call is not None and call != outer:
-            known = self.graph.calls_by_id.get(call)
-            call = known.parent if known else None
-        return call == outer
 
 
 class LeavesBehind:
@@ -285,7 +229,7 @@ def _find_feeders(subject: Subject, site: HookSite) -> dict[int, int | None]:
     """From the site's node on, each node of the call with the one that it was first reached from, breadth first."""
     if site.node is None or site.call is None or subject.graph.info.backward.inputs is not None:
         return {}
-    within = {node.id for node in subject.facts.list_nodes_within(site.call)}
+    within = {node.id for node in subject.graph.nodes_within(site.call)}
     feeders: dict[int, int | None] = {site.node: None}
     waiting = deque([site.node])
     while waiting:
