@@ -194,7 +194,7 @@ def test_verify_tells_by_its_status_whether_all_was_right(api, ok, status):
 
 
 def test_rule_describes_a_rule(capsys, monkeypatch):
-    monkeypatch.setattr("fxgrad.rules.describe", lambda code: f"about {code}", raising=False)
+    monkeypatch.setattr("fxgrad.rules.find_page", lambda code: f"about {code}")
     assert main(["rule", "FXG101"]) == 0
     assert capsys.readouterr().out == "about FXG101\n"
 
