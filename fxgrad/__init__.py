@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fxgrad.graph import BackwardGraph as BackwardGraph
     from fxgrad.graph import HookKind as HookKind
     from fxgrad.graph import NodeKind as NodeKind
-    from fxgrad.observe.loading import Target as Target
+    from fxgrad.observe.target.loading import Target as Target
     from fxgrad.result import Trace as Trace
     from fxgrad.result import load as load
     from fxgrad.verification import Verification as Verification
@@ -46,7 +46,7 @@ _HOME = {
     "OutputError": "fxgrad.errors",
     "Probe": "fxgrad.answers",
     "Report": "fxgrad.answers",
-    "Target": "fxgrad.observe.loading",
+    "Target": "fxgrad.observe.target.loading",
     "TargetError": "fxgrad.errors",
     "Trace": "fxgrad.result",
     "UsageError": "fxgrad.errors",

@@ -48,7 +48,8 @@ def trace(
     >>> [(gradient.argument, gradient.shape) for gradient in trace.sites[0].grad_input]
     [('input', (8, 10))]
     """
-    from fxgrad.observe import devices, tracing
+    from fxgrad.observe import tracing
+    from fxgrad.observe.target import devices
 
     arguments, keywords = _arguments(args, kwargs)
     if devices.needs_emulation(device):
@@ -94,8 +95,8 @@ def _trace_emulated(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None, device: str
 ) -> Trace:
     from fxgrad.emulated import trace_in_fork
-    from fxgrad.observe.devices import trace_moved_model
     from fxgrad.observe.names import TensorNames, path_finder, tensor_finder
+    from fxgrad.observe.target.devices import trace_moved_model
 
     graph = trace_in_fork(partial(trace_moved_model, model, args, kwargs, loss=loss, device=device))
     return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
@@ -203,7 +204,8 @@ def verify(
     >>> print(fxgrad.verify(model, torch.randn(8, 10)))  # doctest: +ELLIPSIS
     1 hook site...
     """
-    from fxgrad.observe import devices, execution
+    from fxgrad.observe import execution
+    from fxgrad.observe.target import devices
     from fxgrad.verification import compare
 
     arguments, keywords = _arguments(args, kwargs)
@@ -256,14 +258,14 @@ def _run_target(options: TargetOptions, *, compare: bool) -> Trace:
         from fxgrad.emulated import trace_in_interpreter
 
         return Trace(predict(trace_in_interpreter(options, compare=compare)))
-    from fxgrad.observe import targets
+    from fxgrad.observe.target import running
 
     with _explained():
-        return _trace_of(*targets.observe_target(options))
+        return _trace_of(*running.observe_target(options))
 
 
 def _needs_interpreter(options: TargetOptions) -> bool:
-    from fxgrad.observe.devices import check_present, needs_emulation
+    from fxgrad.observe.target.devices import check_present, needs_emulation
 
     emulated = needs_emulation(options.device)
     if options.device is not None and not emulated:
@@ -299,10 +301,10 @@ def verify_target(options: TargetOptions) -> Verification:
 
         executed = execute_in_interpreter(options)
     else:
-        from fxgrad.observe import targets
+        from fxgrad.observe.target import running
 
         with _explained():
-            executed = targets.execute_target(
+            executed = running.execute_target(
                 options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )
     return compare(predict(executed.graph), executed.firings)

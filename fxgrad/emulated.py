@@ -28,8 +28,9 @@ from fxgrad.errors import FxgradError, TargetError, error_from_dict
 from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
 from fxgrad.graph import BackwardGraph, OtherDevice
 from fxgrad.graph.records import Firing
-from fxgrad.observe import accelerator, devices, targets
+from fxgrad.observe import accelerator
 from fxgrad.observe.execution import Executed
+from fxgrad.observe.target import devices, running
 from fxgrad.predict import find_landings, find_places, set_backward_call
 from fxgrad.target_options import TargetOptions
 
@@ -46,8 +47,8 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop())
-from fxgrad.emulated import main
-main()
+from fxgrad.emulated import answer_question
+answer_question()
 """
 """Not -m, which would put the current folder first on the path, with whatever modules lie there. While it imports torch,
 an interrupt ends it without a word."""
@@ -119,7 +120,7 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
 # In the new interpreter
 
 
-def main() -> None:
+def answer_question() -> None:
     """Answer one question: the JSON object on stdin says which, and in which file the answer is awaited."""
     question = json.loads(sys.stdin.buffer.read())
     try:
@@ -137,7 +138,7 @@ def main() -> None:
 
 def _answer_trace(options: TargetOptions, question: dict[str, Any]) -> dict[str, str]:
     def emulated() -> BackwardGraph:
-        return devices.run_emulated(options.device, lambda _: targets.observe_target(options)[0]).graph
+        return devices.run_emulated(options.device, lambda _: running.observe_target(options)[0]).graph
 
     if not accelerator.can_fork():
         return {"graph": to_json(emulated())}
@@ -156,7 +157,7 @@ def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevic
 
     def silent() -> BackwardGraph:
         _discard_output()
-        return targets.observe_target(replace(options, device=_CPU))[0].graph
+        return running.observe_target(replace(options, device=_CPU))[0].graph
 
     try:
         return OtherDevice(_CPU, find_landings(trace_in_fork(silent, timeout=_MOST_SECONDS)))
@@ -173,7 +174,7 @@ def _discard_output() -> None:
 
 def _answer_verify(options: TargetOptions, _: dict[str, Any]) -> dict[str, str]:
     calling = partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
-    executed = devices.run_emulated(options.device, lambda _: targets.execute_target(options, calling))
+    executed = devices.run_emulated(options.device, lambda _: running.execute_target(options, calling))
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings)}
 
 

@@ -10,8 +10,8 @@ import click
 
 from fxgrad.cli.options import (
     backward_options,
+    contain_user_code,
     debug_option,
-    running,
     target_argument,
     targets_argument,
     with_target,
@@ -107,7 +107,7 @@ def report(options: TargetOptions, *, svg: str | None, json: str | None, markdow
     check_distinct([path for path in (svg, json, markdown) if path is not None], target=options.text)
     if svg is not None:
         check_svg(svg)
-    with running("tracing", options):
+    with contain_user_code("tracing", options):
         trace = api.trace_target(options)
     shown = trace.report()
     show(shown)
@@ -154,7 +154,7 @@ def explain(
     kind = None if hook is None else find_hook_kind(hook)
     if order and kind is not None:
         raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
-    with running("tracing", options):
+    with contain_user_code("tracing", options):
         trace = api.trace_target(options, compare=kind is not None and kind.is_legacy)
     where = _THE_MODEL if module is None and kind is not None else module
     shown = trace.order(where) if order else trace.explain(where, hook=kind)
@@ -183,7 +183,7 @@ def draw(options: TargetOptions, *, output: str, depth: int | None, module: str 
 
     format_of(output)
     check_folder(output)
-    with running("tracing", options):
+    with contain_user_code("tracing", options):
         trace = api.trace_target(options)
     with progress(f"drawing {output}"):
         trace.draw(output, depth=depth, hooks_only=hooks_only, module=module)
@@ -192,21 +192,22 @@ def draw(options: TargetOptions, *, output: str, depth: int | None, module: str 
 
 
 @fxgrad.command(
+    "verify",
     epilog="""\b
 Examples:
   fxgrad verify model.py
   fxgrad verify torch.nn:Linear --init "10, 20" --input "f32[8,10]"
   fxgrad verify model.py --inputs layers.0.weight --api grad
-"""
+""",
 )
 @target_argument
 @backward_options
 @with_target
-def verify(options: TargetOptions) -> int:
+def verify_command(options: TargetOptions) -> int:
     """Run backward and compare what hooks get with what was said."""
     from fxgrad import api
 
-    with running("verifying", options):
+    with contain_user_code("verifying", options):
         verification = api.verify_target(options)
     show(verification)
     return 0 if verification.ok else _FOUND
@@ -309,7 +310,7 @@ def _check_each(targets: Sequence[TargetOptions]) -> tuple[list[Finding], list[F
     errors: list[FxgradError] = []
     for options in targets:
         try:
-            with running("tracing", options):
+            with contain_user_code("tracing", options):
                 found += api.check_target(options)
         except FxgradError as error:
             errors.append(error)

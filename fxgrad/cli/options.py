@@ -123,7 +123,7 @@ def _add_options(command: Callable[..., int], options: tuple[Callable[[Any], Any
 
 
 @contextmanager
-def running(doing: str, options: TargetOptions) -> Iterator[None]:
+def contain_user_code(doing: str, options: TargetOptions) -> Iterator[None]:
     """Surround a verb of the api that runs the user's code.
 
     What that code prints goes to stderr, because stdout is for results. An exit of it becomes a TargetError: otherwise

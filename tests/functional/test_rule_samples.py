@@ -10,7 +10,7 @@ import pytest
 
 import fxgrad
 from fxgrad.errors import TargetError
-from fxgrad.observe.loading import load_target
+from fxgrad.observe.target.loading import load_target
 from fxgrad.rules import list_codes
 from fxgrad.target_options import TargetOptions
 from tests.support.commands import printed_by

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fxgrad.api import trace_target
-from fxgrad.observe.loading import load_target
+from fxgrad.observe.target.loading import load_target
 from fxgrad.target_options import TargetOptions
 from tests.support.commands import printed_by, without_versions
 from tests.support.needs import needs_of_command
@@ -44,18 +44,18 @@ def test_sample_prints_the_report_beside_it(sample: str, repository: Path, overw
 def test_predictions_for_sample_hold(sample: str, repository: Path) -> None:
     golden = (repository / "samples" / f"{sample}.report.txt").read_text(encoding="utf-8")
     summaries = re.findall(r"^\d+ hook sites?, .* compared: (\d+) wrong, (\d+) unknown$", golden, re.MULTILINE)
-    listed = re.findall(r"^  unknown ", golden, re.MULTILINE)
+    format_choices = re.findall(r"^  unknown ", golden, re.MULTILINE)
     assert summaries
     assert all(wrong == "0" for wrong, _ in summaries)
-    assert sum(int(unknown) for _, unknown in summaries) == len(listed)
+    assert sum(int(unknown) for _, unknown in summaries) == len(format_choices)
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_check_tells_the_warnings_and_errors_of_the_report(sample: str, repository: Path) -> None:
     golden = (repository / "samples" / f"{sample}.report.txt").read_text(encoding="utf-8")
     told = re.findall(r"^  (FXG\d+)\s+(error|warning|info): ", golden, re.MULTILINE)
-    listed = re.findall(r"^\S+: (FXG\d+) (\w+) ", golden, re.MULTILINE)
-    assert set(listed) == {(code, severity) for code, severity in told if severity != "info"}
+    format_choices = re.findall(r"^\S+: (FXG\d+) (\w+) ", golden, re.MULTILINE)
+    assert set(format_choices) == {(code, severity) for code, severity in told if severity != "info"}
 
 
 @pytest.mark.parametrize("sample", [pytest.param(sample, marks=needs_of(sample)) for sample in SAMPLES])

@@ -21,9 +21,8 @@ from fxgrad.errors import FxgradError
 from fxgrad.exchange.saved import from_json
 from fxgrad.graph.lint import GraphLintError
 from fxgrad.graph.lookup import find_hook_kind
-from fxgrad.observe.inputs import make_arguments, parse_input
-from fxgrad.observe.literals import parse_init
-from fxgrad.observe.target_text import parse_target
+from fxgrad.observe.target.arguments import make_arguments, parse_init, parse_input
+from fxgrad.observe.target.importing import parse_target
 from fxgrad.render.dot import dot_source
 from fxgrad.result import Trace
 

@@ -1,21 +1,19 @@
-"""Loads a TARGET and runs it under observation."""
+"""Loads a TARGET and runs it while fxgrad records it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
 
 from fxgrad.graph import BackwardGraph
 from fxgrad.observe.execution import Executed, execute
-from fxgrad.observe.importing import as_program
-from fxgrad.observe.loading import Target, load_target
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.session import Observed
-from fxgrad.observe.target_text import parse_target
+from fxgrad.observe.target.importing import parse_target, run_as_program
+from fxgrad.observe.target.loading import Target, load_target
 from fxgrad.observe.tracing import observe_forward
 from fxgrad.target_options import TargetOptions
 
@@ -24,7 +22,7 @@ _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 def observe_target(options: TargetOptions) -> tuple[Observed, nn.Module]:
     """Load the target and trace its forward; also returns its model."""
-    with _loaded(options) as (target, watch):
+    with _load(options) as (target, watch):
         observed = observe_forward(
             target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch
         )
@@ -33,29 +31,25 @@ def observe_target(options: TargetOptions) -> tuple[Observed, nn.Module]:
 
 def execute_target(options: TargetOptions, called: Callable[[BackwardGraph], BackwardGraph]) -> Executed:
     """Load the target and run its forward and backward. `called` puts into the graph how backward is called."""
-    with _loaded(options) as (target, watch):
+    with _load(options) as (target, watch):
         return execute(
             target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch, called=called
         )
 
 
 @contextmanager
-def _loaded(options: TargetOptions) -> Iterator[tuple[Target, RegistrationWatch]]:
+def _load(options: TargetOptions) -> Iterator[tuple[Target, RegistrationWatch]]:
     """The target, with the places where it registered its hooks; inside, it runs as a program of its own would."""
     watch = RegistrationWatch()
-    with as_program(parse_target(options.text)):
+    with run_as_program(parse_target(options.text)):
         with watch.watching():
             target = load_target(options)
-        with _autocast(options):
+        with _find_autocast(options):
             yield target, watch
 
 
-@contextmanager
-def _autocast(options: TargetOptions) -> Iterator[None]:
+def _find_autocast(options: TargetOptions) -> AbstractContextManager[object]:
     if options.autocast is None:
-        context: Any = nullcontext()
-    else:
-        kind = "cpu" if options.device is None else torch.device(options.device).type
-        context = torch.autocast(kind, dtype=_AUTOCAST_DTYPES[options.autocast])
-    with context:
-        yield
+        return nullcontext()
+    kind = "cpu" if options.device is None else torch.device(options.device).type
+    return torch.autocast(kind, dtype=_AUTOCAST_DTYPES[options.autocast])

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.observe.loading import Target, load_target
+from fxgrad.observe.target.loading import Target, load_target
 from fxgrad.target_options import TargetOptions
 
 HEAD = """
 import torch
 from torch import nn
-from fxgrad.observe.loading import Target
+from fxgrad.observe.target.loading import Target
 class Net(nn.Module):
     def __init__(self, width=4, *, bias=True):
         super().__init__()

@@ -7,8 +7,133 @@ import typing
 import pytest
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.observe.importing import as_program, find_name, import_target, public_callables
-from fxgrad.observe.target_text import parse_target
+from fxgrad.observe.target.importing import (
+    TargetText,
+    find_name,
+    import_target,
+    list_callables,
+    parse_target,
+    run_as_program,
+    split_name,
+)
+
+# What a TARGET names
+
+
+def refused_text(text):
+    with pytest.raises(UsageError) as caught:
+        parse_target(str(text))
+    return caught.value
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    file = tmp_path / "lstm_cell.py"
+    file.touch()
+    return file
+
+
+def test_a_file_alone_leaves_the_name_out(model_file):
+    assert parse_target(str(model_file)) == TargetText(str(model_file), None, is_file=True)
+
+
+def test_a_name_follows_the_colon(model_file):
+    assert parse_target(f"{model_file}:make").name == "make"
+
+
+def test_a_name_may_be_dotted(model_file):
+    assert parse_target(f"{model_file}:Outer.make").name == "Outer.make"
+
+
+def test_a_dotted_module_is_no_file():
+    assert parse_target("torch.nn:LSTMCell") == TargetText("torch.nn", "LSTMCell", is_file=False)
+
+
+def test_a_file_whose_name_holds_a_colon_is_taken_whole(tmp_path):
+    file = tmp_path / "we:ird.py"
+    file.touch()
+    assert parse_target(str(file)).name is None
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        (r"C:\x.py:name", (r"C:\x.py", "name")),
+        (r"C:\x.py", (r"C:\x.py", None)),
+        ("C:/dir/x.py:a.b", ("C:/dir/x.py", "a.b")),
+        ("C:/dir/x.py", ("C:/dir/x.py", None)),
+        ("C:build", ("C", "build")),
+        ("x.py:", ("x.py", "")),
+    ],
+)
+def test_the_colon_of_a_drive_is_part_of_the_path(text, split):
+    assert split_name(text) == split
+
+
+def test_a_missing_file_is_said_with_the_nearest_one(model_file):
+    wrong = model_file.with_name("lstm_cel.py")
+    assert str(refused_text(wrong)) == (
+        f"no such file: {wrong}\n"
+        "  allowed: file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json\n"
+        f"  try: {model_file}"
+    )
+
+
+def test_a_forgotten_suffix_gets_the_file(model_file):
+    assert refused_text(model_file.with_suffix("")).suggestion == str(model_file)
+
+
+def test_a_missing_file_in_a_missing_folder_says_where_paths_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused_text("nowhere/x.py").suggestion == f"a path from here, {tmp_path}"
+
+
+def test_a_folder_is_refused_with_the_files_in_it(model_file):
+    error = refused_text(model_file.parent)
+    assert (error.given, error.suggestion) == (f"{model_file.parent} is a folder", str(model_file))
+
+
+def test_the_current_folder_is_refused_as_any(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(refused_text(".").given) == ". is a folder"
+
+
+def test_a_folder_with_a_dotted_name_may_be_a_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert not parse_target("models").is_file
+
+
+def test_a_device_is_no_python_file():
+    assert refused_text("/dev/null").given == "/dev/null is not a Python file"
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    file = tmp_path / "model.txt"
+    file.touch()
+    assert refused_text(file).given == f"{file} is not a Python file"
+
+
+@pytest.mark.parametrize("text", ["", ":", ":build", "a b", "a..b", "1", "nn:", "nn:1a", "nn:a-b", "pkg.:f"])
+def test_what_is_neither_a_file_nor_a_module_is_refused(text):
+    assert refused_text(text).given.startswith(repr(text))
+
+
+def test_an_unprintable_path_is_shown_escaped():
+    assert refused_text("a\n\x1b[31m\0.py").given == r"no such file: a\n\x1b[31m\x00.py"
+
+
+def test_a_path_longer_than_the_system_allows_is_no_such_file():
+    assert refused_text("x" * 5000 + ".py").given.startswith("no such file: ")
+
+
+def test_a_control_character_in_what_to_try_is_escaped():
+    with pytest.raises(UsageError) as raised:
+        parse_target("a\tb:")
+    assert raised.value.suggestion == r"a\tb:build, or leave the colon out"
+
+
+# Importing it
 
 
 @pytest.fixture
@@ -24,7 +149,7 @@ def write(tmp_path):
 
 def imported(text):
     target = parse_target(text)
-    with as_program(target):
+    with run_as_program(target):
         return import_target(target)
 
 
@@ -106,7 +231,7 @@ def test_a_file_loaded_again_is_run_again_under_its_name(write):
 def test_helpers_can_be_imported_late_while_the_program_runs(write):
     write("value = 3", "late_helper.py")
     target = parse_target(write("def build():\n    import late_helper\n    return late_helper.value"))
-    with as_program(target):
+    with run_as_program(target):
         assert import_target(target).build() == 3
     assert "late_helper" not in sys.modules
 
@@ -114,8 +239,8 @@ def test_helpers_can_be_imported_late_while_the_program_runs(write):
 def test_entering_the_same_program_again_changes_nothing(write):
     write("", "inner_helper.py")
     target = parse_target(write("import inner_helper"))
-    with as_program(target):
-        with as_program(target):
+    with run_as_program(target):
+        with run_as_program(target):
             import_target(target)
         assert "inner_helper" in sys.modules
 
@@ -239,4 +364,4 @@ def test_a_name_that_raises_when_read_is_an_error_of_the_target(write):
 
 
 def test_a_package_offers_what_it_imports():
-    assert "LSTMCell" in public_callables(imported("torch.nn"))
+    assert "LSTMCell" in list_callables(imported("torch.nn"))

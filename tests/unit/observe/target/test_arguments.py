@@ -8,14 +8,105 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxgrad.errors import UsageError
-from fxgrad.observe.inputs import DTYPES, Input, TensorInput, make_arguments, parse_input
+from fxgrad.observe.target.arguments import DTYPES, Input, TensorInput, make_arguments, parse_init, parse_input
+
+# --init
+
+
+def refused_init(text):
+    with pytest.raises(UsageError) as caught:
+        parse_init(text)
+    return caught.value
+
+
+def test_nothing_is_an_empty_argument_list():
+    assert parse_init("") == ((), {})
+
+
+def test_literals_of_every_kind_are_taken():
+    assert parse_init("1, -2.5, 'a', None, True, (1, 2), [3], {'k': 4}, 1+2j").args == (
+        (1, -2.5, "a", None, True, (1, 2), [3], {"k": 4}, 1 + 2j)
+    )
+
+
+def test_keywords_follow_positional_arguments():
+    assert parse_init("1000, 1000, bias=False") == ((1000, 1000), {"bias": False})
+
+
+def test_a_list_may_span_lines_and_end_in_a_comma():
+    assert parse_init("1,\n2,\r\nbias=True,\n") == ((1, 2), {"bias": True})
+
+
+def test_an_error_of_init_points_at_the_place_and_shows_the_grammar():
+    assert str(refused_init("1000, hidden")) == (
+        "bad --init: a literal was expected here\n"
+        "    1000, hidden\n"
+        "          ^\n"
+        "  allowed: a Python argument list of literals, such as 1000, 1000, bias=False\n"
+        "  try: a factory, file.py:build, can pass anything else, such as dtype=torch.float64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("3, dtype=torch.float64", 9),
+        ("__import__('os').system('true')", 0),
+        ("é, 1", 0),
+        ("'é', é", 5),
+        ("x for x in y", 0),
+        ("*[1]", 0),
+        ("{[]: 1}", 0),
+        ("1,\nlayers", 3),
+    ],
+)
+def test_what_is_no_literal_is_pointed_at(text, column):
+    shown = text.replace("\n", r"\n")
+    column += shown != text
+    assert refused_init(text).given == f"bad --init: a literal was expected here\n    {shown}\n    {' ' * column}^"
+
+
+@pytest.mark.parametrize("text", ["1)(2", "1) + (2", "f(1)(2", "1, 2)", "(1, 2", "1,,2", "a=1, 2", ",", "\0", "\ud800"])
+def test_what_is_no_argument_list_is_refused(text):
+    assert refused_init(text).given.startswith("bad --init: ")
+
+
+def test_a_keyword_of_init_given_twice_is_refused():
+    assert "each keyword once, and no **" in refused_init("a=1, a=2").given
+
+
+def test_double_stars_are_refused():
+    assert "each keyword once, and no **" in refused_init("**{'a': 1}").given
+
+
+@pytest.mark.parametrize("text", ["(" * 5000, "-" * 100_000 + "1", "[" * 150 + "]" * 150, "9" * 5000])
+def test_a_text_that_exhausts_the_parser_is_refused_or_taken(text):
+    with suppress(UsageError):
+        parse_init(text)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="f(1,2)=*x'\"#\\\n\r\f[]{}: -é", max_size=30))
+def test_any_text_of_init_is_parsed_or_refused(text):
+    with suppress(UsageError):
+        parse_init(text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.integers(), st.text(), st.none(), st.booleans())), st.booleans())
+def test_what_repr_writes_is_read_back(values, bias):
+    text = ", ".join([*map(repr, values), f"bias={bias}"])
+    assert parse_init(text) == (tuple(values), {"bias": bias})
+
+
+# --input
 
 
 def made(text):
     return make_arguments([parse_input(text)]).args[0]
 
 
-def refusal(text):
+def refused_input(text):
     with pytest.raises(UsageError) as caught:
         parse_input(text)
     return caught.value
@@ -89,13 +180,13 @@ def test_positional_and_keyword_inputs_mix_in_any_order():
     assert (arguments.args[0].shape, list(arguments.kwargs)) == ((3,), ["mask"])
 
 
-def test_a_keyword_given_twice_is_refused():
+def test_a_keyword_of_input_given_twice_is_refused():
     with pytest.raises(UsageError, match="--input gives x twice"):
         make_arguments([parse_input("x=f32[1]"), parse_input("x=f32[2]")])
 
 
-def test_an_error_points_at_the_place_and_shows_the_grammar():
-    assert str(refusal("f32[9,1000")) == (
+def test_an_error_of_input_points_at_the_place_and_shows_the_grammar():
+    assert str(refused_input("f32[9,1000")) == (
         "bad --input: a comma or ] was expected\n"
         "    f32[9,1000\n"
         "              ^\n"
@@ -112,12 +203,15 @@ def test_an_error_points_at_the_place_and_shows_the_grammar():
         ("", "a dtype or ( was expected", 0),
         ("f32", "[ was expected; a scalar is f32[]", 3),
         ("f32(9)", "[ was expected; a scalar is f32[]", 3),
-        ("f32[-1]", "this character has no meaning here", 4),
+        ("f32[-1]", "a size or ] was expected", 4),
         ("f32[,]", "a size or ] was expected", 4),
+        ("f32[9 8]", "a comma or ] was expected", 6),
+        ("f32[9,,]", "a size or ] was expected", 6),
+        ("-f32[9]", "a dtype or ( was expected", 0),
         ("f32[9]]", "nothing more was expected", 6),
         ("f32[9] f32[9]", "nothing more was expected", 7),
         ("(f32[9]", "a comma or ) was expected", 7),
-        ("f32[9]!", "this character has no meaning here", 6),
+        ("f32[9]!", "nothing more was expected", 6),
         ("f32[9]:3", "f32 takes no colon", 6),
         ("bool[9]:2", "bool takes no colon", 7),
         ("i64[9]:", "a number was expected after the colon", 7),
@@ -127,23 +221,24 @@ def test_an_error_points_at_the_place_and_shows_the_grammar():
         ("x=", "a dtype or ( was expected", 2),
         ("x=y=f32[1]", "no dtype y", 2),
         ("q[3]", "no dtype q", 0),
-        ("f32[\u0663]", "this character has no meaning here", 4),
+        ("f32[\u0663]", "a size or ] was expected", 4),
         ("(" * 21 + "f32[1]" + ")" * 21, "at most 20 tuples deep", 20),
     ],
 )
 def test_what_does_not_fit_the_grammar_is_pointed_at(text, problem, column):
-    assert refusal(text).given == f"bad --input: {problem}\n    {text}\n    {' ' * column}^"
+    assert refused_input(text).given == f"bad --input: {problem}\n    {text}\n    {' ' * column}^"
 
 
 @pytest.mark.parametrize(
-    ("text", "suggestion"), [("float32[9]", "f32"), ("long[9]", "i64"), ("torch[1]", "f32"), ("bf61[1]", "bf16")]
+    ("text", "suggestion"),
+    [("float32[9]", "f32"), ("long[9]", "i64"), ("Half[9]", "f16"), ("torch[1]", "f32"), ("bf61[1]", "bf16")],
 )
 def test_an_unknown_dtype_gets_the_nearest(text, suggestion):
-    assert refusal(text).suggestion == suggestion
+    assert refused_input(text).suggestion == suggestion
 
 
 def test_the_caret_stands_right_under_escaped_text():
-    assert refusal("\n\x1bf32[9]").given.splitlines()[1:] == [r"    \n\x1bf32[9]", r"      ^"]
+    assert refused_input("\n\x1bf32[9]").given.splitlines()[1:] == [r"    \n\x1bf32[9]", r"      ^"]
 
 
 def test_a_tensor_that_memory_cannot_hold_is_a_usage_error():
@@ -153,6 +248,6 @@ def test_a_tensor_that_memory_cannot_hold_is_a_usage_error():
 
 @settings(deadline=None)
 @given(st.text(alphabet="f3264biu8ol[](),:= x1\n", max_size=30))
-def test_any_text_is_parsed_or_refused(text):
+def test_any_text_of_input_is_parsed_or_refused(text):
     with suppress(UsageError):
         parse_input(text)

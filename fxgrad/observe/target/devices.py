@@ -1,4 +1,4 @@
-"""On which device a model is traced, and how, where that device is not there."""
+"""The device that a model runs on: whether it is there, and how it is emulated where it is not."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fxgrad.observe.tracing import observe_forward
 
 Run = TypeVar("Run", Observed, Executed)
 
-NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
+_NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
 
 
 def needs_emulation(device: str | torch.device | None) -> bool:
     """Whether `device` names a CUDA device on a machine that has none."""
-    if device is None or torch_device(device).type != "cuda" or torch.cuda.is_available():
+    if device is None or parse_device(device).type != "cuda" or torch.cuda.is_available():
         return False
     reason = accelerator.available()
     if reason is not None:
@@ -36,7 +36,7 @@ def needs_emulation(device: str | torch.device | None) -> bool:
     return True
 
 
-def torch_device(device: str | torch.device) -> torch.device:
+def parse_device(device: str | torch.device) -> torch.device:
     """The device of this name. Raises UsageError where torch knows none."""
     try:
         return torch.device(device)
@@ -48,7 +48,7 @@ def torch_device(device: str | torch.device) -> torch.device:
 
 def check_present(device: str) -> None:
     """Refuse a device that torch has a name for, but that is not there: PyTorch says so in a hundred lines."""
-    kind = torch_device(device).type
+    kind = parse_device(device).type
     if kind in ("cpu", "meta") or _is_present(kind):
         return
     raise UsageError(
@@ -69,7 +69,7 @@ def check_placed(model: nn.Module, device: str | torch.device | None) -> None:
     """Refuse a device that is there, but on which the model is not: moving it would change it."""
     if device is None:
         return
-    wanted = torch_device(device)
+    wanted = parse_device(device)
     elsewhere = [
         (name, tensor.device)
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
@@ -118,4 +118,4 @@ def trace_moved_model(
         return observe_forward(model, arguments, keywords, loss=loss)
 
     graph = run_emulated(device, move_and_observe).graph
-    return structs.replace(graph, info=structs.replace(graph.info, notes=(*graph.info.notes, NOT_CARRIED_OVER)))
+    return structs.replace(graph, info=structs.replace(graph.info, notes=(*graph.info.notes, _NOT_CARRIED_OVER)))
