@@ -33,7 +33,7 @@ def trace(
     """Run ``model(*args, **kwargs)`` once, and tell what backward would do: each hook's node, and what it would get.
 
     No backward is run. Afterwards parameters, buffers, module attributes, random states and hook tables are as they
-    were; `fxgrad.observe.state` lists it all. A single argument that is no tuple is taken as ``(argument,)``.
+    were; `fxgrad.observe.restore` lists it all. A single argument that is no tuple is taken as ``(argument,)``.
 
     The roots are the tensor that `loss` returns for the output; without it a scalar ``loss`` in the output (Hugging
     Face models), else every differentiable tensor of the output. ``device="cuda"`` without CUDA traces on a fake

@@ -79,6 +79,7 @@ def watched_compile(
             return compiled
 
         def call_compiled(*args: Any, **kwargs: Any) -> Any:
+            recorder.before_unseen_code()
             with paused(), recorder.compiler.free():
                 return compiled(*args, **kwargs)
 

@@ -30,8 +30,8 @@ from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.observation import Observation
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.restore import preserve
 from fxgrad.observe.session import Session
-from fxgrad.observe.state import preserved
 from fxgrad.observe.tracebacks import UserCode, message_of, user_traceback
 from fxgrad.observe.tracing import check_model, run_forward
 from fxgrad.observe.warned import kept_warnings
@@ -60,12 +60,12 @@ def execute(
     """
     check_model(model)
     session = Session(model, watch)
-    with alone(), preserved(model, (args, kwargs)), session.watch.undone():
+    with alone(), preserve(model, (args, kwargs)), session.watch.undone():
         with session.recording(args, kwargs):
             output = run_forward(session, loss)
         observed, observation, hooks = session.observed_live(output.value, output.found)
         graph = observed.graph if called is None else called(observed.graph)
-        with preserved(model, (args, kwargs, *_with_gradients(observation, hooks))):
+        with preserve(model, (args, kwargs, *_with_gradients(observation, hooks))):
             firings = _backward(EngineCall(observation, graph), hooks, session.watch)
     return Executed(graph, firings)
 

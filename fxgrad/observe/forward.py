@@ -23,6 +23,7 @@ from torch.utils.hooks import BackwardHook
 from fxgrad.errors import UsageError
 from fxgrad.graph import Path
 from fxgrad.observe.compiler import Compiler
+from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.frames import running
 from fxgrad.observe.function_calls import FunctionCalls
 from fxgrad.observe.fx_modes import modes_now
@@ -55,6 +56,8 @@ def alone() -> Iterator[None]:
 class ForwardRecorder:
     """What happened while `recording` was entered. All of it is live: make records of it, then drop it.
 
+    ``memory`` is asked to keep what is about to be written to.
+
     ``other_threads`` tells that other threads ran meanwhile; ``failure`` is the last error that left a module, and the
     innermost call that it left. ``is_over`` tells that nothing is watched any more,
     ``last_random`` the state of torch's generator, where it was set after the last function call.
@@ -72,6 +75,7 @@ class ForwardRecorder:
         self.modes = modes_now()
         self.other_threads = False
         self.failure: tuple[BaseException, SeenModuleCall] | None = None
+        self.memory: Memory | None = None
         self.is_over = False
         self.last_random: torch.Tensor | None = None
         self._finished = 0
@@ -223,6 +227,11 @@ class ForwardRecorder:
         """Note that the nodes made from now on are not the recorded run's."""
         self.ended = next_sequence_nr()
         self.other_threads |= threading.active_count() > 1
+
+    def before_unseen_code(self) -> None:
+        """To be called before something runs whose function calls no mode sees."""
+        if self.memory is not None and not self.ignores_this_thread():
+            self.memory.copy_all()
 
     def ignores_this_thread(self) -> bool:
         """Whether a call comes from a thread that is not the recorded one."""

@@ -6,9 +6,11 @@ The wrapped methods belong to the whole process, so calls from other threads are
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +80,8 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (threading.Thread, "start", _start(recorder)),
         (torch, "clear_autocast_cache", _clear_cache(recorder)),
         (torch, "compile", watched_compile(recorder, paused)),
+        (torch.autograd, "_engine_run_backward", _unseen(recorder, vars(torch.autograd)["_engine_run_backward"])),
+        (torch._C, "DisableTorchFunction", _unseen(recorder, torch._C.DisableTorchFunction)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
         (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
         *[(owner, name, _for_its_effect(recorder, getattr(owner, name))) for owner, name in _EFFECTS],
@@ -106,11 +110,15 @@ class _FunctionMode(TorchFunctionMode):
     def __init__(self, recorder: ForwardRecorder) -> None:
         super().__init__()
         self.call = recorder.functions.call
+        self.memory = recorder.memory
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self.call(function, args, kwargs or {})
+        kwargs = kwargs or {}
+        if self.memory is not None:
+            self.memory.before_call(function, types, args, kwargs)
+        return self.call(function, args, kwargs)
 
     def __exit__(self, *_: object) -> None:
         """Leave this mode, whichever the program entered meanwhile and did not leave: those stay."""
@@ -149,6 +157,21 @@ def _module_call(recorder: ForwardRecorder) -> Callable[..., Any]:
     return watched_call_impl
 
 
+def _unseen(recorder: ForwardRecorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The engine calls hooks, and accumulates gradients; and no mode sees what runs while torch functions are disabled."""
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if not _is_fxgrads(sys._getframe(1)):
+            recorder.before_unseen_code()
+        return function(*args, **kwargs)
+
+    return watched
+
+
+def _is_fxgrads(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("fxgrad.")
+
+
 def _method(recorder: ForwardRecorder, method: Callable[..., Any], watch: Callable[..., Any]) -> Callable[..., Any]:
     def watched(hook: BackwardHook, values: Any) -> Any:
         return method(hook, values) if recorder.ignores_this_thread() else watch(method, hook, values)
@@ -185,6 +208,7 @@ def _start(recorder: ForwardRecorder) -> Callable[..., Any]:
 
     def watched_start(thread: threading.Thread) -> None:
         recorder.other_threads = True
+        recorder.before_unseen_code()
         start(thread)
 
     return watched_start
@@ -266,6 +290,7 @@ def _scripted(recorder: ForwardRecorder, call: Callable[..., Any]) -> Callable[.
     def watched(function: Any, *args: Any, **kwargs: Any) -> Any:
         if recorder.ignores_this_thread():
             return call(function, *args, **kwargs)
+        recorder.before_unseen_code()
         return recorder.functions.whole(functools.partial(call, function), function, args, kwargs)
 
     return watched

@@ -18,6 +18,7 @@ from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, NodeKind, Path
 from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.compiler import Compiler
+from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import read_again
 from fxgrad.observe.fx_graph import ForwardGraph
@@ -66,9 +67,16 @@ class Session:
 
     @contextmanager
     def recording(
-        self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None
+        self,
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        memory: Memory | None = None,
     ) -> Iterator[Session]:
-        """Watch what runs inside. Without arguments it is the user's own program, whose warnings are the user's."""
+        """Watch what runs inside. Without arguments it is the user's own program, whose warnings are the user's.
+
+        `memory` is told what is about to write to the model.
+        """
         self.arguments = None if args is None else (args, kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
             self._look_at_model()
@@ -78,6 +86,7 @@ class Session:
             caught = [] if args is None else stack.enter_context(kept_warnings())
             stack.enter_context(self.watch.watching())
             assert self.recorder is not None
+            self.recorder.memory = memory
             stack.enter_context(self.recorder.recording())
             yield self
         self.notes += _told_once(caught)

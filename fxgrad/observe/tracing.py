@@ -22,10 +22,10 @@ from fxgrad.observe.names import ModuleNames, TensorNames, module_paths, table_o
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.restore import preserve
 from fxgrad.observe.roots import FoundRoots, find_roots
 from fxgrad.observe.seen import SeenModuleCall
 from fxgrad.observe.session import Observed, Session
-from fxgrad.observe.state import preserved
 from fxgrad.observe.tracebacks import UserCode, message_of, user_traceback
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"
@@ -62,8 +62,8 @@ def observe_forward(
     """
     check_model(model)
     session = Session(model, watch)
-    with alone(), preserved(model, (args, kwargs)), session.watch.undone():
-        with session.recording(args, kwargs):
+    with alone(), preserve(model, (args, kwargs), on_write=True) as memory, session.watch.undone():
+        with session.recording(args, kwargs, memory=memory):
             output = run_forward(session, loss)
         return session.observed(output.value, output.found)
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 import fxgrad
-from fxgrad.observe.state import preserved
+from fxgrad.observe.restore import preserve
 
 Plan = tuple[list[str], int | None, list[Any]]
 """The changes of a module, after how many of them it raises, and the plans of its children."""
@@ -64,7 +64,7 @@ def _after(plan: Plan, run: Callable[..., Any], ids: int, *, inner: bool) -> Pic
     torch.manual_seed(1)
     RemovableHandle.next_id = ids  # the ids of handles are keys of the tables
     model, x = planned(plan), arguments(seed=0, inner=inner)
-    with preserved(model, x):
+    with preserve(model, x):
         run(model, x)
         return without_identities(taken(model, x))
 

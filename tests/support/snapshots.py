@@ -1,5 +1,5 @@
 """Takes a full picture of what a program can see: of a model, of tensors and of the process, to hold two against each
-other. It shares nothing with `fxgrad.observe.state`: it looks at everything that can be reached, not at a list."""
+other. It shares nothing with `fxgrad.observe.restore`: it looks at everything that can be reached, not at a list."""
 
 from __future__ import annotations
 

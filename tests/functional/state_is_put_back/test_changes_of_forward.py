@@ -14,7 +14,7 @@ from changing_modules import CHANGES, Changing, Stop
 from snapshots import changed_by, differences, taken
 
 import fxgrad
-from fxgrad.observe.state import preserved
+from fxgrad.observe.restore import preserve
 
 ALL = sorted(CHANGES)
 
@@ -59,6 +59,6 @@ def test_each_change_shows_in_the_picture(change: str) -> None:
     """Else the tests above could not fail."""
     model, x = Changing([change]), torch.randn(4, 3)
     before = taken(model, x)
-    with preserved(model, x):
+    with preserve(model, x):
         model(x)
         assert differences(before, taken(model, x))
