@@ -28,7 +28,7 @@ from fxgrad.errors import FxgradError, TargetError, error_from_dict
 from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
 from fxgrad.graph import BackwardGraph, OtherDevice
 from fxgrad.graph.records import Firing
-from fxgrad.observe import accelerator
+from fxgrad.observe.accelerator import forked
 from fxgrad.observe.execution import Executed
 from fxgrad.observe.target import devices, running
 from fxgrad.predict import find_landings, find_places, set_backward_call
@@ -58,8 +58,8 @@ an interrupt ends it without a word."""
 
 
 def trace_in_fork(trace: Callable[[], BackwardGraph], *, timeout: float | None = None) -> BackwardGraph:
-    """The graph that `trace` returns in a forked child. Raises what ``accelerator.in_forked_child`` raises."""
-    text = accelerator.in_forked_child(lambda: to_json(trace()), timeout=timeout)
+    """The graph that `trace` returns in a forked child. Raises what ``forked.in_forked_child`` raises."""
+    text = forked.in_forked_child(lambda: to_json(trace()), timeout=timeout)
     return from_json(text, origin="the forked child")
 
 
@@ -140,7 +140,7 @@ def _answer_trace(options: TargetOptions, question: dict[str, Any]) -> dict[str,
     def emulated() -> BackwardGraph:
         return devices.run_emulated(options.device, lambda _: running.observe_target(options)[0]).graph
 
-    if not accelerator.can_fork():
+    if not forked.can_fork():
         return {"graph": to_json(emulated())}
     graph = trace_in_fork(emulated)
     if question["compare"] or any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):

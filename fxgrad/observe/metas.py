@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fxgrad.graph import TensorMeta
-from fxgrad.observe.accelerator import public_name
+from fxgrad.observe.accelerator.device import public_name
 
 
 class MetaTable:

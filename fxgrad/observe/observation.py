@@ -22,7 +22,7 @@ from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, Root, Value, Variable
 from fxgrad.graph.records import SCHEMA_VERSION, Taken
 from fxgrad.graph.text import format_path, strip_addresses
-from fxgrad.observe.accelerator import public_name
+from fxgrad.observe.accelerator.device import public_name
 from fxgrad.observe.call_records import CallRecords
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import source_of

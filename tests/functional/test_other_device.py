@@ -151,7 +151,7 @@ def test_a_saved_trace_says_the_same(trace, tmp_path):
 
 
 def test_where_nothing_can_fork_the_target_is_still_traced(trace, monkeypatch):
-    unable = "from fxgrad.observe import accelerator\naccelerator.can_fork = lambda: False\nanswer_question()"
+    unable = "from fxgrad.observe.accelerator import forked\nforked.can_fork = lambda: False\nanswer_question()"
     program = emulated._PROGRAM.replace("\nanswer_question()", f"\n{unable}")
     assert unable in program
     monkeypatch.setattr(emulated, "_PROGRAM", program)

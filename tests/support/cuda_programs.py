@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 from zoo import ZOO
 
-from fxgrad.observe.accelerator import emulate
+from fxgrad.observe.accelerator.backend import emulate
 from tests.support.emulation import structure
 
 Lines = list[str]

@@ -11,7 +11,8 @@ import torch
 import torch._dynamo  # what FakeTensorMode imports at its first use, here once instead of in every child
 from torch import Tensor
 
-from fxgrad.observe.accelerator import emulate, in_forked_child
+from fxgrad.observe.accelerator.backend import emulate
+from fxgrad.observe.accelerator.forked import in_forked_child
 from tests.support.needs import CANNOT_EMULATE
 
 

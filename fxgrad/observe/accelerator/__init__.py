@@ -1,27 +1,12 @@
 """``device="cuda"`` on a machine without CUDA: the nodes that CUDA would have, without data.
 
-Most operators make the same autograd nodes everywhere; a few are fused on CUDA (recurrent cells and layers, attention,
-batch norm, RMS norm). PyTorch takes most of these branches for any accelerator, so a backend of our own, on PyTorch's
-spare device type PrivateUse1 and with FakeTensors for data, shows them on any build.
+Most operators make the same autograd nodes on every device; a few are fused on CUDA (recurrent cells and layers,
+attention, batch norm, RMS norm). PyTorch takes most of these branches for any accelerator. So a backend of our own, on
+PyTorch's spare device type PrivateUse1 and with FakeTensors for data, shows them on any build. What depends on the
+values of tensors cannot be traced on it. Kernels are chosen as a build of PyTorch for NVIDIA CUDA with cuDNN chooses
+them, not as one for ROCm; code that is not PyTorch's own runs as it would without a CUDA device.
 
-`emulate` is for a fresh interpreter, where the model is built on the device; `in_forked_child` with `move_module` and
-`fake_copy` for a model that is already there.
+``backend.emulate`` is for a fresh interpreter, where the model is built on the device. For a live model there is
+``forked.in_forked_child``, with ``transfer.move_module`` and ``transfer.fake_copy`` in the child. Import what you need
+from its module: most of them import FakeTensorMode, which takes 0.2 s, and only ``device`` and ``forked`` do not.
 """
-
-from fxgrad.observe.accelerator.backend import available, emulate
-from fxgrad.observe.accelerator.caveats import NOTES, caveats
-from fxgrad.observe.accelerator.device import public_name
-from fxgrad.observe.accelerator.forked import can_fork, in_forked_child
-from fxgrad.observe.accelerator.transfer import fake_copy, move_module
-
-__all__ = [
-    "NOTES",
-    "available",
-    "can_fork",
-    "caveats",
-    "emulate",
-    "fake_copy",
-    "in_forked_child",
-    "move_module",
-    "public_name",
-]

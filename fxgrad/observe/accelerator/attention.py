@@ -3,9 +3,9 @@
 Follows aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (the conditions) and transformers/sdp_utils_cpp.h
 (the checks on shapes), and attention.cpp for what is put around the kernel.
 
-Certain: with float64 and other types no fused kernel exists, so it is the composite of matmul and softmax ("math");
-with float32 only the memory-efficient kernel exists, and it runs on every GPU that PyTorch supports. With float16 and
-bfloat16 the GPU decides; then an NVIDIA A100 (compute capability 8.0) is assumed, and a note says so.
+What is certain: for float64 and other types there is no fused kernel, so PyTorch runs the composite of matmul and
+softmax ("math"); for float32 there is only the memory-efficient kernel, which runs on every GPU that PyTorch supports.
+For float16 and bfloat16 the GPU decides: an NVIDIA A100 (compute capability 8.0) is assumed, and a note says so.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ ALIGNMENT_FLOAT = 4
 ALIGNMENT_HALF = 8
 
 
-class Kernel(enum.Enum):
-    """The kernels that PyTorch chooses from; the value is the node that its call makes, None for the composite."""
+class AttentionKernel(enum.Enum):
+    """The kernels that PyTorch chooses from. The value is the node that a call makes; None for the composite."""
 
     FLASH = "ScaledDotProductFlashAttentionBackward0"
     EFFICIENT = "ScaledDotProductEfficientAttentionBackward0"
     MATH = None
 
 
-class Choice(NamedTuple):
-    """A kernel, and what must be said with it: None where it is certain."""
+class KernelChoice(NamedTuple):
+    """A kernel, and what the report must say about it; None if it is certain."""
 
-    kernel: Kernel
+    kernel: AttentionKernel
     caveat: str | None = None
 
 
@@ -60,7 +60,7 @@ class Attention(NamedTuple):
         return self.query, self.key, self.value
 
     def with_batch(self) -> Attention:
-        """With a batch dimension of size 1 before the three of each tensor; this makes nodes."""
+        """Return the call with a batch dimension of size 1 before the three of each tensor; this makes nodes."""
         mask = self.mask
         while mask is not None and mask.dim() < BATCHED:
             mask = mask.unsqueeze(0)
@@ -76,13 +76,13 @@ def adds_batch() -> bool:
     return output.grad_fn is not None and output.grad_fn.name().startswith("Squeeze")
 
 
-def output_of(call: Attention, *, scale: float | None) -> tuple[Tensor | None, Choice]:
-    """What CUDA's fused kernel gives for `call`, None where it runs none; and the choice that was made."""
+def run_fused_kernel(call: Attention, *, scale: float | None) -> tuple[Tensor | None, KernelChoice]:
+    """Return what CUDA's fused kernel returns for `call`, None if CUDA runs none; and the choice that was made."""
     check_mask(call)
     lacks_batch = adds_batch() and all(tensor.dim() == BATCHED - 1 for tensor in call.tensors)
     with torch.no_grad():  # only to look at it
-        choice = choose(call.with_batch() if lacks_batch else call, mask_needs_grad=_needs_grad(call.mask))
-    if choice.kernel is Kernel.MATH:
+        choice = choose_kernel(call.with_batch() if lacks_batch else call, mask_needs_grad=_needs_grad(call.mask))
+    if choice.kernel is AttentionKernel.MATH:
         return None, choice
     output = _RUN[choice.kernel](call.with_batch() if lacks_batch else call, scale)
     return output.squeeze(0) if lacks_batch else output, choice
@@ -92,34 +92,34 @@ def _needs_grad(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
-def choose(call: Attention, *, mask_needs_grad: bool) -> Choice:
-    """The kernel that CUDA would run for `call`. One for a mask that requires grad is the memory-efficient one alone."""
+def choose_kernel(call: Attention, *, mask_needs_grad: bool) -> KernelChoice:
+    """Return the kernel that CUDA would run. Only the memory-efficient one can have a mask that requires grad."""
     dtype = call.query.dtype
     if any(tensor.dtype != dtype for tensor in call.tensors) or not _dense(call):
-        return Choice(Kernel.MATH)
+        return KernelChoice(AttentionKernel.MATH)
     if dtype == torch.float32:
         return _choose_efficient(call, alignment=ALIGNMENT_FLOAT)
     if dtype in (torch.float16, torch.bfloat16):
         return _choose_efficient(call, alignment=ALIGNMENT_HALF) if mask_needs_grad else _choose_half(call)
-    return Choice(Kernel.MATH)
+    return KernelChoice(AttentionKernel.MATH)
 
 
-def _choose_half(call: Attention) -> Choice:
+def _choose_half(call: Attention) -> KernelChoice:
     if torch._C._get_flash_sdp_enabled() and _flash_takes(call):
-        return Choice(Kernel.FLASH, _HALF.format(here=Kernel.FLASH.value))
+        return KernelChoice(AttentionKernel.FLASH, _HALF.format(here=AttentionKernel.FLASH.value))
     kernel, caveat = _choose_efficient(call, alignment=ALIGNMENT_HALF)
-    return Choice(kernel, caveat or _HALF.format(here=kernel.value or _COMPOSITE))
+    return KernelChoice(kernel, caveat or _HALF.format(here=kernel.value or _COMPOSITE))
 
 
-def _choose_efficient(call: Attention, *, alignment: int) -> Choice:
+def _choose_efficient(call: Attention, *, alignment: int) -> KernelChoice:
     """The memory-efficient kernel or none: can_use_mem_efficient_attention."""
     if not (torch._C._get_mem_efficient_sdp_enabled() and _efficient_shapes(call)):
-        return Choice(Kernel.MATH)
+        return KernelChoice(AttentionKernel.MATH)
     if len({tensor.size(1) for tensor in call.tensors}) > 1:
-        return Choice(Kernel.MATH, _HEADS)
+        return KernelChoice(AttentionKernel.MATH, _HEADS)
     if any(tensor.size(-1) % alignment or tensor.storage_offset() % alignment for tensor in call.tensors):
-        return Choice(Kernel.MATH, _ODD_HEAD)
-    return Choice(Kernel.EFFICIENT)
+        return KernelChoice(AttentionKernel.MATH, _ODD_HEAD)
+    return KernelChoice(AttentionKernel.EFFICIENT)
 
 
 def _dense(call: Attention) -> bool:
@@ -206,9 +206,9 @@ def check_mask(call: Attention) -> None:
         )
 
 
-_RUN: dict[Kernel, Callable[[Attention, float | None], Tensor]] = {
-    Kernel.FLASH: _run_flash,
-    Kernel.EFFICIENT: _run_efficient,
+_RUN: dict[AttentionKernel, Callable[[Attention, float | None], Tensor]] = {
+    AttentionKernel.FLASH: _run_flash,
+    AttentionKernel.EFFICIENT: _run_efficient,
 }
 
 _COMPOSITE = "the composite of matmul and softmax"

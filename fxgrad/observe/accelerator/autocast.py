@@ -1,7 +1,7 @@
 """``torch.autocast("cuda")`` on the emulated device.
 
-Which operators it casts, and how, is read from the header of the installed PyTorch that CUDA's own kernels are made
-from (torch/include/ATen/autocast_mode.h: AT_FORALL_...). The policies follow aten/src/ATen/autocast_mode.{h,cpp}.
+Which operators it casts, and how, is read from the header of the installed PyTorch from which CUDA's own kernels are
+made (torch/include/ATen/autocast_mode.h: AT_FORALL_...). The policies follow aten/src/ATen/autocast_mode.{h,cpp}.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from fxgrad.errors import TargetError
 from fxgrad.observe.accelerator.device import NAME
 
-Kernel = Callable[..., Any]
-Policy = Callable[[Any], Kernel]
+_Kernel = Callable[..., Any]
+_Policy = Callable[[Any], _Kernel]
 
 HEADER = "include/ATen/autocast_mode.h"
 _MACRO = re.compile(r"#define AT_FORALL_(\w+)\(_\)((?:.*\\\n)*.*)")
@@ -35,27 +35,27 @@ _clear_cache = torch.clear_autocast_cache
 _cache: dict[int, tuple[Tensor, Tensor]] = {}
 
 
-def kernels() -> Iterator[tuple[str, Kernel]]:
-    """Operator and the kernel to register for it at AutocastPrivateUse1."""
-    if not policies():
+def list_kernels() -> Iterator[tuple[str, _Kernel]]:
+    """List the operators, each with the kernel to register for it at AutocastPrivateUse1."""
+    if not read_policies():
         return
-    for operator, policy in policies().items():
+    for operator, policy in read_policies().items():
         name, _, overload = operator.partition(".")
         yield operator, _POLICIES[policy](getattr(getattr(torch.ops.aten, name), overload or "default"))
     yield "binary_cross_entropy", _banned
-    for operator in _cast_on_cuda() - policies().keys() - {"binary_cross_entropy"}:
-        yield operator, _refusing(operator)
+    for operator in _cast_on_cuda() - read_policies().keys() - {"binary_cross_entropy"}:
+        yield operator, _make_refusal(operator)
 
 
 def _cast_on_cuda() -> set[str]:
-    """The operators that this build of PyTorch has autocast kernels for CUDA for."""
+    """The operators for which this build of PyTorch has CUDA's autocast kernels."""
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
     return {name.removeprefix("aten::") for name in registered if name.startswith("aten::")}
 
 
 @cache
-def policies() -> dict[str, str]:
-    """Policy by operator (``pow.Scalar``); empty where this installation has no header."""
+def read_policies() -> dict[str, str]:
+    """Return the policy of each operator (``pow.Scalar``); nothing if this installation has no header."""
     header = Path(torch.__file__).parent / HEADER
     if not header.is_file():
         return {}
@@ -77,31 +77,31 @@ def _parse(header: str) -> Iterator[tuple[str, str]]:
             yield from ((".".join(filter(None, entry)), policy) for entry in _ENTRY.findall(body))
 
 
-def replacements() -> Iterator[tuple[str, Kernel]]:
-    """Functions of ``torch`` that must speak of the emulated device where they are asked about CUDA."""
-    yield "is_autocast_enabled", lambda device_type="cuda": _is_enabled(_named(device_type))
+def list_replacements() -> Iterator[tuple[str, _Kernel]]:
+    """List functions of ``torch`` that must answer for the emulated device when they are called for CUDA."""
+    yield "is_autocast_enabled", lambda device_type="cuda": _is_enabled(_name_device(device_type))
     yield "set_autocast_enabled", _set_autocast_enabled
-    yield "get_autocast_dtype", lambda device_type: _dtype(_named(device_type))
-    yield "set_autocast_dtype", lambda device_type, dtype: _set_dtype(_named(device_type), dtype)
+    yield "get_autocast_dtype", lambda device_type: _dtype(_name_device(device_type))
+    yield "set_autocast_dtype", lambda device_type, dtype: _set_dtype(_name_device(device_type), dtype)
     yield "get_autocast_gpu_dtype", lambda: _dtype(NAME)
     yield "set_autocast_gpu_dtype", lambda dtype: _set_dtype(NAME, dtype)
     yield "clear_autocast_cache", _clear_autocast_cache
 
 
-def _named(device_type: str) -> str:
+def _name_device(device_type: str) -> str:
     return NAME if device_type == "cuda" else device_type
 
 
 def _set_autocast_enabled(*arguments: Any) -> None:
     """Both signatures: (device_type, enabled), and the older (enabled), which means CUDA."""
     device_type, enabled = arguments if len(arguments) > 1 else ("cuda", *arguments)
-    if enabled and device_type == "cuda" and not policies():
+    if enabled and device_type == "cuda" and not read_policies():
         raise TargetError(
             "autocast on the emulated CUDA device",
             f"a PyTorch with its headers: {HEADER} is not here",
             "trace without autocast, or on a machine with a CUDA device",
         )
-    _set_enabled(_named(device_type), enabled)
+    _set_enabled(_name_device(device_type), enabled)
 
 
 def _clear_autocast_cache() -> None:
@@ -109,8 +109,8 @@ def _clear_autocast_cache() -> None:
     _clear_cache()
 
 
-def _below_autocast(kernel: Kernel) -> Kernel:
-    """As the C++ wrappers do: what `kernel` calls is not cast again. And it is no call of the user's."""
+def _below_autocast(kernel: _Kernel) -> _Kernel:
+    """Keep what `kernel` calls from being cast again, as the C++ wrappers do; and the user did not call it."""
     below = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -120,33 +120,33 @@ def _below_autocast(kernel: Kernel) -> Kernel:
     return run
 
 
-def _lower_precision(operator: Any) -> Kernel:
+def _lower_precision(operator: Any) -> _Kernel:
     return _below_autocast(lambda *args, **kwargs: _call(operator, _dtype(NAME), args, kwargs))
 
 
-def _float32(operator: Any) -> Kernel:
+def _float32(operator: Any) -> _Kernel:
     return _below_autocast(lambda *args, **kwargs: _call(operator, torch.float32, args, kwargs))
 
 
-def _float32_as_dtype(operator: Any) -> Kernel:
+def _float32_as_dtype(operator: Any) -> _Kernel:
     """Ask for a float32 result, where the caller asked for no dtype."""
     position = [argument.name for argument in operator._schema.arguments].index("dtype")
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        if not _eligible(args[0]) or kwargs.get("dtype") is not None or len(args) > position:
+        if not _is_eligible(args[0]) or kwargs.get("dtype") is not None or len(args) > position:
             return operator(*args, **kwargs)
         return operator(*args, **{**kwargs, "dtype": torch.float32})
 
     return _below_autocast(kernel)
 
 
-def _float32_appended(operator: Any) -> Kernel:
+def _float32_appended(operator: Any) -> _Kernel:
     """``norm`` without a dtype becomes the overload with one."""
     with_dtype = {"Scalar": "ScalarOpt_dtype", "ScalarOpt_dim": "ScalarOpt_dim_dtype"}[operator._overloadname]
     target = getattr(torch.ops.aten.norm, with_dtype)
 
     def kernel(self: Tensor, p: Any = 2, *rest: Any) -> Any:
-        dtype = torch.float32 if _eligible(self) else self.dtype
+        dtype = torch.float32 if _is_eligible(self) else self.dtype
         if not rest:
             return target(self, p, dtype=dtype)
         dim, keepdim = (*rest, False)[:2]
@@ -155,11 +155,11 @@ def _float32_appended(operator: Any) -> Kernel:
     return _below_autocast(kernel)
 
 
-def _promote(operator: Any) -> Kernel:
+def _promote(operator: Any) -> _Kernel:
     """To the widest of the arguments' types, which may be the lower precision of the region and float32 only."""
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        found = {each.dtype for each in _tensors((args, kwargs)) if _eligible(each)}
+        found = {each.dtype for each in _find_tensors((args, kwargs)) if _is_eligible(each)}
         if found - {torch.float32, _dtype(NAME)}:
             raise RuntimeError("Unexpected floating ScalarType in at::autocast::prioritize")
         return _call(operator, torch.float32 if torch.float32 in found else _dtype(NAME), args, kwargs)
@@ -172,8 +172,8 @@ def _banned(*_args: Any, **_kwargs: Any) -> Any:
     raise RuntimeError("torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.")
 
 
-def _refusing(operator: str) -> Kernel:
-    """For what is cast in a way that no header says."""
+def _make_refusal(operator: str) -> _Kernel:
+    """Make a kernel for an operator that is cast in a way that no header says."""
 
     def refuse(*_args: Any, **_kwargs: Any) -> Any:
         raise TargetError(
@@ -194,43 +194,43 @@ def _call(operator: Any, dtype: torch.dtype, args: Any, kwargs: Any) -> Any:
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (list, tuple)):
         return [_cast(each, dtype) for each in value]
-    return _cached_cast(value, dtype) if isinstance(value, Tensor) and _eligible(value) else value
+    return _cached_cast(value, dtype) if isinstance(value, Tensor) and _is_eligible(value) else value
 
 
 def _cached_cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """autocast_mode.cpp: cached_cast. A weight is cast once per autocast region: all its uses share one node."""
     if tensor.dtype == dtype:
         return tensor
-    if not _cacheable(tensor, dtype):
+    if not _is_cacheable(tensor, dtype):
         return tensor.to(dtype)
     if id(tensor) not in _cache:
         _cache[id(tensor)] = (tensor, tensor.to(dtype))
     return _cache[id(tensor)][1]
 
 
-def _cacheable(tensor: Tensor, dtype: torch.dtype) -> bool:
+def _is_cacheable(tensor: Tensor, dtype: torch.dtype) -> bool:
     lower = dtype == _dtype(NAME) and tensor.dtype == torch.float32
     weight = tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
     return lower and weight and torch.is_autocast_cache_enabled()
 
 
-def _eligible(value: Any) -> bool:
+def _is_eligible(value: Any) -> bool:
     """autocast_mode.h: is_eligible."""
     on_device = isinstance(value, FakeTensor) and value.fake_device.type == NAME
     return on_device and value.is_floating_point() and value.dtype != torch.float64
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _find_tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _tensors(each)
+            yield from _find_tensors(each)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from _find_tensors(list(value.values()))
 
 
-_POLICIES: dict[str, Policy] = {
+_POLICIES: dict[str, _Policy] = {
     "LOWER_PRECISION_FP": _lower_precision,
     "FP32": _float32,
     "FP32_SET_OPT_DTYPE": _float32_as_dtype,

@@ -6,6 +6,7 @@ FakeTensorMode its tensors have a shape and a device and no data, while autograd
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,23 +19,23 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
+from torch.autograd.variable import Variable
 from torch.utils import backend_registration
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.observe.accelerator import attention, autocast, dispatch, engine, kernels
-from fxgrad.observe.accelerator.caveats import forget_choices
-from fxgrad.observe.accelerator.device import NAME, check_emulated, fake_device
-from fxgrad.observe.accelerator.redirect import redirected
+from fxgrad.observe.accelerator import attention, autocast, kernels
+from fxgrad.observe.accelerator.device import NAME, check_emulated, forget_choices, make_device
+from fxgrad.observe.accelerator.redirect import redirect_cuda, replace_attribute
 
 UNNAMED = "privateuseone"
 """What PyTorch calls PrivateUse1 while nobody uses it."""
 
 _libraries: list[torch.library.Library] = []
-"""What is registered is gone when its Library is."""
+"""What a Library registered is gone when the Library is."""
 
 
-def available() -> str | None:
-    """Why no CUDA device can be emulated in this process; None where one can."""
+def explain_unavailable() -> str | None:
+    """Return why no CUDA device can be emulated in this process; None if one can."""
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return f"torch {torch.__version__} cannot emulate a device: that needs torch 2.10 or newer"
     taken = torch._C._get_privateuse1_backend_name()
@@ -47,36 +48,38 @@ def available() -> str | None:
 def emulate(device: str) -> Iterator[torch.device]:
     """Run the body as on a machine with one CUDA device; yields the device that stands for it.
 
-    For a fresh interpreter (or a forked child): the backend that it registers stays in the process for good. Within it
+    For a fresh interpreter or a forked child: the backend that it registers stays in the process for good. In the body
     new tensors are made on the emulated device, as under ``torch.device("cuda")``, and whatever says ``cuda`` gets it.
     Tensors have no data. Forward and backward build and run the nodes that CUDA would have.
 
-    Raises UsageError where nothing can be emulated, TargetError where the body does what needs data or a GPU.
+    Raises UsageError if nothing can be emulated, TargetError if the body does what needs data or a GPU.
     """
     check_emulated(device)
     register()
     forget_choices()
     mode = EmulatedMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
     with ExitStack() as stack:
-        stack.enter_context(_clear_errors())
+        stack.enter_context(_explain_errors())
         stack.enter_context(mode)
-        stack.enter_context(fake_device())
-        stack.enter_context(redirected(mode))
+        stack.enter_context(make_device())
+        engine = Engine(Variable.__dict__["_execution_engine"])
+        stack.enter_context(replace_attribute(Variable, "_execution_engine", engine))
+        stack.enter_context(redirect_cuda(mode))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_without_fast_path())
-        yield fake_device()
+        yield make_device()
 
 
 def register() -> None:
-    """Register the backend, once per process; it cannot be undone. Raises UsageError where it is not possible."""
-    reason = available()
+    """Register the backend, once per process; this cannot be undone. Raises UsageError if it is not possible."""
+    reason = explain_unavailable()
     if reason is not None:
         raise UsageError(reason, "a process in which a device can be emulated", "trace on the CPU or on a CUDA device")
     if is_registered():
         return
-    attention.adds_batch()  # asked here, outside every mode, and remembered
+    attention.adds_batch()  # cached: it must be found out outside every mode
     setup: Any = backend_registration._setup_privateuseone_for_python_backend
-    setup(NAME, backend_module=_Backend(), device_guard=engine.device_guard())
+    setup(NAME, backend_module=_Backend(), device_guard=_make_device_guard())
     _register_kernels()
 
 
@@ -86,19 +89,19 @@ def is_registered() -> bool:
 
 
 def _register_kernels() -> None:
-    aten, every = _library("aten"), _library("_")
-    for operator, kernel in kernels.shape_kernels():
+    aten, every = _make_library("aten"), _make_library("_")
+    for operator, kernel in kernels.list_shape_kernels():
         aten.impl(operator, kernel, "Meta", allow_override=True)
-    for operator, kernel in dispatch.overrides():
+    for operator, kernel in kernels.list_autograd_kernels():
         aten.impl(operator, kernel, "AutogradPrivateUse1")
-    for operator in dispatch.backend_operators():
+    for operator in kernels.BACKEND_OPERATORS:
         aten.impl(operator, _never_runs, "PrivateUse1")
-    for operator, kernel in autocast.kernels():
+    for operator, kernel in autocast.list_kernels():
         aten.impl(operator, kernel, "AutocastPrivateUse1")
     every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
 
-def _library(namespace: str) -> Any:
+def _make_library(namespace: str) -> Any:
     library = torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     return library
@@ -166,14 +169,14 @@ def _without_fast_path() -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Say what cannot be done without data, and say it once: FakeTensorMode logs its errors besides raising them."""
+def _explain_errors() -> Iterator[None]:
+    """Explain what cannot be done without data, once: FakeTensorMode logs its errors besides raising them."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     was_disabled, log.disabled = log.disabled, True
     try:
         yield
     except SystemError:
-        error = engine.taken_error()
+        error = take_error()
         if error is None:
             raise
         raise error from None
@@ -191,3 +194,74 @@ def _clear_errors() -> Iterator[None]:
         ) from error
     finally:
         log.disabled = was_disabled
+
+
+# Errors during backward
+#
+# The engine guards the stream of each node's device, and the guard of a backend made in Python is asked for its device
+# type when it is left (torch/csrc/acc/Module.cpp: exchangeStream, which may not throw). When it is left because a hook
+# raised, that call of Python code finds the error set, fails for that reason alone, and the process is aborted. So the
+# guard here takes the error off, and the wrapper of the engine raises it again.
+
+_taken: list[BaseException] = []
+
+_slots = tuple(ctypes.c_void_p() for _ in range(3))
+_references = tuple(ctypes.byref(slot) for slot in _slots)
+_fetch = ctypes.pythonapi.PyErr_Fetch
+_fetch.restype = None
+_normalize = ctypes.pythonapi.PyErr_NormalizeException
+_normalize.restype = None
+_release = ctypes.pythonapi.Py_DecRef
+_release.argtypes, _release.restype = [ctypes.c_void_p], None
+
+
+def _make_device_guard() -> Any:
+    """Make a guard to register for PrivateUse1. The class is made here because torch 2.9 does not have its base class."""
+    private_use = torch._C._autograd.DeviceType.PrivateUse1
+
+    class Guard(torch._C._acc.DeviceGuard):
+        def type_(self) -> Any:
+            _fetch(*_references)  # before anything else: with an error set, no other call would succeed
+            if _slots[0].value is not None:
+                _keep_error()
+            return private_use
+
+    return Guard()
+
+
+def _keep_error() -> None:
+    """Keep the error that `_fetch` put into the slots: type, value and traceback, each with a reference to it."""
+    _normalize(*_references)
+    value, traceback = (ctypes.cast(slot, ctypes.py_object).value if slot.value else None for slot in _slots[1:])
+    if isinstance(value, BaseException):
+        _taken.append(value.with_traceback(traceback))
+    for slot in _slots:
+        _release(slot)
+
+
+def take_error() -> BaseException | None:
+    """Return the error that the guard took off since the last call; None if there is none."""
+    error = _taken[-1] if _taken else None
+    _taken.clear()
+    return error
+
+
+class Engine:
+    """Wraps autograd's engine: python_engine.cpp finds no error to raise after the guard took it off."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the engine, and raise what was raised in it."""
+        _taken.clear()
+        try:
+            return self._engine.run_backward(*args, **kwargs)
+        except SystemError:
+            error = take_error()
+            if error is None:
+                raise
+        raise error

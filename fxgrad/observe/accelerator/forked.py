@@ -51,23 +51,23 @@ def in_forked_child(work: Callable[[], str], *, timeout: float | None = None) ->
         _run_child(work, write_end)
     os.close(write_end)
     try:
-        message = _received(read_end, None if timeout is None else time.monotonic() + timeout)
+        message = _receive(read_end, None if timeout is None else time.monotonic() + timeout)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
     finally:
         os.close(read_end)
-        status = _reaped(child)
-    return _answer(message, status)
+        status = _reap(child)
+    return _read_answer(message, status)
 
 
 def can_fork() -> bool:
     """Whether `in_forked_child` is possible and safe here."""
-    return _why_not() is None
+    return _explain_no_fork() is None
 
 
 def _refuse_unsafe_fork() -> None:
-    reason = _why_not()
+    reason = _explain_no_fork()
     if reason is not None:
         raise UsageError(
             f"a live model on an emulated device: {reason}",
@@ -76,7 +76,7 @@ def _refuse_unsafe_fork() -> None:
         )
 
 
-def _why_not() -> str | None:
+def _explain_no_fork() -> str | None:
     if not hasattr(os, "fork"):
         return f"{sys.platform} cannot fork"
     if sys.platform == "darwin":
@@ -100,21 +100,21 @@ def _run_child(work: Callable[[], str], write_end: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.disable()  # finalizers of the parent's objects are the parent's
         torch.set_num_threads(1)  # OpenMP's threads are not copied by a fork
-        _send(write_end, _outcome(work))
+        _send(write_end, _call_work(work))
         _flush_streams()
         status = 0
     finally:
         os._exit(status)
 
 
-def _outcome(work: Callable[[], str]) -> bytes:
+def _call_work(work: Callable[[], str]) -> bytes:
     try:
         return RESULT + work().encode("utf-8", "surrogatepass")
     except BaseException as error:  # also SystemExit: the child must not leave by it
-        return ERROR + json.dumps(_described(error)).encode()
+        return ERROR + json.dumps(_describe_error(error)).encode()
 
 
-def _described(error: BaseException) -> dict[str, str]:
+def _describe_error(error: BaseException) -> dict[str, str]:
     text = "".join(traceback.format_exception(error))
     if isinstance(error, FxgradError):
         return error.to_dict() | {"traceback": text}
@@ -130,7 +130,7 @@ def _send(write_end: int, message: bytes) -> None:
         unsent = unsent[os.write(write_end, unsent) :]
 
 
-def _received(read_end: int, deadline: float | None) -> bytes | None:
+def _receive(read_end: int, deadline: float | None) -> bytes | None:
     """The child's message, None where it ended without a whole one.
 
     It is as long as its first 8 bytes say, so that a process which the child left behind cannot hold it up.
@@ -161,7 +161,7 @@ def _wait_for(read_end: int, deadline: float | None) -> None:
         )
 
 
-def _reaped(child: int) -> int | None:
+def _reap(child: int) -> int | None:
     """How the child ended; None where someone else has collected it (SIGCHLD ignored)."""
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -169,16 +169,16 @@ def _reaped(child: int) -> int | None:
         return None
 
 
-def _answer(message: bytes | None, status: int | None) -> str:
+def _read_answer(message: bytes | None, status: int | None) -> str:
     if message is None:
-        raise TargetError(f"the forked child {_ending(status)}", _ALLOWED, _SUGGESTION)
+        raise TargetError(f"the forked child {_describe_end(status)}", _ALLOWED, _SUGGESTION)
     if message[:1] == RESULT:
         return message[1:].decode("utf-8", "surrogatepass")
     described = json.loads(message[1:])
     raise error_from_dict(described) from ChildTraceback("\n" + described["traceback"])
 
 
-def _ending(status: int | None) -> str:
+def _describe_end(status: int | None) -> str:
     if status is None:
         return "ended without an answer"
     if status < 0:

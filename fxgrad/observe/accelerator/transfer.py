@@ -1,10 +1,11 @@
-"""Copies of live tensors on the emulated device: the same shapes, hooks and identities, without data."""
+"""Copies live tensors to the emulated device: the same shapes, hooks and identities, without data."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import UserDict
 from collections.abc import Callable
+from copy import copy as shallow_copy
 from typing import Any
 
 import torch
@@ -14,28 +15,28 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fxgrad.errors import UsageError
 
-Memo = dict[int, tuple[Any, Any]]
+_Memo = dict[int, tuple[Any, Any]]
 """Original and copy by the id of the original, which the memo keeps alive."""
 
 
-def fake_copy(value: Any, device: torch.device, *, memo: Memo | None = None) -> Any:
-    """`value` with every tensor in it (lists, tuples, dicts, dataclasses, to any depth) replaced by a fake one.
+def fake_copy(value: Any, device: torch.device, *, memo: _Memo | None = None) -> Any:
+    """Replace every tensor in `value` (lists, tuples, dicts, dataclasses, to any depth) by a fake one.
 
-    To be called within `emulate`. A copy has the shape, strides, dtype, requires_grad and the Python attributes of its
-    original, is a Parameter where that is one, and has *the same* hook dicts. The same tensor twice becomes the same
-    copy twice, and so across calls that share a `memo`. What is on the device already stays as it is, as do containers
-    without a tensor.
+    Call it within `emulate`. A copy has the shape, strides, dtype, requires_grad and the Python attributes of its
+    original, is a Parameter if that is one, and has *the same* hook dicts. The same tensor twice becomes the same copy
+    twice, also across calls that share a `memo`. What is on the device already stays as it is, as do containers without
+    a tensor.
 
     Integer tensors are copied like all others: their values are lost, and code that reads them raises TargetError.
-    Only the ``batch_sizes`` of a PackedSequence, which are on the CPU beside any device, keep theirs.
+    Only the ``batch_sizes`` of a PackedSequence, which are on the CPU with any device, keep theirs.
 
     Raises UsageError for a tensor that is no leaf (the graph behind it cannot be copied), that is not strided, or of a
     subclass with behaviour of its own.
     """
-    return _Transfer(device, memo, _refuse_non_leaf).copied(value)
+    return _Transfer(device, {} if memo is None else memo, _refuse_non_leaf).copy(value)
 
 
-def move_module(model: nn.Module, device: torch.device, *, memo: Memo | None = None) -> None:
+def move_module(model: nn.Module, device: torch.device, *, memo: _Memo | None = None) -> None:
     """Swap every parameter, buffer and plain tensor attribute of `model` for its `fake_copy`, in place.
 
     For the forked child only: the model has no data afterwards. Tied weights stay tied. Attributes that are results of
@@ -43,12 +44,12 @@ def move_module(model: nn.Module, device: torch.device, *, memo: Memo | None = N
 
     Raises UsageError as `fake_copy`, and for a ScriptModule.
     """
-    transfer = _Transfer(device, memo, _keep)
+    transfer = _Transfer(device, {} if memo is None else memo, _keep)
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise UsageError("a ScriptModule", "modules whose code is Python", "trace the model before it is scripted")
         for tensors in (module._parameters, module._buffers):
-            tensors.update({name: transfer.copied(tensor) for name, tensor in tensors.items()})
+            tensors.update({name: transfer.copy(tensor) for name, tensor in tensors.items()})
         _move_attributes(module, transfer)
 
 
@@ -56,23 +57,20 @@ def _move_attributes(module: nn.Module, transfer: _Transfer) -> None:
     """Write past ``__setattr__``, which would register Parameters a second time."""
     for name, value in list(module.__dict__.items()):
         if name not in ("_parameters", "_buffers", "_modules"):
-            module.__dict__[name] = transfer.copied(value)
+            module.__dict__[name] = transfer.copy(value)
 
 
 @dataclasses.dataclass
 class _Transfer:
     device: torch.device
-    given_memo: Memo | None
+    memo: _Memo
     non_leaf: Callable[[Tensor], Tensor]
 
-    def __post_init__(self) -> None:
-        self.memo: Memo = {} if self.given_memo is None else self.given_memo
-
-    def copied(self, value: Any) -> Any:
-        """The copy of `value`, made once; `value` itself where nothing in it has to change."""
+    def copy(self, value: Any) -> Any:
+        """Copy `value`, once; return `value` itself if nothing in it has to change."""
         if id(value) in self.memo:
             return self.memo[id(value)][1]
-        rebuild = _rebuilder(value)
+        rebuild = _find_rebuild(value)
         if rebuild is None:
             return value
         self.memo[id(value)] = (value, value)  # for containers that hold themselves
@@ -80,17 +78,17 @@ class _Transfer:
         return self.memo[id(value)][1]
 
 
-Rebuild = Callable[[Any, _Transfer], Any]
+_Rebuild = Callable[[Any, _Transfer], Any]
 
 
-def _rebuilder(value: Any) -> Rebuild | None:
-    """How to rebuild a value of this type; None for those that hold no tensor that we know of."""
+def _find_rebuild(value: Any) -> _Rebuild | None:
+    """Find the function that rebuilds a value of this type; None for types that hold no tensor that we know of."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _rebuilt_dataclass
+        return _rebuild_dataclass
     return next((rebuild for kind, rebuild in _REBUILDERS if isinstance(value, kind)), None)
 
 
-def _rebuilt_tensor(tensor: Tensor, transfer: _Transfer) -> Tensor:
+def _rebuild_tensor(tensor: Tensor, transfer: _Transfer) -> Tensor:
     if isinstance(tensor, FakeTensor) and tensor.fake_device == transfer.device:
         return tensor
     _check_kind(tensor)
@@ -137,72 +135,66 @@ def _keep(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _rebuilt_list(value: list[Any], transfer: _Transfer) -> Any:
-    items = [transfer.copied(each) for each in value]
+def _rebuild_list(value: list[Any], transfer: _Transfer) -> Any:
+    items = [transfer.copy(each) for each in value]
     if all(new is old for new, old in zip(items, value, strict=True)):
         return value
-    return items if type(value) is list else _with_items(value, items)
+    return items if type(value) is list else _copy_with_items(value, items)
 
 
-def _with_items(value: list[Any], items: list[Any]) -> Any:
-    copy = _shallow(value)
+def _copy_with_items(value: list[Any], items: list[Any]) -> Any:
+    copy = shallow_copy(value)
     copy[:] = items
     return copy
 
 
-def _rebuilt_tuple(value: tuple[Any, ...], transfer: _Transfer) -> Any:
-    items = [transfer.copied(each) for each in value]
+def _rebuild_tuple(value: tuple[Any, ...], transfer: _Transfer) -> Any:
+    items = [transfer.copy(each) for each in value]
     if all(new is old for new, old in zip(items, value, strict=True)):
         return value
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
-def _rebuilt_dict(value: Any, transfer: _Transfer) -> Any:
-    items = {key: transfer.copied(each) for key, each in value.items()}
+def _rebuild_dict(value: Any, transfer: _Transfer) -> Any:
+    items = {key: transfer.copy(each) for key, each in value.items()}
     if all(new is value[key] for key, new in items.items()):
         return value
-    copy = _shallow(value)
+    copy = shallow_copy(value)
     for key, each in items.items():
         copy[key] = each
     return copy
 
 
-def _rebuilt_dataclass(value: Any, transfer: _Transfer) -> Any:
+def _rebuild_dataclass(value: Any, transfer: _Transfer) -> Any:
     names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-    items = {name: transfer.copied(getattr(value, name)) for name in names}
+    items = {name: transfer.copy(getattr(value, name)) for name in names}
     if all(new is getattr(value, name) for name, new in items.items()):
         return value
-    copy = _shallow(value)
+    copy = shallow_copy(value)
     for name, each in items.items():
         object.__setattr__(copy, name, each)
     return copy
 
 
-def _rebuilt_packed(value: PackedSequence, transfer: _Transfer) -> PackedSequence:
-    sorted_indices, unsorted_indices = transfer.copied(value.sorted_indices), transfer.copied(value.unsorted_indices)
+def _rebuild_packed(value: PackedSequence, transfer: _Transfer) -> PackedSequence:
+    sorted_indices, unsorted_indices = transfer.copy(value.sorted_indices), transfer.copy(value.unsorted_indices)
     return PackedSequence(
-        transfer.copied(value.data), _with_values(value.batch_sizes), sorted_indices, unsorted_indices
+        transfer.copy(value.data), _copy_with_values(value.batch_sizes), sorted_indices, unsorted_indices
     )
 
 
-def _with_values(tensor: Tensor) -> Tensor:
-    """A fake copy on the CPU whose values FakeTensorMode knows, as those of a constant."""
+def _copy_with_values(tensor: Tensor) -> Tensor:
+    """Make a fake copy on the CPU whose values FakeTensorMode knows, as those of a constant."""
     mode: Any = torch._guards.detect_fake_mode()
     copy: Tensor = mode.fake_tensor_converter.from_real_tensor(mode, tensor, make_constant=True)
     return copy
 
 
-def _shallow(value: Any) -> Any:
-    import copy
-
-    return copy.copy(value)
-
-
-_REBUILDERS: tuple[tuple[type, Rebuild], ...] = (
-    (Tensor, _rebuilt_tensor),
-    (PackedSequence, _rebuilt_packed),
-    (tuple, _rebuilt_tuple),
-    (list, _rebuilt_list),
-    (dict, _rebuilt_dict),
-    (UserDict, _rebuilt_dict),
+_REBUILDERS: tuple[tuple[type, _Rebuild], ...] = (
+    (Tensor, _rebuild_tensor),
+    (PackedSequence, _rebuild_packed),
+    (tuple, _rebuild_tuple),
+    (list, _rebuild_list),
+    (dict, _rebuild_dict),
+    (UserDict, _rebuild_dict),
 )

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph
-from fxgrad.observe import accelerator
+from fxgrad.observe.accelerator.device import find_caveats
 from fxgrad.observe.execution import Executed
 from fxgrad.observe.session import Observed
 from fxgrad.observe.tracing import observe_forward
@@ -26,7 +26,9 @@ def needs_emulation(device: str | torch.device | None) -> bool:
     """Whether `device` names a CUDA device on a machine that has none."""
     if device is None or parse_device(device).type != "cuda" or torch.cuda.is_available():
         return False
-    reason = accelerator.available()
+    from fxgrad.observe.accelerator.backend import explain_unavailable
+
+    reason = explain_unavailable()
     if reason is not None:
         raise UsageError(
             f"device {device}: no CUDA here, and no fake accelerator: {reason}",
@@ -89,14 +91,16 @@ def run_emulated(device: str | None, run: Callable[[torch.device], Run]) -> Run:
 
     Only for a process that will end, a new interpreter or a forked child: the backend stays in it.
     """
+    from fxgrad.observe.accelerator.backend import emulate
+
     assert device is not None
-    with accelerator.emulate(device) as fake:
+    with emulate(device) as fake:
         result = run(fake)
     return replace(result, graph=_mark_emulated(result.graph, device))
 
 
 def _mark_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:
-    caveats = accelerator.caveats([node.name for node in graph.nodes])
+    caveats = find_caveats([node.name for node in graph.nodes])
     info = structs.replace(graph.info, device=device, emulated=True, notes=(*graph.info.notes, *caveats))
     return structs.replace(graph, info=info)
 
@@ -111,10 +115,12 @@ def trace_moved_model(
 ) -> BackwardGraph:
     """Forward of a live model on the emulated device. Only for a forked child: it moves the model there."""
 
+    from fxgrad.observe.accelerator.transfer import fake_copy, move_module
+
     def move_and_observe(fake: torch.device) -> Observed:
         memo: dict[int, Any] = {}  # an input that is a parameter, too, stays one tensor
-        accelerator.move_module(model, fake, memo=memo)
-        arguments, keywords = accelerator.fake_copy((args, kwargs), fake, memo=memo)
+        move_module(model, fake, memo=memo)
+        arguments, keywords = fake_copy((args, kwargs), fake, memo=memo)
         return observe_forward(model, arguments, keywords, loss=loss)
 
     graph = run_emulated(device, move_and_observe).graph

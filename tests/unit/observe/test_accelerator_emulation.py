@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.observe import accelerator
 from fxgrad.observe.accelerator import attention
+from fxgrad.observe.accelerator.backend import emulate, explain_unavailable
+from fxgrad.observe.accelerator.device import find_caveats
+from fxgrad.observe.accelerator.transfer import fake_copy, move_module
 from tests.support.emulation import arguments, emulated, structure
 from tests.support.needs import needs_emulation
 
@@ -19,7 +21,7 @@ SEED = """
 import json
 import torch
 from torch import nn
-from fxgrad.observe.accelerator import emulate
+from fxgrad.observe.accelerator.backend import emulate
 
 received = []
 
@@ -100,7 +102,7 @@ def test_a_recurrent_layer_on_a_packed_sequence_is_one_cudnn_node():
     packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
 
     def program(device):
-        output, _ = nn.LSTM(3, 4)(accelerator.fake_copy(packed, device))
+        output, _ = nn.LSTM(3, 4)(fake_copy(packed, device))
         return [arguments(output.data)[0], list(output.data.shape), output.batch_sizes.tolist()]
 
     assert emulated(program) == ["CudnnRnnBackward0", [6, 4], [2, 2, 1, 1]]
@@ -137,7 +139,7 @@ def test_batch_norm_runs_in_cudnn_where_cuda_uses_it(module, shape, node):
     dtype = next(iter([*module.parameters(), *module.buffers()])).dtype if list(module.state_dict()) else torch.float32
 
     def program(device):
-        accelerator.move_module(module, device)
+        move_module(module, device)
         return arguments(backward(module(randn(*shape, dtype=dtype))))[0]
 
     assert emulated(program) == node
@@ -250,7 +252,7 @@ def test_attention_in_half_precision_comes_with_the_sentence_that_the_gpu_decide
     def program(_):
         output = backward(F.scaled_dot_product_attention(*(randn(2, 4, 5, 8, dtype=torch.float16) for _ in "qkv")))
         name = arguments(output)[0]
-        return [name, accelerator.caveats([name]), accelerator.caveats(["AddmmBackward0"])]
+        return [name, find_caveats([name]), find_caveats(["AddmmBackward0"])]
 
     name, caveats, elsewhere = emulated(program)
     assert name == "ScaledDotProductFlashAttentionBackward0"
@@ -262,7 +264,7 @@ def test_attention_in_half_precision_comes_with_the_sentence_that_the_gpu_decide
 def test_attention_whose_kernel_is_certain_needs_no_caveat():
     def program(_):
         output = F.scaled_dot_product_attention(*(randn(2, 4, 5, 8) for _ in "qkv"))
-        return accelerator.caveats([arguments(output)[0]])
+        return find_caveats([arguments(output)[0]])
 
     assert emulated(program) == []
 
@@ -270,7 +272,7 @@ def test_attention_whose_kernel_is_certain_needs_no_caveat():
 def test_a_bfloat16_recurrent_layer_comes_with_a_caveat():
     def program(_):
         nn.LSTM(3, 4, dtype=torch.bfloat16)(randn(5, 2, 3, dtype=torch.bfloat16))
-        return accelerator.caveats(["CudnnRnnBackward0"])
+        return find_caveats(["CudnnRnnBackward0"])
 
     assert "with bfloat16 it depends on the GPU" in emulated(program)[0]
 
@@ -357,30 +359,26 @@ def test_a_transformer_runs_without_grad_as_well():
 
 
 def test_only_cuda_can_be_emulated():
-    with pytest.raises(UsageError, match="'cuda' or 'cuda:0'"), accelerator.emulate("xpu"):
+    with pytest.raises(UsageError, match="'cuda' or 'cuda:0'"), emulate("xpu"):
         pass
 
 
 def test_a_second_cuda_device_cannot_be_emulated():
-    with pytest.raises(UsageError, match="device 'cuda:1'"), accelerator.emulate("cuda:1"):
+    with pytest.raises(UsageError, match="device 'cuda:1'"), emulate("cuda:1"):
         pass
 
 
 @needs_emulation
 def test_emulation_is_available_here():
-    assert accelerator.available() is None
+    assert explain_unavailable() is None
 
 
 def test_a_torch_without_python_backends_is_told_which_version_has_them(monkeypatch):
     monkeypatch.delattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend", raising=False)
-    assert "torch 2.10 or newer" in accelerator.available()
+    assert "torch 2.10 or newer" in explain_unavailable()
 
 
 @needs_emulation
 def test_where_another_backend_has_the_place_it_is_named(monkeypatch):
     monkeypatch.setattr(torch._C, "_get_privateuse1_backend_name", lambda: "npu")
-    assert "the backend 'npu' already has the only place" in accelerator.available()
-
-
-def test_the_notes_are_sentences():
-    assert all(note[0].islower() and not note.endswith(".") for note in accelerator.NOTES)
+    assert "the backend 'npu' already has the only place" in explain_unavailable()

@@ -13,8 +13,11 @@ from torch import nn
 
 import fxgrad
 from fxgrad.errors import OutputError, TargetError, UsageError
-from fxgrad.observe.accelerator import emulate, fake_copy, forked, in_forked_child, move_module
+from fxgrad.observe.accelerator import forked
+from fxgrad.observe.accelerator.backend import emulate
 from fxgrad.observe.accelerator.device import NAME
+from fxgrad.observe.accelerator.forked import in_forked_child
+from fxgrad.observe.accelerator.transfer import fake_copy, move_module
 from tests.support.needs import needs_emulation
 
 
@@ -149,7 +152,7 @@ def test_a_process_that_the_child_leaves_behind_does_not_hold_up_the_answer():
 
 STREAMS = """
 import atexit, sys
-from fxgrad.observe.accelerator import in_forked_child
+from fxgrad.observe.accelerator.forked import in_forked_child
 atexit.register(print, "at exit")
 print("before", end=" ")
 in_forked_child(lambda: print("inside", end=" ") or "")
@@ -217,7 +220,7 @@ def test_an_answer_that_cannot_be_collected_is_still_an_answer():
 
 
 def test_the_end_of_a_child_that_nobody_saw_is_told_as_such():
-    assert forked._ending(None) == "ended without an answer"
+    assert forked._describe_end(None) == "ended without an answer"
 
 
 @needs_emulation

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fxgrad.errors import TargetError
-from fxgrad.observe.accelerator import public_name
+from fxgrad.observe.accelerator.device import public_name
 from tests.support.emulation import arguments, emulated
 from tests.support.needs import needs_emulation
 
@@ -158,7 +158,8 @@ def test_everything_is_as_before_afterwards():
 
 @needs_emulation
 def test_leaving_the_emulation_undoes_what_can_be_undone():
-    from fxgrad.observe.accelerator import emulate, in_forked_child
+    from fxgrad.observe.accelerator.backend import emulate
+    from fxgrad.observe.accelerator.forked import in_forked_child
 
     def work():
         before = torch.cuda.is_available(), torch._C._get_mem_efficient_sdp_enabled(), torch.is_autocast_enabled
@@ -251,11 +252,11 @@ def test_a_recurrent_layer_under_autocast_is_refused():
 def test_autocast_without_the_headers_of_pytorch_is_refused(monkeypatch):
     from fxgrad.observe.accelerator import autocast
 
-    autocast.policies.cache_clear()
+    autocast.read_policies.cache_clear()
     monkeypatch.setattr(autocast, "HEADER", "include/no/such/header.h")
     with pytest.raises(TargetError, match="a PyTorch with its headers"):
         autocast_nodes(lambda: nn.Linear(3, 4)(torch.randn(2, 3)))
-    autocast.policies.cache_clear()
+    autocast.read_policies.cache_clear()
 
 
 def test_weights_may_be_drawn_from_a_truncated_normal_distribution():

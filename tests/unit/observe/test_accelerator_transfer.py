@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxgrad.errors import UsageError
-from fxgrad.observe.accelerator import fake_copy, move_module
+from fxgrad.observe.accelerator.transfer import fake_copy, move_module
 from tests.support.emulation import arguments, emulated
 
 Pair = namedtuple("Pair", ["left", "right"])

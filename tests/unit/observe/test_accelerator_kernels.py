@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from fxgrad.errors import TargetError
-from fxgrad.observe.accelerator import autocast, dispatch
-from fxgrad.observe.accelerator.attention import Attention, Kernel, choose
+from fxgrad.observe.accelerator import autocast, kernels
+from fxgrad.observe.accelerator.attention import Attention, AttentionKernel, choose_kernel
 from tests.support.emulation import emulated, node_name
 
 
-def kernels(operator):
+def dispatch_table(operator):
     return dict(re.findall(r"^(\w+): (.*)$", torch._C._dispatch_dump_table(operator), re.MULTILINE))
 
 
 def makes_other_nodes_on_cuda(operator):
     """Whether the kernel that makes the nodes is another for CUDA; a fallback makes none."""
-    table = kernels(operator)
+    table = dispatch_table(operator)
     fallback = "VariableFallbackKernel"
     return fallback not in table["AutogradCUDA"] and table["AutogradCUDA"] != table["AutogradPrivateUse1"]
 
@@ -25,11 +25,11 @@ def makes_other_nodes_on_cuda(operator):
 def test_every_operator_makes_the_same_nodes_on_private_use_as_on_cuda_but_for_those_that_are_handled():
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")]
     others = {name for name in names if makes_other_nodes_on_cuda(name) and "::_test_autograd" not in name}
-    assert others <= {f"aten::{name}" for name in dispatch.backend_operators()}
+    assert others <= {f"aten::{name}" for name in kernels.BACKEND_OPERATORS}
 
 
 def test_what_is_overridden_is_a_composite_of_this_pytorch():
-    overridden = [name for name, _ in dispatch.overrides()]
+    overridden = [name for name, _ in kernels.list_autograd_kernels()]
     assert [
         name
         for name in overridden
@@ -40,13 +40,13 @@ def test_what_is_overridden_is_a_composite_of_this_pytorch():
 def test_every_operator_that_cuda_casts_has_a_policy_or_is_refused():
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
     wanted = {name.removeprefix("aten::") for name in registered if name.startswith("aten::")}
-    assert wanted == {name for name, _ in autocast.kernels()}
+    assert wanted == {name for name, _ in autocast.list_kernels()}
 
 
 def test_the_headers_tell_the_policy_of_all_but_a_few():
-    refused = {name for name, _ in autocast.kernels()} - autocast.policies().keys()
+    refused = {name for name, _ in autocast.list_kernels()} - autocast.read_policies().keys()
     assert len(refused) <= 6
-    assert len(autocast.policies()) > 100
+    assert len(autocast.read_policies()) > 100
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_headers_tell_the_policy_of_all_but_a_few():
     ],
 )
 def test_the_policies_are_read_from_the_header(operator, policy):
-    assert autocast.policies()[operator] == policy
+    assert autocast.read_policies()[operator] == policy
 
 
 def attention(*, heads=(4, 4, 4), length=(5, 5), head=(8, 8, 8), dtype=torch.float32, **options):
@@ -78,17 +78,17 @@ def attention(*, heads=(4, 4, 4), length=(5, 5), head=(8, 8, 8), dtype=torch.flo
 @pytest.mark.parametrize(
     ("call", "kernel"),
     [
-        (attention(), Kernel.EFFICIENT),
-        (attention(dropout=0.5, causal=True), Kernel.EFFICIENT),
-        (attention(length=(0, 5)), Kernel.MATH),
-        (attention(head=(8, 12, 12)), Kernel.MATH),
-        (attention(head=(8, 8, 12)), Kernel.EFFICIENT),
-        (attention(dtype=torch.float64), Kernel.MATH),
-        (attention(dtype=torch.complex64), Kernel.MATH),
+        (attention(), AttentionKernel.EFFICIENT),
+        (attention(dropout=0.5, causal=True), AttentionKernel.EFFICIENT),
+        (attention(length=(0, 5)), AttentionKernel.MATH),
+        (attention(head=(8, 12, 12)), AttentionKernel.MATH),
+        (attention(head=(8, 8, 12)), AttentionKernel.EFFICIENT),
+        (attention(dtype=torch.float64), AttentionKernel.MATH),
+        (attention(dtype=torch.complex64), AttentionKernel.MATH),
     ],
 )
 def test_a_certain_choice_of_attention_has_no_caveat(call, kernel):
-    assert choose(call, mask_needs_grad=False) == (kernel, None)
+    assert choose_kernel(call, mask_needs_grad=False) == (kernel, None)
 
 
 HALF = {"dtype": torch.float16}
@@ -97,32 +97,32 @@ HALF = {"dtype": torch.float16}
 @pytest.mark.parametrize(
     ("call", "kernel"),
     [
-        (attention(head=(6, 6, 6)), Kernel.MATH),
-        (attention(heads=(4, 2, 2), grouped=True), Kernel.MATH),
-        (attention(**HALF), Kernel.FLASH),
-        (attention(**HALF, heads=(4, 2, 2), grouped=True), Kernel.FLASH),
-        (attention(**HALF, head=(6, 6, 6)), Kernel.FLASH),
-        (attention(**HALF, length=(5, 7), causal=True), Kernel.EFFICIENT),
-        (attention(**HALF, head=(512, 512, 512)), Kernel.EFFICIENT),
-        (attention(**HALF, mask=torch.empty(5, 5, device="meta")), Kernel.EFFICIENT),
-        (attention(dtype=torch.bfloat16), Kernel.FLASH),
+        (attention(head=(6, 6, 6)), AttentionKernel.MATH),
+        (attention(heads=(4, 2, 2), grouped=True), AttentionKernel.MATH),
+        (attention(**HALF), AttentionKernel.FLASH),
+        (attention(**HALF, heads=(4, 2, 2), grouped=True), AttentionKernel.FLASH),
+        (attention(**HALF, head=(6, 6, 6)), AttentionKernel.FLASH),
+        (attention(**HALF, length=(5, 7), causal=True), AttentionKernel.EFFICIENT),
+        (attention(**HALF, head=(512, 512, 512)), AttentionKernel.EFFICIENT),
+        (attention(**HALF, mask=torch.empty(5, 5, device="meta")), AttentionKernel.EFFICIENT),
+        (attention(dtype=torch.bfloat16), AttentionKernel.FLASH),
     ],
 )
 def test_a_choice_of_attention_that_depends_on_the_gpu_has_a_caveat(call, kernel):
-    chosen, caveat = choose(call, mask_needs_grad=False)
+    chosen, caveat = choose_kernel(call, mask_needs_grad=False)
     assert (chosen, caveat is None) == (kernel, False)
 
 
 def test_attention_whose_tensors_are_not_dense_in_the_head_is_no_fused_kernel():
     call = attention()
     transposed = call._replace(query=torch.empty(2, 4, 8, 5, device="meta").transpose(-1, -2))
-    assert choose(transposed, mask_needs_grad=False) == (Kernel.MATH, None)
+    assert choose_kernel(transposed, mask_needs_grad=False) == (AttentionKernel.MATH, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_for_a_mask_that_requires_grad_it_is_the_efficient_kernel_on_every_gpu(dtype):
     call = attention(mask=torch.empty(5, 5, device="meta"), dtype=dtype)
-    assert choose(call, mask_needs_grad=True) == (Kernel.EFFICIENT, None)
+    assert choose_kernel(call, mask_needs_grad=True) == (AttentionKernel.EFFICIENT, None)
 
 
 @pytest.mark.parametrize(
