@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from fxgrad.graph import Source
-from fxgrad.observe.real_types import is_a
 
 Frame = tuple[CodeType, int]
 """A code object, and the offset of the instruction that runs (``frame.f_lasti``)."""
@@ -116,10 +115,11 @@ def source_of(stack: Stack) -> Source | None:
 
 @functools.cache
 def _source(code: CodeType, instruction: int) -> Source:
-    return _at(code, _line_number(code, instruction))
+    return source_at(code, _line_number(code, instruction))
 
 
-def _at(code: CodeType, line: int) -> Source:
+def source_at(code: CodeType, line: int) -> Source:
+    """A line of a piece of code, with its text."""
     name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
     return Source(shown_file(code.co_filename), line, _line(code.co_filename, line), name)
 
@@ -137,27 +137,9 @@ def source_of_error(error: BaseException) -> Source | None:
     found: Source | None = None
     while step is not None:
         if is_users(step.tb_frame.f_code):
-            found = _at(step.tb_frame.f_code, step.tb_lineno)
+            found = source_at(step.tb_frame.f_code, step.tb_lineno)
         step = step.tb_next
     return found
-
-
-def definition_of(function: object) -> Source | None:
-    """Where a function, the function behind a partial, or the class of a callable object is defined."""
-    code = code_of(function)
-    return None if code is None else _at(code, code.co_firstlineno)
-
-
-def code_of(function: object) -> CodeType | None:
-    """The code that calling a function runs first; None where that is not Python."""
-    while is_a(function, functools.partial):
-        function = function.func
-    try:
-        function = getattr(function, "__func__", function)
-        code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
-    except Exception:  # the user's own class
-        return None
-    return code if is_a(code, CodeType) else None
 
 
 def stack_trace(stack: Stack) -> str:

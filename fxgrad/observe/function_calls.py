@@ -14,9 +14,9 @@ import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.checkpoint import CheckpointFunction
 
+from fxgrad.observe.autograd.python_code import find_nested_backward
 from fxgrad.observe.frames import running
 from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.nested_backward import nested_backward
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.reruns import SeenRerun
 from fxgrad.observe.seen import (
@@ -113,7 +113,7 @@ class FunctionCalls:
         """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
         if self._is_hidden():
             return apply(*args, **kwargs)
-        nested = nested_backward(function)
+        nested = find_nested_backward(function)
         if nested is None:
             return self._apply_plainly(apply, function, args, kwargs)
         if self._where.rerun is not None:

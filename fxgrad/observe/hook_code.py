@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 
-from fxgrad.observe.frames import code_of
-from fxgrad.observe.plain_functions import KEEPS_VALUE, closure_of
+from fxgrad.observe.autograd.python_code import KEEPS_VALUE, LOADS_ATTRIBUTE, closure_of, find_function
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.tensor_log import may_have_history
 
-_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 _TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
 """What leads from ``module.parameters`` to the variable of a for loop."""
 _ITERATES = {"parameters": (), "named_parameters": ("UNPACK_SEQUENCE",)}
@@ -41,11 +39,11 @@ def grad_reads(function: Any) -> tuple[str, ...]:
     >>> grad_reads(lambda module, grad_input, grad_output: print(grad_output[0].grad))
     ()
     """
-    code = code_of(function)
-    module = None if code is None else _module_argument(function, code)
-    if code is None or module is None:
+    found = find_function(function)
+    module = None if found is None else _module_argument(function, found.__code__)
+    if found is None or module is None:
         return ()
-    return tuple(dict.fromkeys(".".join(way) for way in _Reader(module).read(code)))
+    return tuple(dict.fromkeys(".".join(way) for way in _Reader(module).read(found.__code__)))
 
 
 def _module_argument(function: Any, code: CodeType) -> str | None:
@@ -69,7 +67,7 @@ class _Reader:
         """Each read of ``.grad`` of an attribute of the module."""
         for instruction in dis.get_instructions(code):
             name, argument = instruction.opname, instruction.argval
-            if name in _ATTRIBUTE and argument == "grad" and self._value:
+            if name in LOADS_ATTRIBUTE and argument == "grad" and self._value:
                 yield self._value
             self._value = self._after(name, argument)
 
@@ -84,7 +82,7 @@ class _Reader:
         if name == "STORE_FAST_STORE_FAST":
             self._store(argument[-1])
             return None
-        if name in _ATTRIBUTE and value is not None:
+        if name in LOADS_ATTRIBUTE and value is not None:
             return (*value, argument)
         return value if name in KEEPS_VALUE or self._goes_to_each(name) else None
 
@@ -147,7 +145,7 @@ def _held(function: Any) -> Iterator[tuple[str, Any]]:
         function = function.__func__
     if is_a(function, FunctionType):
         yield from _defaults(function)
-        yield from closure_of(function)
+        yield from closure_of(function).items()
 
 
 def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:

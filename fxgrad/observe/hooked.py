@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from torch import nn
 
 from fxgrad.graph import Held, Hook, HookKind, Node, UnrecordedCall
-from fxgrad.observe.frames import definition_of, source_of
+from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
+from fxgrad.observe.frames import source_of
 from fxgrad.observe.hook_code import grad_reads, holds
 from fxgrad.observe.hook_search import HookSearch, Spot
-from fxgrad.observe.hooks import LiveHook, function_name, may_return_a_value, multi_grad_mode
+from fxgrad.observe.hooks import LiveHook, function_name, multi_grad_mode
 from fxgrad.observe.seen import SeenModuleCall, origin_of
 from fxgrad.observe.walk import name_of
 
@@ -59,7 +60,7 @@ class HookCollector:
             kind=hook.kind,
             owner=self._owner(hook),
             function=function_name(hook.function),
-            source=None if hook.function is None else definition_of(hook.function),
+            source=None if hook.function is None else find_source(hook.function),
             registered=source_of(hook.stack),
             prepend=hook.prepend,
             targets=tuple([self._owner(part) for part in hook.parts]),

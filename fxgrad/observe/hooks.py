@@ -6,7 +6,6 @@ torch/autograd/graph.py (register_multi_grad_hook), torch/csrc/autograd/python_h
 
 from __future__ import annotations
 
-import dis
 import functools
 import gc
 from collections import OrderedDict
@@ -22,7 +21,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind
-from fxgrad.observe.frames import NO_STACK, Stack, code_of
+from fxgrad.observe.frames import NO_STACK, Stack
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.registrations import Key
 from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, is_leaf, origin_of
@@ -35,8 +34,6 @@ UNSEEN = "it is also on tensors that were not found, and it does not say which"
 SLOT_UNSEEN = (
     "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
 )
-_MAKES_AN_OBJECT = 0x20 | 0x80 | 0x200
-"""Flags of the code of generators, coroutines and both: calling them returns an object."""
 
 
 @dataclass(eq=False)
@@ -272,31 +269,3 @@ def function_name(function: Any) -> str:
     except Exception:  # the user's own class
         name = None
     return name if is_a(name, str) else type(function).__qualname__
-
-
-def may_return_a_value(function: Any) -> bool | None:
-    """Whether the code of a hook can return something else than None; None where there is no code to look at.
-
-    >>> may_return_a_value(lambda grad: None), may_return_a_value(lambda grad: grad * 2), may_return_a_value(print)
-    (False, True, None)
-    """
-    code = code_of(function)
-    if code is None:
-        return None
-    if code.co_flags & _MAKES_AN_OBJECT:
-        return True
-    before: dis.Instruction | None = None
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
-            return True
-        if instruction.opname == "RETURN_VALUE" and not _loads_none(before, instruction):
-            return True
-        if instruction.opname not in ("EXTENDED_ARG", "CACHE", "NOP"):
-            before = instruction
-    return False
-
-
-def _loads_none(before: dis.Instruction | None, returns: dis.Instruction) -> bool:
-    """Whether what is returned is surely None: loaded just before, and not jumped to with another value."""
-    loads = before is not None and before.opname == "LOAD_CONST" and before.argval is None
-    return loads and not returns.is_jump_target

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind
-from fxgrad.observe.nested_backward import NestedBackward, nested_backward
+from fxgrad.observe.autograd.python_code import NestedBackward, find_nested_backward
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import Origin, is_leaf, next_sequence_nr, origin_of
 from fxgrad.observe.structure import tensors_in
@@ -64,7 +64,7 @@ def _is_candidate(node: Node) -> bool:
 def _with_entries(node: Node, walked: WalkedGraph, seen: Mapping[Any, Sequence[Origin]]) -> Node:
     live = walked.order[node.id]
     function = getattr(live, "_forward_cls", None)
-    nested = None if function is None else nested_backward(function)
+    nested = None if function is None else find_nested_backward(function)
     if nested is None:
         return node
     used = [(walked.ids.get(origin), slot) for origin, slot in seen.get(live, ())]

@@ -6,7 +6,7 @@ The name of a generated node leads to its entry in derivatives.yaml (`fxgrad.obs
 results (``set_history``). The in-place variant of a function makes the same node (``AddBackward0`` for ``add_``), so a
 node tells the function and not the variant.
 
-Nodes of Python Functions are named by `fxgrad.observe.custom_functions`.
+Nodes of Python Functions are named by `fxgrad.observe.autograd.python_functions`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.observe.custom_functions import custom_signature
+from fxgrad.observe.autograd.python_functions import custom_signature
 from fxgrad.observe.derivatives import (
     UNNAMED,
     Argument,

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
-from fxgrad.observe.backward_code import returned_for_edges
-from fxgrad.observe.custom_functions import custom_signature
+from fxgrad.observe.autograd.backward_code import Answers
+from fxgrad.observe.autograd.python_functions import custom_signature, read_backward
 from fxgrad.observe.kinds import node_type
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.settings import decisive_settings
@@ -230,6 +230,7 @@ def node_records(
     forms: dict[str, _Form] = {}
     records: list[Node] = []
     origin = Provenance()
+    answers: Answers = {}
     python_function, variable_of, id_of_place = torch._C._FunctionBase, variables.get, walked.id_of_place
     nodes, names, all_gradients, sequence_nrs = walked.nodes, walked.all_names, walked.gradients, walked.sequence_nrs
     all_targets, all_slots = walked.targets, walked.slots
@@ -238,7 +239,7 @@ def node_records(
             origin = provenance(number)
         node, name, gradients, targets = nodes[place], names[place], all_gradients[place], all_targets[place]
         if isinstance(node, python_function):
-            records.append(_python_record(walked, number, label, origin))
+            records.append(_python_record(walked, number, label, origin, answers))
             continue
         form = forms.get(name)
         if form is None or len(form.edges) != len(targets) or len(form.outputs) != len(gradients):
@@ -278,7 +279,7 @@ def _form_of(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Fo
     return _Form(kind, schema, output_names(signature, n_outputs), tuple(edges), decisive_argument is not None)
 
 
-def _python_record(walked: WalkedGraph, number: int, label: str, origin: Provenance) -> Node:
+def _python_record(walked: WalkedGraph, number: int, label: str, origin: Provenance, answers: Answers) -> Node:
     place = walked.places[number]
     node, name = walked.nodes[place], walked.all_names[place]
     kind = node_type(node, name).kind
@@ -302,5 +303,5 @@ def _python_record(walked: WalkedGraph, number: int, label: str, origin: Provena
         edges=tuple(edges),
         **origin._asdict(),
         needs_input_grad=custom.needs_input_grad,
-        returned=returned_for_edges(node, custom.places) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
+        returned=read_backward(node, custom, answers) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
     )

@@ -67,6 +67,13 @@ class Writer:
             f"torch.einsum('a->a', {variable})",
             f"listed({variable})[0]",
             f"([1 for _ in (1, 2) if {variable} is not None], {variable})[1]",
+            f"torch.chunk({variable}, 3)[1].expand(3)",
+            f"torch.max({variable}, 0)[0].expand(3)",
+            f"(torch.split(torch.ones(3), 1) + ({variable},))[{rng.randint(-1, 2)}]",
+            f"(({variable},) + (None,) * 2)[{rng.randint(-3, 1)}]",
+            f"([None, {variable}] * torch.tensor(2))[{rng.randint(0, 3)}]",
+            f"-{variable} * ({variable} > 0)",
+            f"{variable}[:]",
         ]
         texts += [f"{rng.choice(self.lists)}[{rng.randint(-1, 1)}]"] * 3 if self.lists else []
         return rng.choice(texts)
@@ -92,6 +99,8 @@ class Writer:
                 f"isinstance({variable}, (tuple, list))",
                 "ctx.kept is None",
                 "any(ctx.needs_input_grad)",
+                f"all(ctx.needs_input_grad[{rng.randint(0, 2)}:])",
+                f"({variable} is not None or {self.rng.choice(self.variables)} is None)",
                 "len(ctx.saved_tensors) > 1",
                 f"(taken := {variable}) is not None",
                 "float(ctx.saved_tensors[0].sum()) > 0",
@@ -123,7 +132,8 @@ class Writer:
         return [f"{name} = {text}"]
 
     def reassign(self, deep: int) -> list[str]:
-        return [f"{self.rng.choice(self.variables)} = {self.tensor()}"]
+        name = self.rng.choice(self.variables)
+        return [self.rng.choice([f"{name} = {self.tensor()}"] * 3 + [f"{name} += {self.tensor()}", f"{name} *= 2"])]
 
     def new_list(self, deep: int) -> list[str]:
         text = self.rng.choice(
@@ -176,6 +186,8 @@ class Writer:
                 f"{first}, *others, {second} = {self.tensor()}, None, {self.tensor()}",
                 f"{first} = {second} = {self.tensor()}",
                 f"({first}, {second}), other = ({self.tensor()}, {self.tensor()}), None",
+                f"{first}, {second}, _, _ = ctx.needs_input_grad; {first} = {second} = {self.tensor()}",
+                f"{first}, {second}, _ = torch.chunk(torch.ones(3), 3); {second} = {first}.expand(3)",
             ]
         )
         self.variables += [first, second]

@@ -29,8 +29,13 @@ def leaf():
 
 def statuses(backward, *arguments, predict=True):
     """The statuses of the entries of the node, after holding them against a real backward."""
-    function = type("Made", (Doubles,), {"backward": staticmethod(backward)})
-    with closing(Bench(function.apply(*(arguments or (leaf(), leaf(), 2.0)))).on_every_node()) as bench:
+    return statuses_of(type("Made", (Doubles,), {"backward": staticmethod(backward)}), *arguments, predict=predict)
+
+
+def statuses_of(function, *arguments, predict=True):
+    """The same for a whole Function, or an operator that is registered."""
+    given = arguments or (leaf(), leaf(), 2.0)
+    with closing(Bench(getattr(function, "apply", function)(*given)).on_every_node()) as bench:
         predicted = bench.predicted(None, "backward")
         (site,) = [site for site in predicted.sites if site.node == 0]
         if predict:

@@ -1,8 +1,13 @@
-"""Backwards of which the code does not say what they return for the first argument: other things decide."""
+"""Backwards of which is left open what they return for the first argument: other things decide, or the code is of a kind
+that is not followed."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+
+import torch
+from torch.nn import functional
 
 FLAG = True
 NOTHING = None
@@ -165,8 +170,220 @@ def by_raising_operand(ctx, grad):
     return ((grad, grad)[5] if ctx.scale is None else None) or grad, None, None  # noqa: PLE0643  # it raises
 
 
+def by_alias_of_context(ctx, grad):
+    other = ctx
+    other.held = None
+    return ctx.held, None, None
+
+
+def by_attributes_of_context(ctx, grad):
+    ctx.__dict__["held"] = None
+    return ctx.held, None, None
+
+
+def by_changed_needs(ctx, grad):
+    ctx.needs_input_grad = (False, False, False)
+    return (grad if ctx.needs_input_grad[0] else None), None, None
+
+
+def by_name_of_a_condition(ctx, grad):
+    result = grad * 2
+    if result is not None and (result := NOTHING) is None:
+        pass
+    return result, None, None
+
+
+def by_matched_name(ctx, grad):
+    result = grad * 2
+    match [None]:
+        case [result]:
+            pass
+    return result, None, None
+
+
+def by_name_of_an_error(ctx, grad):
+    result = None
+    try:
+        raise KeyError(grad)
+    except KeyError as error:
+        (result,) = error.args
+    return result, None, None
+
+
+def by_repeated_list(ctx, grad):
+    return ([None] * torch.tensor(2))[0], None, None
+
+
+def by_extended_list(ctx, grad):
+    result = [None]
+    result += grad
+    return result[0], None, None
+
+
+def by_tuple_behind_tensors(ctx, grad):
+    return (torch.split(grad, 1) + (None,))[-1], None, None  # noqa: RUF005  # what it is about
+
+
+def by_local_name_of_a_module(ctx, grad):
+    torch = kernels
+    return torch.mul(grad, 2), None, None
+
+
+class _Kernels:
+    def __init__(self):
+        self.mul = torch.mul
+        self.relu = functional.relu
+
+    def __getattribute__(self, name):
+        return lambda *args: None
+
+
+kernels = _Kernels()
+
+
+def by_object_in_place_of_a_module(ctx, grad):
+    return kernels.mul(grad, 2), None, None
+
+
+def any(values):
+    return False
+
+
+def by_own_function_of_a_builtins_name(ctx, grad):
+    return (grad if any(ctx.needs_input_grad) else None), None, None
+
+
+@functools.wraps(functional.relu)
+def relu(value):
+    return None
+
+
+def by_wrapper_of_a_function_of_torch(ctx, grad):
+    return relu(grad), None, None
+
+
+__mul = torch.mul
+_Mangled__mul = kernels.mul
+
+
+class _Mangled:
+    @staticmethod
+    def backward(ctx, grad):
+        return __mul(grad, 2), None, None
+
+
 UNDECIDED = [
     by_value, by_global, by_replaceable_global, by_unknown_call, by_shared_list, by_alias, by_inner_change, by_deep_change,
     by_changed_context, by_swallowed_error, by_caught_error, by_left_loop, by_generator, by_narrowed_member,
-    by_last_statements, by_kept_lambda, by_instance_data, by_set_global, by_default_list,
+    by_last_statements, by_kept_lambda, by_instance_data, by_set_global, by_default_list, by_alias_of_context,
+    by_attributes_of_context, by_changed_needs, by_name_of_a_condition, by_matched_name, by_name_of_an_error,
+    by_repeated_list, by_extended_list, by_tuple_behind_tensors, by_local_name_of_a_module, by_object_in_place_of_a_module,
+    by_own_function_of_a_builtins_name, by_wrapper_of_a_function_of_torch, _Mangled.backward,
+]  # fmt: skip
+
+
+# What decides for each argument, where the code is not followed
+
+
+def of_a_list(ctx, grad):
+    result = [None] * 3
+    if ctx.needs_input_grad[0]:
+        result[0] = grad + 1
+    return tuple(result)
+
+
+def of_a_comprehension(ctx, grad):
+    return (*(grad * 2 if place == 0 else None for place in range(1)), None, None)
+
+
+def of_helper(ctx, grad):
+    return helper(grad, factor=ctx.scale), None, None
+
+
+def helper(value, factor=1.0):
+    return value * factor
+
+
+def of_inner_function(ctx, grad):
+    def scaled(value):
+        return value * ctx.scale
+
+    return scaled(grad), None, None
+
+
+def of_autograd(ctx, grad):
+    with torch.enable_grad():
+        x = torch.ones(3, requires_grad=True)
+        y = x * 2
+    (found,) = torch.autograd.grad(y, x, grad)
+    return found, None, None
+
+
+def of_a_loop(ctx, grad):
+    total = torch.zeros(3)
+    while float(total.sum()) < 5:
+        total = total + 1
+    return total, None, None
+
+
+def of_a_return_in_a_loop(ctx, grad):
+    for _ in range(1):
+        return grad, None, None
+    return grad * 2, None, None
+
+
+def of_tried(ctx, grad):
+    result = None
+    try:
+        result = grad * 2
+    finally:
+        ctx.scale = 3
+    return result, None, None
+
+
+def of_a_context(ctx, grad):
+    with torch.no_grad():
+        result = grad * 2
+    return result, None, None
+
+
+def of_an_import(ctx, grad):
+    import torch
+
+    return torch.mul(grad, 2), None, None
+
+
+def of_an_overload(ctx, grad):
+    return torch.ops.aten.mul.Tensor(grad, 2), None, None
+
+
+def of_an_object(ctx, grad):
+    return _Terms(grad).doubled, None, None
+
+
+class _Terms:
+    def __init__(self, grad):
+        self.grad = grad
+
+    @property
+    def doubled(self):
+        return self.grad * 2
+
+
+def of_passed_back_attributes(ctx, grad):
+    held, ctx.held = ctx.held, None
+    if held is None:
+        raise RuntimeError("backward was called twice")
+    return held.mul_(grad), None, None
+
+
+def of_a_global_name(ctx, grad):
+    global RESULT  # noqa: PLW0603  # what it is about
+    RESULT = grad
+    return grad * 2, None, None
+
+
+NOT_FOLLOWED = [
+    of_a_list, of_a_comprehension, of_helper, of_inner_function, of_autograd, of_a_loop, of_a_return_in_a_loop, of_tried,
+    of_a_context, of_an_import, of_an_overload, of_an_object, of_passed_back_attributes, of_a_global_name,
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from zoo_nested import ByHelper, BySaved, GivenWeights, KeptGraph, Reversible
 
 import fxgrad
 from fxgrad.graph import NodeKind
-from fxgrad.observe.nested_backward import NestedBackward, nested_backward
+from fxgrad.observe.autograd.python_code import NestedBackward, find_nested_backward
 
 kernels = types.SimpleNamespace(backward=lambda grad: grad)
 
@@ -102,7 +102,7 @@ STARTS = [
 
 @pytest.mark.parametrize("backward", STARTS)
 def test_code_that_starts_a_backward_is_recognised(backward):
-    assert nested_backward(function_with(backward)) == NestedBackward(detaches=False)
+    assert find_nested_backward(function_with(backward)) == NestedBackward(detaches=False)
 
 
 def plain(ctx, grad):
@@ -131,26 +131,26 @@ DOES_NOT = [plain, reads_an_attribute, calls_a_kernel, calls_no_grad, calls_torc
 
 @pytest.mark.parametrize("backward", DOES_NOT)
 def test_code_that_starts_none_is_recognised(backward):
-    assert nested_backward(function_with(backward)) is None
+    assert find_nested_backward(function_with(backward)) is None
 
 
 @pytest.mark.parametrize("function", [Reversible, KeptGraph, GivenWeights, ByHelper])
 def test_a_function_that_detaches_what_it_was_given_comes_to_leaves_alone(function):
-    found = nested_backward(function)
+    found = find_nested_backward(function)
     assert found is not None
     assert found.detaches == (function is not KeptGraph)
 
 
 def test_a_function_that_differentiates_by_what_it_saved_detaches_nothing():
-    assert nested_backward(BySaved) == NestedBackward(detaches=False)
+    assert find_nested_backward(BySaved) == NestedBackward(detaches=False)
 
 
 def test_a_function_inherits_its_backward():
-    assert nested_backward(type("Inherits", (BySaved,), {})) == NestedBackward(detaches=False)
+    assert find_nested_backward(type("Inherits", (BySaved,), {})) == NestedBackward(detaches=False)
 
 
 def test_a_full_hook_starts_no_backward():
-    assert nested_backward(BackwardHookFunction) is None
+    assert find_nested_backward(BackwardHookFunction) is None
 
 
 def test_no_property_is_asked():
@@ -160,7 +160,7 @@ def test_no_property_is_asked():
             raise AssertionError("asked")
 
     rude = Rude()
-    assert nested_backward(function_with(lambda ctx, grad: rude.backward)) is None
+    assert find_nested_backward(function_with(lambda ctx, grad: rude.backward)) is None
 
 
 class Runs:
@@ -171,17 +171,17 @@ class Runs:
 
 
 def test_a_callable_object_is_read_by_its_class():
-    assert nested_backward(function_with(Runs())) == NestedBackward(detaches=False)
+    assert find_nested_backward(function_with(Runs())) == NestedBackward(detaches=False)
 
 
 def test_vjp_is_another_name_for_backward():
     made = type("Made", (Function,), {"vjp": staticmethod(calls_the_function)})
-    assert nested_backward(made) == NestedBackward(detaches=False)
+    assert find_nested_backward(made) == NestedBackward(detaches=False)
 
 
 def test_two_functions_of_one_code_are_told_apart_by_what_they_close_over():
     starts, starts_none = (function_with(calls_what_it_closes_over(run)) for run in (helper, max))
-    assert (nested_backward(starts), nested_backward(starts_none)) == (NestedBackward(detaches=False), None)
+    assert (find_nested_backward(starts), find_nested_backward(starts_none)) == (NestedBackward(detaches=False), None)
 
 
 class Unhashable(type(Function)):

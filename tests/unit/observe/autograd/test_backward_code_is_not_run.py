@@ -11,6 +11,8 @@ import pytest
 import torch
 from read_backwards import ALWAYS, leaf, statuses
 
+from fxgrad.observe.autograd import backward_code
+
 
 def test_code_that_is_not_what_its_file_says_is_not_read(tmp_path):
     source = "def backward(ctx, grad):\n    return grad * 2, None, None\n"
@@ -31,13 +33,44 @@ def test_code_without_a_source_is_not_read():
     assert statuses(names["backward"]) == ["unknown", "unknown"]
 
 
-def test_long_and_deep_code_is_given_up():
-    deep = "grad" + " + 1" * 300
-    text = f"def backward(ctx, grad):\n    return ({deep}), None, None\n"
-    linecache.cache["<deep>"] = (len(text), None, text.splitlines(keepends=True), "<deep>")
+def made_from(text, name):
+    """The backward of a program, with its text where Python looks for it."""
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     names = {}
-    exec(compile(text, "<deep>", "exec", dont_inherit=True), names)
-    assert statuses(names["backward"]) == ["unknown", "unknown"]
+    exec(compile(text, name, "exec", dont_inherit=True), names)
+    return names["backward"]
+
+
+def test_deep_code_is_given_up():
+    deep = "grad" + " + 1" * 300
+    backward = made_from(f"def backward(ctx, grad):\n    return ({deep}), None, None\n", "<deep>")
+    assert statuses(backward) == ["unknown", "unknown"]
+
+
+def test_tuples_in_tuples_and_long_ones_take_no_time():
+    doubled = "".join(["    nested = (nested, nested)\n    long = long + long\n" for _ in range(30)])
+    text = f"def backward(ctx, grad):\n    nested = long = (grad, None)\n{doubled}    return grad, nested, long\n"
+    assert statuses(made_from(text, "<nested>"), predict=False) == ["tensor", "unknown"]
+
+
+def test_code_that_a_program_replaces_is_read_again():
+    def backward(ctx, grad):
+        return grad, None, None
+
+    def other(ctx, grad):
+        return None, grad, None
+
+    assert statuses(backward) == ALWAYS
+    backward.__code__ = other.__code__
+    assert statuses(backward) == ["none", "tensor"]
+
+
+def test_code_is_given_up_where_the_program_leaves_too_little_of_the_stack(monkeypatch):
+    def read(self, gradients):
+        raise RecursionError
+
+    monkeypatch.setattr(backward_code._Reader, "read", read)
+    assert statuses(lambda ctx, grad: (grad, None, None)) == ["unknown", "unknown"]
 
 
 def test_nothing_of_the_program_is_run():
@@ -102,11 +135,11 @@ def test_nothing_that_a_context_holds_is_kept():
     made = functools.partial(lambda held, grad: grad, model)
     statuses(calls, leaf(), leaf(), made, predict=False)
 
-    def closure(grad, held=model):
-        return grad * 2
+    def holds(ctx, grad, *, held=model):
+        return grad * 2, None, None
 
-    assert statuses(calls, leaf(), leaf(), closure) == ALWAYS
-    del model, made, closure
+    assert statuses(holds) == ALWAYS
+    del model, made, holds
     gc.collect()
     assert kept() is None
 
@@ -131,16 +164,17 @@ def of_a_step_of_zero(ctx, grad):
     return (grad, grad, grad)[::0]
 
 
-def of_endless_calls(ctx, grad):
-    return of_endless_calls(ctx, grad)
-
-
 def of_too_many_defaults(ctx, grad, more=1):
     return grad, more, None
 
 
+def of_a_generator(ctx, grad):
+    yield grad
+    return grad, None, None
+
+
 of_too_many_defaults.__defaults__ = (1, 2, 3, 4, 5)
-WRONG = [of_wrong_arguments, of_isinstance_of_nothing, of_a_step_of_zero, of_endless_calls, of_too_many_defaults]
+WRONG = [of_wrong_arguments, of_isinstance_of_nothing, of_a_step_of_zero, of_a_generator, of_too_many_defaults]
 
 
 @pytest.mark.parametrize("backward", WRONG)

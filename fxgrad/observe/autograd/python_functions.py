@@ -9,16 +9,34 @@ arguments in between leave no choice.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import or_
+from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.autograd.function import _SingleLevelFunction
+from torch._library.autograd import make_autograd_impl
+from torch.autograd.function import FunctionMeta, _SingleLevelFunction
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
+from fxgrad.graph import Returned
+from fxgrad.observe.autograd.backward_code import (
+    ANYTHING,
+    MAYBE_TENSOR,
+    NONE,
+    TENSOR,
+    Answers,
+    KnownValue,
+    ValueKind,
+    describe_constant,
+    read_returned_kinds,
+)
+from fxgrad.observe.autograd.python_code import closure_of, find_backward, unwrap_backward
 from fxgrad.observe.derivatives import UNNAMED, EdgeName, result_names
 from fxgrad.observe.real_types import is_a
 
@@ -234,3 +252,89 @@ def _output_names(operator: torch._ops.OpOverload | None, node: torch._C._Functi
     names = [result.name or number for result, number in zip(results, result_names(len(results)), strict=True)]
     by_place = _names_by_place(dict(zip(names, places, strict=False)))
     return tuple(by_place.get(slot, UNNAMED)[0] or numbered[slot] for slot in slots)
+
+
+# What its backward returns
+
+_UNKNOWN = "unknown"
+
+
+def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answers: Answers) -> Returned | None:
+    """What a node's backward returns for each edge; None where its code does not tell.
+
+    `answers` are kept between the nodes of one graph (`backward_code.read_returned_kinds`).
+    """
+    function, needed = _plain_backward(getattr(type(node), "_forward_cls", None)), signature.needs_input_grad
+    if function is None or needed is None:
+        return None
+    metas = node._input_metadata  # type: ignore[attr-defined]
+    # results that are no differentiable tensors have gradients too, of shape (): they never arrive
+    slots = tuple([slot for slot, meta in enumerate(metas) if len(metas) == 1 or tuple(meta.shape) != ()])
+    arrived = tuple([TENSOR if slot in slots else MAYBE_TENSOR for slot in range(len(metas))])
+    # torch/_library/autograd.py passes metadata behind the arguments: the user's backward does not see that
+    registered = _registered_backward(function)
+    seen = needed if registered is None else needed[:-1]
+
+    def context(name: str) -> KnownValue:
+        return seen if name == "needs_input_grad" else _context_attribute(node, name)
+
+    cases = (MAYBE_TENSOR,) * len(metas), arrived
+    whenever, if_arrived = (
+        _of_edges([*kinds, NONE], signature.places)
+        for kinds in read_returned_kinds(registered or function, cases, context, len(seen), answers)
+    )
+    return None if {*whenever, *if_arrived} <= {_UNKNOWN} else Returned(whenever, if_arrived, slots)
+
+
+def _of_edges(kinds: Sequence[ValueKind], places: Sequence[_Candidates]) -> tuple[str, ...]:
+    """Where several arguments may belong to some edges, and as many Tensors are returned for them, each edge has one."""
+    alike = Counter(places)
+    found: list[str] = []
+    for candidates in places:
+        possible = [kinds[place] for place in candidates]
+        one_each = possible.count(TENSOR) == alike[candidates]
+        kind = TENSOR if one_each else reduce(or_, possible, ValueKind(0))
+        found.append({TENSOR: "tensor", NONE: "none"}.get(kind, _UNKNOWN))
+    return tuple(found)
+
+
+def _plain_backward(function_class: Any) -> FunctionType | None:
+    """The backward of a Function, where it gets ``ctx`` and each gradient and nothing else."""
+    # a metaclass of the user's may look attributes up in its own way; boxed gradients come as one list (torch 2.13)
+    is_boxed = inspect.getattr_static(function_class, "boxed_grads_call", False) is not False
+    if type(function_class) is not FunctionMeta or is_boxed:
+        return None
+    backward = find_backward(function_class)
+    function = backward.__func__ if type(backward) is staticmethod else backward
+    return unwrap_backward(function) if is_a(function, FunctionType) else None
+
+
+def _registered_backward(function: FunctionType) -> FunctionType | None:
+    """What the user gave to ``torch.library.register_autograd``, behind the backward that torch made of it."""
+    if not any(function.__code__ is code for code in make_autograd_impl.__code__.co_consts):
+        return None
+    registered = getattr(closure_of(function).get("info"), "_backward_fn", None)
+    return unwrap_backward(registered) if is_a(registered, FunctionType) else None
+
+
+def _context_attribute(node: torch._C._FunctionBase, name: str) -> KnownValue:
+    """What ``ctx.name`` is when backward begins, as forward left it."""
+    if name == "saved_tensors":
+        return _saved_tensors(node)
+    is_torchs = inspect.getattr_static(type(node), name, None) is not None
+    return describe_constant(vars(node)[name]) if name in vars(node) and not is_torchs else ANYTHING
+
+
+def _saved_tensors(node: torch._C._FunctionBase) -> KnownValue:
+    """Each is a Tensor or None. To look which is to unpack it, which runs a hook of the user's where there is one."""
+    try:
+        raw: Any = node._raw_saved_tensors
+    except RuntimeError:  # a backward has freed them: this node raises when it is executed again
+        return ANYTHING
+    # before torch 2.10 a saved tensor does not tell whether it has a hook
+    return tuple(
+        [
+            describe_constant(each.data) if getattr(each, "unpack_hook", ...) is None else MAYBE_TENSOR
+            for each in raw or ()
+        ]
+    )

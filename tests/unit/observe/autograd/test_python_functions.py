@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils.checkpoint import checkpoint
 
-from fxgrad.observe.custom_functions import CustomSignature, custom_signature
+from fxgrad.observe.autograd.python_functions import CustomSignature, custom_signature
 from tests.support.needs import needs_keywords_of_apply
 
 
