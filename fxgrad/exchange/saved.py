@@ -16,8 +16,8 @@ import msgspec
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Hook, Source, TensorMeta
+from fxgrad.graph.check import find_structural_problems
 from fxgrad.graph.records import SCHEMA_VERSION, Record
-from fxgrad.graph.structure import structural_problems
 from fxgrad.graph.text import escape_unprintable
 
 SAVE_AGAIN = "save the trace again with trace.to_json(path)"
@@ -56,7 +56,7 @@ def _line(record: Record) -> str:
 def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
     """Read a graph that `to_json` wrote, from the text or from a file's bytes; `origin` names it in errors.
 
-    The graph is equal to the one that was saved, and its references are sound (`structural_problems`). Raises
+    The graph is equal to the one that was saved, and its references are sound (`find_structural_problems`). Raises
     `UsageError`, and nothing else, for any other text: it says which record and field is wrong.
     """
     document = _parse(text, origin)
@@ -68,7 +68,7 @@ def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
         UnicodeError,
     ) as error:
         raise _not_a_trace(_describe_mismatch(error), f"records of schema version {SCHEMA_VERSION}", origin) from None
-    problem = next(structural_problems(graph), None)
+    problem = next(find_structural_problems(graph), None)
     if problem is not None:
         raise _not_a_trace(problem, "a graph whose ids are ranks and whose references lead somewhere", origin)
     return graph

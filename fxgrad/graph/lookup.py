@@ -1,4 +1,4 @@
-"""Finds what a text of the user's names: a kind of hook, a module, a gradient.
+"""Finds what a text of the user's names: a kind of hook, a module, a node, a gradient.
 
 Where nothing has that name, a UsageError says which names are nearest.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph.backward_graph import BackwardGraph
+from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.records import Node, Root
 from fxgrad.graph.text import escape, format_path
@@ -57,7 +57,7 @@ def _find_nearest_kind(text: str) -> str:
 # Modules
 
 
-def find_module_path(graph: BackwardGraph, text: str) -> str:
+def find_module_path(graph: GraphRecords, text: str) -> str:
     """The path of the module that `text` names: its path, one of its aliases, or ``layers[3]``.
 
     Raises UsageError with the nearest paths where there is none.
@@ -110,6 +110,40 @@ def keep_outermost(paths: Iterable[str]) -> list[str]:
     return [path for path in known if not any(holder in known for holder in list_parent_paths(path))]
 
 
+# Nodes
+
+
+def find_node(graph: GraphRecords, wanted: int | str) -> Node:
+    """The node of this id or label. Raises UsageError with the nearest labels where there is none."""
+    if isinstance(wanted, str):
+        if wanted in graph.nodes_by_label:
+            return graph.nodes_by_label[wanted]
+        near = find_nearest_labels(graph.nodes_by_label, wanted)
+        given = f'no node is labelled "{escape(wanted)}"'
+        allowed = "a label of the graph" + (f"; the nearest are {', '.join(map(escape, near))}" if near else "")
+    else:
+        if 0 <= wanted < len(graph.nodes):
+            return graph.nodes[wanted]
+        given = f"node {wanted} is not in the graph"
+        allowed = f"an id from 0 to {len(graph.nodes) - 1}, or a label"
+        allowed = allowed if graph.nodes else "nothing: the graph has no nodes"
+    raise UsageError(given, allowed, "print(graph) shows every node with its id and label")
+
+
+def find_nearest_labels(labels: Iterable[str], wanted: str) -> list[str]:
+    """Find the labels most like `wanted`, those of one name as a range: a graph may have a million of them.
+
+    >>> find_nearest_labels(["MmBackward0_0", "TBackward0_0", "TBackward0_1", "TBackward0_2"], "TBackward_0")
+    ['TBackward0_0 to TBackward0_2', 'MmBackward0_0']
+    """
+    ranges: dict[str, tuple[str, str]] = {}
+    for label in labels:
+        name = label.rpartition("_")[0]
+        ranges[name] = (ranges.get(name, (label, ""))[0], label)
+    near = difflib.get_close_matches(wanted.rpartition("_")[0] or wanted, ranges, n=_MOST_NAMES)
+    return [first if first == last else f"{first} to {last}" for first, last in map(ranges.__getitem__, near)]
+
+
 # Gradients
 
 
@@ -121,7 +155,7 @@ class GradientPlace(NamedTuple):
     slot: int
 
 
-def find_input(graph: BackwardGraph, text: str) -> GradientPlace:
+def find_input(graph: GraphRecords, text: str) -> GradientPlace:
     """The gradient of the variable, or of the node's slot, that `text` names: ``weight``, ``UnbindBackward0_0[1]``.
 
     Raises UsageError with the nearest names where there is none, and for a variable that requires no grad.
@@ -138,7 +172,7 @@ def find_input(graph: BackwardGraph, text: str) -> GradientPlace:
     return GradientPlace(variable.name, variable.node, variable.slot)
 
 
-def find_root(graph: BackwardGraph, text: str) -> Root:
+def find_root(graph: GraphRecords, text: str) -> Root:
     """The root that `text` names: one of the graph's by where it was found (``result[1]``), or any gradient in it.
 
     Raises UsageError with the nearest names where there is none, and for a tensor that is not in the graph.
@@ -158,7 +192,7 @@ def find_root(graph: BackwardGraph, text: str) -> Root:
     return Root(place.node, place.slot, (place.name,))
 
 
-def _find_in_node(graph: BackwardGraph, text: str) -> GradientPlace | None:
+def _find_in_node(graph: GraphRecords, text: str) -> GradientPlace | None:
     """``label`` for a node that receives one gradient, ``label[slot]`` for any."""
     node = graph.nodes_by_label.get(text)
     if node is not None:
@@ -188,7 +222,7 @@ def _wrong_slot(node: Node, text: str) -> UsageError:
     )
 
 
-def _list_input_names(graph: BackwardGraph) -> tuple[str, ...]:
+def _list_input_names(graph: GraphRecords) -> tuple[str, ...]:
     wanted = [name for name, variable in graph.variables_by_name.items() if variable.requires_grad]
     return (*wanted, *graph.nodes_by_label)
 

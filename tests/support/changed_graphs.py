@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from fxgrad.graph.lint import GraphLintError
+from fxgrad.graph.check import GraphLintError
 
 
 def with_record(graph, collection, index, /, **fields):

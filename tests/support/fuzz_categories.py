@@ -19,7 +19,7 @@ from torch.nn.modules import module as module_hooks
 import fxgrad
 from fxgrad.errors import FxgradError
 from fxgrad.exchange.saved import from_json
-from fxgrad.graph.lint import GraphLintError
+from fxgrad.graph.check import GraphLintError
 from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.observe.target.arguments import make_arguments, parse_init, parse_input
 from fxgrad.observe.target.importing import parse_target

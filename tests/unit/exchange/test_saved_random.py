@@ -37,8 +37,8 @@ from fxgrad.graph import (
     Value,
     Variable,
 )
+from fxgrad.graph.check import find_structural_problems
 from fxgrad.graph.records import SCHEMA_VERSION, Record
-from fxgrad.graph.structure import structural_problems
 
 SAVED = (Path(__file__).parent / "saved_schema_2.json").read_text("ascii")
 
@@ -247,7 +247,9 @@ def refused_or_sound(text):
     except UsageError:
         return True
     return (
-        conforms(graph, BackwardGraph) and not list(structural_problems(graph)) and from_json(to_json(graph)) == graph
+        conforms(graph, BackwardGraph)
+        and not list(find_structural_problems(graph))
+        and from_json(to_json(graph)) == graph
     )
 
 

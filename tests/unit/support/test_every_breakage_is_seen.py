@@ -9,7 +9,7 @@ from comparison import PROPERTIES
 from small_slice import SLICE
 from wrong_rules import without_the_last
 
-from fxgrad.graph.lint import GraphLintError
+from fxgrad.graph.check import GraphLintError
 from fxgrad.predict import entries
 
 pytestmark = pytest.mark.filterwarnings("ignore")
