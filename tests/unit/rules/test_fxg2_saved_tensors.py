@@ -152,7 +152,7 @@ def test_batch_norm_in_training_is_no_finding():
 def test_it_is_told_with_the_node_the_saved_tensor_and_both_lines():
     (told,) = found(result_changed)
     texts = [
-        re.sub(r"tests/unit/rules/test_rule_overwritten.py:\d+", "HERE", text) for text in (told.because, told.fix)
+        re.sub(r"tests/unit/rules/test_fxg2_saved_tensors.py:\d+", "HERE", text) for text in (told.because, told.fix)
     ]
     assert told.headline == "backward raises at ExpBackward0_0: `mul_` changed what it saved"
     assert texts == [

@@ -1,10 +1,12 @@
-"""FXG201 and FXG204: what is said of a parameter that gets no gradient, and what helps."""
+"""Parameters without a gradient: FXG201, FXG202 and FXG204."""
 
 import re
+import textwrap
 
 import pytest
 import torch
 from lost_programs import (
+    LOSSES,
     Program,
     data,
     detached,
@@ -21,6 +23,93 @@ from lost_programs import (
 from torch import nn
 
 import fxgrad
+from fxgrad.errors import TargetError
+from tests.support.targets import python
+
+# Which parameters: held against what a real backward leaves in .grad
+
+
+@pytest.mark.parametrize("forward", LOSSES)
+def test_the_parameters_named_are_exactly_those_that_backward_leaves_without_a_gradient(forward):
+    assert told_names(found(forward, "FXG201", "FXG204")) == without_grad(forward) != set()
+
+
+def in_the_graph(model, x):
+    buffer = torch.zeros(2, 3)
+    buffer[0] = model.b(x)[0]
+    return model.a(x) + buffer + model.c(x)
+
+
+def detached_and_used(model, x):
+    hidden = model.b(x)
+    return model.a(x) * hidden.detach().sum().item() + hidden + model.c(x)
+
+
+def watched(model, x):
+    with torch.no_grad():
+        print(end=f"{model.b(x).mean().item()}"[:0])
+    return model.a(x) + model.b(x) + model.c(x)
+
+
+@pytest.mark.parametrize("forward", [in_the_graph, detached_and_used, watched])
+def test_a_parameter_that_gets_a_gradient_by_one_way_is_no_finding(forward):
+    assert without_grad(forward) == set()
+    assert found(forward, "FXG201", "FXG204") == []
+
+
+def test_a_parameter_that_only_an_output_beside_the_loss_depends_on_is_told():
+    def forward(model, x):
+        return model.a(x) + model.c(x), model.b(x)
+
+    (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum())
+    assert told_names([told]) == without_grad(forward, lambda result: result[0]) == {"b.weight", "b.bias"}
+    assert told.because == (
+        "Something that forward returns depends on them, but gets no gradient from what backward starts from: the result "
+        "of the loss function <lambda>. Backward leaves .grad as it is: None at first. "
+        "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+    )
+
+
+def test_an_output_that_the_loss_detaches_is_told_likewise():
+    def forward(model, x):
+        return model.a(x) + model.c(x), model.b(x)
+
+    (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum() * result[1].detach().sum())
+    assert (
+        told.headline
+        == "no gradient reaches `b.weight` and `b.bias`: no gradient comes to the output that depends on it"
+    )
+
+
+def test_distributed_data_parallel_raises_where_a_parameter_is_not_used_as_the_page_says():
+    program = """
+    import os, tempfile, torch
+    from torch import nn
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 1), nn.Linear(3, 1)
+        def forward(self, x):
+            return self.one(x)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1)
+    models = []
+    for unused in (False, True):
+        model = nn.parallel.DistributedDataParallel(Heads(), find_unused_parameters=unused)
+        models.append(model)
+        try:
+            for _ in range(2):
+                model(torch.ones(4, 3)).sum().backward()
+            print("fine", flush=True)
+        except RuntimeError as error:
+            print(str(error)[:53], flush=True)
+    os._exit(0)  # the end of a model's process group waits for a thread, and that thread, now and then, for the GIL
+    """
+    done = python("-W", "ignore", "-c", textwrap.dedent(program))
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
+    assert lines == ["Expected to have finished reduction in the prior iter", "fine"], done.stderr
+
+
+# What is said of them, and what helps
 
 
 def headline_because_fix(forward):
@@ -212,3 +301,66 @@ def test_an_input_that_is_no_leaf_is_no_warning():
     x = torch.ones(2, 3, requires_grad=True) * 1
     findings = [told for told in fxgrad.trace(nn.Linear(3, 2), x).explain().findings if told.code == "FXG201"]
     assert [(told.severity, told.owner) for told in findings] == [("info", "input")]
+
+
+# FXG202: where the way to the parameters is cut, so that nothing requires grad
+
+
+def refusal(forward, loss=None, model=None):
+    with pytest.raises(TargetError) as raised:
+        fxgrad.trace(model or Program(forward), torch.ones(2, 3), loss=loss)
+    return re.sub(r"tests/unit/rules/test_fxg2_gradients.py:\d+", "HERE", str(raised.value)).splitlines()
+
+
+def accuracy(output):
+    return (output > 0).float().mean()
+
+
+def test_the_cut_nearest_to_the_loss_is_named_where_nothing_requires_grad():
+    assert refusal(unused, accuracy) == [
+        "nothing in the result of the loss function accuracy requires grad (result: requires no grad). At HERE, "
+        "`return (output > 0).float().mean()`, `gt` returns bool, which cannot require grad. (FXG202)",
+        "  allowed: at least one tensor that requires grad, in nested tuples, lists, dicts or dataclasses",
+        "  try: go on with the floating point values that `gt` was given",
+    ]
+
+
+def test_what_was_taken_out_of_torch_on_the_way_to_the_loss_is_named():
+    def number(output):
+        return torch.tensor(output.sum().item())
+
+    given, _, advice = refusal(unused, number)
+    assert given.endswith(
+        "At HERE, `return torch.tensor(output.sum().item())`, `item` gives its value to Python, which autograd does not "
+        "follow. (FXG202)"
+    )
+    assert advice == "  try: go on with the tensor, without `item`"
+
+
+def test_a_forward_without_gradients_is_named_by_its_last_operation_with_a_parameter():
+    with torch.no_grad():
+        given, _, _ = refusal(unused)
+    assert "`linear` runs with gradients disabled (no_grad, inference_mode or set_grad_enabled(False))." in given
+
+
+def test_a_frozen_model_has_no_cut():
+    given, _, advice = refusal(unused, model=Program(unused).requires_grad_(False))
+    assert given.endswith(
+        "Nothing that forward computes its output from requires grad: of its 4 parameters all are frozen. (FXG202)"
+    )
+    assert advice == "  try: let a parameter that forward uses, or an input, require grad"
+
+
+def test_a_loss_of_ones_own_program_is_explained_as_well():
+    model = Program(unused)
+    with fxgrad.record(model) as recording:
+        loss = model(torch.ones(2, 3)).sum().detach()
+    with pytest.raises(TargetError, match=r"the result of `detach` does not require grad. \(FXG202\)"):
+        recording.trace(loss)
+
+
+def test_the_models_state_is_put_back_where_nothing_requires_grad():
+    model = nn.BatchNorm1d(3).requires_grad_(False)
+    with pytest.raises(TargetError):
+        fxgrad.trace(model, torch.ones(2, 3))
+    assert int(model.num_batches_tracked) == 0
