@@ -137,12 +137,8 @@ class _Tensor(NamedTuple):
     requires_grad: bool
 
 
-class _Container(NamedTuple):
-    """``base`` is the builtin class that it is, or is derived from."""
-
-    container: Any
-    base: Any
-    members: list[Any]
+_Container = tuple[Any, Any, list[Any]]
+"""A container, the builtin class that it is or is derived from, and its members."""
 
 
 class _Reachable:
@@ -164,10 +160,10 @@ class _Reachable:
         stack = list(starts)
         while stack:
             thing = stack.pop()
-            kind = type(thing)
-            if kind not in ways_in:
-                ways_in[kind] = self._way_into(kind)
-            enter = ways_in[kind]
+            try:
+                enter = ways_in[type(thing)]
+            except KeyError:
+                enter = ways_in[type(thing)] = self._way_into(type(thing))
             if enter is not None and id(thing) not in entered:
                 entered[id(thing)] = thing
                 stack += enter(thing)
@@ -204,8 +200,8 @@ class _Reachable:
         return [vars(tensor), *tables, grad]
 
     def _enter_container(self, base: Any, container: Any) -> list[Any]:
-        members = _members(base, container)
-        self.containers.append(_Container(container, base, members))
+        members = _members(base, container) if base.__len__(container) else []
+        self.containers.append((container, base, members))
         return members
 
     def _enter_generator(self, generator: Any) -> list[Any]:
@@ -216,7 +212,7 @@ class _Reachable:
 def _members(base: Any, container: Any) -> list[Any]:
     """The members of a builtin container; of a mapping all keys, then all values."""
     members = list(base.__iter__(container))
-    return [*members, *base.values(container)] if base in _MAPPINGS and members else members
+    return members + list(base.values(container)) if base in _MAPPINGS else members
 
 
 def _slot_value(owner: Any, slot: Any) -> Any:
@@ -229,6 +225,8 @@ def _slot_value(owner: Any, slot: Any) -> Any:
 def _put_contents_back(state: _Container) -> None:
     """Put the same objects back into the same container; it is not touched when they are all still there."""
     container, base, members = state
+    if not members and not base.__len__(container):  # as most tables of hooks
+        return
     now = _members(base, container)
     if len(now) == len(members) and all(map(is_, now, members)):
         return
