@@ -295,9 +295,14 @@ kwargs = {})
         """A GraphModule that runs the recorded forward again, with the parameters of `model`, which is not touched:
         what the run would change is copied.
 
-        With the same arguments and the same random state it gives what the model gave. Functions of the program's own
-        that were passed to ``torch.func``, and scripted ones, are called as they are, with the tensors that they hold.
-        Raises UsageError for a model without one of the parameters, and for a forward that cannot be run again.
+        With the same arguments, in the same modes (autocast, grad mode, default dtype) and with the same random state it
+        gives what the model gave. A tensor that the forward uses and that is no parameter, buffer or argument is a constant
+        of the GraphModule: the tensor itself, not a copy. Where the program changes it in place after the run, the
+        GraphModule computes with the new value.
+
+        Raises UsageError for a model without one of the parameters, and with the reason for a forward that a graph cannot
+        express: it sets random states itself (dropout does not), switches modes other than grad mode, changes a constant
+        in place, or passes or returns functions and objects that may hold tensors.
 
         >>> import torch, fxgrad
         >>> model, x = torch.nn.Linear(3, 2), torch.ones(3)

@@ -8,8 +8,8 @@ import torch
 
 from fxgrad.graph import ModuleCall, TensorRef
 from fxgrad.observe.frames import source_of
-from fxgrad.observe.fx_operations import argument_names
 from fxgrad.observe.hooked import HookCollector
+from fxgrad.observe.names import argument_names
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.seen import SeenModuleCall, SeenTensor
 from fxgrad.observe.unrecorded_calls import full_hook_setup

@@ -26,7 +26,6 @@ from fxgrad.observe.compiler import Compiler
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.frames import running
 from fxgrad.observe.function_calls import FunctionCalls
-from fxgrad.observe.fx_modes import modes_now
 from fxgrad.observe.interception import intercepted
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.real_types import is_a
@@ -59,8 +58,7 @@ class ForwardRecorder:
     ``memory`` is asked to keep what is about to be written to.
 
     ``other_threads`` tells that other threads ran meanwhile; ``failure`` is the last error that left a module, and the
-    innermost call that it left. ``is_over`` tells that nothing is watched any more,
-    ``last_random`` the state of torch's generator, where it was set after the last function call.
+    innermost call that it left. ``grad_enabled`` is the grad mode when it began.
     """
 
     def __init__(self, metas: MetaTable, known: Iterable[torch.Tensor], compiler: Compiler) -> None:
@@ -72,12 +70,11 @@ class ForwardRecorder:
         self.functions = FunctionCalls(self.log, metas, self.where)
         self.module_calls: list[SeenModuleCall] = []
         self.started = self.ended = next_sequence_nr()
-        self.modes = modes_now()
+        self.grad_enabled = torch.is_grad_enabled()
         self.other_threads = False
         self.failure: tuple[BaseException, SeenModuleCall] | None = None
         self.memory: Memory | None = None
         self.is_over = False
-        self.last_random: torch.Tensor | None = None
         self._finished = 0
 
     @property
@@ -211,14 +208,13 @@ class ForwardRecorder:
     def recording(self) -> Iterator[ForwardRecorder]:
         """Watch everything that this thread runs inside."""
         self.started = next_sequence_nr()
-        self.modes = modes_now()
+        self.grad_enabled = torch.is_grad_enabled()
         self.other_threads = threading.active_count() > 1
         try:
             with intercepted(self):
                 yield self
         finally:
             self.end()
-            self.last_random = self.functions.random_change()
             self.is_over = True
             self.where.limit = None
             self.failure = None
@@ -234,7 +230,9 @@ class ForwardRecorder:
             self.memory.copy_all()
 
     def ignores_this_thread(self) -> bool:
-        """Whether a call comes from a thread that is not the recorded one."""
+        """Whether a call is none of the recorded run: it comes from another thread, or after its end."""
+        if self.is_over:
+            return True
         if threading.get_ident() == self.thread:
             return False
         self.other_threads = True

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from torch.utils import _device
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -20,18 +21,17 @@ from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.reruns import SeenRerun
 from fxgrad.observe.seen import (
-    Autocast,
     Earlier,
     Origin,
     SeenFunctionCall,
     SeenList,
     SeenModuleCall,
+    SeenResult,
     SeenTaking,
-    Surroundings,
     next_sequence_nr,
     origin_of,
 )
-from fxgrad.observe.structure import Route, Step, routes_in
+from fxgrad.observe.structure import Route, routes_in
 from fxgrad.observe.tensor_log import TensorLog
 from fxgrad.observe.whereabouts import Whereabouts
 
@@ -45,32 +45,30 @@ _GIVE_VALUES = frozenset(
 _HOLD_NO_TENSOR = frozenset({int, bool, float, str, torch.Size, torch.dtype, torch.device, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict})
 _DEEPEST_ARGUMENT = 20
-_PLAIN = Surroundings()
 _RETAIN_GRAD = torch.Tensor.retain_grad
 _AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "privateuseone")
+_MODES = (
+    "it switches autocast",
+    "it switches inference mode",
+    "it changes the default dtype",
+    "it changes the default device",
+    "it sets the random state",
+)
+"""What to say of a run that changes what `_read_modes` reads, in its order."""
 
 _transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-
-
-class MadeFunction(NamedTuple):
-    """A function that a recorded call returned, and where in its result."""
-
-    function: Callable[..., Any]
-    call: int
-    route: Route
 
 
 class FunctionCalls:
     """The function calls of one run, in order.
 
     ``retained`` says in which module call, and at which sequence number, a tensor was told to retain its gradient;
-    ``retained_inside`` are the tensors that were told so inside of a recorded call.
-    ``taken`` are the values, or their truth, that Python took. ``dispatch_mode`` is the class of one that the program has
-    entered: what it does to operations is not recorded. ``cleared_caches`` counts, from 1, how often autocast's cache was
-    cleared. ``reruns`` are the Functions whose backward may run their forward again. ``made_functions`` are the functions
-    that a call returned, by identity; ``generators`` those that were passed, by the identity of the copy that is kept of
-    their state.
+    ``retained_inside`` are the tensors that were told so inside of a recorded call. ``taken`` are the values, or their
+    truth, that Python took. ``reruns`` are the Functions whose backward may run their forward again.
+
+    ``refusal`` says why the calls alone do not tell what the run computed: something else had a hand in it.
+    ``before_call`` is called before each function with the function, its args and its kwargs.
     """
 
     def __init__(self, log: TensorLog, metas: MetaTable, where: Whereabouts) -> None:
@@ -79,26 +77,23 @@ class FunctionCalls:
         self.retained_inside: list[torch.Tensor] = []
         self.taken: list[SeenTaking] = []
         self.reruns: list[SeenRerun] = []
-        self.made_functions: dict[int, MadeFunction] = {}
-        self.generators: dict[int, tuple[torch.Generator, torch.Generator]] = {}
-        self.cleared_caches = 1
-        self.random_is_set = False
-        self._random: torch.Tensor | None = None
-        self.dispatch_mode: str | None = None
-        self._dispatch_modes = _count_dispatch_modes()
+        self.refusal: str | None = None
+        self.before_call: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
         self.paused = False
         self._log = log
         self._metas = metas
         self._where = where
         self._inside = 0
-        self._seed = torch.default_generator.initial_seed()
-        self._dtype = torch.get_default_dtype()
+        self._dispatch_modes = _count_dispatch_modes()
+        self._modes = _read_modes()
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function, and note it."""
+        if self.before_call is not None:
+            self.before_call(function, args, kwargs)
         if self._where.rerun is not None:
             self._where.rerun.note_arguments(args, kwargs)
-        if self._is_hidden():
+        if self.is_hidden():
             if function is _RETAIN_GRAD and not self.paused:
                 self.retained_inside.append(args[0])
             return function(*args, **kwargs)
@@ -106,17 +101,18 @@ class FunctionCalls:
         if name == "retain_grad" and args:
             self.retained.setdefault(id(args[0]), (self._where.call, next_sequence_nr()))
         if name == "__get__" and getattr(getattr(function, "__self__", None), "__name__", "") == "grad":
-            return function(*args, **kwargs)  # what backward has left there is no value of this forward
+            self.refuse("it reads a .grad, which backward has left there")
+            return function(*args, **kwargs)  # it is no value of this forward
         return self._run(function, function, args, kwargs, needs_result=name in _WITHOUT_EFFECT)
 
     def apply(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
-        if self._is_hidden():
+        if self.before_call is not None:
+            self.before_call(function, args, kwargs)
+        if self.is_hidden():
             return apply(*args, **kwargs)
         nested = find_nested_backward(function)
-        if nested is None:
-            return self._apply_plainly(apply, function, args, kwargs)
-        if self._where.rerun is not None:
+        if nested is None or self._where.rerun is not None:
             return self._apply_plainly(apply, function, args, kwargs)
         self._where.rerun = rerun = SeenRerun(function, nested, args)
         try:
@@ -144,30 +140,18 @@ class FunctionCalls:
 
     def whole(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of which the parts cannot be recorded (a transform of torch.func, a scripted function)."""
-        if self._is_hidden():
+        if self.before_call is not None:
+            self.before_call(target, args, kwargs)
+        if self.is_hidden():
             return call(*args, **kwargs)
         return self._run(call, target, args, kwargs, needs_result=True)
 
-    def for_its_effect(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function that changes how others run, and note it, whatever it returns."""
-        if self._is_hidden():
-            return call(*args, **kwargs)
-        results = []
+    def refuse(self, reason: str) -> None:
+        """Note why the recorded calls do not tell what the run computed; the first reason stays."""
+        self.refusal = self.refusal or reason
 
-        def without_result(*args: Any, **kwargs: Any) -> None:
-            results.append(call(*args, **kwargs))
-
-        self._run(without_result, call, args, kwargs, needs_result=False)
-        return results[0]
-
-    def note_made(self, function: Callable[..., Any], position: int) -> None:
-        """Note that the result of the last recorded call holds a function, which the program may call or pass on."""
-        if not self._is_hidden():
-            number, route = len(self.calls) - 1, (Step(position, position),)
-            self.made_functions[id(function)] = MadeFunction(function, number, route)
-
-    def _is_hidden(self) -> bool:
-        """Whether the call is part of a recorded one, or of a transform, whose tensors exist only inside of it."""
+    def is_hidden(self) -> bool:
+        """Whether what runs now is part of a recorded call, or of a transform, whose tensors exist only inside of it."""
         return self._inside > 0 or self.paused or _transforming()
 
     def _run(
@@ -179,10 +163,12 @@ class FunctionCalls:
         *,
         needs_result: bool,
     ) -> Any:
+        if self.refusal is None:
+            self._check_modes()
         with torch._C.DisableTorchFunction():
             arguments: list[Earlier] = []
             frozen = self._frozen(args, arguments), self._frozen(kwargs, arguments) if kwargs else kwargs
-            seen = SeenFunctionCall(target, *frozen, self._surroundings())
+            seen = SeenFunctionCall(target, *frozen)
         self._inside += 1
         start = next_sequence_nr()
         try:
@@ -208,7 +194,6 @@ class FunctionCalls:
 
     def _add(self, seen: SeenFunctionCall) -> None:
         where = self._where
-        self._random, self._dtype = None, seen.surroundings.dtype or self._dtype
         seen.stack = running(sys._getframe(3), where.limit, where.stack)
         seen.module_call = where.call
         seen.in_loss = where.in_loss
@@ -216,24 +201,15 @@ class FunctionCalls:
             seen.differentiable = where.grad_outside
         self.calls.append(seen)
 
-    def _surroundings(self) -> Surroundings:
-        autocast = autocast_now() if torch._C._is_any_autocast_enabled() else None
-        inference = torch.is_inference_mode_enabled()
+    def _check_modes(self) -> None:
+        """Note what the run has switched since it began: the operations that follow depend on it."""
         if _count_dispatch_modes() > self._dispatch_modes:
-            self.dispatch_mode = type(_get_current_dispatch_mode()).__name__
-        state, dtype = self.random_change(), torch.get_default_dtype()
-        if autocast is None and not inference and state is None and dtype is self._dtype:
-            return _PLAIN
-        changed_dtype = None if dtype is self._dtype else dtype
-        return Surroundings(autocast, inference, state, changed_dtype, 0 if autocast is None else self.cleared_caches)
-
-    def random_change(self) -> torch.Tensor | None:
-        """The state of torch's generator, where somebody has set it since the last call that was noted."""
-        seed = torch.default_generator.initial_seed()
-        if seed != self._seed or self.random_is_set:
-            self._seed, self.random_is_set = seed, False
-            self._random = torch.get_rng_state()
-        return self._random
+            mode = type(_get_current_dispatch_mode()).__name__
+            self.refuse(f"the dispatch mode {mode} had a hand in what its operations gave")
+        modes = _read_modes()
+        if modes != self._modes:
+            pairs = zip(_MODES, modes, self._modes, strict=True)
+            self.refuse(next(reason for reason, now, before in pairs if now != before))
 
     def _frozen(self, value: Any, found: list[Earlier], depth: int = 0) -> Any:
         """A copy of the argument's containers, which may change later. New tensors in it become constants."""
@@ -244,10 +220,6 @@ class FunctionCalls:
             found.append(Earlier(value, self._log.producers.get(id(value)), version))
             return value
         kind = type(value)
-        if kind is torch.Generator:
-            state = value.clone_state()
-            self.generators[id(state)] = state, value
-            return state
         if kind not in _CONTAINERS or depth > _DEEPEST_ARGUMENT:
             return value
         if kind is dict:
@@ -284,16 +256,17 @@ class FunctionCalls:
 
     def _note_results(self, seen: SeenFunctionCall, result: Any, arguments: list[Earlier]) -> None:
         seen.result_type = kind = type(result)
+        found: Sequence[tuple[Route, torch.Tensor]] = ()
         if is_a(result, torch.Tensor):
-            seen.results.append(((), result))
+            found = (((), result),)
         elif kind not in _HOLD_NO_TENSOR:
-            seen.results.extend(routes_in(result))
+            found = routes_in(result)
         number = len(self.calls)
         detaches = getattr(seen.target, "__name__", "") == "detach"
-        for position, (_, tensor) in enumerate(seen.results):
-            seen.aliases.append(_shared(tensor, arguments, detaches=detaches))
-            seen.requires_grad.append(tensor.requires_grad)
-            seen.metas.append(self._metas.of_tensor(tensor))
+        for position, (route, tensor) in enumerate(found):
+            shares = _shared(tensor, arguments, detaches=detaches)
+            meta, stride = self._metas.of_tensor(tensor), stride_of(tensor)
+            seen.results.append(SeenResult(route, tensor, meta, stride, tensor.requires_grad, shares))
             origin = self._note_result(tensor, number, position)
             if origin is not None:
                 seen.origins.append((*origin, position))
@@ -323,7 +296,22 @@ def _shared(result: torch.Tensor, arguments: Sequence[Earlier], *, detaches: boo
     return None
 
 
-def autocast_now() -> Autocast:
-    """Device type, dtype, enabled and cache flag of the autocast region that is entered."""
-    device = next(kind for kind in _AUTOCAST_DEVICES if torch.is_autocast_enabled(kind))
-    return device, torch.get_autocast_dtype(device), True, torch.is_autocast_cache_enabled()
+def stride_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The strides of a tensor; None for one that has none: sparse, or strided nested."""
+    return None if tensor.layout is not torch.strided or tensor.is_nested else tensor.stride()
+
+
+def _read_modes() -> tuple[object, ...]:
+    """What decides, besides its arguments, what a function gives. Grad mode does not: each call knows its own."""
+    return (
+        _read_autocast() if torch._C._is_any_autocast_enabled() else None,
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        _device.CURRENT_DEVICE,
+        torch.default_generator.initial_seed(),
+    )
+
+
+def _read_autocast() -> tuple[object, ...]:
+    devices = [kind for kind in _AUTOCAST_DEVICES if torch.is_autocast_enabled(kind)]
+    return tuple([(kind, torch.get_autocast_dtype(kind)) for kind in devices])

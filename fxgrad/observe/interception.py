@@ -34,18 +34,26 @@ _TRANSFORMS = (
     (eager_transforms, "_jvp_with_argnums"),
 )
 """What the transforms of torch.func go through: the tensors inside of them exist only there."""
-_CHOICES = (
+_KERNELS = (
     *("blas", "cpu_allow", "cublas", "cudnn", "deterministic", "float32", "fp32", "linalg", "math_sdp", "miopen"),
     *("mkldnn", "nnpack", "onednn", "qengine", "rocm", "sdp"),
 )
-_CHOOSES = tuple([name for name in dir(torch._C) if name.startswith(tuple([f"_set_{choice}" for choice in _CHOICES]))])
-"""What torch.backends and torch.nn.attention.sdpa_kernel set: which kernels run, and so which nodes they make."""
-_EFFECTS = (
-    *[(torch._C, name) for name in _CHOOSES],
-    (forward_ad, "enter_dual_level"),
-    (forward_ad, "exit_dual_level"),
+_SEEDS = ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state", "set_rng_state_all")
+_SETTERS = (
+    *[
+        (torch._C, name, "it chooses which kernels run")  # as torch.backends and torch.nn.attention.sdpa_kernel do
+        for name in dir(torch._C)
+        if name.startswith(tuple([f"_set_{kind}" for kind in _KERNELS]))
+    ],
+    *[
+        (owner, name, "it sets the random state")
+        for owner in (torch, torch.random, torch.cuda, torch.cuda.random)
+        for name in _SEEDS
+        if hasattr(owner, name)
+    ],
+    (forward_ad, "enter_dual_level", "it enters a level of forward-mode AD"),
 )
-"""Functions that change how others run."""
+"""Functions that change what others compute, and why the recorded calls alone are then not the run."""
 _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 """TorchScript runs its functions without Python, so no mode sees what they do."""
 
@@ -78,14 +86,12 @@ def intercepted(recorder: ForwardRecorder) -> Iterator[None]:
         (_APPLIES, "apply", classmethod(_apply(recorder))),
         (torch.Tensor, "as_subclass", _as_subclass(recorder)),
         (threading.Thread, "start", _start(recorder)),
-        (torch, "clear_autocast_cache", _clear_cache(recorder)),
         (torch, "compile", watched_compile(recorder, paused)),
         (torch.autograd, "_engine_run_backward", _unseen(recorder, vars(torch.autograd)["_engine_run_backward"])),
         (torch._C, "DisableTorchFunction", _unseen(recorder, torch._C.DisableTorchFunction)),
         *[(owner, name, _whole(recorder, getattr(owner, name))) for owner, name in _TRANSFORMS],
         (eager_transforms, "_vjp_with_argnums", _vjp(recorder)),
-        *[(owner, name, _for_its_effect(recorder, getattr(owner, name))) for owner, name in _EFFECTS],
-        *[(owner, "set_rng_state", _set_random(recorder, torch.set_rng_state)) for owner in (torch, torch.random)],
+        *[(owner, name, _setter(recorder, getattr(owner, name), reason)) for owner, name, reason in _SETTERS],
         *[(owner, "__call__", _scripted(recorder, owner.__call__)) for owner in _SCRIPTED],
     ]
     originals = {(owner, name): vars(owner).get(name) for owner, name, _ in replacements}
@@ -214,33 +220,14 @@ def _start(recorder: ForwardRecorder) -> Callable[..., Any]:
     return watched_start
 
 
-def _for_its_effect(recorder: ForwardRecorder, setter: Callable[..., Any]) -> Callable[..., Any]:
+def _setter(recorder: ForwardRecorder, setter: Callable[..., Any], reason: str) -> Callable[..., Any]:
     def watched(*args: Any, **kwargs: Any) -> Any:
-        if recorder.ignores_this_thread():
-            return setter(*args, **kwargs)
-        return recorder.functions.for_its_effect(setter, args, kwargs)
+        # inside of a recorded call it is that call's affair: what calls it again sets it again
+        if not recorder.ignores_this_thread() and not recorder.functions.is_hidden():
+            recorder.functions.refuse(reason)
+        return setter(*args, **kwargs)
 
     return watched
-
-
-def _set_random(recorder: ForwardRecorder, set_state: Callable[..., Any]) -> Callable[..., Any]:
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        if not recorder.ignores_this_thread():
-            recorder.functions.random_is_set = True
-        return set_state(*args, **kwargs)
-
-    return watched
-
-
-def _clear_cache(recorder: ForwardRecorder) -> Callable[..., Any]:
-    clear = torch.clear_autocast_cache
-
-    def watched_clear() -> None:
-        if not recorder.ignores_this_thread():
-            recorder.functions.cleared_caches += 1
-        clear()
-
-    return watched_clear
 
 
 def _push(modes: Sequence[Any]) -> None:
@@ -263,27 +250,10 @@ def _vjp(recorder: ForwardRecorder) -> Callable[..., Any]:
     watched = _whole(recorder, eager_transforms._vjp_with_argnums)
 
     def watched_vjp(*args: Any, **kwargs: Any) -> Any:
-        result, pull, *aux = watched(*args, **kwargs)
-
-        def call_pull(_: Any, *args: Any, **kwargs: Any) -> Any:
-            return pull(*args, **kwargs)
-
-        @functools.wraps(pull)
-        def watched_pull(*args: Any, **kwargs: Any) -> Any:
-            if recorder.is_over or recorder.ignores_this_thread():
-                return pull(*args, **kwargs)
-            return recorder.functions.whole(call_pull, called, (watched_pull, *args), kwargs)
-
-        if not recorder.ignores_this_thread():
-            recorder.functions.note_made(watched_pull, 1)
-        return (result, watched_pull, *aux)
+        result, vjp_fn, *aux = watched(*args, **kwargs)
+        return (result, functools.wraps(vjp_fn)(_whole(recorder, vjp_fn)), *aux)
 
     return watched_vjp
-
-
-def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function that a recorded call has made."""
-    return function(*args, **kwargs)
 
 
 def _scripted(recorder: ForwardRecorder, call: Callable[..., Any]) -> Callable[..., Any]:

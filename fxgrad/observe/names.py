@@ -6,6 +6,7 @@ may hold itself, on which ``named_modules(remove_duplicate=False)`` never ends; 
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -209,3 +210,19 @@ def path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
         return path if reference is not None and reference() is module else None
 
     return path_of
+
+
+def argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
+    """The names that ``module.forward`` gives to its first `n_args` positional arguments: ``rest[0]`` for varargs."""
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except Exception:  # no signature, or the user's own __getattr__
+        return tuple(f"argument {position}" for position in range(n_args))
+    names: list[str] = []
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}[{position}]" for position in range(max(0, n_args - len(names)))]
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    names += [f"argument {position}" for position in range(len(names), n_args)]
+    return tuple(names[:n_args])

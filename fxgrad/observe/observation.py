@@ -27,7 +27,6 @@ from fxgrad.observe.call_records import CallRecords
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import source_of
 from fxgrad.observe.function_calls import ASKS
-from fxgrad.observe.fx_graph import ForwardGraph, Made
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.module_records import module_record
@@ -35,6 +34,7 @@ from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
 from fxgrad.observe.reruns import with_nested_backward
 from fxgrad.observe.saved_versions import with_overwritten
 from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, is_leaf, origin_of
@@ -45,7 +45,7 @@ from fxgrad.version import __version__
 Roots = Sequence[tuple[Path, torch.Tensor]]
 
 _LONGEST_ARGUMENTS = 2_000
-_NOTHING = Made(None, (), (), None)
+_NOT_MADE = FxOrigin(None, False, (), None)
 
 
 class Observation:
@@ -108,7 +108,7 @@ class Observation:
         tensors = {key: named.tensor for key, named in self.tensor_names.named.items()}
         if self.recorder is not None:
             for function_call in self.recorder.function_calls:
-                tensors.update((id(tensor), tensor) for _, tensor in function_call.results)
+                tensors.update((id(result.tensor), result.tensor) for result in function_call.results)
             for call in self.recorder.module_calls:
                 tensors.update((id(seen.tensor), seen.tensor) for seen in (*call.inputs, *call.outputs))
             tensors.update((id(tensor), tensor) for tensor in self.recorder.functions.retained_inside)
@@ -119,7 +119,7 @@ class Observation:
         """How the owner of a tensor hook is called: by its name, its fx node, or its node and slot."""
         if id(tensor) in self.tensor_names.named:
             return self.tensor_names.named[id(tensor)].name
-        made = None if self.forward is None or tensor is None else self.forward.made(tensor)
+        made = None if self.forward is None or tensor is None else self.forward.maker_of(tensor)
         if made is not None:
             return made
         return "" if origin is None else f"{self.node_name(origin[0])}[{origin[1]}]"
@@ -171,8 +171,8 @@ class Observation:
         for number, seen in enumerate(recorder.function_calls):
             made_by = forward.node_of_call.get(number)
             if made_by is not None:
-                for position, (_, tensor) in enumerate(seen.results):
-                    operands.add(tensor, Value(made_by.name, position if len(seen.results) > 1 else None))
+                for position, result in enumerate(seen.results):
+                    operands.add(result.tensor, Value(made_by.name, position if len(seen.results) > 1 else None))
         return operands
 
     def _modules(self, hooks: HookCollector) -> Iterator[Module]:
@@ -215,8 +215,8 @@ class Observation:
     def _fx_nodes(self) -> Iterator[FxNode]:
         taken, asked = self._taken()
         for fx_node in () if self.forward is None else self.forward.graph.nodes:
-            seen, tensors, metas, window = self.forward.made_for.get(fx_node, _NOTHING)  # type: ignore[union-attr]
-            own = seen if seen is not None and window is seen.window else None
+            seen, is_call, results, window = self.forward.origins.get(fx_node, _NOT_MADE)  # type: ignore[union-attr]
+            own = seen if is_call else None
             yield FxNode(
                 name=fx_node.name,
                 op=fx_node.op,
@@ -224,13 +224,13 @@ class Observation:
                 args_text=_arguments_text(fx_node),
                 modules=() if seen is None else tuple(self._stack(seen.module_call)),
                 source=None if seen is None else source_of(seen.stack),
-                meta=tuple(metas),
+                meta=tuple([result.meta for result in results]),
                 sequence_window=window,
                 changes=() if own is None else tuple(self._values_before(fx_node, own)),
                 aliases=() if own is None else tuple(self._shared_values(own)),
                 grad_enabled=own is None or own.grad_enabled,
                 inputs=tuple([argument.name for argument in fx_node.all_input_nodes]),
-                requires_grad=tuple([tensor.requires_grad for tensor in tensors] if own is None else own.requires_grad),
+                requires_grad=tuple([result.requires_grad for result in results]),
                 taken=tuple(taken[fx_node.name]),
                 asked=tuple(asked[fx_node.name]),
             )
@@ -256,8 +256,8 @@ class Observation:
 
     def _shared_values(self, seen: SeenFunctionCall) -> Iterable[Value | None]:
         assert self.forward is not None
-        for earlier in seen.aliases:
-            yield None if earlier is None else self.forward.value_of(earlier)
+        for result in seen.results:
+            yield None if result.shares is None else self.forward.value_of(result.shares)
 
     def _stack(self, call: SeenModuleCall | None) -> list[str]:
         stack = []

@@ -57,7 +57,7 @@ def _calls_to_look_at(calls: Sequence[SeenFunctionCall]) -> frozenset[int]:
 
 
 def _tensors_of(seen: SeenFunctionCall) -> Iterator[torch.Tensor]:
-    yield from (tensor for _, tensor in seen.results)
+    yield from (result.tensor for result in seen.results)
     yield from (tensor for _, tensor in tensors_in((seen.args, seen.kwargs)).tensors)
 
 

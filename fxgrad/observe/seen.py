@@ -89,25 +89,6 @@ class SeenTensor:
         return self.origin is None and self.late is None
 
 
-Autocast = tuple[str, torch.dtype, bool, bool]
-"""Device type, dtype, enabled and cache flag, as ``torch.amp.autocast_mode._enter_autocast`` takes them."""
-
-
-class Surroundings(NamedTuple):
-    """The modes in which a function ran: autocast, and inference mode.
-
-    ``cast_cache`` counts how often autocast's cache of casts had been cleared, where autocast was on.
-    ``random`` is the state of torch's generator, and ``dtype`` the default dtype, where somebody had set it since the
-    function before.
-    """
-
-    autocast: Autocast | None = None
-    inference: bool = False
-    random: torch.Tensor | None = None
-    dtype: torch.dtype | None = None
-    cast_cache: int = 0
-
-
 class Earlier(NamedTuple):
     """A tensor among the arguments of a function call: what had produced it before the call, and its version then."""
 
@@ -127,25 +108,33 @@ class SeenList(NamedTuple):
     metas: tuple[TensorMeta, ...]
 
 
+class SeenResult(NamedTuple):
+    """A tensor in what a function returned: how a program reaches it there, and what it was like then.
+
+    ``stride`` is None where it has none that could be read. ``shares`` is the argument whose memory and version counter it
+    shares.
+    """
+
+    route: Route
+    tensor: torch.Tensor
+    meta: TensorMeta
+    stride: tuple[int, ...] | None
+    requires_grad: bool
+    shares: Earlier | None
+
+
 class SeenFunctionCall:
     """One call of a torch function, or of a custom Function's ``apply`` (``target`` is then the class).
 
-    ``changes`` are the arguments that it changed in place; ``aliases`` says for each of ``results`` which argument it
-    shares its memory and version counter with.
-
-    ``lists`` are the lists of tensors among the arguments, of a call that made nodes.
-
-    ``requires_grad`` says of each of ``results`` whether it required grad when it was returned.
-
-    ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed in place that is
-    no result. ``metas`` describes each of ``results`` as it was when it was returned.
+    ``changes`` are the arguments that it changed in place. ``lists`` are the lists of tensors among the arguments, of a
+    call that made nodes. ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed
+    in place that is no result.
 
     ``grad_enabled`` is the grad mode that it ran in; ``differentiable`` that of the program around, where a reentrant
     checkpoint has disabled it meanwhile (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without).
     """
 
     __slots__ = (
-        "aliases",
         "args",
         "changes",
         "differentiable",
@@ -153,32 +142,25 @@ class SeenFunctionCall:
         "in_loss",
         "kwargs",
         "lists",
-        "metas",
         "module_call",
         "origins",
-        "requires_grad",
         "result_type",
         "results",
         "stack",
-        "surroundings",
         "target",
         "window",
     )
 
-    def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], surroundings: Surroundings) -> None:
+    def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.target = target
         self.args = args
         self.kwargs = kwargs
-        self.surroundings = surroundings
-        self.results: list[tuple[Route, torch.Tensor]] = []
+        self.results: list[SeenResult] = []
         self.changes: list[Earlier] = []
-        self.aliases: list[Earlier | None] = []
         self.lists: list[SeenList] = []
-        self.requires_grad: list[bool] = []
         self.grad_enabled = self.differentiable = torch.is_grad_enabled()
         self.result_type: type = type(None)
         self.origins: list[tuple[AutogradNode, int, int | None]] = []
-        self.metas: list[TensorMeta] = []
         self.window = (0, 0)
         self.stack = NO_STACK
         self.module_call: SeenModuleCall | None = None

@@ -21,18 +21,17 @@ from fxgrad.observe.compiler import Compiler
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.forward import ForwardRecorder
 from fxgrad.observe.frames import read_again
-from fxgrad.observe.fx_graph import ForwardGraph
-from fxgrad.observe.fx_operations import argument_names
 from fxgrad.observe.hook_search import HookSearch, existing_hooks
 from fxgrad.observe.hooked import HookCollector
 from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.metas import MetaTable
-from fxgrad.observe.names import ModuleNames, TensorNames, modules_of, tensor_finder, tensor_paths
+from fxgrad.observe.names import ModuleNames, TensorNames, argument_names, modules_of, tensor_finder
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.provenance import OUTSIDE
 from fxgrad.observe.real_types import is_optimized
+from fxgrad.observe.record.forward_graph import ForwardGraph
+from fxgrad.observe.record.forward_module import RecordedForward
 from fxgrad.observe.registrations import RegistrationWatch
-from fxgrad.observe.rerun import RecordedForward
 from fxgrad.observe.roots import FoundRoots
 from fxgrad.observe.structure import tensors_in
 from fxgrad.observe.warned import kept_warnings
@@ -60,7 +59,6 @@ class Session:
         self.arguments: Arguments | None = None
         self.recorder: ForwardRecorder | None = None
         self._earlier: list[LiveHook] = []
-        self._versions: dict[str, int] = {}
         self._module_names = ModuleNames(None)
         self._tensor_names = TensorNames(None)
         self._attributes: dict[int, str] = {}
@@ -92,7 +90,7 @@ class Session:
         self.notes += _told_once(caught)
 
     def _look_at_model(self) -> None:
-        """Names, hooks and versions before anything runs: forward may change what the model holds."""
+        """Names and hooks before anything runs: forward may change what the model holds."""
         self._module_names = ModuleNames(self.model)
         self._tensor_names = TensorNames(self.model)
         self._attributes = {key: named.name for key, named in self._tensor_names.named.items()}
@@ -100,7 +98,6 @@ class Session:
             self._name_inputs(self.arguments)
         known = [named.tensor for named in self._tensor_names.named.values()]
         self._earlier = existing_hooks(self._module_names.modules.values(), known)
-        self._versions = {name: tensor._version for name, tensor in self._counted_parameters()}
         self.recorder = ForwardRecorder(self.metas, known, Compiler(self.watch))
         self.watch.running = self.recorder.running
 
@@ -108,9 +105,6 @@ class Session:
         args, kwargs = arguments
         names = argument_names(self.model, len(args))
         self._tensor_names.add_inputs(names, [*tensors_in(args, ("args",)).tensors, *_keyword_tensors(kwargs)])
-
-    def _counted_parameters(self) -> list[tuple[str, torch.Tensor]]:
-        return [(name, tensor) for name, tensor in tensor_paths(self.model, "_parameters") if not tensor.is_inference()]
 
     @contextmanager
     def _eager(self) -> Iterator[None]:
@@ -173,9 +167,8 @@ class Session:
                 notes=tuple(self.notes),
             )
             graph = observation.graph(info, hooks)
-            unfit = forward.unfit or _unseen_function(graph)
-            recorded = RecordedForward(forward.graph, forward.constants, self._changed(), forward.windows, unfit)
-            return Observed(graph, recorded, tensor_finder(self._tensor_names)), observation, hooks
+            forward.refusal = forward.refusal or _unseen_function(graph)
+            return Observed(graph, forward.finish(), tensor_finder(self._tensor_names)), observation, hooks
 
     def unrooted(self, output: Any) -> BackwardGraph:
         """The records of a run of which no output requires grad: of what forward did, the loss function included."""
@@ -229,10 +222,6 @@ class Session:
                 forward.add_call(number, seen)
         forward.add_output(output)
         return forward
-
-    def _changed(self) -> frozenset[str]:
-        now = self._counted_parameters()
-        return frozenset(name for name, tensor in now if self._versions.get(name, tensor._version) != tensor._version)
 
 
 @contextmanager

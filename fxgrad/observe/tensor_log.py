@@ -8,7 +8,6 @@ import torch
 
 from fxgrad.graph import Path, TensorMeta
 from fxgrad.observe.hooks import LiveHook, has_hooks, hooks_on_tensor
-from fxgrad.observe.memory_copies import MemoryCopies
 from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.seen import Producer, SeenTensor, is_leaf
 
@@ -16,32 +15,32 @@ from fxgrad.observe.seen import Producer, SeenTensor, is_leaf
 class TensorLog:
     """The tensors that were seen, by identity; each is kept alive by whoever saw it.
 
-    ``copies`` holds the tensors that no recorded function made (constants of the run), each with a copy of its value
-    when it was first used. ``kept`` are the tensors that were known before the run. ``foreign`` are those of them that
+    ``kept`` are the tensors that were known before the run. ``foreign`` are those of them that
     have a history: it is not the recorded run's, as that of ``inputs``, which were known before it. ``hooks`` are those
     that were on them then: what is changed in place later leaves its hooks behind, on the node that it had. (Of a view
-    only after the run: reading its node could make one.) ``first_metas`` describes each tensor that no recorded function
-    made as it was when it was first known, by its identity.
+    only after the run: reading its node could make one.)
     """
 
     def __init__(self, known: Iterable[torch.Tensor], metas: MetaTable) -> None:
-        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.foreign: list[SeenTensor] = []
         self.hooks: list[LiveHook] = []
         self.producers: dict[int, Producer] = {}
         self.kept = list(known)
-        self._memories = MemoryCopies()
         self.known = {id(tensor) for tensor in self.kept}
         self._versions: dict[int, int] = {}
         self._metas = metas
-        self.first_metas = {id(tensor): metas.of_tensor(tensor) for tensor in self.kept}
+        self._first: dict[int, tuple[TensorMeta, int | None]] = {}
+        for tensor in self.kept:
+            self._note_first(tensor)
         self.inputs = [self.seen((), tensor) for tensor in self.kept if may_have_history(tensor)]
 
+    def _note_first(self, tensor: torch.Tensor) -> None:
+        self._first[id(tensor)] = self._metas.of_tensor(tensor), None if tensor.is_inference() else tensor._version
+
     def add_constant(self, tensor: torch.Tensor) -> None:
-        """Note a tensor that the recorded run has not made, with its value before it is used."""
+        """Note a tensor that the recorded run has not made, before it is used."""
         self.known.add(id(tensor))
-        self.first_metas[id(tensor)] = self._metas.of_tensor(tensor)
-        self.copies.append((tensor, self._memories.copy(tensor)))
+        self._note_first(tensor)
         if may_have_history(tensor):
             self.foreign.append(self.seen((), tensor))
             if not tensor._is_view() and has_hooks(tensor):
@@ -70,7 +69,13 @@ class TensorLog:
 
     def first_meta(self, tensor: torch.Tensor) -> TensorMeta:
         """The tensor as it was when it was first known; as it is now, where a recorded function made it."""
-        return self.first_metas.get(id(tensor)) or self._metas.of_tensor(tensor)
+        first = self._first.get(id(tensor))
+        return self._metas.of_tensor(tensor) if first is None else first[0]
+
+    def has_changed(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor that no recorded function made was changed in place since it was first known."""
+        _, version = self._first.get(id(tensor), (None, None))
+        return version is not None and tensor._version != version
 
 
 def may_have_history(tensor: torch.Tensor) -> bool:

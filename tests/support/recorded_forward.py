@@ -12,11 +12,13 @@ from torch import fx, nn
 from torch.autograd.graph import get_gradient_edge
 
 import fxgrad
+from fxgrad.errors import UsageError
 from fxgrad.graph import NodeKind
 from fxgrad.observe.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
 from fxgrad.observe.roots import find_roots
 from fxgrad.observe.structure import tensors_in
 
+REFUSED = "refused: "
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 REASONS_FOR_NO_FX_NODE = (
     *(LEAF, HOOK_FUNCTION, CHECKPOINT, EARLIER, LATER),
@@ -28,7 +30,8 @@ REASONS_FOR_NO_FX_NODE = (
 def recorded_forward_problems(model: nn.Module, inputs: Callable[[], Inputs], *, seed: int = 1) -> list[str]:
     """What is wrong with the recorded forward of a model; `inputs` makes equal arguments at each call.
 
-    The model itself runs last: its own result is what the recorded forward must have given.
+    The model itself runs last: its own result is what the recorded forward must have given. A run that no GraphModule
+    can repeat has the reason among its problems, after `REFUSED`.
     """
     before = state_of(model)
     args, kwargs = inputs()
@@ -36,7 +39,11 @@ def recorded_forward_problems(model: nn.Module, inputs: Callable[[], Inputs], *,
     trace = fxgrad.trace(model, args, kwargs)
     found = [f"trace: {text}" for text in differences(before, state_of(model))]
     found += lint_problems(trace.forward) + meta_problems(trace.forward) + tie_problems(trace)
-    again, its_inputs = _run(trace.forward_module(model), inputs, seed)
+    try:
+        repeated = trace.forward_module(model)
+    except UsageError as error:
+        return [*found, error.given.replace("a forward that cannot be run again: ", REFUSED)]
+    again, its_inputs = _run(repeated, inputs, seed)
     found += [f"rerun: {text}" for text in differences(before, state_of(model))]
     interpreted = Interpreted(trace.forward_module(model))
     outcome, _ = _run(interpreted.call, inputs, seed)
