@@ -62,11 +62,11 @@ def find_module_path(graph: GraphRecords, text: str) -> str:
 
     Raises UsageError with the nearest paths where there is none.
     """
-    for path in (text, dot_subscripts(text)):
+    for path in (text, _dot_subscripts(text)):
         if path in graph.modules_by_path:
             return graph.modules_by_path[path].path
     known = list(graph.modules_by_path)
-    near = difflib.get_close_matches(dot_subscripts(text), known, n=3, cutoff=0.4) or known[:5]
+    near = difflib.get_close_matches(_dot_subscripts(text), known, n=3, cutoff=0.4) or known[:5]
     raise UsageError(
         f"no module {escape(text)!r}",
         f"the path of one of the {len(known)} modules" if known else "a module of the model: this trace names none",
@@ -79,10 +79,10 @@ def _format_choices(paths: list[str]) -> str:
     return f"one of {', '.join(shown)}" if len(shown) > 1 else shown[0]
 
 
-def dot_subscripts(text: str) -> str:
+def _dot_subscripts(text: str) -> str:
     """A path written with subscripts, with dots.
 
-    >>> dot_subscripts("encoder.layers[3]['attention']"), dot_subscripts("[0].weight")
+    >>> _dot_subscripts("encoder.layers[3]['attention']"), _dot_subscripts("[0].weight")
     ('encoder.layers.3.attention', '0.weight')
     """
     with_dots = _SUBSCRIPT.sub(lambda match: "." + next(part for part in match.groups() if part is not None), text)

@@ -29,10 +29,10 @@ def format_expression(
     """
     if edge.next_node is None:
         return None if edge.value is None else _format_value(graph, edge.value, call)
-    return format_slot_expression(graph, edge.next_node, edge.input_nr, call=call, depth=depth, width=width)
+    return _format_slot_expression(graph, edge.next_node, edge.input_nr, call=call, depth=depth, width=width)
 
 
-def format_slot_expression(
+def _format_slot_expression(
     graph: GraphRecords, node_id: int, slot: int, *, call: str | None = None, depth: int = 2, width: int = 3
 ) -> str:
     """What gradient number `slot` of a node belongs to, seen from the module call `call`."""
@@ -91,7 +91,7 @@ def name_call(graph: GraphRecords, call: ModuleCall, *, seen_from: str | None = 
 
 
 def _format_arguments(graph: GraphRecords, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
-    view = is_view(node.schema) and len([edge for edge in node.edges if edge.next_node is not None]) == 1
+    view = _is_view(node.schema) and len([edge for edge in node.edges if edge.next_node is not None]) == 1
     left = depth if view else depth - 1
     if left < 0 or (view and depth < -_MOST_VIEWS):
         return ["…"]
@@ -106,8 +106,8 @@ def _format_arguments(graph: GraphRecords, node: Node, *, call: str | None, dept
 
 def _apply(node: Node, arguments: list[str]) -> str:
     function = _name_function(node)
-    if is_view(node.schema) and arguments:
-        return f"{arguments[0]}.{function}({'' if takes_one_argument(node.schema) else '…'})"
+    if _is_view(node.schema) and arguments:
+        return f"{arguments[0]}.{function}({'' if _takes_one_argument(node.schema) else '…'})"
     return f"{function}({', '.join(arguments)})"
 
 
@@ -119,13 +119,13 @@ def _name_function(node: Node) -> str:
 
 
 @cache
-def is_view(schema: str | None) -> bool:
+def _is_view(schema: str | None) -> bool:
     """Whether a schema's result is a view of its first argument: ``t(Tensor(a) self) -> Tensor(a)``."""
     return schema is not None and "Tensor(a) self" in schema and "-> Tensor(a)" in schema
 
 
 @cache
-def takes_one_argument(schema: str | None) -> bool:
+def _takes_one_argument(schema: str | None) -> bool:
     """Whether a schema has a single argument."""
     return schema is not None and "," not in schema.partition("(")[2].rpartition(") ->")[0]
 
@@ -157,20 +157,20 @@ def name_grad_output(graph: GraphRecords, node_id: int, slot: int, *, call: str 
     for call_id, path in graph.results_of_slots.get((node_id, slot), ()):
         if call_id == call:
             made_by = graph.calls_by_id[call_id]
-            assigned = find_assigned_name(made_by.source, path) if made_by.on_source_line else None
+            assigned = _find_assigned_name(made_by.source, path) if made_by.on_source_line else None
             return f"the module's {format_path(path)}" + ("" if assigned is None else f", {assigned}")
     return _find_name(graph, graph.nodes[node_id], slot, call)
 
 
-def find_assigned_name(source: Source | None, path: Path) -> str | None:
+def _find_assigned_name(source: Source | None, path: Path) -> str | None:
     """The variable that the user's line assigns a result to, with the place: ```hidden` at model.py:38``.
 
     Only where the line is one assignment from one call: then there is no doubt which call's result it is.
 
     >>> line = Source("model.py", 38, "hidden, cell = rnn(input, (h[i], c[i]))")
-    >>> find_assigned_name(line, ("result", 1))
+    >>> _find_assigned_name(line, ("result", 1))
     '`cell` at model.py:38'
-    >>> find_assigned_name(Source("model.py", 5, "y = relu(rnn(x))"), ("result",)) is None
+    >>> _find_assigned_name(Source("model.py", 5, "y = relu(rnn(x))"), ("result",)) is None
     True
     """
     if source is None:

@@ -235,7 +235,7 @@ def end_at(source: Source | None) -> str:
     return f" at {format_source(source)}" if source else ""
 
 
-def cannot_require_grad(fx_node: FxNode) -> bool:
+def _cannot_require_grad(fx_node: FxNode) -> bool:
     """Whether all results hold integers or truth values."""
     return bool(fx_node.meta) and not any(meta.dtype.startswith(_FLOATING) for meta in fx_node.meta)
 
@@ -245,7 +245,7 @@ def explain_cut(fx_node: FxNode) -> str:
     at, name = begin_at(fx_node.source), name_operation(fx_node)
     if not fx_node.grad_enabled:
         return f"{at}, {name} runs with gradients disabled (no_grad, inference_mode or set_grad_enabled(False))."
-    if cannot_require_grad(fx_node):
+    if _cannot_require_grad(fx_node):
         return f"{at}, {name} returns {fx_node.meta[0].dtype}, which cannot require grad."
     return f"{at}, the result of {name} does not require grad."
 
@@ -255,7 +255,7 @@ def summarize_cut(fx_node: FxNode) -> str:
     at, name = end_at(fx_node.source), name_operation(fx_node)
     if not fx_node.grad_enabled:
         return f"{name}{at} runs with gradients disabled"
-    if cannot_require_grad(fx_node):
+    if _cannot_require_grad(fx_node):
         return f"{name}{at} returns {fx_node.meta[0].dtype}"
     return f"{name}{at} cuts it off"
 
@@ -265,7 +265,7 @@ def advise_on_cut(fx_node: FxNode) -> str:
     name = name_operation(fx_node)
     if not fx_node.grad_enabled:
         return f"run {name} there with gradients enabled"
-    if cannot_require_grad(fx_node):
+    if _cannot_require_grad(fx_node):
         return f"go on with the floating point values that {name} was given"
     return f"leave {name} out there"
 

@@ -236,20 +236,21 @@ _FXG115 = Page(
     code="FXG115",
     title="Hooks under torch.utils.checkpoint",
     what="""
-    A forward hook is called a second time; a backward hook is called at another time than expected; the hook of a parameter
-    is called several times.
+    A forward hook is called a second time; a backward hook is called at another time than expected; the hook of a
+    parameter is called several times.
     """,
     why="""
-    A checkpoint runs its part of forward again when backward comes to it, until it has what it did not save. Without reentrance the hooks sit on the
-    nodes of the first run and are called once; the second run makes nodes that are thrown away.
+    A checkpoint runs its part of forward again when backward comes to it, until it has what it did not save. Without
+    reentrance the hooks sit on the nodes of the first run and are called once; the second run makes nodes that are
+    thrown away.
 
-    A reentrant checkpoint (use_reentrant=True) runs forward without gradients, so the hooks find no node; the
-    second run, in backward, has them, and a backward inside of backward calls them. That one adds into .grad of the
-    parameters too, and calls their hooks, once for each checkpoint.
+    A reentrant checkpoint (use_reentrant=True) runs forward without gradients, so the hooks find no node; the second
+    run, in backward, has them, and a backward inside of backward calls them. That one adds into .grad of the parameters
+    too, and calls their hooks, once for each checkpoint.
 
-    So does the backward of a custom Function that calls backward() or torch.autograd.grad, as reversible blocks do. fxgrad
-    reads the code of backward for that, and of the functions that it names; what hooks such a backward comes to, it
-    leaves open.
+    So does the backward of a custom Function that calls backward() or torch.autograd.grad, as reversible blocks do.
+    fxgrad reads the code of backward for that, and of the functions that it names; what hooks such a backward comes to,
+    it leaves open.
     """,
     source="torch/utils/checkpoint.py, CheckpointFunction and _checkpoint_without_reentrant_generator",
     example="""

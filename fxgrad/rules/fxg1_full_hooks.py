@@ -139,7 +139,7 @@ _FXG106 = Page(
 _INPLACE = re.compile(r"Output (\d+) of (\w+) is a view and is being modified inplace")
 
 
-def explain_inplace_error(message: str) -> Explanation | None:
+def _explain_inplace_error(message: str) -> Explanation | None:
     """Explain the RuntimeError of an in-place change of what a full hook has marked; None for any other message.
 
     `message` is PyTorch's (torch/csrc/autograd/variable.cpp, handle_view_on_rebase).
@@ -359,7 +359,7 @@ def _explain_mixed_hooks_error(message: str) -> Explanation | None:
 
 
 RULES = (
-    Rule(_FXG106, error_rules=(explain_inplace_error,)),
+    Rule(_FXG106, error_rules=(_explain_inplace_error,)),
     Rule(_FXG107, hook_rules=(_explain_missing_entries,)),
     Rule(
         _FXG108,

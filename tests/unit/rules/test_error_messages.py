@@ -9,7 +9,6 @@ from torch import nn
 import fxgrad
 from fxgrad.errors import TargetError
 from fxgrad.rules import explain_error
-from fxgrad.rules.fxg1_full_hooks import explain_inplace_error
 
 
 def silent(*given):
@@ -52,13 +51,13 @@ def change_one_of_two_results():
     "program", [change_the_result, change_a_view_of_the_result, change_the_argument, change_one_of_two_results]
 )
 def test_in_place_changes_of_what_a_full_hook_marks_are_recognised(program):
-    found = explain_inplace_error(message_of(program))
+    found = explain_error(message_of(program))
     assert found is not None
     assert (found.code, found.severity) == ("FXG106", "error")
 
 
 def test_a_view_of_the_result_is_not_blamed_on_a_full_hook_alone():
-    found = explain_inplace_error(message_of(change_a_view_of_the_result))
+    found = explain_error(message_of(change_a_view_of_the_result))
     assert found is not None
     assert "output 0 of Slice" in found.because
     assert "A custom Function of your own" in found.because
@@ -68,7 +67,7 @@ def test_views_of_chunk_raise_a_similar_error_that_has_nothing_to_do_with_hooks(
     def program():
         torch.ones(4, 2, requires_grad=True).clone().chunk(2)[0].relu_()
 
-    assert explain_inplace_error(message_of(program)) is None
+    assert explain_error(message_of(program)) is None
 
 
 def test_mixing_both_kinds_of_hooks_is_recognised():
