@@ -15,6 +15,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Gradient, Hook, HookKind, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.predict.entries import UNTOUCHED, make_target_entry, mark_unknown
 from fxgrad.predict.formulas import NONE, UNKNOWN
 from fxgrad.predict.reasons import explain_miscounting
@@ -78,15 +79,17 @@ class HookCalls:
         yield from self._run_tensor_hooks(hooks.tensor_hooks)
         if self.raised_by is not None:
             return
-        yield from hooks.retain_grad
+        yield from hooks.at(HookMoment.RETAIN_GRAD)
         if self._simulation.schedule.runs[node]:
-            yield from hooks.prehooks
+            yield from hooks.at(HookMoment.PRE_HOOK)
         if self._simulation.nesting and self._simulation.nesting[0].id == node:
             yield from sorted(self._recomputed)
             yield from sorted(self._miscounted)
         if self._simulation.runs(node):
-            yield from hooks.post_accumulate
-            yield from (number for number in hooks.post_hooks if not self._simulation.is_held_back(self._sites[number]))
+            yield from hooks.at(HookMoment.POST_ACCUMULATE)
+            for number in hooks.at(HookMoment.POST_HOOK):
+                if not self._simulation.is_held_back(self._sites[number]):
+                    yield number
 
     def _run_tensor_hooks(self, hooks: Sequence[TensorHook]) -> Iterator[int]:
         for hook in hooks:
@@ -132,18 +135,11 @@ class NodeHooks:
     """Numbers of the sites at one node, each list in the order in which its hooks are called."""
 
     tensor_hooks: list[TensorHook] = field(default_factory=list)
-    retain_grad: list[int] = field(default_factory=list)
-    prehooks: list[int] = field(default_factory=list)
-    post_accumulate: list[int] = field(default_factory=list)
-    post_hooks: list[int] = field(default_factory=list)
+    others: dict[HookMoment, list[int]] = field(default_factory=dict)
 
-    def list_of(self, kind: HookKind) -> list[int]:
-        """The list that holds hooks of a kind; those of modules are post-hooks."""
-        if kind is HookKind.RETAIN_GRAD:
-            return self.retain_grad
-        if kind is HookKind.NODE_PRE:
-            return self.prehooks
-        return self.post_accumulate if kind is HookKind.POST_ACCUMULATE_GRAD else self.post_hooks
+    def at(self, moment: HookMoment) -> list[int]:
+        """The sites whose hooks are called at a moment after the tensor hooks."""
+        return self.others.get(moment, [])
 
 
 def group_by_node(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, NodeHooks]:
@@ -154,15 +150,16 @@ def group_by_node(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, 
         for node, hook in _list_tensor_hooks(number, site):
             tensor_hooks.setdefault(node, []).append(hook)
         if site.node is not None and _is_called_as_a_whole(site, graph.nodes[site.node]):
-            found.setdefault(site.node, NodeHooks()).list_of(site.hook.kind).append(number)
+            others = found.setdefault(site.node, NodeHooks()).others
+            others.setdefault(site.hook.kind.moment, []).append(number)
     for node, on_tensors in tensor_hooks.items():
         found.setdefault(node, NodeHooks()).tensor_hooks = _group_by_tensor(on_tensors, sites)
     ends = {call.id: rank for rank, call in enumerate(sort_by_end(graph.calls))}
     for node, hooks in found.items():
-        record = graph.nodes[node]
-        hooks.post_accumulate.sort(key=lambda number: sites[number].hook.id)
-        hooks.prehooks = _sort_as_listed(hooks.prehooks, record.prehooks, sites, ends)
-        hooks.post_hooks = _sort_as_listed(hooks.post_hooks, record.hooks, sites, ends)
+        hooks.at(HookMoment.POST_ACCUMULATE).sort(key=lambda number: sites[number].hook.id)
+        listed = {HookMoment.PRE_HOOK: graph.nodes[node].prehooks, HookMoment.POST_HOOK: graph.nodes[node].hooks}
+        for moment, hook_ids in listed.items():
+            hooks.others[moment] = _sort_as_listed(hooks.at(moment), hook_ids, sites, ends)
     return found
 
 
@@ -170,7 +167,7 @@ def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
     """Whether the engine calls the hook once for the node. ``retain_grad`` returns at once for a leaf."""
     if site.hook.kind is HookKind.RETAIN_GRAD and node.kind is NodeKind.ACCUMULATE_GRAD:
         return False
-    return is_alive(site) and site.hook.kind not in (HookKind.TENSOR, HookKind.MULTI_GRAD)
+    return is_alive(site) and site.hook.kind.moment is not HookMoment.TENSOR_PRE_HOOK
 
 
 def is_alive(site: HookSite) -> bool:

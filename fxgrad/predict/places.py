@@ -6,16 +6,16 @@ Hooks on tensors and nodes are where they were observed. Where a module hook is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
 from fxgrad.graph import BackwardGraph, Hook, HookKind, HookSite, Landing, ModuleCall, Node, NodeKind
+from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.text import escape, format_path
 
 _TOP_LEVEL = 2
 """The length of a path like ("result", 0)."""
-_NODE_KINDS = (HookKind.NODE, HookKind.NODE_PRE)
-_KINDS_ON_LEAVES = (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD, HookKind.MULTI_GRAD, *_NODE_KINDS)
 
 _LEAF_IN_CHECKPOINT = (
     "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
@@ -39,84 +39,12 @@ def find_places(graph: BackwardGraph) -> tuple[HookSite, ...]:
     without a place has one site too: ``call`` and ``node`` are None, ``fires`` is False (None if a reentrant checkpoint
     decides), and ``reason`` says why. What the sites receive, and when, is not predicted here.
     """
-    index = HookIndex(graph)
+    finder = PlaceFinder(graph)
     return tuple(
         site
         for hook in graph.hooks
-        for site in (find_module_sites(index, hook) if hook.kind.is_module else [find_observed_site(index, hook)])
+        for site in (finder.find_module_sites(hook) if hook.kind.is_module else [finder.find_observed_site(hook)])
     )
-
-
-class HookIndex:
-    """A graph, with its calls and nodes by the hooks that they carry."""
-
-    def __init__(self, graph: BackwardGraph) -> None:
-        self.graph = graph
-
-    @cached_property
-    def calls_by_hook(self) -> dict[int, list[ModuleCall]]:
-        """The calls that captured each hook, in the order of their start."""
-        found: dict[int, list[ModuleCall]] = {}
-        for call in self.graph.calls:
-            for hook in dict.fromkeys(call.hooks):
-                found.setdefault(hook, []).append(call)
-        return found
-
-    @cached_property
-    def calls_by_path(self) -> dict[str, list[ModuleCall]]:
-        """The calls of each module."""
-        found: dict[str, list[ModuleCall]] = {}
-        for call in self.graph.calls:
-            found.setdefault(call.path, []).append(call)
-        return found
-
-    @cached_property
-    def nodes_by_hook(self) -> dict[int, list[Node]]:
-        """The nodes whose post-hooks list each hook, once for each time that they do."""
-        found: dict[int, list[Node]] = {}
-        for node in self.graph.nodes:
-            for hook in node.hooks:
-                found.setdefault(hook, []).append(node)
-        return found
-
-    def calls_of_owner(self, hook: Hook) -> list[ModuleCall]:
-        """The calls of the module that the hook is registered on."""
-        module = self.graph.modules_by_path.get(hook.owner)
-        return self.calls_by_path.get(module.path if module else hook.owner, [])
-
-    @cached_property
-    def nested_elsewhere(self) -> str | None:
-        """What may reach, in a backward of its own, what the roots do not lead to; None if nothing does.
-
-        A Function's own code may have kept any tensor; a checkpoint reaches what its function uses of the graph around.
-        """
-        for node in self.graph.nesting:
-            if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
-                return f"{escape(node.label)} may start a backward of its own, which may come there"
-        return None
-
-    @cached_property
-    def unseen_calls(self) -> str | None:
-        """What may call modules again in backward without a sign of it in forward's calls; None if nothing does.
-
-        Forward's calls show nothing if no call was recorded, or if a custom Function calls no module before backward.
-        """
-        if self.graph.info.calls_reason is not None:
-            node = next(iter(self.graph.nesting), None)
-            return (
-                None
-                if node is None
-                else f"{escape(node.label)} may run modules again, whose hooks then attach and fire"
-            )
-        if any(call.checkpointed == "function" for call in self.graph.calls):
-            return None
-        return self.may_run_anything
-
-    @cached_property
-    def may_run_anything(self) -> str | None:
-        """What may call modules during backward that forward never called; None if nothing does."""
-        node = next((node for node in self.graph.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
-        return None if node is None else f"only the backward of {escape(node.label)} knows whether it calls it"
 
 
 def make_site_on_node(hook: Hook, *, call: str | None, node: int, slot: int | None, reason: str) -> HookSite:
@@ -134,24 +62,255 @@ def make_undecided_site(hook: Hook, reason: str, *, call: str | None = None) -> 
     return HookSite(hook, call, None, None, (), (), fires=None, times=None, order=None, reason=reason)
 
 
-# Hooks on tensors and nodes
+class PlaceFinder:
+    """Finds the places of the hooks of one graph."""
 
+    def __init__(self, graph: BackwardGraph) -> None:
+        self._graph = graph
 
-def find_observed_site(index: HookIndex, hook: Hook) -> HookSite:
-    """Find the one site of a hook on a tensor, on several tensors or on a node."""
-    if hook.kind is HookKind.MULTI_GRAD:
-        return _find_multi_grad_site(index, hook)
-    if hook.observed is None:
-        return _explain_unobserved(index, hook)
-    node, slot = hook.observed
-    record = index.graph.nodes[node]
-    if hook.kind in _NODE_KINDS:
-        return make_site_on_node(
-            hook, call=None, node=node, slot=None, reason=f"it was registered on {escape(record.label)} itself"
+    # Hooks on tensors and nodes
+
+    def find_observed_site(self, hook: Hook) -> HookSite:
+        """Find the one site of a hook on a tensor, on several tensors or on a node."""
+        if hook.kind is HookKind.MULTI_GRAD:
+            return self._find_multi_grad_site(hook)
+        if hook.observed is None:
+            return self._make_unobserved_site(hook)
+        node, slot = hook.observed
+        record = self._graph.nodes[node]
+        if hook.kind.owner is HookOwner.NODE:
+            return make_site_on_node(
+                hook, call=None, node=node, slot=None, reason=f"it was registered on {escape(record.label)} itself"
+            )
+        reason = _explain_tensor_place(record, slot or 0)
+        slot = None if hook.kind is HookKind.POST_ACCUMULATE_GRAD else slot or 0
+        return make_site_on_node(hook, call=None, node=node, slot=slot, reason=reason)
+
+    def _find_multi_grad_site(self, hook: Hook) -> HookSite:
+        places = [(node, slot) for node, slot in hook.target_slots if node is not None]
+        if hook.active and hook.more_targets is not None:
+            return make_undecided_site(hook, hook.more_targets)
+        if not places:
+            return self._make_unobserved_site(hook)
+        node, slot = places[0]
+        first = "with the first gradient that arrives"
+        waits = first if hook.mode == "any" else "once the gradients of all have arrived"
+        several = f"in the graph: {len(places)} of its {len(hook.target_slots)} tensors"
+        return make_site_on_node(hook, call=None, node=node, slot=slot, reason=f"{several}; it is called {waits}")
+
+    def _make_unobserved_site(self, hook: Hook) -> HookSite:
+        if not hook.active:
+            return make_silent_site(hook, "its handle was removed")
+        if self._graph.nesting and self._may_be_on_leaf(hook):
+            in_checkpoint = self._graph.nests_in_checkpoints
+            return make_undecided_site(hook, _LEAF_IN_CHECKPOINT if in_checkpoint else _LEAF_IN_FUNCTION)
+        reason = hook.unplaced or "it is on nothing that the roots depend on"
+        if self._reaches_elsewhere is not None:
+            return make_undecided_site(hook, f"{reason}; {self._reaches_elsewhere}")
+        return make_silent_site(hook, reason)
+
+    def _may_be_on_leaf(self, hook: Hook) -> bool:
+        """Whether the hook may be on a leaf that requires grad: what is known of its owners does not say otherwise."""
+        variables = self._graph.variables_by_name
+        owners = [variables.get(name) for name in hook.targets or (hook.owner,)]
+        may_be = any(owner is None or (owner.is_leaf and owner.requires_grad) for owner in owners)
+        return may_be and hook.kind is not HookKind.RETAIN_GRAD
+
+    # Module hooks
+
+    def find_module_sites(self, hook: Hook) -> Iterator[HookSite]:
+        """Find one site for each call that captured the hook, recorded or not; one with the reason if none did."""
+        calls = self._graph.calls_by_hook.get(hook.id, ())
+        at_calls = [site for call in calls for site in self._find_sites_at_call(hook, call)]
+        nodes = self._find_earlier_nodes(hook, Counter(site.node for site in at_calls))
+        yield from at_calls
+        for node in nodes:
+            yield make_site_on_node(hook, call=None, node=node.id, slot=None, reason=self._explain_found(node))
+        unseen = self._calls_unseen_modules if hook.active else None
+        if unseen is not None:
+            yield make_undecided_site(
+                hook, unseen if at_calls or nodes else f"{self._explain_uncaptured(hook)}, and {unseen}"
+            )
+        elif not at_calls and not nodes:
+            yield self._make_uncaptured_site(hook)
+
+    def _find_earlier_nodes(self, hook: Hook, known: Counter[int | None]) -> list[Node]:
+        """Find nodes that carry the hook from calls that were not recorded; `known` counts those of recorded calls."""
+        found = []
+        for node in self._graph.nodes_by_hook.get(hook.id, ()):
+            if known[node.id]:
+                known[node.id] -= 1
+            elif hook.kind.is_legacy or node.id in self._graph.unrecorded_calls_by_node:
+                found.append(node)
+        return found
+
+    def _explain_found(self, node: Node) -> str:
+        call = self._graph.unrecorded_calls_by_node.get(node.id)
+        if call is None:
+            return f"it was found on {escape(node.label)}"
+        side = "the inputs" if node.id == call.input_hook_node else "the outputs"
+        return f"it was found on the node that PyTorch put on {side} of {escape(call.path) or 'the model'}"
+
+    def _make_uncaptured_site(self, hook: Hook) -> HookSite:
+        reason = self._explain_uncaptured(hook)
+        if hook.active and self._calls_any_module is not None and not self._calls_of_owner(hook):
+            return make_undecided_site(hook, f"{reason}, and {self._calls_any_module}")
+        return make_silent_site(hook, reason)
+
+    def _explain_uncaptured(self, hook: Hook) -> str:
+        """Why no call captured the hook."""
+        if self._graph.info.calls_reason is not None:
+            return f"it was found on no node; {self._graph.info.calls_reason}"
+        calls = len(self._graph.calls if hook.kind.is_global else self._calls_of_owner(hook))
+        if not calls:
+            return "no module was called" if hook.kind.is_global else self._explain_not_called(hook)
+        unflagged = self._explain_unflagged(hook)
+        if unflagged is not None:
+            return unflagged
+        took = "the module's call did not take" if calls == 1 else f"none of the {calls:,} calls took"
+        removed = "" if hook.active else ", and its handle was removed since"
+        return f"{took} it along: a call takes what is registered when it starts{removed}"
+
+    def _explain_unflagged(self, hook: Hook) -> str | None:
+        """Why no call captures a registered hook: the flag that says which kind a table of hooks holds says nothing."""
+        if hook.kind.is_full_pre or not hook.active:
+            return None
+        if hook.kind.is_global:
+            known, flag = self._graph.info.global_backward_sticky, "_global_is_full_backward_hook"
+            return (
+                None if known is not None else f"{flag} is None, and calls take neither full nor non-full hooks along"
+            )
+        module = self._graph.modules_by_path.get(hook.owner)
+        if module is None or module.full_backward_sticky is not None:
+            return None
+        if module.wraps is None:
+            return "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along"
+        inside = escape(module.wraps)
+        return (
+            f"torch.compile returned this module, and registering on it sets the flag of {inside}, the module inside, that "
+            "tells which kind of hooks it has; of its own hooks no call takes any along"
         )
-    reason = _explain_tensor_place(record, slot or 0)
-    slot = None if hook.kind is HookKind.POST_ACCUMULATE_GRAD else slot or 0
-    return make_site_on_node(hook, call=None, node=node, slot=slot, reason=reason)
+
+    def _explain_not_called(self, hook: Hook) -> str:
+        module = self._graph.modules_by_path.get(hook.owner)
+        named = self._graph.variables_by_name
+        variables = [named[name] for name in (module.parameters if module else ()) if name in named]
+        used = any(variable.node is not None for variable in variables)
+        return f"the module was never called{', though backward reaches its parameters' if used else ''}"
+
+    def _calls_of_owner(self, hook: Hook) -> tuple[ModuleCall, ...]:
+        module = self._graph.modules_by_path.get(hook.owner)
+        return self._graph.calls_by_path.get(module.path if module else hook.owner, ())
+
+    def _find_sites_at_call(self, hook: Hook, call: ModuleCall) -> Iterator[HookSite]:
+        site = self._find_site_at_call(hook, call)
+        if call.checkpointed == "function" or (call.checkpointed == "reentrant" and not call.grad_enabled):
+            if site.node is not None:  # a tensor of the graph around has passed through
+                yield site
+            yield self._make_site_in_rerun(hook, call)
+        else:
+            yield site
+
+    def _find_site_at_call(self, hook: Hook, call: ModuleCall) -> HookSite:
+        if not call.completed:
+            return make_silent_site(hook, "the call raised before its hooks were attached", call=call.id)
+        if hook.kind.is_legacy:
+            return self._find_non_full_site(hook, call)
+        return self._find_full_site(hook, call)
+
+    def _make_site_in_rerun(self, hook: Hook, call: ModuleCall) -> HookSite:
+        """The site of a call that backward runs again, in a reentrant checkpoint or in a custom Function."""
+        is_checkpoint = call.checkpointed == "reentrant"
+        if not self._graph.nesting:
+            around = "a reentrant checkpoint" if is_checkpoint else "a custom Function"
+            reason = f"it ran in {around} that no root depends on, or that got no tensor that requires grad"
+            return make_silent_site(hook, reason, call=call.id)
+        return make_undecided_site(
+            hook, _RUN_AGAIN_BY_CHECKPOINT if is_checkpoint else _RUN_AGAIN_BY_FUNCTION, call=call.id
+        )
+
+    def _make_unreached_site(self, hook: Hook, call: ModuleCall, reason: str) -> HookSite:
+        """A site on a node that the roots do not lead to, but something else may."""
+        elsewhere = self._reaches_elsewhere
+        if elsewhere is None:
+            return make_silent_site(hook, reason, call=call.id)
+        return make_undecided_site(hook, f"{reason}; {elsewhere}", call=call.id)
+
+    def _find_non_full_site(self, hook: Hook, call: ModuleCall) -> HookSite:
+        tensor = call.legacy_tensor
+        if tensor is None:
+            return make_silent_site(hook, call.legacy_reason or "there is no tensor in the result", call=call.id)
+        where = format_path(tensor.path)
+        if not tensor.requires_grad:
+            disabled = "" if call.grad_enabled else " (gradients are disabled)"
+            return make_silent_site(hook, f"{where} requires no grad{disabled}, so it has no grad_fn", call=call.id)
+        if tensor.is_leaf:
+            return make_silent_site(hook, f"{where} is a leaf, which has no grad_fn", call=call.id)
+        if tensor.node is None:
+            grad_fn = escape(tensor.node_name or "the grad_fn")
+            reason = f"it is on {grad_fn}, the grad_fn of {where}: no root depends on it"
+            return self._make_unreached_site(hook, call, reason)
+        type_name = escape(call.type_name)
+        is_only = len(call.outputs) == 1
+        result = f"what {type_name} returns" if is_only else f"the first tensor {type_name} returns, {where}"
+        return make_site_on_node(hook, call=call.id, node=tensor.node, slot=None, reason=f"the grad_fn of {result}")
+
+    def _find_full_site(self, hook: Hook, call: ModuleCall) -> HookSite:
+        setup = call.full_hook
+        if setup is None:
+            return make_silent_site(hook, "PyTorch set up no hook for this call", call=call.id)
+        if setup.output_positions is None:
+            waits = "it waits for the gradients of the results, and " if hook.kind.is_full else ""
+            return make_silent_site(hook, f"{waits}{_explain_no_output(call)}", call=call.id)
+        if hook.kind.is_full and setup.input_positions is not None:
+            return self._find_input_site(hook, call)
+        return self._find_output_site(hook, call)
+
+    def _find_input_site(self, hook: Hook, call: ModuleCall) -> HookSite:
+        where = "the node that PyTorch put on the module's inputs"
+        if call.input_hook_node is None:
+            return self._make_unreached_site(hook, call, f"it is on {where}, and no root depends on that node")
+        return make_site_on_node(hook, call=call.id, node=call.input_hook_node, slot=None, reason=where)
+
+    def _find_output_site(self, hook: Hook, call: ModuleCall) -> HookSite:
+        why = "" if hook.kind.is_full_pre else ", as no positional input requires grad"
+        where = f"the node that PyTorch put on the module's outputs{why}"
+        if call.output_hook_node is None:
+            return self._make_unreached_site(hook, call, f"it is on {where}, and no root depends on that node")
+        return make_site_on_node(hook, call=call.id, node=call.output_hook_node, slot=None, reason=where)
+
+    # What a backward that starts inside this one may do
+
+    @cached_property
+    def _reaches_elsewhere(self) -> str | None:
+        """What may reach nodes that the roots do not lead to; None if nothing does.
+
+        The code of a Function may have kept any tensor; a checkpoint reaches what its function uses of the graph around.
+        """
+        for node in self._graph.nesting:
+            if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
+                return f"{escape(node.label)} may start a backward of its own, which may come there"
+        return None
+
+    @cached_property
+    def _calls_unseen_modules(self) -> str | None:
+        """What may call modules again although the recorded calls do not show it; None if nothing does.
+
+        They do not show it if no call was recorded, or if a custom Function called no module in forward.
+        """
+        if self._graph.info.calls_reason is not None:
+            if not self._graph.nesting:
+                return None
+            return f"{escape(self._graph.nesting[0].label)} may run modules again, whose hooks then attach and fire"
+        if any(call.checkpointed == "function" for call in self._graph.calls):
+            return None
+        return self._calls_any_module
+
+    @cached_property
+    def _calls_any_module(self) -> str | None:
+        """What may call modules that forward never called; None if nothing does."""
+        node = next((node for node in self._graph.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
+        return None if node is None else f"only the backward of {escape(node.label)} knows whether it calls it"
 
 
 def _explain_tensor_place(node: Node, slot: int) -> str:
@@ -162,186 +321,15 @@ def _explain_tensor_place(node: Node, slot: int) -> str:
     return f"the tensor's gradient goes into {escape(node.label)}, slot {slot}"
 
 
-def _find_multi_grad_site(index: HookIndex, hook: Hook) -> HookSite:
-    places = [(node, slot) for node, slot in hook.target_slots if node is not None]
-    if hook.active and hook.more_targets is not None:
-        return make_undecided_site(hook, hook.more_targets)
-    if not places:
-        return _explain_unobserved(index, hook)
-    node, slot = places[0]
-    first = "with the first gradient that arrives"
-    waits = first if hook.mode == "any" else "once the gradients of all have arrived"
-    several = f"in the graph: {len(places)} of its {len(hook.target_slots)} tensors"
-    return make_site_on_node(hook, call=None, node=node, slot=slot, reason=f"{several}; it is called {waits}")
-
-
-def _explain_unobserved(index: HookIndex, hook: Hook) -> HookSite:
-    if not hook.active:
-        return make_silent_site(hook, "its handle was removed")
-    if index.graph.nesting and _may_be_on_leaf(index, hook):
-        in_checkpoint = index.graph.nests_in_checkpoints
-        return make_undecided_site(hook, _LEAF_IN_CHECKPOINT if in_checkpoint else _LEAF_IN_FUNCTION)
-    reason = hook.unplaced or "it is on nothing that the roots depend on"
-    if index.nested_elsewhere is not None:
-        return make_undecided_site(hook, f"{reason}; {index.nested_elsewhere}")
-    return make_silent_site(hook, reason)
-
-
-def _may_be_on_leaf(index: HookIndex, hook: Hook) -> bool:
-    """Whether the hook may be on a leaf that requires grad: what is known of its owners does not say otherwise."""
-    variables = index.graph.variables_by_name
-    owners = [variables.get(name) for name in hook.targets or (hook.owner,)]
-    may_be = any(owner is None or (owner.is_leaf and owner.requires_grad) for owner in owners)
-    return may_be and hook.kind in _KINDS_ON_LEAVES
-
-
-# Module hooks
-
-
-def find_module_sites(index: HookIndex, hook: Hook) -> Iterator[HookSite]:
-    """Find one site for each call that captured the hook, recorded or not; one with the reason if none did."""
-    calls = index.calls_by_hook.get(hook.id, [])
-    at_calls = [site for call in calls for site in _find_sites_at_call(index, hook, call)]
-    nodes = _find_earlier_nodes(index, hook, [site.node for site in at_calls])
-    yield from at_calls
-    for node in nodes:
-        yield make_site_on_node(hook, call=None, node=node.id, slot=None, reason=_explain_found(index, node))
-    unseen = index.unseen_calls if hook.active else None
-    if unseen is not None:
-        yield make_undecided_site(
-            hook, unseen if at_calls or nodes else f"{_explain_uncaptured(index, hook)}, and {unseen}"
-        )
-    elif not at_calls and not nodes:
-        yield _explain_without_call(index, hook)
-
-
-def _find_earlier_nodes(index: HookIndex, hook: Hook, known: list[int | None]) -> list[Node]:
-    """The nodes that carry the hook from calls that were not recorded; `known` are those of recorded calls."""
-    found = []
-    for node in index.nodes_by_hook.get(hook.id, []):
-        if node.id in known:
-            known.remove(node.id)
-        elif hook.kind.is_legacy or node.id in index.graph.unrecorded_calls_by_node:
-            found.append(node)
-    return found
-
-
-def _explain_found(index: HookIndex, node: Node) -> str:
-    call = index.graph.unrecorded_calls_by_node.get(node.id)
-    if call is None:
-        return f"it was found on {escape(node.label)}"
-    side = "the inputs" if node.id == call.input_hook_node else "the outputs"
-    return f"it was found on the node that PyTorch put on {side} of {escape(call.path) or 'the model'}"
-
-
-def _explain_without_call(index: HookIndex, hook: Hook) -> HookSite:
-    reason = _explain_uncaptured(index, hook)
-    if hook.active and index.may_run_anything is not None and not index.calls_of_owner(hook):
-        return make_undecided_site(hook, f"{reason}, and {index.may_run_anything}")
-    return make_silent_site(hook, reason)
-
-
-def _explain_uncaptured(index: HookIndex, hook: Hook) -> str:
-    """Why no call captured the hook."""
-    if index.graph.info.calls_reason is not None:
-        return f"it was found on no node; {index.graph.info.calls_reason}"
-    calls = len(index.graph.calls if hook.kind.is_global else index.calls_of_owner(hook))
-    if not calls:
-        return "no module was called" if hook.kind.is_global else _explain_not_called(index, hook)
-    unflagged = _explain_unflagged(index, hook)
-    if unflagged is not None:
-        return unflagged
-    took = "the module's call did not take" if calls == 1 else f"none of the {calls:,} calls took"
-    removed = "" if hook.active else ", and its handle was removed since"
-    return f"{took} it along: a call takes what is registered when it starts{removed}"
-
-
-def _explain_unflagged(index: HookIndex, hook: Hook) -> str | None:
-    """Why no call captures a registered hook: the flag that says which kind a table of hooks holds says nothing."""
-    if hook.kind.is_full_pre or not hook.active:
-        return None
-    if hook.kind.is_global:
-        known, flag = index.graph.info.global_backward_sticky, "_global_is_full_backward_hook"
-        return None if known is not None else f"{flag} is None, and calls take neither full nor non-full hooks along"
-    module = index.graph.modules_by_path.get(hook.owner)
-    if module is None or module.full_backward_sticky is not None:
-        return None
-    if module.wraps is None:
-        return "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along"
-    inside = escape(module.wraps)
-    return (
-        f"torch.compile returned this module, and registering on it sets the flag of {inside}, the module inside, that "
-        "tells which kind of hooks it has; of its own hooks no call takes any along"
-    )
-
-
-def _explain_not_called(index: HookIndex, hook: Hook) -> str:
-    module = index.graph.modules_by_path.get(hook.owner)
-    named = index.graph.variables_by_name
-    variables = [named[name] for name in (module.parameters if module else ()) if name in named]
-    used = any(variable.node is not None for variable in variables)
-    return f"the module was never called{', though backward reaches its parameters' if used else ''}"
-
-
-def _find_sites_at_call(index: HookIndex, hook: Hook, call: ModuleCall) -> Iterator[HookSite]:
-    site = _find_site_at_call(index, hook, call)
-    if call.checkpointed == "function" or (call.checkpointed == "reentrant" and not call.grad_enabled):
-        if site.node is not None:  # a tensor of the graph around has passed through
-            yield site
-        yield _find_site_in_rerun(index, hook, call)
-    else:
-        yield site
-
-
-def _find_site_at_call(index: HookIndex, hook: Hook, call: ModuleCall) -> HookSite:
-    if not call.completed:
-        return make_silent_site(hook, "the call raised before its hooks were attached", call=call.id)
-    if hook.kind.is_legacy:
-        return _find_non_full_site(index, hook, call)
-    return _find_full_site(index, hook, call)
-
-
-def _find_site_in_rerun(index: HookIndex, hook: Hook, call: ModuleCall) -> HookSite:
-    """The site of a call that backward runs again, in a reentrant checkpoint or in a custom Function."""
-    is_checkpoint = call.checkpointed == "reentrant"
-    if not index.graph.nesting:
-        around = "a reentrant checkpoint" if is_checkpoint else "a custom Function"
-        reason = f"it ran in {around} that no root depends on, or that got no tensor that requires grad"
-        return make_silent_site(hook, reason, call=call.id)
-    return make_undecided_site(
-        hook, _RUN_AGAIN_BY_CHECKPOINT if is_checkpoint else _RUN_AGAIN_BY_FUNCTION, call=call.id
-    )
-
-
-def _place_unreached(index: HookIndex, hook: Hook, call: ModuleCall, reason: str) -> HookSite:
-    """A site on a node that the roots do not lead to, but something else may."""
-    elsewhere = index.nested_elsewhere
-    if elsewhere is None:
-        return make_silent_site(hook, reason, call=call.id)
-    return make_undecided_site(hook, f"{reason}; {elsewhere}", call=call.id)
-
-
-# Non-full module hooks
-
-
-def _find_non_full_site(index: HookIndex, hook: Hook, call: ModuleCall) -> HookSite:
-    tensor = call.legacy_tensor
-    if tensor is None:
-        return make_silent_site(hook, call.legacy_reason or "there is no tensor in the result", call=call.id)
-    where = format_path(tensor.path)
-    if not tensor.requires_grad:
-        disabled = "" if call.grad_enabled else " (gradients are disabled)"
-        return make_silent_site(hook, f"{where} requires no grad{disabled}, so it has no grad_fn", call=call.id)
-    if tensor.is_leaf:
-        return make_silent_site(hook, f"{where} is a leaf, which has no grad_fn", call=call.id)
-    if tensor.node is None:
-        grad_fn = escape(tensor.node_name or "the grad_fn")
-        reason = f"it is on {grad_fn}, the grad_fn of {where}: no root depends on it"
-        return _place_unreached(index, hook, call, reason)
-    type_name = escape(call.type_name)
-    is_only = len(call.outputs) == 1
-    result = f"what {type_name} returns" if is_only else f"the first tensor {type_name} returns, {where}"
-    return make_site_on_node(hook, call=call.id, node=tensor.node, slot=None, reason=f"the grad_fn of {result}")
+def _explain_no_output(call: ModuleCall) -> str:
+    if not call.grad_enabled:
+        return "gradients are disabled"
+    grads = [ref.path for ref in call.outputs if ref.requires_grad]
+    if not grads:
+        return "no tensor in the result requires grad"
+    if all(len(path) > _TOP_LEVEL for path in grads):
+        return "the tensors in the result that require grad are nested: only those at its top level are hooked"
+    return f"the result is a {escape(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
 
 
 def find_landings(graph: BackwardGraph) -> tuple[Landing, ...]:
@@ -357,44 +345,3 @@ def _find_landing(graph: BackwardGraph, call: ModuleCall) -> Iterator[Landing]:
     if call.completed and first is not None and first.node is not None and not first.is_leaf:
         node = graph.nodes[first.node]
         yield Landing(call.id, node.name, len(node.edges), len(node.grad_outputs))
-
-
-# Full module hooks
-
-
-def _find_full_site(index: HookIndex, hook: Hook, call: ModuleCall) -> HookSite:
-    setup = call.full_hook
-    if setup is None:
-        return make_silent_site(hook, "PyTorch set up no hook for this call", call=call.id)
-    if setup.output_positions is None:
-        waits = "it waits for the gradients of the results, and " if hook.kind.is_full else ""
-        return make_silent_site(hook, f"{waits}{_explain_no_output(call)}", call=call.id)
-    if hook.kind.is_full and setup.input_positions is not None:
-        return _find_input_site(index, hook, call)
-    return _find_output_site(index, hook, call)
-
-
-def _explain_no_output(call: ModuleCall) -> str:
-    if not call.grad_enabled:
-        return "gradients are disabled"
-    grads = [ref.path for ref in call.outputs if ref.requires_grad]
-    if not grads:
-        return "no tensor in the result requires grad"
-    if all(len(path) > _TOP_LEVEL for path in grads):
-        return "the tensors in the result that require grad are nested: only those at its top level are hooked"
-    return f"the result is a {escape(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
-
-
-def _find_input_site(index: HookIndex, hook: Hook, call: ModuleCall) -> HookSite:
-    where = "the node that PyTorch put on the module's inputs"
-    if call.input_hook_node is None:
-        return _place_unreached(index, hook, call, f"it is on {where}, and no root depends on that node")
-    return make_site_on_node(hook, call=call.id, node=call.input_hook_node, slot=None, reason=where)
-
-
-def _find_output_site(index: HookIndex, hook: Hook, call: ModuleCall) -> HookSite:
-    why = "" if hook.kind.is_full_pre else ", as no positional input requires grad"
-    where = f"the node that PyTorch put on the module's outputs{why}"
-    if call.output_hook_node is None:
-        return _place_unreached(index, hook, call, f"it is on {where}, and no root depends on that node")
-    return make_site_on_node(hook, call=call.id, node=call.output_hook_node, slot=None, reason=where)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fxgrad.graph import BackwardGraph, Hook, HookKind, HookSite, Node, NodeKind
+from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.graph.text import escape, join_words, pluralize
 from fxgrad.predict.formulas import DECIDES_ALONE, NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
 
 _MOST_LABELS = 3
 _UNUSED = "no root depends on it"
-_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.MULTI_GRAD)
-_ONCE_BEFORE_EXECUTION = (HookKind.TENSOR, HookKind.RETAIN_GRAD, HookKind.NODE_PRE)
 
 
 # Entries
@@ -30,7 +29,7 @@ def _explain_arrival(simulation: Simulation, node: Node, slot: int) -> str:
 
 
 def _explain_no_arrival(simulation: Simulation, node: Node, slot: int) -> str:
-    users = simulation.users.get((node.id, slot), ())
+    users = simulation.graph.users_of_slots.get((node.id, slot), ())
     if not users:
         return _UNUSED
     executed = [user for user in users if simulation.runs(user)]
@@ -64,8 +63,6 @@ def _explain_formula(simulation: Simulation, node: Node, index: int) -> str | No
 
 
 def _explain_absence(simulation: Simulation, node: Node, index: int) -> str:
-    if not simulation.runs(node.id):
-        return "backward does not execute this node"
     if simulation.grad_inputs[node.id][index] == UNKNOWN:
         return _explain_unknown_arrival(simulation, node)
     if node.kind is NodeKind.BACKWARD_HOOK:
@@ -126,7 +123,7 @@ def _explain_multi_grad(simulation: Simulation, hook: Hook) -> str:
 
 def _would_be_called(simulation: Simulation, site: HookSite, node: int) -> bool:
     """Whether the engine would call the hook if no hook raised before."""
-    if site.hook.kind in _BEFORE_EXECUTION:
+    if site.hook.kind.moment <= HookMoment.RETAIN_GRAD:
         return node in simulation.ranks
     return simulation.runs(node) and not simulation.is_held_back(site)
 
@@ -195,7 +192,7 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
 
 def _precedes_every_execution(simulation: Simulation, site: HookSite) -> bool:
     """Whether the hook is certainly called once, before the first node is executed."""
-    is_early = site.hook.kind in _ONCE_BEFORE_EXECUTION or site.hook.mode == "any"
+    is_early = site.hook.kind.moment <= HookMoment.PRE_HOOK and site.hook.mode != "all"
     return is_early and simulation.schedule.order[0] == site.node
 
 

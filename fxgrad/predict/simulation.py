@@ -63,16 +63,6 @@ class Simulation:
         """Whether backward executes the node to its end, so that hooks after it are called."""
         return bool(self.schedule.runs[node]) and node != self.schedule.raises_at
 
-    @cached_property
-    def users(self) -> dict[tuple[int, int], tuple[int, ...]]:
-        """The nodes with an edge to each (node, slot)."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for node in self.graph.nodes:
-            for edge in node.edges:
-                if edge.next_node is not None:
-                    found.setdefault((edge.next_node, edge.input_nr), []).append(node.id)
-        return {place: tuple(dict.fromkeys(nodes)) for place, nodes in found.items()}
-
     # Full hooks
 
     def module_call(self, site: HookSite) -> ModuleCall | UnrecordedCall | None:
@@ -138,13 +128,9 @@ class Simulation:
     @cached_property
     def _entered(self) -> frozenset[int]:
         """What those may reach besides leaves: the nodes where they enter, and all nodes behind."""
-        found = {entry for node in self.nesting for entry, _ in _entries(node) if entry is not None}
-        waiting = list(found)
-        while waiting:
-            after = {edge.next_node for edge in self.graph.nodes[waiting.pop()].edges if edge.next_node is not None}
-            waiting.extend(after - found)
-            found |= after
-        return frozenset(found)
+        return self.graph.nodes_behind(
+            entry for node in self.nesting for entry, _ in _entries(node) if entry is not None
+        )
 
     def is_shared(self, node: int) -> bool:
         """Whether a backward that starts inside this one may call the hooks at a node, too."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookSite
+from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.predict.entries import (
     FullHookCall,
     NodeView,
@@ -83,22 +84,22 @@ def _mark_shared(simulation: Simulation, site: HookSite) -> HookSite:
 
 
 def _list_entries(simulation: Simulation, calls: HookCalls, call: HookCall, site: HookSite) -> _Entries:
-    kind = site.hook.kind
-    if kind is HookKind.MULTI_GRAD and site.hook.more_targets is None:
+    gets = site.hook.kind.arguments
+    if gets is HookArguments.GRADIENTS and site.hook.more_targets is None:
         counter = calls.counters[call.site]
         if site.node is None:
             return (), counter.list_undecided_entries(explain_nesting(simulation))
         return (), counter.list_entries(call.nth)
-    if site.node is None or kind is HookKind.POST_ACCUMULATE_GRAD:
+    if site.node is None or gets is HookArguments.LEAF:
         return (), ()
     view = NodeView(simulation, simulation.graph.nodes[site.node], site.call)
-    if kind in (HookKind.TENSOR, HookKind.RETAIN_GRAD):
+    if gets is HookArguments.GRADIENT:
         return (), (make_grad_output(view, site.slot or 0),)
-    if kind is HookKind.NODE_PRE:
+    if gets is HookArguments.NODE_GRAD_OUTPUT:
         return (), list_grad_outputs(view)
-    if kind.is_full or kind.is_full_pre:
-        return _list_full_hook_entries(simulation, site)
-    return list_grad_inputs(view), list_grad_outputs(view)
+    if gets is HookArguments.NODE_GRADIENTS:
+        return list_grad_inputs(view), list_grad_outputs(view)
+    return _list_full_hook_entries(simulation, site)
 
 
 def _list_full_hook_entries(simulation: Simulation, site: HookSite) -> _Entries:

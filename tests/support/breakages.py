@@ -94,9 +94,9 @@ BREAKAGES = {
         "times",
     ),
     "no hook is left undecided by a checkpoint": (
-        places,
-        "_find_site_in_rerun",
-        lambda right: lambda index, hook, call: places.make_silent_site(hook, "", call=call.id),
+        places.PlaceFinder,
+        "_make_site_in_rerun",
+        lambda right: lambda self, hook, call: places.make_silent_site(hook, "", call=call.id),
         "a_reentrant_checkpoint",
         "times",
     ),
@@ -270,25 +270,31 @@ BREAKAGES = {
         "length node shape",
     ),
     "a full hook sits on the outputs": (
-        places,
+        places.PlaceFinder,
         "_find_input_site",
-        lambda right: places._find_output_site,
+        lambda right: places.PlaceFinder._find_output_site,
         "full_hooks_on_modules",
         "node",
     ),
-    "the other slot": (places, "find_observed_site", other_slot, "slots_of_different_shapes", "fires shape"),
+    "the other slot": (
+        places.PlaceFinder,
+        "find_observed_site",
+        other_slot,
+        "slots_of_different_shapes",
+        "fires shape",
+    ),
     "only the first call took a hook along": (
-        places,
+        places.PlaceFinder,
         "find_module_sites",
         first_call_only,
         "one_module_called_twice",
         "times",
     ),
     "a dict is hooked": (
-        places,
+        places.PlaceFinder,
         "_find_full_site",
         lambda right: (
-            lambda index, hook, call: places.make_site_on_node(hook, call=call.id, node=0, slot=None, reason="")
+            lambda self, hook, call: places.make_site_on_node(hook, call=call.id, node=0, slot=None, reason="")
         ),
         "results_that_are_not_hooked",
         "fires",

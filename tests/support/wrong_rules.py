@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from fxgrad.graph import TensorMeta
+from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.predict import engine, formulas
 
 INPUT_SIDE, OUTPUT_SIDE = formulas.INPUT_SIDE, formulas.OUTPUT_SIDE
@@ -94,8 +95,8 @@ def nothing_decides_alone(right):
 def prehooks_last(right):
     def at(self, node):
         called = list(right(self, node))
-        place = self._hooks_at.get(node)
-        early = [] if place is None else place.prehooks
+        hooks = self._hooks_at.get(node)
+        early = [] if hooks is None else hooks.at(HookMoment.PRE_HOOK)
         return iter([*(number for number in called if number not in early), *early])
 
     return at
@@ -104,8 +105,8 @@ def prehooks_last(right):
 def post_accumulate_last(right):
     def at(self, node):
         called = list(right(self, node))
-        place = self._hooks_at.get(node)
-        early = [] if place is None else place.post_accumulate
+        hooks = self._hooks_at.get(node)
+        early = [] if hooks is None else hooks.at(HookMoment.POST_ACCUMULATE)
         return iter([*(number for number in called if number not in early), *early])
 
     return at
@@ -114,8 +115,8 @@ def post_accumulate_last(right):
 def tensor_hooks_last(right):
     def at(self, node):
         called = list(right(self, node))
-        place = self._hooks_at.get(node)
-        early = [] if place is None else [hook.site for hook in place.tensor_hooks]
+        hooks = self._hooks_at.get(node)
+        early = [] if hooks is None else [hook.site for hook in hooks.tensor_hooks]
         return iter([*(number for number in called if number not in early), *(n for n in called if n in early)])
 
     return at
@@ -148,11 +149,11 @@ def null_edges_too(right):
 
 
 def first_call_only(right):
-    return lambda index, hook: iter(list(right(index, hook))[:1])
+    return lambda self, hook: iter(list(right(self, hook))[:1])
 
 
 def other_slot(right):
-    return lambda index, hook: replace(right(index, hook), slot=0)
+    return lambda self, hook: replace(right(self, hook), slot=0)
 
 
 def ends_never(right):
