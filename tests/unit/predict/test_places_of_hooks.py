@@ -15,12 +15,15 @@ from fxgrad.graph import (
     NodeKind,
     TensorMeta,
     TensorRef,
+    UnrecordedCall,
     Variable,
 )
 from fxgrad.predict import find_places
 
 META = TensorMeta((3,), "float32", "cpu")
 INFO = GraphInfo(2, "0", "2.13.0", "3", "cpu", False, "the output of forward")
+CAPTURED = replace(INFO, root_rule="outputs", calls_reason="nothing was run")
+FUNCTION = NodeKind.CUSTOM_FUNCTION
 LEGACY, FULL, PRE = HookKind.MODULE_BACKWARD, HookKind.MODULE_FULL_BACKWARD, HookKind.MODULE_FULL_BACKWARD_PRE
 
 
@@ -55,6 +58,15 @@ def hook(kind=LEGACY, number=0, **fields):
     return Hook(number, kind, "" if kind.is_global else "m", "f", **fields)
 
 
+def starter(kind=NodeKind.CHECKPOINT, nested_backward=()):
+    """A node that starts a backward of its own."""
+    return node(0, name="N", kind=kind, nested_backward=nested_backward)
+
+
+def assert_undecided(site, reason):
+    assert (site.node, site.fires, site.times, site.order, site.reason) == (None, None, None, None, reason)
+
+
 def assert_nowhere(site, reason):
     assert (site.node, site.fires, site.times, site.order, site.reason) == (None, False, 0, None, reason)
 
@@ -76,6 +88,7 @@ def test_it_has_one_site_per_call_that_took_it_along():
     ("fields", "reason"),
     [
         ({"legacy_reason": "the result is empty"}, "the result is empty"),
+        ({}, "there is no tensor in the result"),
         ({"legacy_tensor": ref(requires_grad=False)}, "result requires no grad, so it has no grad_fn"),
         (
             {"legacy_tensor": ref(requires_grad=False), "grad_enabled": False},
@@ -125,6 +138,108 @@ def test_a_full_hook_waits_in_vain_where_no_result_is_hooked():
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"grad_enabled": False}, "gradients are disabled"),
+        ({"outputs": (ref("result", requires_grad=False),)}, "no tensor in the result requires grad"),
+        (
+            {"outputs": (ref("result", 0, "h"), ref("result", 1, requires_grad=False))},
+            "the tensors in the result that require grad are nested: only those at its top level are hooked",
+        ),
+        (
+            {"outputs": (ref("result", 0, "h"), ref("result", 1)), "result_type": "list"},
+            "the result is a list: only a tensor, or the tensors of a tuple, are hooked",
+        ),
+    ],
+)
+def test_a_pre_hook_is_nowhere_where_no_result_is_hooked(fields, reason):
+    assert_nowhere(only(find_places(graph(hook(PRE), calls=[full_call((0,), None, **fields)]))), reason)
+
+
+def test_a_call_for_which_pytorch_set_up_no_hook_says_so():
+    assert_nowhere(
+        only(find_places(graph(hook(FULL), calls=[call(hooks=(0,))]))), "PyTorch set up no hook for this call"
+    )
+
+
+RERUN = [
+    (
+        "reentrant",
+        {"grad_enabled": False},
+        "a reentrant checkpoint runs this call again during backward, and its hooks",
+    ),
+    (
+        "function",
+        {},
+        "a custom Function made this call, and the backward of that Function may run it again: its hooks",
+    ),
+]
+
+
+@pytest.mark.parametrize(("checkpointed", "fields", "again"), RERUN)
+def test_a_call_that_backward_runs_again_attaches_its_hooks_then(checkpointed, fields, again):
+    around = call(hooks=(0,), checkpointed=checkpointed, **fields)
+    site = only(find_places(graph(hook(), nodes=[starter()], calls=[around])))
+    assert_undecided(site, f"{again} attach and fire then")
+    assert site.call == "m#1"
+
+
+@pytest.mark.parametrize(
+    ("checkpointed", "around"), [("reentrant", "a reentrant checkpoint"), ("function", "a custom Function")]
+)
+def test_a_call_that_backward_could_run_again_is_not_run_where_nothing_leads_there(checkpointed, around):
+    calls = [call(hooks=(0,), checkpointed=checkpointed, grad_enabled=False)]
+    reason = f"it ran in {around} that no root depends on, or that got no tensor that requires grad"
+    assert_nowhere(only(find_places(graph(hook(), calls=calls))), reason)
+
+
+def test_a_call_in_a_checkpoint_that_hands_on_a_tensor_of_the_graph_around_has_two_sites():
+    tensor = ref(node=1, node_name="MulBackward0")
+    around = call(hooks=(0,), checkpointed="reentrant", grad_enabled=False, legacy_tensor=tensor, outputs=(tensor,))
+    sites = find_places(graph(hook(), nodes=[starter(), node(1)], calls=[around]))
+    assert [(site.node, site.fires) for site in sites] == [(1, None), (None, None)]
+
+
+def test_a_call_in_a_checkpoint_that_is_not_reentrant_has_one_site():
+    tensor = ref(node=1, node_name="MulBackward0")
+    around = call(hooks=(0,), checkpointed="non-reentrant", legacy_tensor=tensor, outputs=(tensor,))
+    assert only(find_places(graph(hook(), nodes=[starter(), node(1)], calls=[around]))).node == 1
+
+
+def test_a_function_that_calls_no_module_in_forward_may_call_any_in_backward():
+    knows = "only the backward of N_0 knows whether it calls it"
+    nodes = [starter(FUNCTION)]
+    assert_undecided(only(find_places(graph(hook(FULL), nodes=nodes))), f"the module was never called, and {knows}")
+    tensor = ref(node=0, node_name="N")
+    placed, unseen = find_places(graph(hook(), nodes=nodes, calls=[call(hooks=(0,), legacy_tensor=tensor)]))
+    assert placed.node == 0
+    assert_undecided(unseen, knows)
+
+
+def test_a_function_that_called_modules_in_forward_may_call_others_that_were_not_called():
+    knows = "only the backward of N_0 knows whether it calls it"
+    other = replace(call(checkpointed="function"), id="other#1", path="other")
+    nodes = [starter(FUNCTION)]
+    assert_undecided(
+        only(find_places(graph(hook(FULL), nodes=nodes, calls=[other]))), f"the module was never called, and {knows}"
+    )
+    taken = "the module's call did not take it along: a call takes what is registered when it starts"
+    assert_nowhere(only(find_places(graph(hook(FULL), nodes=nodes, calls=[call(checkpointed="function")]))), taken)
+    assert_nowhere(
+        only(find_places(graph(hook(FULL, active=False), nodes=nodes, calls=[other]))), "the module was never called"
+    )
+
+
+def test_in_a_capture_modules_may_run_again_in_any_backward_inside():
+    runs = "N_0 may run modules again, whose hooks then attach and fire"
+    sites = find_places(graph(hook(), nodes=[starter(), node(1, hooks=(0,))], info=CAPTURED))
+    assert [site.node for site in sites] == [1, None]
+    assert_undecided(sites[1], runs)
+    nowhere = only(find_places(graph(hook(), nodes=[starter()], info=CAPTURED)))
+    assert_undecided(nowhere, f"it was found on no node; nothing was run, and {runs}")
+
+
 def test_a_hook_whose_node_no_root_reaches_says_so():
     site = only(find_places(graph(hook(PRE), calls=[full_call()])))
     assert_nowhere(site, "it is on the node that PyTorch put on the module's outputs, and no root depends on that node")
@@ -153,7 +268,36 @@ def test_a_module_without_a_flag_has_hooks_that_no_call_takes_along():
 
 def test_a_wrapper_says_which_module_has_the_flag_instead():
     site = only(find_places(graph(hook(FULL), calls=[call()], full_backward_sticky=None, wraps="m._orig_mod")))
-    assert site.reason.startswith("torch.compile returned this module, and registering on it sets the flag of m._orig")
+    assert_nowhere(
+        site,
+        "torch.compile returned this module, and registering on it sets the flag of m._orig_mod, the module inside, that "
+        "tells which kind of hooks it has; of its own hooks no call takes any along",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "kind", "reason"),
+    [
+        (
+            None,
+            HookKind.GLOBAL_BACKWARD,
+            "_global_is_full_backward_hook is None, and calls take neither full nor non-full hooks along",
+        ),
+        (
+            True,
+            HookKind.GLOBAL_BACKWARD,
+            "the module's call did not take it along: a call takes what is registered when it starts",
+        ),
+        (
+            None,
+            HookKind.GLOBAL_FULL_BACKWARD_PRE,
+            "the module's call did not take it along: a call takes what is registered when it starts",
+        ),
+    ],
+)
+def test_global_hooks_without_a_flag_are_taken_along_by_no_call(flag, kind, reason):
+    info = replace(INFO, global_backward_sticky=flag)
+    assert_nowhere(only(find_places(graph(hook(kind), calls=[call()], info=info))), reason)
 
 
 def test_several_calls_that_did_not_take_a_removed_hook_along_say_so():
@@ -170,10 +314,25 @@ def test_a_global_hook_without_any_call_says_so():
 
 
 def test_in_a_capture_a_module_hook_is_where_it_was_found():
-    info = GraphInfo(2, "0", "2.13.0", "3", "cpu", False, "outputs", calls_reason="nothing was run")
-    found = only(find_places(graph(hook(), nodes=[node(0, hooks=(0,))], info=info)))
+    found = only(find_places(graph(hook(), nodes=[node(0, hooks=(0,))], info=CAPTURED)))
     assert (found.node, found.reason) == (0, "it was found on MulBackward0_0")
-    assert_nowhere(only(find_places(graph(hook(), info=info))), "it was found on no node; nothing was run")
+    assert_nowhere(only(find_places(graph(hook(), info=CAPTURED))), "it was found on no node; nothing was run")
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "place"),
+    [("m", 0, "the outputs of m"), ("m", 1, "the inputs of m"), ("", 1, "the inputs of the model")],
+)
+def test_in_a_capture_a_full_hook_is_on_a_node_of_a_call_that_is_over(path, number, place):
+    over = UnrecordedCall(path, FullHookSetup(1, (0,), 1, (0,)), input_hook_node=1, output_hook_node=0)
+    nodes = [replace(each, hooks=(0,)) if each.id == number else each for each in hook_nodes()]
+    site = only(find_places(replace(graph(hook(FULL), nodes=nodes, info=CAPTURED), unrecorded_calls=(over,))))
+    assert (site.node, site.reason) == (number, f"it was found on the node that PyTorch put on {place}")
+
+
+def test_a_full_hook_on_a_node_of_no_known_call_is_not_taken_for_one_that_a_call_put_there():
+    site = only(find_places(graph(hook(FULL), nodes=[node(0, hooks=(0,))], info=CAPTURED)))
+    assert site.node is None
 
 
 def test_a_tensor_hook_is_where_it_was_observed():
@@ -208,17 +367,69 @@ def test_a_multi_grad_hook_is_at_its_first_tensor_in_the_graph():
     assert site.reason == "in the graph: 1 of its 2 tensors; it is called once the gradients of all have arrived"
 
 
+@pytest.mark.parametrize("active", [True, False])
+def test_a_multi_grad_hook_on_tensors_that_are_not_known_is_somewhere(active):
+    several = hook(HookKind.MULTI_GRAD, mode="any", more_targets="it is on tensors that nobody holds", active=active)
+    site = only(find_places(graph(several)))
+    if active:
+        assert_undecided(site, "it is on tensors that nobody holds")
+    else:
+        assert_nowhere(site, "its handle was removed")
+
+
+def test_an_any_hook_is_called_with_the_first_gradient():
+    several = hook(HookKind.MULTI_GRAD, mode="any", targets=("a", "b"), target_slots=((1, 1), (0, 0)))
+    site = only(find_places(graph(several, nodes=[node(0), node(1, slots=2)])))
+    assert (site.node, site.slot) == (1, 1)
+    assert site.reason == "in the graph: 2 of its 2 tensors; it is called with the first gradient that arrives"
+
+
 def test_a_hook_on_a_leaf_may_fire_inside_a_reentrant_checkpoint():
-    checkpoint = node(0, name="CheckpointFunctionBackward", kind=NodeKind.CHECKPOINT, nested_backward=())
     leaf = Variable("m", (), "parameter", META, requires_grad=True, is_leaf=True)
-    site = only(find_places(graph(hook(HookKind.TENSOR), nodes=[checkpoint], variables=[leaf])))
-    assert (site.node, site.fires) == (None, None)
+    site = only(find_places(graph(hook(HookKind.TENSOR), nodes=[starter()], variables=[leaf])))
+    assert_undecided(
+        site, "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
+    )
+
+
+def test_a_hook_on_a_leaf_may_fire_inside_the_backward_of_a_function():
+    leaf = Variable("m", (), "parameter", META, requires_grad=True, is_leaf=True)
+    site = only(find_places(graph(hook(HookKind.TENSOR), nodes=[starter(FUNCTION)], variables=[leaf])))
+    assert_undecided(
+        site, "a custom Function may start a backward of its own, which calls the hooks of every leaf that it uses"
+    )
+
+
+def test_retain_grad_on_a_leaf_does_not_fire_inside_a_reentrant_checkpoint():
+    leaf = Variable("m", (), "parameter", META, requires_grad=True, is_leaf=True)
+    site = only(find_places(graph(hook(HookKind.RETAIN_GRAD), nodes=[starter()], variables=[leaf])))
+    assert_nowhere(site, "it is on nothing that the roots depend on")
+
+
+@pytest.mark.parametrize(
+    ("kind", "nested_backward", "fires"),
+    [(FUNCTION, (), None), (NodeKind.CHECKPOINT, ((None, 0),), None), (NodeKind.CHECKPOINT, ((0, 0),), False)],
+)
+def test_a_tensor_that_no_root_depends_on_may_be_reached_by_a_backward_inside(kind, nested_backward, fires):
+    other = Variable("m", (), "input", META, requires_grad=True, is_leaf=False)
+    nodes = [starter(kind, nested_backward)]
+    site = only(find_places(graph(hook(HookKind.TENSOR, unplaced="cut"), nodes=nodes, variables=[other])))
+    there = "" if fires is False else "; N_0 may start a backward of its own, which may come there"
+    assert (site.node, site.fires, site.reason) == (None, fires, f"cut{there}")
+
+
+def test_a_node_that_pytorch_put_on_the_outputs_may_be_reached_by_a_backward_inside():
+    site = only(find_places(graph(hook(PRE), nodes=[starter(nested_backward=((None, 0),))], calls=[full_call()])))
+    assert_undecided(
+        site,
+        "it is on the node that PyTorch put on the module's outputs, and no root depends on that node; "
+        "N_0 may start a backward of its own, which may come there",
+    )
 
 
 def test_a_hook_on_a_tensor_that_is_no_leaf_does_not_fire_inside_a_reentrant_checkpoint():
-    checkpoint = node(0, name="CheckpointFunctionBackward", kind=NodeKind.CHECKPOINT, nested_backward=())
     other = Variable("m", (), "input", META, requires_grad=True, is_leaf=False)
-    site = only(find_places(graph(hook(HookKind.TENSOR, unplaced="cut"), nodes=[checkpoint], variables=[other])))
+    site = only(find_places(graph(hook(HookKind.TENSOR, unplaced="cut"), nodes=[starter()], variables=[other])))
     assert_nowhere(site, "cut")
 
 

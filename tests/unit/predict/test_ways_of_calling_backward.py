@@ -278,12 +278,7 @@ def plain() -> fxgrad.result.Trace:
     ("asked", "said"),
     [
         ({"inputs": "trunk.wieght"}, ("no tensor 'trunk.wieght'", "one of trunk.weight")),
-        ({"inputs": []}, ("empty inputs", "leave inputs out")),
         ({"inputs": "x"}, ("x, which requires no grad", "let it require grad and trace again")),
-        ({"api": "grad"}, ("autograd.grad without inputs", "inputs=[names]")),
-        ({"api": "gradient"}, ("api='gradient'", "leave api out")),
-        ({"after": "kept"}, ("after='kept'", "leave after out")),
-        ({"roots": []}, ("empty roots", "leave roots out")),
         ({"roots": "result[2]"}, ("no root 'result[2]'", "one of result[1], result[0]")),
         (
             {"roots": "unused.weight"},
@@ -299,6 +294,50 @@ def test_what_cannot_be_asked_for_is_refused(
         plain.predict(**asked)
     assert said[0] in caught.value.given
     assert said[1] in caught.value.suggestion
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"inputs": []},
+            ("empty inputs", "at least one: PyTorch raises for none", "leave inputs out for a backward to every leaf"),
+        ),
+        (
+            {"api": "grad"},
+            ("autograd.grad without inputs", "the tensors whose gradients it shall return", "inputs=[names]"),
+        ),
+        ({"api": "gradient"}, ("api='gradient'", "'backward' or 'grad'", "leave api out for the usual call")),
+        (
+            {"after": "kept"},
+            ("after='kept'", "None or 'retained' or 'freed'", "leave after out for the usual call"),
+        ),
+        ({"roots": []}, ("empty roots", "at least one tensor that backward starts from", "leave roots out for all")),
+    ],
+)
+def test_what_pytorch_refuses_is_refused(
+    plain: fxgrad.result.Trace, asked: dict[str, Any], said: tuple[str, str, str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        plain.predict(**asked)
+    assert (caught.value.given, caught.value.allowed, caught.value.suggestion) == said
+
+
+@pytest.mark.parametrize(
+    ("roots", "rule"),
+    [
+        (["result[1]"], "result[1], as asked for"),
+        (
+            ["result[1]", "result[0]"],
+            "result[1], result[0], as asked for: 2 tensors, as if backward(outputs, ones) were called",
+        ),
+    ],
+)
+def test_the_rule_of_the_roots_says_which_were_asked_for(
+    plain: fxgrad.result.Trace, roots: list[str], rule: str
+) -> None:
+    graph = plain.predict(roots=roots).graph
+    assert (graph.info.root_rule, graph.info.backward.roots) == (rule, tuple(roots))
 
 
 def test_a_tensor_without_a_name_is_refused(plain: fxgrad.result.Trace) -> None:
