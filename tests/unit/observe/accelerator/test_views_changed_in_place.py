@@ -1,4 +1,4 @@
-"""Views on the fake accelerator that are changed in place: the nodes that they have on a real device."""
+"""Views on the emulated device that are changed in place: the nodes that they have on a real device."""
 
 import pytest
 import torch
