@@ -56,12 +56,12 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
     @cached_property
     def calls_by_path(self) -> dict[str, tuple[ModuleCall, ...]]:
         """For each module path its calls, in the order in which they began."""
-        return _grouped((call.path, call) for call in self.calls)
+        return _group((call.path, call) for call in self.calls)
 
     @cached_property
     def calls_by_hook(self) -> dict[int, tuple[ModuleCall, ...]]:
         """For each hook id the calls that snapshotted the hook, in the order in which they began."""
-        return _grouped((hook, call) for call in self.calls for hook in dict.fromkeys(call.hooks))
+        return _group((hook, call) for call in self.calls for hook in dict.fromkeys(call.hooks))
 
     @cached_property
     def calls_by_hook_node(self) -> dict[int, ModuleCall]:
@@ -72,7 +72,7 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
     @cached_property
     def calls_within(self) -> dict[str, tuple[ModuleCall, ...]]:
         """For each call id the calls that were made directly inside it, in order."""
-        return _grouped((call.parent, call) for call in self.calls if call.parent is not None)
+        return _group((call.parent, call) for call in self.calls if call.parent is not None)
 
     @cached_property
     def calls_per_module(self) -> Counter[str]:
@@ -115,12 +115,12 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
     @cached_property
     def nodes_by_call(self) -> dict[str, tuple[Node, ...]]:
         """For each call id the nodes that it made, without those of the calls inside it (`nodes_within`)."""
-        return _grouped((node.call, node) for node in self.nodes if node.call is not None)
+        return _group((node.call, node) for node in self.nodes if node.call is not None)
 
     @cached_property
     def nodes_by_hook(self) -> dict[int, tuple[Node, ...]]:
         """For each hook id the nodes whose post-hooks list it, once for every time that they do."""
-        return _grouped((hook, node) for node in self.nodes for hook in node.hooks)
+        return _group((hook, node) for node in self.nodes for hook in node.hooks)
 
     def nodes_within(self, call: str) -> tuple[Node, ...]:
         """The nodes that a call made, those of the calls inside it included."""
@@ -132,7 +132,7 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
             waiting.extend(within.id for within in self.calls_within.get(inner, ()))
         return tuple(found)
 
-    def maker(self, node: Node) -> ModuleCall | None:
+    def find_maker(self, node: Node) -> ModuleCall | None:
         """The call that made the node, or whose full hook put it there; None outside of every call."""
         if node.id in self.calls_by_hook_node:
             return self.calls_by_hook_node[node.id]
@@ -167,13 +167,13 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
     def users_of_slots(self) -> dict[tuple[int, int], tuple[int, ...]]:
         """For each slot the ids of the nodes with an edge to it: they used its value, and send it gradients."""
         leading = ((edge.next_node, edge.input_nr, node.id) for node in self.nodes for edge in node.edges)
-        users = _grouped(((node, slot), user) for node, slot, user in leading if node is not None)
+        users = _group(((node, slot), user) for node, slot, user in leading if node is not None)
         return {slot: tuple(dict.fromkeys(ids)) for slot, ids in users.items()}
 
     @cached_property
     def results_of_slots(self) -> dict[tuple[int, int], tuple[tuple[str, Path], ...]]:
         """For each slot the ids of the calls in whose result its value is, and where in the result."""
-        return _grouped(
+        return _group(
             ((ref.node, ref.slot), (call.id, ref.path))
             for call in self.calls
             for ref in call.outputs
@@ -192,12 +192,12 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
     @cached_property
     def sites_by_hook(self) -> dict[int, tuple[HookSite, ...]]:
         """For each hook id its sites, in firing order."""
-        return _grouped((site.hook.id, site) for site in self.sites)
+        return _group((site.hook.id, site) for site in self.sites)
 
     @cached_property
     def sites_by_node(self) -> dict[int, tuple[HookSite, ...]]:
         """For each node id the sites on it, in firing order."""
-        return _grouped((site.node, site) for site in self.sites if site.node is not None)
+        return _group((site.node, site) for site in self.sites if site.node is not None)
 
     # Modules, variables, fx nodes
 
@@ -222,7 +222,7 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
         return {fx_node.name: fx_node for fx_node in self.forward}
 
 
-def _grouped(pairs: Iterable[tuple[_Key, _Entry]]) -> dict[_Key, tuple[_Entry, ...]]:
+def _group(pairs: Iterable[tuple[_Key, _Entry]]) -> dict[_Key, tuple[_Entry, ...]]:
     found: dict[_Key, list[_Entry]] = {}
     for key, record in pairs:
         found.setdefault(key, []).append(record)

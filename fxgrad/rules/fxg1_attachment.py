@@ -325,7 +325,7 @@ def _explain_other_module(subject: Subject) -> Iterator[Explanation]:
 
 
 def _is_made_elsewhere(subject: Subject, site: ModuleSite) -> bool:
-    maker = subject.graph.maker(site.node)
+    maker = subject.graph.find_maker(site.node)
     if maker is not None and subject.graph.is_within(maker.id, site.call.id):
         return maker.id != site.call.id
     return _is_earlier(site) and (maker is not None or _find_returned_argument(site) is not None)
@@ -348,7 +348,7 @@ def _find_returned_argument(site: ModuleSite) -> TensorRef | None:
 
 
 def _name_other_module(subject: Subject, site: ModuleSite) -> Explanation:
-    maker = subject.graph.maker(site.node)
+    maker = subject.graph.find_maker(site.node)
     inside = maker is not None and subject.graph.is_within(maker.id, site.call.id)
     owner = f"{name_module(maker.path)} ({escape(maker.type_name)})" if maker else "code before the module"
     return Explanation(

@@ -84,7 +84,7 @@ def test_a_hook_listed_twice_finds_its_node_twice(graph):
     [("MulBackward0_0", "encoder.0#1"), ("BackwardHook_0", "encoder.0#1"), ("SumBackward0_0", None)],
 )
 def test_the_maker_of_a_hook_function_is_the_call_that_it_is_put_around(graph, label, call):
-    maker = graph.maker(graph.nodes_by_label[label])
+    maker = graph.find_maker(graph.nodes_by_label[label])
     assert (None if maker is None else maker.id) == call
 
 
