@@ -1,8 +1,8 @@
 """The records of a backward graph: what was observed, and what was worked out from it.
 
-Small, immutable, ordered; no torch. Everything that the layers above need in order to decide is in them, so that
-a saved trace answers as well as a fresh one. The words are PyTorch's own: a *node* is an autograd Node, a torch.fx
-node is always written *fx node*.
+They are small, immutable and ordered, and know nothing of torch. They hold everything that the layers above decide by,
+so a saved trace answers as well as a fresh one. The words are PyTorch's own: a *node* is an autograd Node, a torch.fx
+node is always written *fx node*. Where a field is an id, `BackwardGraph` has the record.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Shape = tuple[int | str, ...]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """Base of all records: immutable, compared and hashed by value; ``msgspec.structs.replace`` makes a changed copy.
+    """Base of all records: immutable, compared and hashed by value. ``msgspec.structs.replace`` makes a changed copy.
 
-    A msgspec Struct is built faster than a NamedTuple (a trace makes millions), is written as JSON without the fields
-    that have their default, and checks the types of its fields where it is read from JSON. ``gc=False``: a record holds
-    only plain values, tuples and records that existed before it, so there are no cycles for Python to collect.
+    msgspec builds a record faster than Python builds a NamedTuple (a trace has millions), writes it as JSON without the
+    fields that have their default, and checks types when it reads one. ``gc=False`` because a record holds plain values,
+    tuples and older records: it cannot be part of a reference cycle, so Python's collector need not visit it.
     """
 
 
 def _hold_default(record: Record, field: str, default: object) -> None:
-    """Where a field equals its default, let it hold the default itself: only that does msgspec leave out of JSON."""
+    """Replace a value that equals its field's default by the default: msgspec compares by identity when it omits fields."""
     value = getattr(record, field)
     if value is not default and value == default:
         force_setattr(record, field, default)
 
 
 class Source(Record, frozen=True):
-    """A line of the user's code. ``code`` is the stripped text of the line, "" where it cannot be read."""
+    """A line of the user's code. ``code`` is the stripped text of the line, "" if it cannot be read."""
 
     file: str
     line: int
@@ -48,7 +48,7 @@ class Source(Record, frozen=True):
 
 
 class TensorMeta(Record, frozen=True):
-    """What a tensor, or a gradient, looks like. ``shape`` is None where it cannot be read (strided nested)."""
+    """What a tensor or a gradient looks like. ``shape`` is None for a strided nested tensor: it cannot be read."""
 
     shape: Shape | None
     dtype: str
@@ -67,9 +67,10 @@ class Value(Record, frozen=True):
 
 
 class Taken(Record, frozen=True):
-    """Where a value left torch: ``function`` is the tensor's method that gave it to Python (``item``, ``numpy``).
+    """A place where Python takes a value out of torch.
 
-    ``call`` is the id of the module call that was running then.
+    ``function``  the tensor's method that does it: ``item``, ``numpy``
+    ``call``      id of the module call that is running then
     """
 
     function: str
@@ -78,7 +79,7 @@ class Taken(Record, frozen=True):
 
 
 class NodeKind(enum.Enum):
-    """What sort of autograd Node this is.
+    """What sort of autograd Node a node is.
 
     ``FUNCTION``          generated from derivatives.yaml (``AddmmBackward0``), or hand-written C++ beside it
     ``CUSTOM_FUNCTION``   a Python ``torch.autograd.Function`` (or an operator registered from Python)
@@ -105,7 +106,7 @@ class NodeKind(enum.Enum):
 
     @property
     def is_python(self) -> bool:
-        """Whether backward of this node is Python code, whose gradients the graph does not decide."""
+        """Whether Python code computes the node's gradients, so that the graph alone does not decide them."""
         return self in _PYTHON_KINDS
 
 
@@ -115,13 +116,13 @@ _PYTHON_KINDS = frozenset({NodeKind.CUSTOM_FUNCTION, NodeKind.BACKWARD_HOOK, Nod
 class Edge(Record, frozen=True):
     """One entry of ``node.next_functions``; a hook on the node gets one ``grad_input`` entry for it.
 
-    ``argument``     the schema's (or ``forward``'s) name for the tensor argument; for a list ``tensors[2]``
-    ``group``        the name of the list argument that it belongs to, None for a plain argument
-    ``next_node``    id of the node that the gradient goes to; None where there is none
+    ``argument``     name of the tensor argument in the schema or in ``forward``; in a list ``tensors[2]``
+    ``group``        name of the list argument that it belongs to; None for a plain argument
+    ``next_node``    id of the node that the gradient goes to; None if there is none
     ``input_nr``     which of that node's gradients it adds to
     ``null_reason``  why ``next_node`` is None
-    ``operand``      what stands behind a null edge, where that is known
-    ``value``        the forward value behind the edge, where the forward was recorded
+    ``operand``      the tensor behind a null edge, if known
+    ``value``        the forward value behind the edge, if the forward was recorded
     """
 
     argument: str | None
@@ -134,10 +135,10 @@ class Edge(Record, frozen=True):
 
 
 class Returned(Record, frozen=True):
-    """What the backward of a Python Function returns for each edge, as its code tells: "tensor", "none" or "unknown".
+    """What the code of a Python Function's backward returns for each edge: "tensor", "none" or "unknown".
 
     ``whenever``    whichever gradients it receives
-    ``if_arrived``  where each of the gradients ``slots`` is a Tensor
+    ``if_arrived``  if each of the gradients ``slots`` is a Tensor
     """
 
     whenever: tuple[str, ...]
@@ -150,24 +151,23 @@ class Node(Record, frozen=True):
 
     ``label``            unique and readable: ``AddmmBackward0_3`` (``_3`` counts the nodes of that name from 0)
     ``name``             ``node.name()``
-    ``schema``           the aten schema its arguments are named by; None where the node has none
-    ``sequence_nr``      when it was made, per thread; None for nodes that take none (AccumulateGrad)
+    ``schema``           the aten schema that names its arguments; None if it has none
+    ``sequence_nr``      counts, per thread, the nodes made before it; None for nodes that take no number (AccumulateGrad)
     ``grad_outputs``     one TensorMeta per gradient that it receives
-    ``output_names``     what each of them belongs to: "result", "result 0", or the schema's name for the result
+    ``output_names``     what each of these belongs to: "result", "result 0", or the schema's name for the result
     ``edges``            one per entry of ``next_functions``
-    ``variable``         the name of the leaf (``Variable.name``) that an AccumulateGrad adds into
-    ``call``             id of the ModuleCall that made it, with ``call_reason`` where that is None
-    ``fx_node``          name of the fx node that made it, with ``fx_reason`` where that is None
-    ``values``           the forward value that each of grad_outputs belongs to, where the forward was recorded
+    ``variable``         name of the leaf (``Variable.name``) that an AccumulateGrad adds into
+    ``call``             id of the ModuleCall that made it; ``call_reason`` says why if that is None
+    ``fx_node``          name of the fx node that made it; ``fx_reason`` says why if that is None
+    ``values``           the forward value that each of grad_outputs belongs to, if the forward was recorded
     ``source``           the user's line that made it
-    ``needs_input_grad`` of a custom Function, one bool per argument of forward
+    ``needs_input_grad`` of a custom Function: one bool per argument of forward
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
-    ``settings``         arguments that are no tensors and decide whether a gradient exists: (("ord", "2"),)
+    ``settings``         arguments other than tensors that decide whether a gradient exists: (("ord", "2"),)
     ``overwritten``      names of saved tensors that were changed in place since: the node raises when it is executed
-    ``nested_backward``  where in this graph, as (node, slot), a backward may enter that this node's own Python code starts,
-                         besides the leaves that it uses; (None, 0) stands for what the roots do not reach. None: its code
-                         starts none
-    ``returned``         of a custom Function, what its backward returns; None where its code does not tell
+    ``nested_backward``  if the node's own Python code starts a backward: the slots of this graph, as (node, slot), that this
+                         may enter besides the leaves that it uses; (None, 0) stands for what the roots do not reach
+    ``returned``         of a custom Function: what its backward returns; None if its code does not say
     """
 
     id: int
@@ -201,7 +201,7 @@ class Node(Record, frozen=True):
 
     @property
     def members(self) -> tuple[int | None, ...]:
-        """For each edge which member of its list argument it stands for, from 0; None for a plain argument."""
+        """For each edge, which member of its list argument it is, from 0; None for a plain argument."""
         lengths: Counter[str | None] = Counter()
         found: list[int | None] = []
         for edge in self.edges:
@@ -219,15 +219,16 @@ class Root(Record, frozen=True):
 
 
 class TensorRef(Record, frozen=True):
-    """A tensor at some place of a module call.
+    """A tensor among the arguments or results of a module call.
 
-    ``node``       id of the node that its gradient goes to (for a leaf: its AccumulateGrad); None where the tensor
-                   requires no grad or that node is not in the graph
-    ``node_name``  the name of that node, also where it is not in the graph; None where there is none
-    ``slot``       which of that node's gradients
-    ``name``       the parameter's or buffer's qualified name
-    ``fx_node``    the fx node that had made it, and which of its results it is, ``fx_index`` (None: its only one)
-    ``sequence_nr`` that of its node where the node is not in the graph; None where it is, or takes none
+    ``path``         where: ``("args", 1, 0)``, ``("result",)``
+    ``node``         id of the node that its gradient goes to (for a leaf: its AccumulateGrad); None if the tensor requires
+                     no grad, or that node is not in the graph
+    ``slot``         which of that node's gradients
+    ``node_name``    name of that node, in the graph or not; None if there is none
+    ``name``         qualified name of the parameter or buffer
+    ``fx_node``      the fx node that made it; ``fx_index`` says which of its results it is, None for its only one
+    ``sequence_nr``  that of its node, if the node is not in the graph
     """
 
     path: Path
@@ -246,7 +247,7 @@ class TensorRef(Record, frozen=True):
 class Variable(Record, frozen=True):
     """A leaf or a named tensor: ``kind`` is "parameter", "buffer", "input" or "other leaf".
 
-    ``name`` is unique in the graph; ``aliases`` are its further qualified names (tied weights).
+    ``name`` is unique in the graph; ``aliases`` are its other qualified names (tied weights).
     """
 
     name: str
@@ -261,13 +262,14 @@ class Variable(Record, frozen=True):
 
 
 class Module(Record, frozen=True):
-    """Every module of the model, called or not. ``hooks`` are ids of the hooks registered on it.
+    """A module of the model, called or not. ``hooks`` are ids of the hooks registered on it.
 
-    ``description``  what repr() shows on its first line, like ``LSTMCell(1000, 1000)``
-    ``is_fx_leaf``   whether ``torch.fx.symbolic_trace`` calls it as a whole, if it is not the model itself (its own
-                     answer, ``Tracer.is_leaf_module``); None: not asked
-    ``made_by``      "torch.compile" or "torch.jit", where its forward is not the Python function that was written
-    ``wraps``        path of the module inside, of a module that ``torch.compile`` returned
+    ``full_backward_sticky`` its ``_is_full_backward_hook``: which kind of hook it has had; None: neither
+    ``description``  the first line of its repr, such as ``LSTMCell(1000, 1000)``
+    ``is_fx_leaf``   whether ``torch.fx.symbolic_trace`` calls it as a whole (``Tracer.is_leaf_module``), unless it is the
+                     model itself; None: not asked
+    ``made_by``      "torch.compile" or "torch.jit" if its forward is not the Python function that was written
+    ``wraps``        of a module that ``torch.compile`` returned: path of the module inside
     """
 
     path: str
@@ -286,8 +288,8 @@ class Module(Record, frozen=True):
 class FullHookSetup(Record, frozen=True):
     """What ``torch.utils.hooks.BackwardHook`` did at one call (a BackwardHookFunction on inputs and on outputs).
 
-    ``input_positions`` are the positions of the tensors among the ``n_inputs`` positional arguments, None where no
-    input node was made because no top-level positional tensor requires grad; outputs likewise.
+    ``input_positions`` are the positions of the tensors among the ``n_inputs`` positional arguments; None if no node was
+    made on the inputs, because no top-level positional tensor requires grad. Outputs likewise.
     """
 
     n_inputs: int
@@ -297,23 +299,23 @@ class FullHookSetup(Record, frozen=True):
 
 
 class ModuleCall(Record, frozen=True):
-    """One call of one module.
+    """One call of one module. Calls stand in the order in which they began.
 
     ``id``               ``encoder.layer.0#2``: the module's path and ``index``, which call of it this is, from 1
     ``parent``           id of the call around it
     ``sequence_window``  nodes made during the call have a sequence number s with window[0] <= s < window[1]
-    ``inputs``           tensors among the arguments as ``forward`` got them: after the forward pre-hooks
-    ``outputs``          tensors in the final result: after forward hooks
-    ``n_args``           number of positional arguments; ``n_results`` len of the result, 1 if it is no tuple
-    ``hooks``            ids of the backward hooks as snapshotted by this call, in run order, globals included
-    ``legacy_tensor``    the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
-    ``input_hook_node``  id of the BackwardHookFunction node on the inputs, ``output_hook_node`` of that on outputs;
-                         None where it was not made or is not in the graph (``full_hook`` tells which)
-    ``checkpointed``     made inside torch.utils.checkpoint: "reentrant" or "non-reentrant"; "function": made inside the
-                         forward of a custom Function whose backward may run it again; None: none of these
+    ``inputs``           tensors among the arguments that ``forward`` gets: after the forward pre-hooks
+    ``outputs``          tensors in the final result: after the forward hooks
+    ``n_args``           number of positional arguments; ``n_results`` is the len of the result, 1 if it is no tuple
+    ``hooks``            ids of the backward hooks that this call snapshots, in run order, global ones included
+    ``legacy_tensor``    the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` says why there is none
+    ``input_hook_node``  id of the BackwardHookFunction node on the inputs, ``output_hook_node`` of the one on the outputs;
+                         None if it was not made or is not in the graph (``full_hook`` says which)
+    ``checkpointed``     "reentrant" or "non-reentrant" inside torch.utils.checkpoint; "function" inside the forward of a
+                         custom Function whose backward may run it again; else None
     ``argument_names``   forward's parameter name of each positional argument
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
-    ``forward_start``    the sequence number at which forward begins: after the forward pre-hooks; None: not seen
+    ``forward_start``    the sequence number at which forward begins, after the forward pre-hooks; None: not seen
     ``result_kind``      "tensor", "tuple", "namedtuple", "struct sequence" (``torch.return_types``), "tuple subclass"
                          or "other"; None: not seen
     ``transformed``      whether a transform of torch.func (``grad``, ``vmap``) runs it
@@ -349,11 +351,12 @@ class ModuleCall(Record, frozen=True):
 
 
 class UnrecordedCall(Record, frozen=True):
-    """A module call that was not watched, but that full hooks left their nodes and their ``BackwardHook`` of.
+    """A module call that was not recorded, known from the nodes and the ``BackwardHook`` that full hooks put there.
 
-    ``path``           the module's path; ``<Linear>`` where the model does not hold it
-    ``has_waiting``    whether an earlier backward ran the node on the outputs and not that on the inputs: what it left
-                       is still there
+    ``path``           the module's path; ``<Linear>`` for a module outside of the model
+    ``has_waiting``    whether an earlier backward ran the node on the outputs and not the one on the inputs, so that what
+                       it left is still there
+
     The other fields are those of `ModuleCall`.
     """
 
@@ -368,16 +371,16 @@ class UnrecordedCall(Record, frozen=True):
 class FxNode(Record, frozen=True):
     """One node of the recorded ``torch.fx.Graph``.
 
-    ``modules`` are the ids of the module calls around it, outermost first; ``meta`` the metas of its tensor results.
-
-    ``changes``       the values that it changed in place
-    ``aliases``       for each tensor result, the value that it is a view of, or is itself, or shares memory with since
-                      ``detach``; None where it has memory of its own
-    ``grad_enabled``  whether autograd recorded what it did
-    ``inputs``        the names of the fx nodes among its arguments, each once
-    ``requires_grad`` whether each tensor result required grad when it was returned
-    ``taken``         where Python took one of its results out of torch
-    ``asked``         where Python asked whether one of its results is true, as in ``if x.sum() > 0``
+    ``modules``        ids of the module calls around it, outermost first
+    ``meta``           one TensorMeta per tensor result
+    ``changes``        the values that it changes in place
+    ``aliases``        for each tensor result, the value that it is a view of, or is itself, or shares memory with after
+                       ``detach``; None if it has memory of its own
+    ``grad_enabled``   whether autograd records what it does
+    ``inputs``         names of the fx nodes among its arguments, each once
+    ``requires_grad``  whether each tensor result required grad when it was returned
+    ``taken``          where Python takes one of its results out of torch
+    ``asked``          where Python asks whether one of its results is true, as in ``if x.sum() > 0``
     """
 
     name: str
@@ -398,11 +401,11 @@ class FxNode(Record, frozen=True):
 
 
 class Held(Record, frozen=True):
-    """A tensor that a hook's function holds, and that has a graph behind it.
+    """A tensor with a graph behind it that a hook's function keeps alive.
 
-    ``name``      that of a variable of a function around it, of a default, or of an argument of a partial
-    ``node``      id of its node, None where that is not in the graph or was not looked at (views)
-    ``is_inside`` whether a container is held that holds the tensor
+    ``name``       name of the closure variable, of the default, or of the argument of a partial
+    ``node``       id of its node; None if that is not in the graph, or was not looked at (views)
+    ``is_inside``  whether that name holds a container with the tensor in it
     """
 
     name: str
@@ -413,23 +416,23 @@ class Held(Record, frozen=True):
 class Hook(Record, frozen=True):
     """A registered hook.
 
-    ``id``          rank in the order of registration
-    ``owner``       module path, tensor name or node label; "" for a global hook
-    ``function``    qualified name of the user's function
-    ``source``      where that function is defined; ``registered`` where it was registered, when that was seen
-    ``targets``     names of a multi-grad hook's tensors, ``mode`` "all" or "any"
-    ``observed``    (node, slot) that it was seen on; slot None for hooks on a node
-    ``active``      False: its handle was removed, but calls made before still carry it
-    ``unplaced``    why it is on no node of the graph, where it is on none
-    ``may_return``  whether its code can return something else than None; None: not known
-    ``target_slots`` (node, slot) of each of ``targets``, (None, 0) where that is not in the graph
-    ``registered_nr`` autograd's sequence number when it was registered, where that was seen, and ``registered_in`` the
-                    id of the module call that was running then, None outside of every call
-    ``grad_reads``  of a module hook: where its code reads ``.grad``, as a path from the module that it is given:
-                    ("weight",); "parameters()" where it goes through the module's parameters
-    ``holds``       tensors that have a graph behind them, and that its function keeps alive
-    ``uncounted``   which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
-    ``more_targets`` why a multi-grad hook is on more places than ``target_slots`` says; None where it is not
+    ``id``             rank in the order of registration
+    ``owner``          module path, tensor name or node label; "" for a global hook
+    ``function``       qualified name of the user's function
+    ``source``         where that function is defined; ``registered`` where it was registered, if that was seen
+    ``targets``        names of a multi-grad hook's tensors; ``mode`` is "all" or "any"
+    ``observed``       (node, slot) that it was seen on; slot None for hooks on a node
+    ``active``         False if its handle was removed; calls made before still carry it
+    ``unplaced``       why it is on no node of the graph, if so
+    ``may_return``     whether its code can return something else than None; None: not known
+    ``target_slots``   (node, slot) of each of ``targets``; (None, 0) if that is not in the graph
+    ``registered_nr``  autograd's sequence number when it was registered, if that was seen; ``registered_in`` is the id of
+                       the module call that was running then, None outside of every call
+    ``grad_reads``     of a module hook: where its code reads ``.grad``, as a path from its module: ("weight",);
+                       "parameters()" if it goes through the module's parameters
+    ``holds``          tensors with a graph behind them that its function keeps alive
+    ``more_targets``   why a multi-grad hook is on more places than ``target_slots`` says, if so
+    ``uncounted``      which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
     """
 
     id: int
@@ -458,7 +461,7 @@ class Gradient(Record, frozen=True):
     """One entry of a ``grad_input`` or ``grad_output`` tuple.
 
     ``status`` is "tensor", "none" or "unknown"; ``reason`` says why it is None or unknown. ``shape`` and ``dtype``
-    are those of the gradient; for "none", those that it would have, where known.
+    are those of the gradient; for "none" those that it would have, if known. ``expression`` says what it belongs to.
     """
 
     index: int
@@ -473,9 +476,11 @@ class Gradient(Record, frozen=True):
 class HookSite(Record, frozen=True):
     """A hook at one place of the graph, with what it will receive there.
 
-    ``call`` and ``node`` are ids, None where there is none; ``slot`` which gradient of the node a tensor hook sees.
-    ``fires`` is None where only backward decides, ``times`` likewise. ``order`` is its rank in the firing order.
-    ``reason`` says why it sits here, or why it has no place or does not fire.
+    ``call`` and ``node`` are ids, None if there is none; ``slot`` is the gradient of the node that a tensor hook sees.
+    ``fires`` and ``times`` are None if only backward decides. ``order`` is the rank in the firing order, None if ``fires``
+    is False. ``reason`` says why it sits here, or why it has no place or does not fire.
+
+    What ``grad_input`` and ``grad_output`` stand for depends on the hook's kind: see `HookArguments`.
     """
 
     hook: Hook
@@ -494,7 +499,7 @@ class Explanation(Record, frozen=True):
     """What a rule has to say: ``severity`` is "info", "warning" or "error".
 
     ``owner``   the module or the tensor that a finding without a site is about
-    ``source``  the line of the user's program that it is about, where there is one
+    ``source``  the line of the user's program that it is about, if there is one
     """
 
     code: str
@@ -508,15 +513,15 @@ class Explanation(Record, frozen=True):
 
 
 Received = tuple[Shape | None, str]
-"""Shape (None where it cannot be read) and dtype of a gradient that a hook got."""
+"""Shape (None if it cannot be read) and dtype of a gradient that a hook got."""
 
 
 class Firing(Record, frozen=True):
-    """One run of one hook.
+    """One run of one hook, as a real backward made it.
 
-    ``call``   id of the module call whose snapshot the hook belongs to, None for hooks on tensors and nodes
-    ``order``  its rank among all firings; None where it was seen only by its effect (retain_grad)
-    ``node``   id of the node that was executed; None for one that is not in the graph
+    ``call``   id of the module call whose snapshot the hook belongs to; None for hooks on tensors and nodes
+    ``order``  rank among all firings; None if only its effect was seen (retain_grad)
+    ``node``   id of the node that was executed; None if it is not in the graph
     ``grad_input``, ``grad_output``  what it got: None for a None, () for a tuple that this kind of hook does not get
     """
 
@@ -529,7 +534,7 @@ class Firing(Record, frozen=True):
 
 
 SCHEMA_VERSION = 2
-"""Of the records as they are saved; `GraphInfo.schema_version` holds it. Another number is another meaning."""
+"""Version of the records as they are saved, in `GraphInfo.schema_version`. It changes with their meaning."""
 
 BACKWARD_APIS = ("backward", "grad")
 EARLIER_CALLS = ("retained", "freed")
@@ -537,15 +542,15 @@ EARLIER_CALLS = ("retained", "freed")
 
 
 class BackwardCall(Record, frozen=True):
-    """How backward will be called; it starts from the graph's roots.
+    """How backward will be called. It starts from the graph's roots.
 
-    ``inputs``  (node, slot) of each tensor in ``inputs=``, for a leaf that of its AccumulateGrad; None: no ``inputs=``.
+    ``inputs``  (node, slot) of each tensor in ``inputs=``, for a leaf that of its AccumulateGrad; None without ``inputs=``.
                 Tensors that are not in the graph are left out, so ``()`` means that none of them is.
     ``api``     "backward" or "grad" (``torch.autograd.grad``, which always has inputs)
-    ``after``   the same call was made once before on this graph: "retained", with ``retain_graph=True``, or "freed",
+    ``after``   "retained" or "freed" if the same call was made once before on this graph, with ``retain_graph=True`` or
                 without; None: this is the first
-    ``names``   what was given as inputs; ``absent`` those among them that are not in the graph
-    ``roots``   what was given as roots; None: the graph's roots are those that the trace found
+    ``names``   names of the tensors in ``inputs=``; ``absent`` are those that are not in the graph
+    ``roots``   names of the roots, if they were chosen; None: the graph's roots are those that the trace found
     """
 
     inputs: tuple[tuple[int, int], ...] | None = None
@@ -564,7 +569,7 @@ PLAIN_CALL = BackwardCall()
 
 
 class Landing(Record, frozen=True):
-    """The autograd node that the non-full hooks of one module call sit on, in brief.
+    """The node that the non-full hooks of one module call sit on, in brief.
 
     ``call`` is the call's id, ``node`` the node's name, ``grad_input`` and ``grad_output`` how many entries its hooks get.
     """
@@ -578,8 +583,8 @@ class Landing(Record, frozen=True):
 class OtherDevice(Record, frozen=True):
     """The same program on another device, for comparison.
 
-    ``landings`` has an entry for each module call whose first result has a grad_fn in the graph there; ``failure`` says
-    why there are none, where it could not be traced there.
+    ``landings`` has an entry for each module call whose first result has a grad_fn in the graph there. If it could not be
+    traced there, ``failure`` says why.
     """
 
     device: str
@@ -590,11 +595,12 @@ class OtherDevice(Record, frozen=True):
 class GraphInfo(Record, frozen=True):
     """How the graph was made, and for which call of backward its sites are predicted.
 
-    ``calls_reason``  why there are no module calls and no fx nodes (a capture); None where there are
-    ``global_backward_sticky`` which global backward hooks this process has had: full (True), legacy (False), or none
+    ``root_rule``     what backward starts from, and why
     ``skipped``       outputs that are no roots, each with why
     ``notes``         what else a reader must know (compiled modules run eagerly, warnings of PyTorch, ...)
-    ``other_device``  an emulated program as it is without emulation; None where nobody looked
+    ``calls_reason``  why there are no module calls and no fx nodes (a capture)
+    ``global_backward_sticky`` which global backward hooks this process has had: full (True), non-full (False), or none
+    ``other_device``  the same program without emulation, if it was looked at
     """
 
     schema_version: int
