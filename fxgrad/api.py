@@ -275,12 +275,12 @@ def _needs_interpreter(options: TargetOptions) -> bool:
 
 def check_target(options: TargetOptions) -> list[Finding]:
     """Trace a TARGET and list the rules' findings, each with the place in the user's code. Raises as `trace_target`."""
-    from fxgrad.render.findings import findings_of
+    from fxgrad.render.findings import list_findings
     from fxgrad.rules import explain_graph
 
     graph = trace_target(options).graph
     path = options.text.rpartition(":")[0]
-    return list(findings_of(graph, explain_graph(graph), target=path if os.path.isfile(path) else options.text))
+    return list(list_findings(graph, explain_graph(graph), target=path if os.path.isfile(path) else options.text))
 
 
 def verify_target(options: TargetOptions) -> Verification:

@@ -232,15 +232,15 @@ class Trace:
         ``depth`` collapses modules nested deeper, ``hooks_only`` keeps what carries hooks, ``module`` one module's part.
         Raises UsageError for an unknown format, OutputError where the file cannot be drawn or written.
         """
-        from fxgrad.render.drawn import drawn
-        from fxgrad.render.layout import format_of, write
+        from fxgrad.render.files import find_format, write_file
+        from fxgrad.render.layout import draw_graph
 
-        kind = "svg" if path is None else format_of(path)
+        kind = "svg" if path is None else find_format(path)
         inside = None if module is None else self._path(module)
-        content = drawn(self.graph, kind, module=inside, hooks_only=hooks_only, depth=depth)
+        content = draw_graph(self.graph, kind, module=inside, hooks_only=hooks_only, depth=depth)
         if path is None:
             return content.decode()
-        write(content, path)
+        write_file(content, path)
         return os.fspath(path)
 
     def to_networkx(self) -> networkx.MultiDiGraph[int]:
@@ -265,9 +265,9 @@ class Trace:
     def _written(self, text: str, path: str | os.PathLike[str] | None) -> str:
         if path is None:
             return text
-        from fxgrad.render.layout import write
+        from fxgrad.render.files import write_file
 
-        write(text.encode(errors="backslashreplace"), path)
+        write_file(text.encode(errors="backslashreplace"), path)
         return os.fspath(path)
 
     @property

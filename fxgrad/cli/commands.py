@@ -102,7 +102,7 @@ Examples:
 def report(options: TargetOptions, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
     """Report everything: the graph, each hook, the findings."""
     from fxgrad import api
-    from fxgrad.render.layout import check_svg
+    from fxgrad.render.files import check_svg
 
     check_distinct([path for path in (svg, json, markdown) if path is not None], target=options.text)
     if svg is not None:
@@ -179,9 +179,9 @@ Examples:
 def draw(options: TargetOptions, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
     """Draw the graph, the nodes that carry hooks in colour."""
     from fxgrad import api
-    from fxgrad.render.layout import check_folder, format_of
+    from fxgrad.render.files import check_folder, find_format
 
-    format_of(output)
+    find_format(output)
     check_folder(output)
     with contain_user_code("tracing", options):
         trace = api.trace_target(options)
@@ -247,19 +247,19 @@ def check(
     --select names their whole code. Of several targets, all that can be traced
     are told before the first error is.
     """
-    from fxgrad.render.findings import formatted, is_grave, sorted_findings
+    from fxgrad.render.findings import format_findings, is_grave, sort_findings
 
     wanted, unwanted = _split_codes(selected, "--select"), _split_codes(ignored, "--ignore")
     found, errors = _check_each(targets)
     chosen = [
         finding
-        for finding in sorted_findings(found)
+        for finding in sort_findings(found)
         if (not wanted or finding.code.startswith(wanted))
         and not (unwanted and finding.code.startswith(unwanted))
         and (everything or is_grave(finding) or finding.code in wanted)
     ]
     if chosen or form in ("json", "sarif"):
-        show(formatted(chosen, form))
+        show(format_findings(chosen, form))
     if errors:
         raise _join_errors(errors)
     return _FOUND if any(map(is_grave, chosen)) and not exit_zero else 0

@@ -131,9 +131,9 @@ def write_files(files: Sequence[File]) -> None:
 
 
 def _write(file: File) -> None:
-    from fxgrad.render.layout import write
+    from fxgrad.render.files import write_file
 
-    write(file.make().encode(errors="backslashreplace"), file.path)
+    write_file(file.make().encode(errors="backslashreplace"), file.path)
     say_written(file.path)
 
 

@@ -1,53 +1,39 @@
 """DOT source of a picture, written by the graphviz package.
 
 The same graph gives the same bytes: everything is written in the order of the records, and names in DOT are counters.
+What is the user's has passed through `fxgrad.graph.text.escape` before: it is one line and prints.
 """
 
 from __future__ import annotations
 
+import html
+import math
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
-from fxgrad.graph import BackwardGraph
 from fxgrad.render import theme
-from fxgrad.render.drawing.compose import picture
-from fxgrad.render.drawing.legend import Entry, entries
-from fxgrad.render.drawing.shapes import Arrow, Box, Cluster, Picture
-from fxgrad.render.escaping import tooltip_text
-from fxgrad.render.markup import (
-    BOX_SIZE,
-    HEADLINE_SIZE,
-    SMALL_SIZE,
-    arrow_label,
-    box_label,
-    cluster_label,
-    entry_label,
-    headline_label,
-)
-from fxgrad.render.theme import Look
+from fxgrad.render.labels import Line
+from fxgrad.render.picture import Arrow, Box, Cluster, Entry, Picture, list_legend
+from fxgrad.render.theme import Flow, Look
 
 if TYPE_CHECKING:
     import graphviz
 
+
+BOX_SIZE = 11
+SMALL_SIZE = 10
+HEADLINE_SIZE = 13
+BOLD = 1.14
+"""How much wider bold letters are."""
+ENTRY_WIDTH = 30
+LEFT, RIGHT = ' ALIGN="LEFT"', ' ALIGN="RIGHT"'
 LEGEND = "cluster_legend"
 LEGEND_COLUMNS = 4
 
 
-def dot_source(
-    graph: BackwardGraph, *, module: str | None = None, hooks_only: bool = False, depth: int | None = None
-) -> str:
-    """Write a graph as DOT text, from the roots at the top to the leaves at the bottom, with a legend.
-
-    ``module`` draws only what belongs to the module of that path, with its direct neighbours as stubs. ``hooks_only``
-    draws only the nodes that carry hooks, the roots and the leaves, joined by the paths between them. ``depth`` makes
-    one box of each module call whose path has more than that many components.
-
-    Raises `UsageError` for a negative depth and for a module that was not called in this graph.
-    """
-    return written(picture(graph, module=module, hooks_only=hooks_only, depth=depth))
-
-
-def written(drawn: Picture, *, turned: frozenset[str] = frozenset()) -> str:
+def write_dot(drawn: Picture, *, turned: frozenset[str] = frozenset()) -> str:
     """Write a picture as DOT text. The titles of the ``turned`` clusters, by key, stand on the right."""
     import graphviz
 
@@ -134,7 +120,7 @@ def _write_legend(dot: graphviz.Digraph, drawn: Picture) -> None:
     """Write the legend as rows of samples above everything that nothing leads to."""
     import graphviz
 
-    rows = list(_rows(list(entries(drawn))))
+    rows = list(_rows(list(list_legend(drawn))))
     legend = graphviz.Digraph(LEGEND, graph_attr=_LEGEND | {"label": headline_label(drawn.headline)})
     for rank, row in enumerate(rows):
         with legend.subgraph() as line:
@@ -176,5 +162,130 @@ def _tops(drawn: Picture) -> Iterator[str]:
 def _tooltip(lines: Iterable[str]) -> str:
     import graphviz
 
-    text: str = graphviz.nohtml(tooltip_text(lines))
+    text: str = graphviz.nohtml(quote_tooltip(lines))
     return text
+
+
+# Labels in the HTML-like notation of Graphviz: boxes are wide enough for any font
+
+
+def box_label(lines: Iterable[Line], fill: str) -> str:
+    """The lines of a box below each other; a hook's line stands on its kind's colour."""
+    return _table(_label_row(line, fill) for line in lines)
+
+
+def _label_row(line: Line, fill: str) -> str:
+    background = fill if line.hook is None else theme.HOOK_FILLS[line.hook]
+    text = quote_html(line.text)
+    colour = f'<FONT COLOR="{theme.text_on(background)}">{f"<B>{text}</B>" if line.bold else text}</FONT>'
+    chip = f' BGCOLOR="{background}" STYLE="ROUNDED"' if background != fill else ""
+    width = measure_ems(line.text) * BOX_SIZE * (BOLD if line.bold else 1)
+    return _cell(colour, width=width, attributes=chip)
+
+
+def arrow_label(lines: Iterable[str]) -> str:
+    """The lines on an arrow, on a plate that keeps them readable over anything but leaves the arrow itself free."""
+    plate = _table(
+        (_cell(quote_html(line), width=measure_ems(line) * SMALL_SIZE) for line in lines),
+        attributes=f' BGCOLOR="{theme.LABEL_FILL}" STYLE="ROUNDED"',
+    )
+    return _table([f"<TD>{plate[1:-1]}</TD>"])
+
+
+def cluster_label(cluster: Cluster, *, is_turned: bool = False) -> str:
+    """The path of a module in bold, and below it its type and which call this is: on the left, or turned to the right.
+
+    As much room again is left free beside it, where most arrows come in: they are drawn over it.
+    """
+    side = RIGHT if is_turned else LEFT
+    notes = " · ".join(cluster.notes)
+    width = max(measure_ems(cluster.title) * BOLD, measure_ems(notes)) * BOX_SIZE
+    title = _cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width, attributes=side)
+    return _table([title, _cell(quote_html(notes), width=0, attributes=side)] if notes else [title])
+
+
+def headline_label(lines: Iterable[str]) -> str:
+    """What stands above the legend."""
+    return _table(_cell(quote_html(line), width=measure_ems(line) * HEADLINE_SIZE) for line in lines)
+
+
+def entry_label(entry: Entry) -> str:
+    """A legend sample's meaning; a line's stands beside a piece of the line."""
+    words = textwrap.wrap(entry.meaning, ENTRY_WIDTH, break_long_words=False)
+    fill = theme.HOOK_FILLS[entry.hook] if entry.hook else entry.look.fill
+    label = box_label([Line(line) for line in words], fill)
+    return label if entry.flow is None else _beside(_line_sample(entry.flow), label)
+
+
+def _beside(left: str, right: str) -> str:
+    return _table([f"<TD>{left[1:-1]}</TD><TD>{right[1:-1]}</TD>"])
+
+
+def _line_sample(flow: Flow) -> str:
+    """A piece of line: the lower border of an empty cell."""
+    style = "" if flow is Flow.GRADIENT else f' STYLE="{flow.value.upper()}"'
+    line = f'<TD SIDES="B" BORDER="2" COLOR="{theme.EDGE_LINE}" WIDTH="34" HEIGHT="8"{style}></TD>'
+    return _table([line, '<TD HEIGHT="8"></TD>'])
+
+
+def _cell(content: str, *, width: float, attributes: str = "") -> str:
+    return f'<TD WIDTH="{math.ceil(width)}"{attributes}>{content}</TD>'
+
+
+def _table(rows: Iterable[str], *, attributes: str = "") -> str:
+    inside = "".join(f"<TR>{row}</TR>" for row in rows)
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="1" CELLPADDING="2"{attributes}>{inside}</TABLE>>'
+
+
+# Text in DOT: quoted for its two notations, HTML-like labels and tooltips, and measured
+
+
+NOTHING = "&#160;"
+"""Graphviz refuses a label with an empty ``<B></B>`` in it."""
+FULL_WIDTH_EM = 1.05
+WIDE, WIDE_EM = frozenset("@%mwMW…—"), 1.0
+NARROW, NARROW_EM = frozenset(" !'(),-./:;I[]`fijlrt|·"), 0.42
+CAPITAL_EM = 0.77
+USUAL_EM = 0.64
+
+
+def quote_html(text: str) -> str:
+    r"""Write the text as character data of an HTML-like label, in which Graphviz still expands ``\N`` and its like.
+
+    >>> print(quote_html("<lambda> & 'x' of \\N"))
+    &lt;lambda&gt; &amp; &#x27;x&#x27; of \\N
+    """
+    return html.escape(text.replace("\\", r"\\")) or NOTHING
+
+
+def quote_tooltip(lines: Iterable[str]) -> str:
+    r"""Write the lines as one tooltip, in which ``&`` starts a character entity and a backslash an escape.
+
+    Graphviz expands escapes of tooltips twice, line breaks first, then ``\\N`` and its like (lib/common/emit.c:
+    interpretCRNL, strdup_and_subst_obj), so a backslash takes four.
+
+    >>> print(quote_tooltip(["C:\\new", "b &lt; c"]))
+    C:\\\\new\nb &amp;lt; c
+    """
+    return r"\n".join(line.replace("&", "&amp;").replace("\\", r"\\\\") for line in lines)
+
+
+def measure_ems(text: str) -> float:
+    """Estimate how wide the text is in DejaVu Sans, a wide sans-serif font, in units of the font's size.
+
+    A picture made with one font is looked at with another: boxes are at least this wide, whatever the font here is.
+
+    >>> round(measure_ems("AddmmBackward0"), 2)
+    10.08
+    """
+    return sum(map(_em, text))
+
+
+def _em(character: str) -> float:
+    if character in NARROW:
+        return NARROW_EM
+    if character in WIDE:
+        return WIDE_EM
+    if east_asian_width(character) in "WF":
+        return FULL_WIDTH_EM
+    return CAPITAL_EM if character.isupper() else USUAL_EM

@@ -1,23 +1,48 @@
-"""The only place that runs a layout engine, and the only one that writes a picture to a file."""
+"""The only place that runs a layout engine."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import itertools
 import json
-import os
+import math
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fxgrad.errors import OutputError, UsageError
+from fxgrad.graph import BackwardGraph
 from fxgrad.graph.text import escape
+from fxgrad.render.dot import write_dot
+from fxgrad.render.files import FORMATS, name_formats
+from fxgrad.render.picture import compose_picture
 
-FORMATS = ("svg", "png", "pdf", "dot")
+_MOST_BOXES = 400
+"""Up to here a picture is laid out twice, so that arrows do not cross titles."""
+
+
+def draw_graph(
+    graph: BackwardGraph,
+    format: str,
+    *,
+    module: str | None = None,
+    hooks_only: bool = False,
+    depth: int | None = None,
+) -> bytes:
+    """Draw a graph in a format of `fxgrad.render.files.FORMATS`; the options are those of `compose_picture`."""
+    shown = compose_picture(graph, module=module, hooks_only=hooks_only, depth=depth)
+    source = write_dot(shown)
+    if format == "dot" or len(shown.boxes) > _MOST_BOXES or not shown.clusters:
+        return render_dot(source, format)
+    turned = find_crossed_titles(read_positions(source))
+    return render_dot(write_dot(shown, turned=turned) if turned else source, format)
+
+
+# The layout engine
+
+
 SHOWN_LINES = 3
-DRAFT_NAME = 100
 
 _BUNDLED_ENGINE = """
 import sys
@@ -29,49 +54,7 @@ sys.stdout.buffer.write(pygraphviz.AGraph(string=source).draw(format=sys.argv[1]
 """Run with the caller's import path: the working directory may hold a file that hides a module."""
 
 
-def format_of(path: str | os.PathLike[str]) -> str:
-    """Tell a picture's format from the end of its file's name.
-
-    Raises `UsageError` for an unknown one.
-
-    >>> format_of("graph.SVG")
-    'svg'
-    """
-    suffix = Path(path).suffix
-    if suffix[1:].lower() in FORMATS:
-        return suffix[1:].lower()
-    problem = f'unknown format "{escape(suffix[1:])}"' if suffix else "its name does not end in a format"
-    raise UsageError(
-        f'picture "{escape(os.fspath(path))}": {problem}',
-        f"a file name that ends in {_named_formats('.')}",
-        f'"{escape(Path(path).stem or "graph")}.svg"',
-    )
-
-
-def check_svg(path: str | os.PathLike[str]) -> None:
-    """Refuse to write an SVG under a name that promises another format.
-
-    Raises `UsageError`.
-    """
-    suffix = Path(path).suffix[1:].lower()
-    if suffix in FORMATS and suffix != "svg":
-        raise UsageError(
-            f'SVG picture "{escape(os.fspath(path))}": its name ends in .{suffix}',
-            "a file name that ends in .svg",
-            f'"{escape(Path(path).stem)}.svg"; fxgrad draw -o writes .{suffix}',
-        )
-
-
-def check_folder(path: str | os.PathLike[str]) -> None:
-    """Raise the `OutputError` that `write` would raise for a file in a folder that is not there, before any work."""
-    place = Path(os.path.realpath(path))
-    if not place.parent.is_dir():
-        raise _cannot_write(path, os.strerror(errno.ENOENT))
-    if place.is_dir():
-        raise _cannot_write(path, os.strerror(errno.EISDIR))
-
-
-def render(source: str, format: str) -> bytes:
+def render_dot(source: str, format: str) -> bytes:
     """Lay DOT source out and draw it; ``"dot"`` is the source itself, in UTF-8, without a layout.
 
     ``dot`` does it where it is on the PATH, otherwise the engine in pygraphviz's wheel; either in a process of its
@@ -80,11 +63,11 @@ def render(source: str, format: str) -> bytes:
     Raises `UsageError` for a format that is none of `FORMATS`, `OutputError` where the engine fails.
     """
     if format not in FORMATS:
-        raise UsageError(f'format "{escape(format)}"', _named_formats(""), '"svg"')
+        raise UsageError(f'format "{escape(format)}"', name_formats(""), '"svg"')
     return source.encode() if format == "dot" else _laid_out(source, format)
 
 
-def positions(source: str) -> Any:
+def read_positions(source: str) -> Any:
     """Where everything in DOT source comes to lie: what Graphviz's ``-Tjson`` says, as Python values.
 
     Raises `OutputError` where the engine fails.
@@ -102,29 +85,6 @@ def _laid_out(source: str, format: str) -> bytes:
     return run.stdout
 
 
-def write(content: bytes, path: str | os.PathLike[str]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there.
-
-    Raises `OutputError` where that is not possible; a file that was there before is then as it was.
-    """
-    try:
-        place = Path(os.path.realpath(path))
-        if place.exists() and not place.is_file() and not place.is_dir():
-            place.write_bytes(content)  # a device or a pipe is written to, never replaced
-        else:
-            _replace(place, content)
-    except (OSError, ValueError) as error:  # a null character in the name is a ValueError
-        raise _cannot_write(path, getattr(error, "strerror", None) or str(error)) from error
-
-
-def _cannot_write(path: str | os.PathLike[str], why: str) -> OutputError:
-    return OutputError(
-        f'cannot write "{escape(os.fspath(path))}": {why}',
-        "a file in a folder that exists and that you may write to",
-        _instead(Path(path)),
-    )
-
-
 def _engine(format: str) -> list[str]:
     dot = shutil.which("dot")
     return [dot, f"-T{format}"] if dot else [sys.executable, "-c", _BUNDLED_ENGINE, format, *sys.path]
@@ -139,25 +99,79 @@ def _failed(errors: str) -> OutputError:
     )
 
 
-def _replace(place: Path, content: bytes) -> None:
-    draft = place.with_name(f".{place.name[:DRAFT_NAME]}.{os.getpid()}.part")
-    try:
-        with draft.open("xb") as file:
-            file.write(content)
-        draft.replace(place)
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+# Titles of frames that arrows cross
+#
+# Graphviz places a title before it draws arrows, so only a finished layout tells which are crossed. A crossed title is
+# turned to the other side where fewer arrows cross it; that moves nothing else, as it takes the same room.
 
 
-def _instead(place: Path) -> str:
-    if place.is_dir():
-        return f'"{escape(str(place / "graph.svg"))}": it is a folder'
-    if not place.parent.is_dir():
-        return f'make the folder "{escape(str(place.parent))}" first'
-    return "another file name or folder"
+_POINTS_PER_INCH = 72
+_POINT_DISTANCE = 4.0
+"""Distance of the points that stand for an arrow: less than the height of a line of text."""
+_FRAME = "cluster"
+
+Point = tuple[float, float]
 
 
-def _named_formats(before: str) -> str:
-    names = [f"{before}{format}" for format in FORMATS]
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+class Area(NamedTuple):
+    """A rectangle, in points."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def holds(self, point: Point) -> bool:
+        """Whether a point lies in it."""
+        return self.left <= point[0] <= self.right and self.bottom <= point[1] <= self.top
+
+
+def find_crossed_titles(layout: Mapping[str, Any]) -> frozenset[str]:
+    """The frames whose title more arrows cross on the left than would on the right, by name.
+
+    ``layout`` is Graphviz's JSON (`fxgrad.render.layout.positions`).
+    """
+    arrows = [list(_along(edge["pos"])) for edge in layout.get("edges", ()) if "pos" in edge]
+    frames = [each for each in layout["objects"] if each["name"].startswith(_FRAME) and "lp" in each]
+    return frozenset(frame["name"] for frame in frames if _is_better_turned(frame, arrows))
+
+
+def _is_better_turned(frame: Mapping[str, Any], arrows: Sequence[Sequence[Point]]) -> bool:
+    left, right = (sum(any(map(side.holds, arrow)) for arrow in arrows) for side in _sides(frame))
+    return right < left
+
+
+def _sides(frame: Mapping[str, Any]) -> tuple[Area, Area]:
+    """Where the title is, and where it would be: its words take half of the label's width, on the outer side."""
+    start, _, end, _ = _numbers(frame["bb"])
+    x, y = _numbers(frame["lp"])
+    half_width = float(frame["lwidth"]) * _POINTS_PER_INCH / 2
+    half_height = float(frame["lheight"]) * _POINTS_PER_INCH / 2
+    mirrored = start + end - x
+    return (
+        Area(x - half_width, y - half_height, x, y + half_height),
+        Area(mirrored, y - half_height, mirrored + half_width, y + half_height),
+    )
+
+
+def _along(pos: str) -> Iterator[Point]:
+    """Points along an arrow, from Graphviz's ``e,x,y x,y x,y ...``: its tip, and the points of Bezier curves."""
+    tips = [_numbers(part[2:]) for part in pos.split() if part.startswith(("e,", "s,"))]
+    corners = [_numbers(part) for part in pos.split() if not part.startswith(("e,", "s,"))]
+    for at in range(0, len(corners) - 3, 3):
+        yield from _curve(corners[at : at + 4])
+    yield from ((x, y) for x, y in tips)
+
+
+def _curve(corners: Sequence[Sequence[float]]) -> Iterator[Point]:
+    length = sum(math.dist(one, other) for one, other in itertools.pairwise(corners))
+    steps = max(1, math.ceil(length / _POINT_DISTANCE))
+    for step in range(steps + 1):
+        t = step / steps
+        shares = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+        x, y = (sum(share * corner[axis] for share, corner in zip(shares, corners, strict=True)) for axis in (0, 1))
+        yield x, y
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawn import dot_source
 from torch import nn
 
 import fxgrad
@@ -14,8 +15,7 @@ from fxgrad.api import trace_target
 from fxgrad.cli import main
 from fxgrad.graph import HookKind
 from fxgrad.graph.text import name_registering_function
-from fxgrad.render.dot import dot_source
-from fxgrad.render.layout import render
+from fxgrad.render.layout import render_dot
 from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
 from tests.support.svg_extents import Drawing
@@ -149,7 +149,7 @@ def test_no_arrow_of_a_small_sample_crosses_the_title_of_a_module(name, reposito
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         trace = trace_target(TargetOptions(str(repository / "samples" / f"{name}.py")))
-    assert Drawing(render(dot_source(trace.graph), "svg")).crossed()
+    assert Drawing(render_dot(dot_source(trace.graph), "svg")).crossed()
     assert Drawing(trace.draw()).crossed() == []
 
 

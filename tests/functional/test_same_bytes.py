@@ -19,7 +19,7 @@ from fxgrad.graph import HookKind
 PROGRAM = """
 import contextlib, json, sys
 from fxgrad import api
-from fxgrad.render.dot import dot_source
+from drawn import dot_source
 from fxgrad.target_options import TargetOptions
 written = {}
 for target in sys.argv[1:]:

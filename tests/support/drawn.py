@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from fxgrad.render.layout import draw_graph
+
+
+def dot_source(graph, **options):
+    """The DOT text of a picture, without a layout."""
+    return draw_graph(graph, "dot", **options).decode()
+
 
 def texts(box):
     return [line.text for line in box.lines]

@@ -12,6 +12,7 @@ import hostile_models
 import misbehaviour
 import torch
 from damaged_traces import damaged
+from drawn import dot_source
 from fuzzing import all_modules, ask_everything, check_error, check_picture, is_harmless, rng_of, try_model, unchanged
 from torch import nn
 from torch.nn.modules import module as module_hooks
@@ -23,7 +24,6 @@ from fxgrad.graph.check import GraphLintError
 from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.observe.target.arguments import make_arguments, parse_init, parse_input
 from fxgrad.observe.target.importing import parse_target
-from fxgrad.render.dot import dot_source
 from fxgrad.result import Trace
 
 Category = Callable[[int], str]

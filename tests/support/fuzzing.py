@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from drawn import dot_source
 from tally import count_outcome
 from torch import nn
 from torch.nn.modules import module as module_hooks
@@ -22,7 +23,6 @@ from torch.nn.modules import module as module_hooks
 import fxgrad
 from fxgrad.errors import FxgradError, TargetError
 from fxgrad.exchange.saved import from_json
-from fxgrad.render.dot import dot_source
 from fxgrad.result import Trace
 
 

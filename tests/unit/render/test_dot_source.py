@@ -7,13 +7,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from drawn import dot_source
 
 from fxgrad.graph import BackwardGraph, HookKind, NodeKind
 from fxgrad.graph.text import escape
 from fxgrad.render import theme
-from fxgrad.render.dot import dot_source
-from fxgrad.render.escaping import shortened
-from fxgrad.render.layout import render
+from fxgrad.render.labels import shorten
+from fxgrad.render.layout import render_dot
 
 HOSTILE = [
     'a "quoted" name',
@@ -67,8 +67,8 @@ def test_any_name_is_shown_as_it_is_and_breaks_nothing(program, name):
     program.node("MulBackward0_0", (3,), arguments=[(name, "AccumulateGrad_0")], call=f"{name}#1", schema=name)
     program.leaf("AccumulateGrad_0", name, 3)
     program.site(program.hook(HookKind.MODULE_BACKWARD, name, name), f"{name}#1", "MulBackward0_0")
-    svg = render(dot_source(program.graph()), "svg")
-    assert shown(svg).count(shortened(escape(name), 32) or "\xa0") >= 2  # the type of the module, and the argument
+    svg = render_dot(dot_source(program.graph()), "svg")
+    assert shown(svg).count(shorten(escape(name), 32) or "\xa0") >= 2  # the type of the module, and the argument
     assert any(f"parameter: {escape(name)}\n" in tooltip for tooltip in tooltips(svg))
 
 
@@ -103,7 +103,7 @@ def test_an_edge_with_a_gradient_is_solid(product):
 
 def test_the_legend_explains_what_occurs_and_nothing_else(product):
     legend = [line.partition("<FONT")[2] for line in dot_source(product.graph()).splitlines() if "\tl" in line]
-    words = " ".join(shown(render(dot_source(product.graph()), "svg")))
+    words = " ".join(shown(render_dot(dot_source(product.graph()), "svg")))
     assert len([line for line in legend if line]) == 7
     for meaning in (
         "backward starts here",
@@ -132,7 +132,7 @@ spec = importlib.util.spec_from_file_location("builders", {conftest!r})
 builders = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(builders)
 from fxgrad.graph import HookKind
-from fxgrad.render.dot import dot_source
+from fxgrad.render.layout import draw_graph
 
 program = builders.Program()
 program.call("", "Model")
@@ -145,7 +145,7 @@ for layer in range(4):
     for kind in HookKind:
         program.site(program.hook(kind, f"layers.{{layer}}"), f"layers.{{layer}}#1", f"MulBackward0_{{layer}}", slot=0)
 for options in ({{}}, {{"hooks_only": True}}, {{"depth": 0}}, {{"module": "layers.1"}}):
-    print(dot_source(program.graph(), **options))
+    print(draw_graph(program.graph(), "dot", **options).decode())
 """
 
 
@@ -177,4 +177,4 @@ def test_a_deep_graph_needs_no_recursion(program):
 
 def test_an_empty_picture_can_still_be_laid_out(program):
     empty = BackwardGraph((), (), (), (), (), (), (), (), program.info)
-    assert b"</svg>" in render(dot_source(empty), "svg")
+    assert b"</svg>" in render_dot(dot_source(empty), "svg")

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import Explanation, Source
-from fxgrad.render.findings import Finding, findings_of, formatted, is_grave, sorted_findings
+from fxgrad.render.findings import Finding, format_findings, is_grave, list_findings, sort_findings
 from fxgrad.rules import list_codes
 
 SILENT = Finding("model.py", 12, "FXG104", "warning", "`show` never fires", "no use.", "use it", ("layers.3",))
@@ -18,7 +18,7 @@ def changed(**fields):
 
 
 def located(explanation, graph):
-    (finding,) = findings_of(graph, [explanation], target="train.py")
+    (finding,) = list_findings(graph, [explanation], target="train.py")
     return finding.file, finding.line
 
 
@@ -39,7 +39,7 @@ def test_a_finding_is_where_the_hooks_function_is_defined_if_nobody_saw_it_regis
 
 def test_a_finding_about_a_hook_names_its_module(linear):
     told, graph = about_a_hook(linear, None)
-    assert next(findings_of(graph, [told], target="train.py")).owners == ("fc",)
+    assert next(list_findings(graph, [told], target="train.py")).owners == ("fc",)
 
 
 def test_a_finding_about_no_line_is_at_the_target(linear):
@@ -53,7 +53,7 @@ def test_a_finding_about_a_line_is_there(linear):
 
 def test_findings_are_in_the_order_of_files_lines_and_codes():
     found = [changed(file="b.py"), changed(line=100), changed(code="FXG101"), changed(line=9), changed(line=None)]
-    ordered = [(finding.file, finding.line, finding.code) for finding in sorted_findings(found)]
+    ordered = [(finding.file, finding.line, finding.code) for finding in sort_findings(found)]
     assert ordered == [
         ("b.py", 12, "FXG104"),
         ("model.py", None, "FXG104"),
@@ -64,12 +64,12 @@ def test_findings_are_in_the_order_of_files_lines_and_codes():
 
 
 def test_the_same_finding_at_one_line_is_told_once_with_all_that_it_is_about():
-    several = sorted_findings([SILENT, changed(owners=("layers.2",), because="too."), SILENT])
+    several = sort_findings([SILENT, changed(owners=("layers.2",), because="too."), SILENT])
     assert several == (changed(owners=("layers.3", "layers.2")),)
 
 
 def test_different_headlines_at_one_line_are_two_findings():
-    assert len(sorted_findings([SILENT, changed(headline="`other` never fires")])) == 2
+    assert len(sort_findings([SILENT, changed(headline="`other` never fires")])) == 2
 
 
 @pytest.mark.parametrize(("severity", "grave"), [("info", False), ("warning", True), ("error", True)])
@@ -81,26 +81,26 @@ def test_warnings_and_errors_count(severity, grave):
 
 
 def test_a_line_of_text_has_place_code_severity_and_what_it_is_about():
-    assert formatted([SILENT], "text") == "model.py:12: FXG104 warning `show` never fires (`layers.3`)"
+    assert format_findings([SILENT], "text") == "model.py:12: FXG104 warning `show` never fires (`layers.3`)"
 
 
 def test_what_the_headline_names_is_not_named_again():
     told = changed(headline="no gradient reaches `w`", owners=("w",))
-    assert formatted([told], "text") == "model.py:12: FXG104 warning no gradient reaches `w`"
+    assert format_findings([told], "text") == "model.py:12: FXG104 warning no gradient reaches `w`"
 
 
 def test_a_line_of_text_is_one_line_that_prints():
     told = changed(file="mo\ndel.py", headline="`\x1b[31m` \u202e never fires", owners=("a\nb",))
-    assert formatted([told], "text").isprintable()
+    assert format_findings([told], "text").isprintable()
 
 
 @pytest.mark.parametrize(("form", "text"), [("text", ""), ("github", ""), ("json", "[]")])
 def test_without_findings_there_is_nothing_to_tell(form, text):
-    assert formatted([], form) == text
+    assert format_findings([], form) == text
 
 
 def test_json_is_a_list_of_the_findings_fields():
-    assert json.loads(formatted([SILENT, changed(line=None, owners=())], "json")) == [
+    assert json.loads(format_findings([SILENT, changed(line=None, owners=())], "json")) == [
         {
             "file": "model.py",
             "line": 12,
@@ -124,7 +124,7 @@ def test_json_is_a_list_of_the_findings_fields():
 
 
 def test_a_github_annotation_has_level_place_and_title():
-    assert formatted([SILENT, changed(severity="info", line=None)], "github").splitlines() == [
+    assert format_findings([SILENT, changed(severity="info", line=None)], "github").splitlines() == [
         "::warning file=model.py,line=12,title=FXG104::`show` never fires (`layers.3`)%0Ano use.%0Afix: use it",
         "::notice file=model.py,title=FXG104::`show` never fires (`layers.3`)%0Ano use.%0Afix: use it",
     ]
@@ -132,7 +132,7 @@ def test_a_github_annotation_has_level_place_and_title():
 
 def test_a_github_annotation_cannot_be_left_by_what_is_in_it():
     told = changed(file="a,b:c%.py\r\n::error::x", because="100%\r\n::stop-commands::x")
-    (line,) = formatted([told], "github").splitlines()
+    (line,) = format_findings([told], "github").splitlines()
     assert line == (
         "::warning file=a%2Cb%3Ac%25.py%0D%0A%3A%3Aerror%3A%3Ax,line=12,title=FXG104::"
         "`show` never fires (`layers.3`)%0A100%25%0D%0A::stop-commands::x%0Afix: use it"
@@ -140,7 +140,7 @@ def test_a_github_annotation_cannot_be_left_by_what_is_in_it():
 
 
 def run_of(*findings):
-    log = json.loads(formatted(findings, "sarif"))
+    log = json.loads(format_findings(findings, "sarif"))
     assert log["version"] == "2.1.0"
     assert log["$schema"].endswith("sarif-schema-2.1.0.json")
     (run,) = log["runs"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fxgrad.errors import OutputError, UsageError
-from fxgrad.render.layout import FORMATS, format_of, render, write
+from fxgrad.render.files import FORMATS, find_format, write_file
+from fxgrad.render.layout import render_dot
 
 SOURCE = 'digraph { a [label="x"]; a -> b }'
 BEGINS = {"svg": b"<?xml", "png": b"\x89PNG\r\n", "pdf": b"%PDF-", "dot": b"digraph"}
@@ -36,16 +37,16 @@ def no_engine_on_path(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_name_tells_its_format(format):
-    assert format_of(f"some.folder/graph.{format}") == format
+    assert find_format(f"some.folder/graph.{format}") == format
 
 
 def test_the_case_of_a_suffix_does_not_matter():
-    assert format_of(Path("graph.PNG")) == "png"
+    assert find_format(Path("graph.PNG")) == "png"
 
 
 def test_an_unknown_format_is_refused_with_those_that_are_known():
     with pytest.raises(UsageError) as error:
-        format_of("graph.jpeg")
+        find_format("graph.jpeg")
     assert str(error.value).splitlines() == [
         'picture "graph.jpeg": unknown format "jpeg"',
         "  allowed: a file name that ends in .svg, .png, .pdf or .dot",
@@ -55,56 +56,56 @@ def test_an_unknown_format_is_refused_with_those_that_are_known():
 
 def test_a_name_without_a_format_is_refused():
     with pytest.raises(UsageError, match='picture "graph": its name does not end in a format'):
-        format_of("graph")
+        find_format("graph")
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_without_dot_on_the_path_the_bundled_engine_draws(no_engine_on_path, format):
-    assert render(SOURCE, format).startswith(BEGINS[format])
+    assert render_dot(SOURCE, format).startswith(BEGINS[format])
 
 
 def test_dot_needs_no_engine(engine_on_path):
     engine_on_path("raise SystemExit(1)")
-    assert render(SOURCE, "dot") == SOURCE.encode()
+    assert render_dot(SOURCE, "dot") == SOURCE.encode()
 
 
 def test_dot_on_the_path_is_used(engine_on_path):
     engine_on_path("import sys; print(sys.argv[1], sys.stdin.read())")
-    assert render(SOURCE, "svg").decode() == f"-Tsvg {SOURCE}\n"
+    assert render_dot(SOURCE, "svg").decode() == f"-Tsvg {SOURCE}\n"
 
 
 def test_an_unknown_format_is_refused_before_anything_runs():
     with pytest.raises(UsageError, match='format "gif"\n  allowed: svg, png, pdf or dot'):
-        render(SOURCE, "gif")
+        render_dot(SOURCE, "gif")
 
 
 def test_an_engine_that_fails_is_quoted_with_its_last_lines(engine_on_path):
     engine_on_path("import sys; sys.exit('one\\ntwo\\nthree\\nfour')")
     with pytest.raises(OutputError) as error:
-        render(SOURCE, "svg")
+        render_dot(SOURCE, "svg")
     assert error.value.given == "the layout engine failed: two; three; four"
 
 
 def test_an_engine_that_writes_nothing_has_failed(engine_on_path):
     engine_on_path("")
     with pytest.raises(OutputError, match="the layout engine failed: it said nothing"):
-        render(SOURCE, "svg")
+        render_dot(SOURCE, "svg")
 
 
 def test_an_engine_that_cannot_be_started_has_failed(engine_on_path):
     engine_on_path("")
     Path(os.environ["PATH"], "dot").write_text("#!/no/such/interpreter\n")
     with pytest.raises(OutputError, match="the layout engine failed"):
-        render(SOURCE, "svg")
+        render_dot(SOURCE, "svg")
 
 
 def test_source_that_is_no_dot_is_an_error_of_the_engine(no_engine_on_path):
     with pytest.raises(OutputError, match="the layout engine failed"):
-        render("digraph {", "svg")
+        render_dot("digraph {", "svg")
 
 
 def test_the_engine_leaves_the_terminal_alone(no_engine_on_path, capfd):
-    render(SOURCE, "svg")
+    render_dot(SOURCE, "svg")
     assert capfd.readouterr() == ("", "")
 
 
@@ -112,35 +113,35 @@ def test_a_module_in_the_working_directory_does_not_get_in_the_way(no_engine_on_
     (tmp_path / "pygraphviz.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    assert render(SOURCE, "svg").startswith(b"<?xml")
+    assert render_dot(SOURCE, "svg").startswith(b"<?xml")
 
 
 def test_a_file_is_written(tmp_path):
-    write(b"picture", tmp_path / "graph.svg")
+    write_file(b"picture", tmp_path / "graph.svg")
     assert (tmp_path / "graph.svg").read_bytes() == b"picture"
 
 
 def test_a_file_that_is_there_is_replaced_whole(tmp_path):
     (tmp_path / "graph.svg").write_bytes(b"the old and much longer picture")
-    write(b"picture", tmp_path / "graph.svg")
+    write_file(b"picture", tmp_path / "graph.svg")
     assert (tmp_path / "graph.svg").read_bytes() == b"picture"
 
 
 def test_nothing_but_the_file_is_left(tmp_path):
-    write(b"picture", tmp_path / "graph.svg")
+    write_file(b"picture", tmp_path / "graph.svg")
     assert [path.name for path in tmp_path.iterdir()] == ["graph.svg"]
 
 
 def test_a_new_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "usual").touch()
-    write(b"picture", tmp_path / "graph.svg")
+    write_file(b"picture", tmp_path / "graph.svg")
     assert stat.S_IMODE((tmp_path / "graph.svg").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
 
 
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "graph.svg").symlink_to(tmp_path / "elsewhere" / "real.svg")
-    write(b"picture", tmp_path / "graph.svg")
+    write_file(b"picture", tmp_path / "graph.svg")
     assert (tmp_path / "graph.svg").is_symlink()
     assert (tmp_path / "elsewhere" / "real.svg").read_bytes() == b"picture"
 
@@ -150,7 +151,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        write(b"picture", pipe)
+        write_file(b"picture", pipe)
         assert os.read(reader, 100) == b"picture"
     finally:
         os.close(reader)
@@ -158,7 +159,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 
 def test_a_folder_is_no_place_for_a_file(tmp_path):
     with pytest.raises(OutputError) as error:
-        write(b"picture", tmp_path)
+        write_file(b"picture", tmp_path)
     assert error.value.given.startswith(f'cannot write "{tmp_path}": ')
     assert error.value.suggestion == f'"{tmp_path / "graph.svg"}": it is a folder'
     assert list(tmp_path.iterdir()) == []
@@ -166,7 +167,7 @@ def test_a_folder_is_no_place_for_a_file(tmp_path):
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(OutputError) as error:
-        write(b"picture", tmp_path / "pictures" / "graph.svg")
+        write_file(b"picture", tmp_path / "pictures" / "graph.svg")
     assert error.value.suggestion == f'make the folder "{tmp_path / "pictures"}" first'
 
 
@@ -178,10 +179,10 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path, monk
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        write(b"picture", tmp_path / "graph.svg")
+        write_file(b"picture", tmp_path / "graph.svg")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("graph.svg", b"old")]
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(OutputError, match="null"):
-        write(b"picture", f"{tmp_path}/a\0b.svg")
+        write_file(b"picture", f"{tmp_path}/a\0b.svg")

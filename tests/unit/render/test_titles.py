@@ -4,11 +4,10 @@ import re
 
 import pytest
 
-from fxgrad.render import drawn as drawing
-from fxgrad.render.dot import written
-from fxgrad.render.drawing.compose import picture
-from fxgrad.render.layout import positions, render
-from fxgrad.render.titles import crossed_titles
+from fxgrad.render import layout as drawing
+from fxgrad.render.dot import write_dot
+from fxgrad.render.layout import find_crossed_titles, read_positions, render_dot
+from fxgrad.render.picture import compose_picture
 from tests.support.svg_extents import Drawing
 
 
@@ -20,24 +19,24 @@ def layout(*arrows):
 
 
 def test_a_title_that_an_arrow_crosses_is_turned():
-    assert crossed_titles(layout((50, 200, 50, 0))) == {"cluster0"}
+    assert find_crossed_titles(layout((50, 200, 50, 0))) == {"cluster0"}
 
 
 @pytest.mark.parametrize("arrow", [(150, 200, 150, 0), (50, 200, 50, 95), (50, 65, 50, 0), (250, 200, 250, 0)])
 def test_a_title_that_no_arrow_crosses_stays(arrow):
-    assert crossed_titles(layout(arrow)) == frozenset()
+    assert find_crossed_titles(layout(arrow)) == frozenset()
 
 
 def test_a_title_stays_where_as_many_arrows_cross_on_the_other_side():
-    assert crossed_titles(layout((50, 200, 50, 0), (250, 200, 250, 0))) == frozenset()
+    assert find_crossed_titles(layout((50, 200, 50, 0), (250, 200, 250, 0))) == frozenset()
 
 
 def test_a_title_is_turned_to_where_fewer_arrows_cross():
-    assert crossed_titles(layout((50, 200, 50, 0), (60, 200, 60, 0), (250, 200, 250, 0))) == {"cluster0"}
+    assert find_crossed_titles(layout((50, 200, 50, 0), (60, 200, 60, 0), (250, 200, 250, 0))) == {"cluster0"}
 
 
 def test_an_arrow_that_was_not_drawn_crosses_nothing():
-    assert crossed_titles({**layout(), "edges": [{"tail": 0, "head": 1}]}) == frozenset()
+    assert find_crossed_titles({**layout(), "edges": [{"tail": 0, "head": 1}]}) == frozenset()
 
 
 def three_calls(program):
@@ -50,15 +49,15 @@ def three_calls(program):
         leaf = [("self", "AccumulateGrad_0")]
         program.node(f"AddmmBackward0_{number}", (8, 20), arguments=leaf, call=call)
     program.leaf("AccumulateGrad_0", "linear.bias", 20)
-    return picture(program.graph())
+    return compose_picture(program.graph())
 
 
 def test_turning_moves_titles_only_and_out_of_the_way(program):
     shown = three_calls(program)
-    before = written(shown)
-    turned = crossed_titles(positions(before))
+    before = write_dot(shown)
+    turned = find_crossed_titles(read_positions(before))
     assert turned
-    crossed, free = Drawing(render(before, "svg")), Drawing(render(written(shown, turned=turned), "svg"))
+    crossed, free = Drawing(render_dot(before, "svg")), Drawing(render_dot(write_dot(shown, turned=turned), "svg"))
     assert [box.rect for box in crossed.boxes] == [box.rect for box in free.boxes]
     assert [frame.rect for frame in crossed.frames] == [frame.rect for frame in free.frames]
     assert crossed.lines == free.lines
@@ -69,11 +68,11 @@ def test_turning_moves_titles_only_and_out_of_the_way(program):
 def test_a_large_picture_is_laid_out_once(program, monkeypatch):
     three_calls(program)
     monkeypatch.setattr(drawing, "_MOST_BOXES", 3)
-    monkeypatch.setattr(drawing, "positions", None)
-    assert drawing.drawn(program.graph(), "svg")
+    monkeypatch.setattr(drawing, "read_positions", None)
+    assert drawing.draw_graph(program.graph(), "svg")
 
 
 def test_dot_is_not_laid_out(program, monkeypatch):
     three_calls(program)
-    monkeypatch.setattr(drawing, "positions", None)
-    assert re.match(b"digraph", drawing.drawn(program.graph(), "dot"))
+    monkeypatch.setattr(drawing, "read_positions", None)
+    assert re.match(b"digraph", drawing.draw_graph(program.graph(), "dot"))

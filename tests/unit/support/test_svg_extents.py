@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fxgrad.render.layout import render
+from fxgrad.render.layout import render_dot
 from tests.support.svg_extents import Drawing
 
 SOURCE = """
@@ -20,7 +20,7 @@ digraph {
 
 @pytest.fixture(scope="module")
 def good():
-    return render(SOURCE, "svg").decode()
+    return render_dot(SOURCE, "svg").decode()
 
 
 def move(svg, words, *, x=0.0, y=0.0):
@@ -58,7 +58,7 @@ def test_text_that_sits_too_low_in_its_box_is_found(good):
 
 
 def test_text_in_the_corner_of_a_box_that_is_no_rectangle_is_found():
-    svg = render(
+    svg = render_dot(
         'digraph { a [shape=octagon, width=2, height=2, label="corner", fontname="sans-serif"] }', "svg"
     ).decode()
     assert Drawing(svg).problems() == []
@@ -108,5 +108,5 @@ def test_an_arrow_through_a_frames_title_is_found(good):
 
 
 def test_an_arrow_that_leads_up_is_found():
-    svg = render("digraph { node [shape=box] a -> b; b -> a [constraint=false] }", "svg").decode()
+    svg = render_dot("digraph { node [shape=box] a -> b; b -> a [constraint=false] }", "svg").decode()
     assert Drawing(svg).upward() == ["b->a"]

@@ -19,9 +19,16 @@ from fxgrad.graph.text import (
     format_shape,
     name_registering_function,
 )
-from fxgrad.render.drawing.shapes import Line
-from fxgrad.render.escaping import shortened
 from fxgrad.render.sentences import at_the_latest
+
+
+class Line(NamedTuple):
+    """One line of a box; ``hook`` is the kind of the hook that it names."""
+
+    text: str
+    bold: bool = False
+    hook: HookKind | None = None
+
 
 NAME_WIDTH = 44
 PART_WIDTH = 32
@@ -32,7 +39,7 @@ MOST_UNPLACED = 5
 
 def node_lines(graph: BackwardGraph, node: Node) -> Iterator[Line]:
     """What a node is: its label, or for a leaf the variable's name and shape."""
-    yield Line(shortened(_title(node), NAME_WIDTH), bold=True)
+    yield Line(shorten(_title(node), NAME_WIDTH), bold=True)
     if node.kind is NodeKind.ACCUMULATE_GRAD:
         yield Line(_leaf_text(graph, node))
 
@@ -94,8 +101,8 @@ def _order_text(alike: Sequence[HookSite]) -> str:
 
 def _named(hook: _HookName) -> str:
     owner = "every module" if hook.kind.is_global else escape(hook.owner) or "the model"
-    function = shortened(escape(hook.function) or "hook", PART_WIDTH)
-    return " · ".join([function, name_registering_function(hook.kind), shortened(owner, PART_WIDTH)])
+    function = shorten(escape(hook.function) or "hook", PART_WIDTH)
+    return " · ".join([function, name_registering_function(hook.kind), shorten(owner, PART_WIDTH)])
 
 
 def node_tooltip(
@@ -136,7 +143,7 @@ def _full_hook_text(site: HookSite) -> str:
 def edge_lines(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
     """The argument's name, the shape of its gradient, and which gradient of the next node it adds to, of several."""
     if edge.argument is not None:
-        yield shortened(escape(edge.argument), PART_WIDTH)
+        yield shorten(escape(edge.argument), PART_WIDTH)
     yield from shape_lines(graph, edge)
 
 
@@ -171,18 +178,18 @@ def root_lines(graph: BackwardGraph, root: Root) -> Iterator[str]:
 
 def root_title(root: Root) -> str:
     """Where the root was found: ``result[0]``."""
-    return shortened(format_path(root.path) or "the output", NAME_WIDTH)
+    return shorten(format_path(root.path) or "the output", NAME_WIDTH)
 
 
 def call_title(call: ModuleCall) -> str:
     """The path of the called module; the model itself has none and goes by its type."""
-    return shortened(escape(call.path or call.type_name), NAME_WIDTH)
+    return shorten(escape(call.path or call.type_name), NAME_WIDTH)
 
 
 def call_notes(call: ModuleCall, *, times: int) -> Iterator[str]:
     """The module's type, and which of its calls this is where there are several."""
     if call.path:
-        yield shortened(escape(call.type_name), PART_WIDTH)
+        yield shorten(escape(call.type_name), PART_WIDTH)
     if times > 1:
         yield f"call {call.index} of {times}"
 
@@ -200,10 +207,10 @@ def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
     """What the picture is of, and how it is read."""
     yield " · ".join(_headline_parts(graph, shown))
     yield "Backward runs from the roots at the top down to the leaves."
-    yield f"roots: {shortened(escape_unprintable(graph.info.root_rule), HEADLINE_WIDTH)}"
+    yield f"roots: {shorten(escape_unprintable(graph.info.root_rule), HEADLINE_WIDTH)}"
     call = format_backward_call(graph.info.backward)
     if call:
-        yield f"predicted for {shortened(call, HEADLINE_WIDTH)}"
+        yield f"predicted for {shorten(call, HEADLINE_WIDTH)}"
     unplaced = list(_unplaced_hooks(graph))
     if unplaced:
         yield f"{count_noun(len(unplaced), 'hook')} on no node of this graph: {unplaced[0]}"
@@ -214,7 +221,7 @@ def headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
 
 def _headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
     outermost = next((call for call in graph.calls if call.parent is None), None)
-    yield f"Backward graph of {shortened(escape(outermost.type_name), PART_WIDTH)}" if outermost else "Backward graph"
+    yield f"Backward graph of {shorten(escape(outermost.type_name), PART_WIDTH)}" if outermost else "Backward graph"
     nodes = count_noun(len(graph.nodes), "node", zero="0")
     yield nodes if shown == len(graph.nodes) else f"{shown:,} of {nodes}"
     if graph.hooks:
@@ -228,3 +235,15 @@ def _unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
     for hook in graph.hooks:
         if hook.id not in placed:
             yield _named(_HookName(hook.function, hook.kind, hook.owner))
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut the text to at most that many characters; what goes is in the middle, because both ends of a name tell.
+
+    >>> shorten("encoder.layers.0.self_attn.out_proj.weight", 20)
+    'encoder.la…oj.weight'
+    """
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"

@@ -1,0 +1,361 @@
+"""Which nodes of a graph are drawn, in which module call each is drawn, and what joins them."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fxgrad.errors import UsageError
+from fxgrad.graph import BackwardGraph, HookSite, ModuleCall, NodeKind, Root
+from fxgrad.graph.text import escape
+from fxgrad.predict import NodePrediction
+from fxgrad.render.theme import Flow
+
+# Where gradients flow
+
+
+EdgeFlows = tuple[tuple[Flow, ...], ...]
+"""For each node, by id, one Flow per edge."""
+
+_FLOW_OF_STATUS = {"tensor": Flow.GRADIENT, "none": Flow.NONE, "unknown": Flow.UNKNOWN}
+_STRENGTH = (Flow.NONE, Flow.UNKNOWN, Flow.GRADIENT)
+
+
+def find_edge_flows(predictions: Iterable[NodePrediction]) -> EdgeFlows:
+    """Say for each edge of each node whether a gradient goes along it, as `fxgrad.predict` foresees."""
+    return tuple(map(find_node_flows, predictions))
+
+
+def find_node_flows(prediction: NodePrediction) -> tuple[Flow, ...]:
+    """Say for each edge of one node whether a gradient goes along it."""
+    return tuple(_FLOW_OF_STATUS[status] for status in prediction.grad_inputs)
+
+
+def pick_strongest(*flows: Flow) -> Flow:
+    """Say what several flows are together: a gradient if one is, none only if all are.
+
+    >>> pick_strongest(Flow.NONE, Flow.UNKNOWN).name, pick_strongest(Flow.UNKNOWN, Flow.GRADIENT).name
+    ('UNKNOWN', 'GRADIENT')
+    """
+    return max(flows, key=_STRENGTH.index)
+
+
+def pick_weakest(*flows: Flow) -> Flow:
+    """Say what is left of a gradient that has to pass all of these.
+
+    >>> pick_weakest(Flow.GRADIENT, Flow.UNKNOWN).name
+    'UNKNOWN'
+    """
+    return min(flows, key=_STRENGTH.index)
+
+
+# In which module call a node is drawn
+
+
+Lineage = tuple[str, ...]
+"""Ids of module calls, each around the next."""
+
+
+def find_lineages(graph: BackwardGraph) -> dict[str, Lineage]:
+    """For each module call, the calls around it and itself, outermost first."""
+    return {call.id: _lineage(graph, call) for call in graph.calls}
+
+
+def _lineage(graph: BackwardGraph, call: ModuleCall) -> Lineage:
+    found = [call.id]
+    while (parent := graph.calls_by_id[found[-1]].parent) is not None:
+        found.append(parent)
+    return tuple(reversed(found))
+
+
+def find_homes(graph: BackwardGraph) -> tuple[str | None, ...]:
+    """For each node, by id, the module call that it is drawn in; None for a node outside of all.
+
+    A node is at home in the call that made it. The nodes that a full hook puts around a module belong to its call,
+    and a leaf to the innermost call that holds everything that sends gradients to it.
+    """
+    made_by = [node.call for node in graph.nodes]
+    for node, call in _hook_nodes(graph):
+        made_by[node] = call
+    leaf_homes = _leaf_homes(graph, made_by)
+    return tuple(leaf_homes.get(node, call) for node, call in enumerate(made_by))
+
+
+def _hook_nodes(graph: BackwardGraph) -> Iterator[tuple[int, str]]:
+    for call in graph.calls:
+        for node in (call.input_hook_node, call.output_hook_node):
+            if node is not None:
+                yield node, call.id
+
+
+def _leaf_homes(graph: BackwardGraph, found: list[str | None]) -> dict[int, str | None]:
+    around = find_lineages(graph)
+    shared: dict[int, Lineage] = {}
+    for node in graph.nodes:
+        lineage = around.get(found[node.id] or "", ())
+        for edge in node.edges:
+            leaf = edge.next_node
+            if leaf is not None and _is_homeless_leaf(graph, leaf, found):
+                shared[leaf] = find_common_calls(shared.get(leaf, lineage), lineage)
+    return {leaf: lineage[-1] if lineage else None for leaf, lineage in shared.items()}
+
+
+def _is_homeless_leaf(graph: BackwardGraph, node: int, found: list[str | None]) -> bool:
+    return found[node] is None and graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD
+
+
+def find_common_calls(one: Lineage, other: Lineage) -> Lineage:
+    """The calls that are around both.
+
+    >>> find_common_calls(("#1", "encoder#1", "encoder.0#1"), ("#1", "encoder#1", "encoder.1#1"))
+    ('#1', 'encoder#1')
+    """
+    agree = 0
+    while agree < min(len(one), len(other)) and one[agree] == other[agree]:
+        agree += 1
+    return one[:agree]
+
+
+def find_collapsed_call(graph: BackwardGraph, lineage: Iterable[str], depth: int) -> str | None:
+    """The outermost of the calls whose module lies deeper than ``depth`` path components, if one does."""
+    return next((call for call in lineage if len(_components(graph.calls_by_id[call].path)) > depth), None)
+
+
+def _components(path: str) -> list[str]:
+    return path.split(".") if path else []
+
+
+# Which nodes are drawn
+
+
+MOST_NAMES = 5
+
+
+class Link(NamedTuple):
+    """What joins two nodes: entry ``edge`` of ``tail``'s edges, or paths through ``between`` nodes that are left out.
+
+    ``flow`` says whether a gradient of ``tail`` gets to ``head`` that way.
+    """
+
+    tail: int
+    head: int
+    edge: int | None
+    flow: Flow
+    between: int = 0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The ids of the nodes that are drawn, in order, and the links between them.
+
+    ``stubs`` are those among them that are only neighbours of what was asked for.
+    """
+
+    nodes: tuple[int, ...]
+    links: tuple[Link, ...]
+    stubs: frozenset[int] = frozenset()
+
+
+def select_all(graph: BackwardGraph, flows: EdgeFlows) -> Scope:
+    """Every node."""
+    return Scope(tuple(range(len(graph.nodes))), tuple(_links(graph, flows)))
+
+
+def select_module(graph: BackwardGraph, flows: EdgeFlows, module: str) -> Scope:
+    """What the calls of one module made, the leaves it uses, and as stubs the nodes that these are joined to.
+
+    Raises `UsageError` for a path that names no module called in this graph.
+    """
+    members = _members(graph, _called_path(graph, module))
+    links = tuple(link for link in _links(graph, flows) if link.tail in members or link.head in members)
+    nodes = members.union(*((link.tail, link.head) for link in links))
+    leaves = {node for node in nodes if graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD}
+    return Scope(tuple(sorted(nodes)), links, nodes - members - leaves)
+
+
+def select_hooked(graph: BackwardGraph, scope: Scope) -> Scope:
+    """Of these nodes those that carry hooks, the roots and the leaves, joined by the paths between them."""
+    landmarks = _landmarks(graph) | scope.stubs
+    kept = tuple(node for node in scope.nodes if node in landmarks)
+    leaving: dict[int, list[Link]] = {}
+    for link in scope.links:
+        leaving.setdefault(link.tail, []).append(link)
+    links = (link for node in kept for link in _joins(node, leaving, frozenset(kept)))
+    return Scope(kept, tuple(links), scope.stubs)
+
+
+def _links(graph: BackwardGraph, flows: EdgeFlows) -> Iterator[Link]:
+    for node in graph.nodes:
+        for index, edge in enumerate(node.edges):
+            if edge.next_node is not None:
+                yield Link(node.id, edge.next_node, index, flows[node.id][index])
+
+
+def _members(graph: BackwardGraph, path: str) -> frozenset[int]:
+    around = find_lineages(graph)
+    inside = {call for call, lineage in around.items() if any(graph.calls_by_id[one].path == path for one in lineage)}
+    return frozenset(node for node, home in enumerate(find_homes(graph)) if home in inside)
+
+
+def _called_path(graph: BackwardGraph, module: str) -> str:
+    known = graph.modules_by_path.get(module)
+    path = known.path if known is not None else module
+    called = list(dict.fromkeys(call.path for call in graph.calls))
+    if path in called:
+        return path
+    if not called:
+        why = graph.info.calls_reason or "no module was called"
+        raise UsageError(
+            f'module "{escape(module)}": {escape(why)}',
+            "a module path, for a graph whose forward was recorded",
+            "fxgrad.trace(model, args), or leave module out to draw everything",
+        )
+    problem = "was not called in this graph" if known is not None else "is not a module of this model"
+    raise UsageError(
+        f'"{escape(module)}" {problem}',
+        f"the path of a module that was called: {_listed(called)}",
+        _nearest(module, called),
+    )
+
+
+def _listed(paths: list[str]) -> str:
+    quoted = [f'"{escape(path)}"' for path in paths[:MOST_NAMES]]
+    more = len(paths) - len(quoted)
+    return ", ".join(quoted) + (f" and {more} more" if more else "")
+
+
+def _nearest(module: str, called: Iterable[str]) -> str:
+    near = difflib.get_close_matches(module, called, n=1)
+    return f'"{escape(near[0])}"' if near else "leave module out to draw everything"
+
+
+def _landmarks(graph: BackwardGraph) -> set[int]:
+    hooked = {site.node for site in graph.sites if site.node is not None}
+    leaves = {node.id for node in graph.nodes if node.kind is NodeKind.ACCUMULATE_GRAD}
+    return hooked | leaves | {root.node for root in graph.roots}
+
+
+def _joins(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -> Iterator[Link]:
+    """The links from a kept node to the kept nodes that it reaches without passing through a third."""
+    yield from (link for link in leaving.get(start, ()) if link.head in kept)
+    arriving = _detours(start, leaving, kept)
+    flows = _flows_from(start, arriving)
+    for end in sorted(arriving.keys() & kept):
+        yield Link(start, end, None, flows[end], len(_left_out_before(end, arriving, start)))
+
+
+def _detours(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -> dict[int, list[Link]]:
+    """The links on all paths from ``start`` through nodes left out, by the node where they arrive."""
+    arriving: dict[int, list[Link]] = {}
+    stack = [start]
+    while stack:
+        node = stack.pop()
+        for link in leaving.get(node, ()):
+            if node == start and link.head in kept:
+                continue
+            if link.head not in arriving and link.head not in kept:
+                stack.append(link.head)
+            arriving.setdefault(link.head, []).append(link)
+    return arriving
+
+
+def _flows_from(start: int, arriving: dict[int, list[Link]]) -> dict[int, Flow]:
+    """Whether a gradient of ``start`` gets to each node: along at least one path, and all the way."""
+    flows = {start: Flow.GRADIENT}
+    for node in sorted(arriving):  # ids are in topological order
+        flows[node] = pick_strongest(*(pick_weakest(flows[link.tail], link.flow) for link in arriving[node]))
+    return flows
+
+
+def _left_out_before(end: int, arriving: dict[int, list[Link]], start: int) -> set[int]:
+    """The nodes left out on the paths from ``start`` to ``end``."""
+    found: set[int] = set()
+    stack = [end]
+    while stack:
+        for link in arriving.get(stack.pop(), ()):
+            if link.tail != start and link.tail not in found:
+                found.add(link.tail)
+                stack.append(link.tail)
+    return found
+
+
+# One graph as it is about to be drawn
+
+
+@dataclass(frozen=True)
+class View:
+    """The nodes drawn and what is known of them.
+
+    ``predictions``  for each node what it receives and sends
+    ``homes``        for each node the id of the module call that it is drawn in
+    ``lineages``     for each module call the calls around it and itself
+    ``groups``       for each node drawn in one box with others, the id of the call that the box stands for
+    ``sites``        for each node the sites on it, in firing order
+    ``call_ranks``   for each module call its place among all
+    ``call_counts``  how often each module was called
+    """
+
+    graph: BackwardGraph
+    predictions: Sequence[NodePrediction]
+    scope: Scope
+    homes: tuple[str | None, ...]
+    lineages: Mapping[str, Lineage]
+    groups: Mapping[int, str]
+    sites: Mapping[int, list[HookSite]]
+    call_ranks: Mapping[str, int]
+    call_counts: Counter[str]
+
+    @property
+    def roots(self) -> tuple[tuple[int, Root], ...]:
+        """The roots in sight, each with its place among all."""
+        inside = set(self.scope.nodes) - self.scope.stubs
+        return tuple((rank, root) for rank, root in enumerate(self.graph.roots) if root.node in inside)
+
+    def key(self, node: int) -> str:
+        """The key of the box that a node is drawn in."""
+        return self.group_key(self.groups[node]) if node in self.groups else f"n{node}"
+
+    def group_key(self, call: str) -> str:
+        """The key of the one box that stands for a module call."""
+        return f"c{self.call_ranks[call]}"
+
+    def cluster_key(self, call: str | None) -> str | None:
+        """The key of the frame that a module call is drawn as."""
+        return None if call is None else f"cluster{self.call_ranks[call]}"
+
+
+def make_view(graph: BackwardGraph, predictions: Sequence[NodePrediction], scope: Scope, depth: int | None) -> View:
+    """Look up everything; calls deeper than ``depth`` path components become one box each."""
+    home, around = find_homes(graph), find_lineages(graph)
+    return View(
+        graph=graph,
+        predictions=predictions,
+        scope=scope,
+        homes=home,
+        lineages=around,
+        groups={} if depth is None else dict(_groups(graph, scope, home, around, depth)),
+        sites=_sites_by_node(graph),
+        call_ranks={call.id: rank for rank, call in enumerate(graph.calls)},
+        call_counts=Counter(call.path for call in graph.calls),
+    )
+
+
+def _groups(
+    graph: BackwardGraph, scope: Scope, home: tuple[str | None, ...], around: Mapping[str, Lineage], depth: int
+) -> Iterator[tuple[int, str]]:
+    for node in scope.nodes:
+        call = home[node]
+        group = find_collapsed_call(graph, around[call], depth) if call is not None else None
+        if group is not None:
+            yield node, group
+
+
+def _sites_by_node(graph: BackwardGraph) -> Mapping[int, list[HookSite]]:
+    found: defaultdict[int, list[HookSite]] = defaultdict(list)
+    for site in graph.sites:
+        if site.node is not None:
+            found[site.node].append(site)
+    return found
