@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fxgrad.answers import Probe as Probe
     from fxgrad.answers import Report as Report
     from fxgrad.api import capture as capture
+    from fxgrad.api import probe as probe
     from fxgrad.api import record as record
     from fxgrad.api import trace as trace
     from fxgrad.api import verify as verify
@@ -53,6 +54,7 @@ _HOME = {
     "Verification": "fxgrad.verification",
     "capture": "fxgrad.api",
     "load": "fxgrad.result",
+    "probe": "fxgrad.api",
     "record": "fxgrad.api",
     "trace": "fxgrad.api",
     "verify": "fxgrad.api",

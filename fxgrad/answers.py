@@ -1,4 +1,4 @@
-"""What a Trace answers when it is asked: texts with the findings in them, and what a supposed hook would get."""
+"""What a Trace answers when it is asked, and a probe: texts with the findings in them, and records."""
 
 from __future__ import annotations
 
@@ -63,17 +63,21 @@ class Order(Shown):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a hook would get, had it been registered, and what it would move.
+    """What `fxgrad.probe` answers: what a hook would get, had it been registered before forward, and what it would change.
 
-    ``sites``   the sites that the hook would have, one a call, in firing order
-    ``moved``   the sites of other hooks that it would change, each as it is and as it would be
-    ``refused`` why PyTorch would refuse it, in registering or in forward; None where it would not. Then no sites
+    ``sites``    the sites that the hook would have, one a call, in firing order
+    ``moved``    the sites of other hooks that it would change, each as it is and as it would be
+    ``zeros``    names of the leaves that would get a gradient of zeros, where they get None without the hook
+    ``refused``  what PyTorch raises, when the hook is registered or in forward; then there are no sites. None where it
+                 raises nothing
+    ``explanations``  the hook in words, with what the rules say; its ``graph`` is the one with the hook, or where that is
+                 refused the one without
     """
 
     sites: tuple[HookSite, ...]
     moved: tuple[tuple[HookSite, HookSite], ...]
+    zeros: tuple[str, ...]
     refused: str | None
-    caveats: tuple[str, ...]
     explanations: Explanations = field(repr=False)
 
     def __str__(self) -> str:

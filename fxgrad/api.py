@@ -1,4 +1,4 @@
-"""The verbs that need torch: trace, record, capture, verify, and the same for a TARGET of the command line."""
+"""The verbs that need torch: trace, probe, record, capture, verify, and the same for a TARGET of the command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from fxgrad.answers import Explanations, Probe
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
-from fxgrad.graph import BackwardGraph
+from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite
+from fxgrad.graph.lookup import find_hook_kind
+from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.predict import predict, set_backward_call
 from fxgrad.result import Trace, load
 
@@ -96,9 +99,11 @@ def _trace_emulated(
 ) -> Trace:
     from fxgrad.emulated import trace_in_fork
     from fxgrad.observe.names import TensorNames, path_finder, tensor_finder
-    from fxgrad.observe.target.devices import trace_moved_model
+    from fxgrad.observe.target.devices import run_moved_model
+    from fxgrad.observe.tracing import observe_forward
 
-    graph = trace_in_fork(partial(trace_moved_model, model, args, kwargs, loss=loss, device=device))
+    observe = partial(observe_forward, model, loss=loss)
+    graph = trace_in_fork(lambda: run_moved_model(model, args, kwargs, observe, device=device).graph)
     return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
 
 
@@ -111,6 +116,87 @@ def _trace_of(observed: Observed, model: Any) -> Trace:
         path_of_module=path_finder(model),
         name_of_tensor=observed.name_of_tensor,
     )
+
+
+def probe(
+    model: torch.nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    module: str | torch.nn.Module,
+    kind: HookKind | str,
+    loss: Callable[[Any], Any] | None = None,
+    device: str | torch.device | None = None,
+) -> Probe:
+    """Run forward without a module hook and with it: what would the hook get, and which other hooks would it move?
+
+    `module` is a dotted path, ``layers[3]``, or a module of the model; `kind` is a HookKind, the dotted name of its
+    registering function, or an end of that name that no other kind has. With a global kind the hook is on every module.
+
+    The hook does nothing. It is registered after all others and before forward, and taken off again: hook tables, and the
+    ``_is_full_backward_hook`` that registering sets (torch/nn/modules/module.py), are as they were. Forward runs twice, from
+    the same state; see `trace` for what is put back, and for the other arguments. A hook that PyTorch refuses, when it
+    is registered or in forward, is no error: ``probe.refused`` has PyTorch's words.
+
+    Raises what `trace` raises; UsageError for an unknown module or kind, and for a kind that is not registered on
+    modules; TargetError for a forward that cannot be run twice.
+
+    >>> import torch, fxgrad
+    >>> model = torch.nn.Linear(10, 20)
+    >>> x = torch.randn(8, 10, requires_grad=True)
+    >>> probe = fxgrad.probe(model, x, module="", kind="register_full_backward_hook")
+    >>> [(gradient.argument, gradient.shape) for gradient in probe.sites[0].grad_input]
+    [('input', (8, 10))]
+    """
+    from fxgrad.observe.probing import observe_with_hook
+    from fxgrad.observe.target import devices
+
+    observe = partial(observe_with_hook, model, module=module, kind=_module_kind(kind), loss=loss)
+    arguments, keywords = _arguments(args, kwargs)
+    if devices.needs_emulation(device):
+        from fxgrad.emulated import probe_in_fork
+
+        on = str(device)
+        return _probe_of(probe_in_fork(lambda: devices.run_moved_model(model, arguments, keywords, observe, device=on)))
+    devices.check_placed(model, device)
+    with _explained():
+        return _probe_of(observe(arguments, keywords))
+
+
+def _module_kind(kind: HookKind | str) -> HookKind:
+    found = find_hook_kind(kind)
+    if not found.is_module:
+        raise UsageError(
+            f"what {found.value} would get",
+            f"a hook that is registered on modules: {', '.join(known.value for known in HookKind if known.is_module)}",
+            "register it, and trace again: it is on the tensor or node that you register it on",
+        )
+    return found
+
+
+def _probe_of(run: ProbeRun) -> Probe:
+    from fxgrad.predict.moved import find_moved_sites, find_zero_gradients
+    from fxgrad.render.explain import probe_document
+    from fxgrad.render.text import document_rich, document_text
+    from fxgrad.rules import explain_error, explain_graph
+
+    run = run.with_graphs(predict)
+    sites: tuple[HookSite, ...] = ()
+    moved: tuple[tuple[HookSite, HookSite], ...] = ()
+    zeros: tuple[str, ...] = ()
+    findings: tuple[Explanation, ...]
+    if run.after is None:
+        known = explain_error(run.refused or "")
+        findings = () if known is None else (known,)
+    else:
+        sites = tuple([site for site in run.after.sites if site.hook.id == run.hook.id])
+        moved = find_moved_sites(run.before, run.after, run.hook)
+        zeros = find_zero_gradients(run.before, run.after)
+        findings = tuple([told for told in explain_graph(run.after) if told.site in sites])
+    graph = run.after or run.before
+    document = probe_document(graph, run.hook, findings, moved=moved, zeros=zeros, refused=run.refused)
+    explanations = Explanations(graph, findings, document_text(document), lambda: document_rich(document))
+    return Probe(sites, moved, zeros, run.refused, explanations)
 
 
 class Recording:
@@ -227,16 +313,16 @@ def verify(
     return compare(predict(executed.graph), executed.firings)
 
 
-def trace_target(options: TargetOptions, *, compare: bool = False) -> Trace:
+def trace_target(options: TargetOptions) -> Trace:
     """Trace a TARGET of the command line: a file, a module class, or a saved trace.
 
     On a device that is not there, in a fresh interpreter with the emulated device; where a non-full hook is on a
-    node, and with `compare` also where none is, the target runs on the CPU as well, and ``graph.info.other_device``
-    says on which nodes such hooks sit there. The sites are those for the call of backward that the options describe.
+    node, the target runs on the CPU as well, and ``graph.info.other_device`` says on which nodes such hooks sit there.
+    The sites are those for the call of backward that the options describe.
 
     Raises as `trace` does, and UsageError where the target or an option is not understood.
     """
-    trace = _load_saved(options) if options.is_saved_trace else _run_target(options, compare=compare)
+    trace = _load_saved(options) if options.is_saved_trace else _run_target(options)
     if (options.backward_inputs, options.backward_api) == (None, "backward"):
         return trace
     return trace.predict(inputs=options.backward_inputs, api=options.backward_api)
@@ -253,11 +339,11 @@ def _load_saved(options: TargetOptions) -> Trace:
     return load(options.text)
 
 
-def _run_target(options: TargetOptions, *, compare: bool) -> Trace:
+def _run_target(options: TargetOptions) -> Trace:
     if _needs_interpreter(options):
         from fxgrad.emulated import trace_in_interpreter
 
-        return Trace(predict(trace_in_interpreter(options, compare=compare)))
+        return Trace(predict(trace_in_interpreter(options)))
     from fxgrad.observe.target import running
 
     with _explained():
@@ -271,6 +357,29 @@ def _needs_interpreter(options: TargetOptions) -> bool:
     if options.device is not None and not emulated:
         check_present(options.device)
     return emulated
+
+
+def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
+    """Probe a TARGET of the command line. Raises as `probe` and `trace_target` do.
+
+    A saved trace cannot be run, which is a UsageError, and the backward is a plain one. On a device that is not there a
+    non-full hook is compared with where it would be on the CPU, as `trace_target` does.
+    """
+    if options.is_saved_trace:
+        raise UsageError(
+            f"a hook on the saved trace {options.text}",
+            "a target that can be run: the hook is registered, and forward runs with it",
+            "give the file or class that was traced",
+        )
+    added = _module_kind(kind)
+    if _needs_interpreter(options):
+        from fxgrad.emulated import probe_in_interpreter
+
+        return _probe_of(probe_in_interpreter(options, module, added))
+    from fxgrad.observe.target import running
+
+    with _explained():
+        return _probe_of(running.probe_target(options, module, added))
 
 
 def check_target(options: TargetOptions) -> list[Finding]:

@@ -26,7 +26,8 @@ from msgspec import structs
 
 from fxgrad.errors import FxgradError, TargetError, error_from_dict
 from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
-from fxgrad.graph import BackwardGraph, OtherDevice
+from fxgrad.graph import BackwardGraph, HookKind, OtherDevice
+from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.graph.records import Firing
 from fxgrad.observe.accelerator import forked
 from fxgrad.observe.execution import Executed
@@ -63,13 +64,27 @@ def trace_in_fork(trace: Callable[[], BackwardGraph], *, timeout: float | None =
     return from_json(text, origin="the forked child")
 
 
-def trace_in_interpreter(options: TargetOptions, *, compare: bool = False) -> BackwardGraph:
+def probe_in_fork(probe: Callable[[], ProbeRun]) -> ProbeRun:
+    """What `probe` returns in a forked child. Raises what ``forked.in_forked_child`` raises."""
+    return records_from_json(forked.in_forked_child(lambda: records_to_json(probe())), ProbeRun)
+
+
+def trace_in_interpreter(options: TargetOptions) -> BackwardGraph:
     """The graph of the target's forward on the emulated device.
 
-    Its ``info.other_device`` says how it is on the CPU where a non-full hook is on a node, or `compare`. Raises what
-    loading and tracing it on the emulated device raises; a failure on the CPU is only noted.
+    Its ``info.other_device`` says how it is on the CPU where a non-full hook is on a node. Raises what loading and
+    tracing it on the emulated device raises; a failure on the CPU is only noted.
     """
-    return from_json(_ask({"verb": "trace", "compare": compare}, options)["graph"], origin="the emulated run")
+    return from_json(_ask({"verb": "trace"}, options)["graph"], origin="the emulated run")
+
+
+def probe_in_interpreter(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
+    """The graphs of the target's forward on the emulated device without a hook and with it.
+
+    For a non-full hook their ``info.other_device`` says how it is on the CPU. Raises as `trace_in_interpreter` does.
+    """
+    answer = _ask({"verb": "probe", "module": module, "kind": kind.value}, options)
+    return records_from_json(answer["probe"], ProbeRun)
 
 
 def execute_in_interpreter(options: TargetOptions) -> Executed:
@@ -136,17 +151,35 @@ def answer_question() -> None:
     os.replace(unfinished, question["answer"])
 
 
-def _answer_trace(options: TargetOptions, question: dict[str, Any]) -> dict[str, str]:
+def _answer_trace(options: TargetOptions, _: dict[str, Any]) -> dict[str, str]:
     def emulated() -> BackwardGraph:
         return devices.run_emulated(options.device, lambda _: running.observe_target(options)[0]).graph
 
     if not forked.can_fork():
         return {"graph": to_json(emulated())}
     graph = trace_in_fork(emulated)
-    if question["compare"] or any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
-        info = structs.replace(graph.info, other_device=_trace_on_cpu(options, graph))
-        graph = structs.replace(graph, info=info)
+    if any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
+        graph = _with_other_device(graph, _trace_on_cpu(options, graph))
     return {"graph": to_json(graph)}
+
+
+def _with_other_device(graph: BackwardGraph, other: OtherDevice) -> BackwardGraph:
+    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
+
+
+def _answer_probe(options: TargetOptions, question: dict[str, Any]) -> dict[str, str]:
+    module, kind = question["module"], HookKind(question["kind"])
+
+    def emulated() -> ProbeRun:
+        return devices.run_emulated(options.device, lambda _: running.probe_target(options, module, kind))
+
+    if not forked.can_fork():
+        return {"probe": records_to_json(emulated())}
+    run = probe_in_fork(emulated)
+    if kind.is_legacy and run.after is not None:
+        other = _trace_on_cpu(options, run.before)
+        run = run.with_graphs(lambda graph: _with_other_device(graph, other))
+    return {"probe": records_to_json(run)}
 
 
 def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevice:
@@ -178,4 +211,4 @@ def _answer_verify(options: TargetOptions, _: dict[str, Any]) -> dict[str, str]:
     return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings)}
 
 
-_VERBS = {"trace": _answer_trace, "verify": _answer_verify}
+_VERBS = {"trace": _answer_trace, "probe": _answer_probe, "verify": _answer_verify}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from fxgrad.answers import Explanations, Order, Probe, Report
+from fxgrad.answers import Explanations, Order, Report
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall
 from fxgrad.graph.lookup import find_hook_kind, find_module_path
@@ -16,8 +16,6 @@ from fxgrad.graph.text import escape
 if TYPE_CHECKING:
     import networkx
     import torch
-
-    from fxgrad.probe import Hypothesis
 
 _NO_FORWARD = "the recorded forward holds functions of the process that traced it, so it is neither saved nor captured"
 
@@ -149,37 +147,11 @@ class Trace:
             )
         return name
 
-    def probe(self, module: Any, kind: HookKind | str = HookKind.MODULE_FULL_BACKWARD) -> Probe:
-        """What would a hook get here, and what would it move? Nothing is registered and nothing is run.
-
-        A full hook puts BackwardHookFunction nodes on the module's inputs and outputs (torch/utils/hooks.py), so the
-        answer is about the graph with the hook. `kind` is a member of HookKind, or the dotted name of its function, or the
-        end of it. Raises UsageError for an unknown module or kind, and for a kind that is not registered on modules.
-        """
-        from fxgrad.probe import hypothesis
-
-        return self._probe(hypothesis(self.graph, self._path(module), find_hook_kind(kind)))
-
-    def _probe(self, supposed: Hypothesis) -> Probe:
-        from fxgrad.render.probed import probe_rich, probe_text
-        from fxgrad.rules import explain_graph
-
-        findings = tuple([told for told in explain_graph(supposed.graph) if told.site in supposed.sites])
-        text = probe_text(supposed, findings)
-        shown = Explanations(supposed.graph, findings, text, lambda: probe_rich(supposed, findings))
-        return Probe(supposed.sites, supposed.moved, supposed.refused, supposed.caveats, shown)
-
-    def explain(self, module: Any = None, hook: HookKind | str | None = None) -> Explanations:
+    def explain(self, module: Any = None) -> Explanations:
         """Explain the hooks at a module, or all: the node of each, what it gets there and why, and the fix.
 
-        With `hook` the question is "what if": the answer of `probe`. Raises UsageError for an unknown module.
+        What a hook that is not there would get, `fxgrad.probe` tells. Raises UsageError for an unknown module.
         """
-        if hook is not None:
-            if module is None:
-                raise UsageError(
-                    "a hook kind without a module", "both: which hook, and where", "explain(module, hook=kind)"
-                )
-            return self.probe(module, hook).explanations
         from fxgrad.render.text import explain_rich, explain_text
         from fxgrad.rules import explain_graph
 

@@ -20,11 +20,13 @@ from fxgrad.cli.options import (
 from fxgrad.cli.output import File, check_distinct, progress, say_written, show, write_files
 from fxgrad.errors import FxgradError, UsageError
 from fxgrad.graph.lookup import find_hook_kind
+from fxgrad.graph.records import BACKWARD_APIS
 from fxgrad.graph.text import escape
 from fxgrad.target_options import TargetOptions
 from fxgrad.version import __version__
 
 if TYPE_CHECKING:
+    from fxgrad.answers import Shown
     from fxgrad.graph import Explanation
     from fxgrad.render.findings import Finding
 
@@ -147,19 +149,32 @@ def explain(
     """Explain hooks: the node, what each gets, why, the fix.
 
     MODULE is a path such as layers.3; without it every hook is explained, and
-    --hook asks about the model itself.
+    --hook asks about the model itself. For that the hook is registered, and
+    forward runs without it and with it.
     """
     from fxgrad import api
 
-    kind = None if hook is None else find_hook_kind(hook)
-    if order and kind is not None:
-        raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
-    with contain_user_code("tracing", options):
-        trace = api.trace_target(options, compare=kind is not None and kind.is_legacy)
-    where = _THE_MODEL if module is None and kind is not None else module
-    shown = trace.order(where) if order else trace.explain(where, hook=kind)
+    shown: Shown
+    if hook is None:
+        with contain_user_code("tracing", options):
+            trace = api.trace_target(options)
+        shown = trace.order(module) if order else trace.explain(module)
+    else:
+        kind = find_hook_kind(hook)
+        _check_plain(options, hook, order=order)
+        with contain_user_code("tracing", options):
+            shown = api.probe_target(options, _THE_MODEL if module is None else module, kind).explanations
     show(shown.to_json() if json else shown)
     return _status(shown.findings, strict=strict)
+
+
+def _check_plain(options: TargetOptions, hook: str, *, order: bool) -> None:
+    """Refuse with --hook what asks about other hooks or about another call of backward."""
+    if order:
+        raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
+    if (options.backward_inputs, options.backward_api) != (None, BACKWARD_APIS[0]):
+        allowed = "one of them: a hook is tried for a plain backward"
+        raise UsageError("--inputs or --api with --hook", allowed, f"fxgrad explain {options.text} --hook {hook}")
 
 
 @fxgrad.command(

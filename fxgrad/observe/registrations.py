@@ -75,6 +75,12 @@ class RegistrationWatch:
         self.running: Callable[[], tuple[SeenModuleCall | None, int]] = lambda: (None, next_sequence_nr())
         self._before: dict[int, tuple[Any, list[tuple[Any, Any]]]] = {}
 
+    def copy(self) -> RegistrationWatch:
+        """A watch that has seen the same registrations, for a run of its own."""
+        watch = RegistrationWatch()
+        watch.registrations = dict(self.registrations)
+        return watch
+
     @contextmanager
     def watching(self, *, every_thread: bool = False) -> Iterator[RegistrationWatch]:
         """Wrap what every registering and removing function calls, C++ ones included. ``every_thread``: as backward on

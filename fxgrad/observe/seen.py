@@ -49,6 +49,8 @@ def is_leaf(tensor: torch.Tensor) -> bool:
 
 
 _LONGEST_SEARCH = 1_000
+NEVER_ENDS = "the result leads to a str or to itself, and PyTorch's search for its first tensor never ends"
+"""Why a non-full hook finds no tensor in a result; a forward with such a hook does not return."""
 
 
 class SeenTensor:
@@ -291,7 +293,7 @@ def legacy_tensor(result: Any) -> tuple[torch.Tensor | None, str | None]:
     entered: list[Any] = []
     while not isinstance(value, torch.Tensor):
         if isinstance(value, str) or len(entered) > _LONGEST_SEARCH or any(value is earlier for earlier in entered):
-            return None, "the result leads to a str or to itself, and PyTorch's search for its first tensor never ends"
+            return None, NEVER_ENDS
         entered.append(value)
         try:
             value = next(filter(_is_tensor, value.values())) if isinstance(value, dict) else value[0]

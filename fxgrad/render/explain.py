@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Explanation, Gradient, HookKind, HookSite, Module, ModuleCall, Node, NodeKind
+from fxgrad.graph import (
+    BackwardGraph,
+    Explanation,
+    Gradient,
+    Hook,
+    HookKind,
+    HookSite,
+    Module,
+    ModuleCall,
+    Node,
+    NodeKind,
+)
 from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
 from fxgrad.graph.lookup import find_module_path
 from fxgrad.graph.names import describe_node_kind
-from fxgrad.graph.text import count_noun, name_entry, name_module
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    join_words,
+    name_entry,
+    name_module,
+    name_registering_function,
+    quote_code,
+)
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
 from fxgrad.render.folding import Difference, Fold, differences, folds
@@ -16,6 +35,7 @@ from fxgrad.render.folding import Difference, Fold, differences, folds
 _COLUMNS = ("entry", "what it is", "what it stands for")
 _MOST_ENTRIES = 40
 _MOST_FOLDS = 8
+_MOST_MOVED = 20
 _ONE_TENSOR = (HookKind.TENSOR, HookKind.RETAIN_GRAD)
 
 
@@ -31,6 +51,59 @@ def explain_document(
     told = _by_subject(graph, every)
     hooks: list[Block] = [subject_section(subject, told.get(subject.key, [])) for subject in wanted]
     return (*head, *(hooks or [Paragraph(_nothing(graph, module))]), *_without_hook(graph, every, module))
+
+
+def probe_document(
+    graph: BackwardGraph,
+    hook: Hook,
+    findings: Sequence[Explanation],
+    *,
+    moved: Sequence[tuple[HookSite, HookSite]] = (),
+    zeros: Sequence[str] = (),
+    refused: str | None = None,
+) -> Document:
+    """A hook that is not registered: its sites with what the rules say, then what it would change.
+
+    `graph` is the one with the hook, or where PyTorch refuses that, for the reason `refused`, the one without.
+    """
+    where = "every module" if hook.kind.is_global else name_module(hook.owner)
+    supposed = Paragraph(f"supposed, not registered: {name_registering_function(hook.kind)} on {where}")
+    blocks: list[Block] = [*graph_head(graph), supposed]
+    if refused is not None:
+        return (*blocks, Terms((("refused", refused),), "error"), *map(finding, findings))
+    told = _by_subject(graph, findings)
+    blocks += [subject_section(each, told.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id]
+    if moved:
+        blocks.append(_moved(graph, moved))
+    if zeros:
+        names = join_words([quote_code(name) for name in zeros])
+        sentence = f"the hook makes the gradient of {names} a tensor of zeros, where it is None without it"
+        blocks.append(Section(("gradients that it would change",), (Paragraph(sentence),)))
+    return tuple(blocks)
+
+
+def _moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSite]]) -> Section:
+    rows = [
+        (escape(after.hook.owner) or "all", say.registration(after.hook), _receives(before), _at(graph, after))
+        for before, after in moved[:_MOST_MOVED]
+    ]
+    body: list[Block] = [Table(("on", "hook", "gets", "would get"), tuple(rows))]
+    if len(moved) > _MOST_MOVED:
+        body.append(Paragraph(f"and {len(moved) - _MOST_MOVED:,} more: `probe(...).moved` has them all"))
+    return Section(("other hooks that it would move",), tuple(body))
+
+
+def _at(graph: BackwardGraph, site: HookSite) -> str:
+    node = "" if site.node is None else f" at {escape(graph.nodes[site.node].label)}"
+    return _receives(site) + node
+
+
+def _receives(site: HookSite) -> str:
+    if site.fires is False:
+        return "nothing: it does not fire"
+    sides = (("grad_input", site.grad_input), ("grad_output", site.grad_output))
+    shown = [f"{name} ({', '.join(map(say.entry_shape, gradients))})" for name, gradients in sides if gradients]
+    return ", ".join(shown) or "a call"
 
 
 def _without_hook(graph: BackwardGraph, explanations: Iterable[Explanation], module: str | None) -> Iterator[Section]:
@@ -78,8 +151,8 @@ def _nothing(graph: BackwardGraph, module: str | None) -> str:
     path = find_module_path(graph, module)
     calls = count_noun(graph.calls_per_module[path], "call")
     return (
-        f"no hook is registered on {name_module(path)} or its parameters ({calls}); "
-        "what one would get there: `trace.probe(module, kind)`, or `fxgrad explain TARGET MODULE --hook KIND`"
+        f"no hook is registered on {name_module(path)} or its parameters ({calls}); what one would get there: "
+        "`fxgrad.probe(model, args, module=..., kind=...)`, or `fxgrad explain TARGET MODULE --hook KIND`"
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.render.console import rich_document
+from fxgrad.render.document import Document
 from fxgrad.render.explain import explain_document
 from fxgrad.render.order import order_document
 from fxgrad.render.plain import plain
@@ -56,3 +57,13 @@ def explain_rich(
 def report_rich(graph: BackwardGraph, explanations: Iterable[Explanation]) -> RenderableType:
     """What `report_text` says, for ``rich.console.Console.print``."""
     return rich_document(report_document(graph, explanations))
+
+
+def document_text(document: Document, *, width: int = _WIDTH) -> str:
+    """A document as plain text. See `explain_text`."""
+    return plain(document, width=width)
+
+
+def document_rich(document: Document) -> RenderableType:
+    """A document for ``rich.console.Console.print``."""
+    return rich_document(document)

@@ -51,7 +51,10 @@ RESULTS = {
     "a trace": lambda trace, model: (trace, str(trace.report())),
     "a report": lambda trace, model: (trace.report(), str(trace.report())),
     "explanations": lambda trace, model: (trace.explain(), str(trace.explain())),
-    "a probe": lambda trace, model: (trace.probe(EVIL), str(trace.probe(EVIL))),
+    "a probe": lambda trace, model: (
+        found := fxgrad.probe(model, torch.ones(3, 2), module=EVIL, kind="register_full_backward_hook"),
+        str(found),
+    ),
     "a verification": lambda trace, model: (
         found := fxgrad.verify(model, torch.ones(3, 2, requires_grad=True)),
         str(found),

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxgrad import api, emulated, load
 from fxgrad.cli import main
-from fxgrad.graph import HookKind, Landing
+from fxgrad.graph import Landing
 from fxgrad.rules import explain_graph
 from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
@@ -38,9 +38,9 @@ def trace(tmp_path, monkeypatch):
     """Trace a target on the fake accelerator."""
     monkeypatch.chdir(tmp_path)
 
-    def trace_text(text, *, compare=False):
+    def trace_text(text):
         (tmp_path / "model.py").write_text(HEAD + textwrap.dedent(text))
-        return api.trace_target(TargetOptions("model.py", device="cuda"), compare=compare)
+        return api.trace_target(TargetOptions("model.py", device="cuda"))
 
     return trace_text
 
@@ -77,15 +77,7 @@ def test_without_a_non_full_hook_the_target_runs_once(trace):
     assert trace("def build(): return nn.LSTMCell(4, 3), (torch.ones(5, 4),)").graph.info.other_device is None
 
 
-def test_a_comparison_can_be_asked_for(trace):
-    traced = trace("def build(): return nn.LSTMCell(4, 3), (torch.ones(5, 4),)", compare=True)
-    supposed = traced.explain("", hook=HookKind.MODULE_BACKWARD)
-    assert [told.headline for told in supposed.findings if told.code == "FXG102"] == [
-        "on the CPU this hook sits on another node, MulBackward0"
-    ]
-
-
-def test_a_class_is_compared_for_a_supposed_non_full_hook(capsys):
+def test_a_class_is_compared_for_a_non_full_hook_that_is_tried(capsys):
     target = ["torch.nn:LSTMCell", "--init", "4, 3", "--input", "f32[5,4]", "--device", "cuda"]
     assert main(["explain", *target, "--hook", "register_backward_hook"]) == 0
     assert "on the CPU this hook sits on another node, MulBackward0" in capsys.readouterr().out

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fxgrad.api import trace_target
+from fxgrad.api import probe_target, trace_target
+from fxgrad.graph import HookKind
 from fxgrad.observe.target.loading import load_target
 from fxgrad.target_options import TargetOptions
 from tests.support.commands import printed_by, without_versions
@@ -79,8 +80,11 @@ def test_five_hooks_never_fire_each_for_another_reason(repository: Path) -> None
 
 
 def test_a_full_hook_before_the_in_place_relu_is_refused_as_the_sample_says(repository: Path) -> None:
-    trace = trace_target(TargetOptions(str(repository / "samples" / "resnet_block.py")))
-    assert "is changed in place by relu" in (trace.probe("bn1", "Module.register_full_backward_hook").refused or "")
+    sample = TargetOptions(str(repository / "samples" / "resnet_block.py"))
+    refused = probe_target(sample, "bn1", HookKind.MODULE_FULL_BACKWARD).refused
+    assert refused is not None
+    assert refused.startswith("forward raised RuntimeError in relu (ReLU), at samples/resnet_block.py:")
+    assert "is a view and is being modified inplace" in refused
     block = _built(repository / "samples" / "resnet_block.py")
     block.bn1.register_full_backward_hook(lambda module, grad_input, grad_output: None)
     with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):

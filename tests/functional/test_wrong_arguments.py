@@ -36,13 +36,12 @@ def test_what_is_no_module(verb, model):
 @pytest.mark.parametrize(
     "question",
     [
-        lambda trace: trace.probe("", "full"),
-        lambda trace: trace.explain("", "full"),
-        lambda trace: trace.sites_of("", "full"),
+        lambda model: fxgrad.probe(model, X, module="", kind="full"),
+        lambda model: fxgrad.trace(model, X).sites_of("", "full"),
     ],
 )
 def test_a_kind_of_hook_that_there_is_not(question):
-    error = refusal(lambda model: question(fxgrad.trace(model, X)))
+    error = refusal(question)
     assert error.given == "no kind of hook is called 'full'"
     assert "Module.register_full_backward_hook" in error.allowed
 

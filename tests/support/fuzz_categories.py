@@ -61,7 +61,6 @@ def _questions(rng: random.Random, trace: Trace) -> list[Callable[[], Any]]:
     paths = [module.path for module in trace.graph.modules[:3]]
     names = [variable.name for variable in trace.graph.variables][:2]
     options = _picture_options(rng, paths)
-    kinds = ("Module.register_full_backward_hook", "Module.register_backward_hook")
     return [
         lambda: str(trace.graph) + str(trace.explain()) + str(trace.report()) + str(trace.order()),
         lambda: trace.to_markdown() + trace.explain().to_json(),
@@ -70,7 +69,6 @@ def _questions(rng: random.Random, trace: Trace) -> list[Callable[[], Any]]:
         lambda: dot_source(trace.graph, **options),
         lambda: str(trace.predict(inputs=names, after=rng.choice([None, "retained", "freed"])).report()),
         *[lambda path=path: str(trace.explain(path)) for path in paths],
-        *[lambda path=path, kind=kind: str(trace.probe(path, kind)) for path in paths for kind in kinds],
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from module_hooks import Notebook
-from supposed_hooks import Build, Built
+from probed_hooks import Build, Built
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from zoo_nested import ByHelper
@@ -243,7 +243,7 @@ def _argument(rng: random.Random, notebook: Notebook, index: int) -> torch.Tenso
 
 
 def paths_of(build: Build) -> list[str]:
-    """The modules of a random model that a hook may be supposed at."""
+    """The modules of a random model that a hook may be probed at."""
     notebook = Notebook()
     model, _, _ = build(notebook)
     notebook.close()

@@ -12,12 +12,12 @@ from torch import nn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph
+from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.observe.accelerator.device import find_caveats
 from fxgrad.observe.execution import Executed
 from fxgrad.observe.session import Observed
-from fxgrad.observe.tracing import observe_forward
 
-Run = TypeVar("Run", Observed, Executed)
+Run = TypeVar("Run", Observed, Executed, ProbeRun)
 
 _NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
 
@@ -96,7 +96,12 @@ def run_emulated(device: str | None, run: Callable[[torch.device], Run]) -> Run:
     assert device is not None
     with emulate(device) as fake:
         result = run(fake)
-    return replace(result, graph=_mark_emulated(result.graph, device))
+    marked: Run = _change_graphs(result, lambda graph: _mark_emulated(graph, device))
+    return marked
+
+
+def _change_graphs(run: Any, change: Callable[[BackwardGraph], BackwardGraph]) -> Any:
+    return run.with_graphs(change) if isinstance(run, ProbeRun) else replace(run, graph=change(run.graph))
 
 
 def _mark_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:
@@ -105,23 +110,28 @@ def _mark_emulated(graph: BackwardGraph, device: str) -> BackwardGraph:
     return structs.replace(graph, info=info)
 
 
-def trace_moved_model(
+def run_moved_model(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    run: Callable[[tuple[Any, ...], dict[str, Any]], Run],
     *,
-    loss: Callable[[Any], Any] | None,
     device: str,
-) -> BackwardGraph:
-    """Forward of a live model on the emulated device. Only for a forked child: it moves the model there."""
+) -> Run:
+    """What `run` returns for the arguments of a live model on the emulated device.
 
+    Only for a forked child: it moves the model there.
+    """
     from fxgrad.observe.accelerator.transfer import fake_copy, move_module
 
-    def move_and_observe(fake: torch.device) -> Observed:
+    def move_and_run(fake: torch.device) -> Run:
         memo: dict[int, Any] = {}  # an input that is a parameter, too, stays one tensor
         move_module(model, fake, memo=memo)
-        arguments, keywords = fake_copy((args, kwargs), fake, memo=memo)
-        return observe_forward(model, arguments, keywords, loss=loss)
+        return run(*fake_copy((args, kwargs), fake, memo=memo))
 
-    graph = run_emulated(device, move_and_observe).graph
+    noted: Run = _change_graphs(run_emulated(device, move_and_run), _note_what_stayed)
+    return noted
+
+
+def _note_what_stayed(graph: BackwardGraph) -> BackwardGraph:
     return structs.replace(graph, info=structs.replace(graph.info, notes=(*graph.info.notes, _NOT_CARRIED_OVER)))

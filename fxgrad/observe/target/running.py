@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from fxgrad.graph import BackwardGraph
+from fxgrad.graph import BackwardGraph, HookKind
+from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.observe.execution import Executed, execute
+from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.session import Observed
 from fxgrad.observe.target.importing import parse_target, run_as_program
@@ -35,6 +37,13 @@ def execute_target(options: TargetOptions, called: Callable[[BackwardGraph], Bac
         return execute(
             target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch, called=called
         )
+
+
+def probe_target(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
+    """Load the target and run its forward without a hook of `kind` on `module` and with it."""
+    with _load(options) as (target, watch):
+        args, kwargs = tuple(target.args), dict(target.kwargs or {})
+        return observe_with_hook(target.model, args, kwargs, module=module, kind=kind, loss=target.loss, watch=watch)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from module_hooks import FromFunction, Notebook
-from supposed_hooks import Built
+from probed_hooks import Built
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from module_hooks import FromFunction
-from supposed_hooks import Built
+from probed_hooks import Built
 from torch import nn
 
 from hooked_programs.making import around, given, inner, leaf, program, residual

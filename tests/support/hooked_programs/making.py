@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from module_hooks import FromFunction
-from supposed_hooks import Build, Built
+from probed_hooks import Build, Built
 from torch import nn
 
 PROGRAMS: dict[str, Build] = {}

@@ -36,10 +36,14 @@ class Api:
         self.ok = True
         self.during = lambda: None
 
-    def trace_target(self, options, *, compare=False):
+    def trace_target(self, options):
         self.during()
-        self.calls.append(("trace", options, compare))
+        self.calls.append(("trace", options))
         return self
+
+    def probe_target(self, options, module, kind):
+        self.calls.append(("probe", options, module, kind))
+        return SimpleNamespace(explanations=Shown("the probe", self.severities))
 
     def verify_target(self, options):
         self.calls.append(("verify", options))
@@ -48,8 +52,8 @@ class Api:
     def report(self):
         return Shown("the report", self.severities)
 
-    def explain(self, module, *, hook):
-        self.calls.append(("explain", module, hook))
+    def explain(self, module):
+        self.calls.append(("explain", module))
         return Shown("the explanations", self.severities)
 
     def draw(self, path=None, **options):
@@ -74,7 +78,7 @@ def api(monkeypatch):
 def test_report_shows_the_report(api, capsys):
     assert main(["report", "model.py"]) == 0
     assert capsys.readouterr() == ("the report\n", "")
-    assert api.calls == [("trace", TargetOptions("model.py"), False)]
+    assert api.calls == [("trace", TargetOptions("model.py"))]
 
 
 def test_every_option_of_a_target_reaches_the_api(api):
@@ -140,15 +144,34 @@ def test_an_empty_file_name_is_not_taken_for_none(api, tmp_path, monkeypatch, ca
     assert api.calls == []
 
 
-def test_explain_takes_a_module_and_a_kind(api, capsys):
-    assert main(["explain", "model.py", "layers.3", "--hook", "retain_grad"]) == 0
-    assert api.calls[1] == ("explain", "layers.3", HookKind.RETAIN_GRAD)
+def test_explain_takes_a_module(api, capsys):
+    assert main(["explain", "model.py", "layers.3"]) == 0
+    assert api.calls[1] == ("explain", "layers.3")
     assert capsys.readouterr().out == "the explanations\n"
 
 
-def test_explain_needs_neither(api):
+def test_explain_needs_none(api):
     main(["explain", "model.py"])
-    assert api.calls[1] == ("explain", None, None)
+    assert api.calls[1] == ("explain", None)
+
+
+def test_explain_with_a_kind_of_hook_probes(api, capsys):
+    assert main(["explain", "model.py", "layers.3", "--hook", "retain_grad", "--seed", "3"]) == 0
+    assert api.calls == [("probe", TargetOptions("model.py", seed=3), "layers.3", HookKind.RETAIN_GRAD)]
+    assert capsys.readouterr().out == "the probe\n"
+
+
+def test_a_probe_is_shown_as_json_and_fails_by_its_findings(api, capsys):
+    api.severities = ("error",)
+    assert main(["explain", "model.py", "--hook", "retain_grad", "--json", "--strict"]) == 1
+    assert capsys.readouterr().out == '{"findings": []}\n'
+
+
+@pytest.mark.parametrize("more", [["--inputs", "weight"], ["--api", "grad"], ["--order"]])
+def test_a_probe_is_of_a_plain_backward_and_in_no_order(api, more, capsys):
+    assert main(["explain", "model.py", "--hook", "retain_grad", *more]) == 2
+    assert api.calls == []
+    assert "with --hook" in capsys.readouterr().err
 
 
 def test_an_unknown_kind_is_refused_before_anything_runs(api, capsys):
@@ -159,7 +182,7 @@ def test_an_unknown_kind_is_refused_before_anything_runs(api, capsys):
 
 def test_a_kind_without_a_module_asks_about_the_model_itself(api):
     main(["explain", "model.py", "--hook", "register_full_backward_hook"])
-    assert api.calls[1] == ("explain", "", HookKind.MODULE_FULL_BACKWARD)
+    assert api.calls == [("probe", TargetOptions("model.py"), "", HookKind.MODULE_FULL_BACKWARD)]
 
 
 def test_explain_writes_json(api, capsys):

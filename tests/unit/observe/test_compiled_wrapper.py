@@ -56,7 +56,7 @@ def test_a_hook_on_the_wrapper_fires_as_predicted_compiled_and_traced(kind: Hook
 
 @pytest.mark.parametrize("kind", REGISTER)
 def test_a_probe_of_the_wrapper_agrees_with_registering(kind: HookKind) -> None:
-    probe = fxgrad.trace(compiled(), tensor()).probe("", kind)
+    probe = fxgrad.probe(compiled(), tensor(), module="", kind=kind)
     wrapper = compiled()
     on_wrapper(wrapper, kind)
     (site,) = fxgrad.trace(wrapper, tensor()).sites
@@ -87,8 +87,8 @@ def test_registering_on_the_wrapper_changes_the_kind_of_the_hooks_inside() -> No
     inside = wrapper._orig_mod
     assert isinstance(inside, nn.Module)
     inside.register_backward_hook(lambda module, grad_input, grad_output: fired.append(len(grad_input)))
-    probe = fxgrad.trace(wrapper, tensor()).probe("", FULL)
-    assert probe.caveats == ("registering it makes full ones of the backward hooks that _orig_mod has: not shown here",)
+    probe = fxgrad.probe(wrapper, tensor(), module="", kind=FULL)
+    assert [(before.hook.kind, after.hook.kind) for before, after in probe.moved] == [(LEGACY, FULL)]
     on_wrapper(wrapper, FULL)
     assert [(site.hook.owner, site.hook.kind) for site in fxgrad.trace(wrapper, tensor()).sites] == [
         ("_orig_mod", FULL),

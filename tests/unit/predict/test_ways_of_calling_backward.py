@@ -345,11 +345,6 @@ def test_a_tensor_without_a_name_is_refused(plain: fxgrad.result.Trace) -> None:
         plain.predict(inputs=torch.ones(3, requires_grad=True))
 
 
-def test_a_supposed_hook_is_refused_where_backward_is_not_plain(plain: fxgrad.result.Trace) -> None:
-    with pytest.raises(UsageError, match="predicted for another call than a plain backward"):
-        plain.predict(inputs="trunk.weight").probe("trunk")
-
-
 # What is said
 
 
