@@ -431,11 +431,12 @@ def _member(container: KnownValue, index: KnownValue) -> KnownValue:
 
 
 def _operate(op: ast.operator, left: KnownValue, right: KnownValue) -> KnownValue:
-    """``left op right``. Of what is no Tensor it may be a sequence: ``[None] * torch.tensor(2)`` is a list."""
+    """``left op right``."""
     if isinstance(op, ast.Add) and isinstance(left, tuple) and isinstance(right, tuple):
         return make_tuple(left + right)
     if isinstance(op, ast.Mult) and isinstance(left, tuple) and isinstance(right, int):
         return left * right if len(left) * right <= _MOST_MEMBERS else OTHER
+    # a Tensor and any other object may give another object: [None] * torch.tensor(2) is a list
     return NOT_NONE if OTHER in kinds_of(left) | kinds_of(right) else TENSOR
 
 
@@ -481,22 +482,18 @@ def kind_of_result(function: Any) -> ValueKind:
     (True, True, True)
     """
     if is_a(function, BuiltinFunctionType):
-        name = function.__name__
-        return (
-            kind_of_operator_result(name)
-            if any(getattr(each, name, None) is function for each in _OPERATORS)
-            else ANYTHING
-        )
-    if is_a(function, MethodDescriptorType):
-        return kind_of_operator_result(function.__name__) if function.__objclass__ is torch._C.TensorBase else ANYTHING
-    if not is_a(function, FunctionType):
+        calls_operator = any(getattr(each, function.__name__, None) is function for each in _OPERATORS)
+    elif is_a(function, MethodDescriptorType):
+        calls_operator = function.__objclass__ is torch._C.TensorBase
+    elif is_a(function, FunctionType):
+        # not by __module__, which wrappers of others have too
+        calls_operator = function.__globals__ is vars(torch._tensor)
+        is_annotated = any(function.__globals__ is vars(module) for module in _PYTHON_FUNCTIONS)
+        if is_annotated and function.__annotations__.get("return") in (torch.Tensor, tuple[torch.Tensor, ...]):
+            return TENSOR
+    else:
         return ANYTHING
-    # not by their __module__, which wrappers of others have too
-    if function.__globals__ is vars(torch._tensor):
-        return kind_of_operator_result(function.__name__)
-    is_annotated = any(function.__globals__ is vars(module) for module in _PYTHON_FUNCTIONS)
-    annotation = function.__annotations__.get("return") if is_annotated else None
-    return TENSOR if annotation in (torch.Tensor, tuple[torch.Tensor, ...]) else ANYTHING
+    return kind_of_operator_result(function.__name__) if calls_operator else ANYTHING
 
 
 @cache

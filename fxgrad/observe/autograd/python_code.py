@@ -232,11 +232,11 @@ def _loads_none(before: dis.Instruction | None, returns: dis.Instruction) -> boo
 # Whether a backward starts another one
 
 _STARTS = (torch.autograd.backward, torch.autograd.grad, torch.Tensor.backward, torch.enable_grad)
-"""Functions that start a backward. A backward that turns gradients on builds a graph, and has no other use for one than
-to start a backward. Torch's own code has: operators like ``torch.cond`` turn gradients on to trace a function."""
+"""Functions that start a backward, and ``enable_grad``: a backward builds a graph in order to start a backward on it.
+Not so torch's own code: operators like ``torch.cond`` turn gradients on to trace a function."""
 _STARTS_BY_NAME = ("backward", "run_backward", "enable_grad")
 _STARTS_IF_CALLED = ("grad", "set_grad_enabled")
-"""Attributes of what is known only at run time. A tensor has an attribute ``grad`` as well, which is not called."""
+"""The same as attributes of what is known only at run time. ``tensor.grad`` is not called."""
 _MOST_FUNCTIONS = 200
 
 
@@ -312,7 +312,7 @@ class _BackwardSearch:
         for instruction in dis.get_instructions(code):
             operation, argument = instruction.opname, instruction.argval
             if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
-                value = function.__globals__.get(argument, UNKNOWN)
+                value = look_up_name(function, argument)
             elif operation.startswith(("LOAD_DEREF", "LOAD_CLASSDEREF")):
                 value = cells.get(argument, UNKNOWN)
             elif operation == "IMPORT_NAME":
@@ -334,8 +334,7 @@ class _BackwardSearch:
             self._note_value(code, value)
 
     def _note_name(self, code: CodeType, name: str) -> None:
-        # of torch's own code only that of checkpoints detaches what it starts from: wrappers like once_differentiable
-        # detach what they return
+        # torch's own code counts only for checkpoints: wrappers like once_differentiable detach what they return
         if package_of(code) is not None or name == "detach_variable":
             self._names.add(name)
 

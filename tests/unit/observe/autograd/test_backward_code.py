@@ -260,7 +260,9 @@ def test_nodes_of_one_function_are_told_apart_by_what_their_contexts_hold():
     assert_as_predicted(lambda: Bench(result).on_every_node())
 
 
-def test_a_registered_operator_has_what_the_code_of_its_backward_says():
+@pytest.fixture
+def scaled():
+    """An operator that is registered from Python, with an argument for each of Doubles'."""
     with torch.library._scoped_library("fxgrad_test", "FRAGMENT"):
 
         @torch.library.custom_op("fxgrad_test::scaled", mutates_args=())
@@ -271,10 +273,32 @@ def test_a_registered_operator_has_what_the_code_of_its_backward_says():
             ctx.factor = inputs[2]
 
         def backward(ctx, grad):
-            return grad * ctx.factor, None, None
+            needs_x, needs_other, _ = ctx.needs_input_grad
+            return (grad * ctx.factor if needs_x else None), (None if needs_other else grad), None
 
         scaled.register_autograd(backward, setup_context=setup)
-        assert statuses_of(scaled) == ALWAYS
+        yield scaled
+
+
+def test_a_registered_operator_has_what_the_code_of_its_backward_says(scaled):
+    assert statuses_of(scaled) == ALWAYS
+
+
+@pytest.fixture
+def summed():
+    """An operator over a list."""
+    with torch.library._scoped_library("fxgrad_test", "FRAGMENT"):
+
+        @torch.library.custom_op("fxgrad_test::summed", mutates_args=())
+        def summed(xs: list[torch.Tensor]) -> torch.Tensor:
+            return sum(xs)
+
+        summed.register_autograd(lambda ctx, grad: [grad * 1, None])
+        yield summed
+
+
+def test_the_gradients_of_lists_of_a_registered_operator_are_left_open(summed):
+    assert statuses_of(summed, [leaf(), leaf()]) == ["unknown", "unknown"]
 
 
 class ByClass(Doubles):

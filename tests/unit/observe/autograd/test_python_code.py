@@ -1,4 +1,4 @@
-"""Which Functions start a backward of their own, read from their code."""
+"""What is read from the code of Functions and hooks: whether it starts a backward, and whether it may return a value."""
 
 import functools
 import types
@@ -13,7 +13,7 @@ from zoo_nested import ByHelper, BySaved, GivenWeights, KeptGraph, Reversible
 
 import fxgrad
 from fxgrad.graph import NodeKind
-from fxgrad.observe.autograd.python_code import NestedBackward, find_nested_backward
+from fxgrad.observe.autograd.python_code import NestedBackward, find_nested_backward, may_return_a_value
 
 kernels = types.SimpleNamespace(backward=lambda grad: grad)
 
@@ -184,6 +184,16 @@ def test_two_functions_of_one_code_are_told_apart_by_what_they_close_over():
     assert (find_nested_backward(starts), find_nested_backward(starts_none)) == (NestedBackward(detaches=False), None)
 
 
+def test_two_helpers_of_one_code_are_both_searched():
+    starts_none, starts = (calls_what_it_closes_over(run) for run in (max, helper))
+
+    def backward(ctx, grad):
+        starts_none(ctx, grad)
+        starts(ctx, grad)
+
+    assert find_nested_backward(function_with(backward)) == NestedBackward(detaches=False)
+
+
 class Unhashable(type(Function)):
     def __hash__(cls):
         raise AssertionError("asked")
@@ -209,3 +219,42 @@ def test_a_function_whose_class_cannot_be_hashed_is_traced():
 
     trace = fxgrad.trace(Model(), torch.ones(2, requires_grad=True))
     assert [node.kind for node in trace.graph.nodes] == [NodeKind.CUSTOM_FUNCTION, NodeKind.ACCUMULATE_GRAD]
+
+
+class Hook:
+    def __call__(self, grad):
+        return grad
+
+    def prints(self, grad):
+        print(grad)
+
+
+def yields(grad):
+    yield grad
+
+
+async def waits(grad):
+    pass
+
+
+def returns_either(grad):
+    return grad if grad.dim() else None
+
+
+def raises(grad):
+    raise ValueError
+
+
+@pytest.mark.parametrize("hook", [Hook(), yields, waits, returns_either, functools.partial(returns_either)])
+def test_code_that_may_return_a_value_is_recognised(hook):
+    assert may_return_a_value(hook) is True
+
+
+@pytest.mark.parametrize("hook", [Hook().prints, raises, functools.partial(Hook().prints)])
+def test_code_that_returns_none_is_recognised(hook):
+    assert may_return_a_value(hook) is False
+
+
+@pytest.mark.parametrize("hook", [print, functools.partial(print), torch.neg])
+def test_code_that_is_not_python_tells_nothing(hook):
+    assert may_return_a_value(hook) is None
