@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONGEST = 600
 """Seconds for the tests of one mutant. One that takes longer is in an endless loop, and caught."""
+PROCESSES = multiprocessing.get_context("forkserver")
 FLIPS: dict[type[ast.AST], type[ast.AST]] = {
     **{
         ast.Eq: ast.NotEq,
@@ -42,24 +45,6 @@ FLIPS: dict[type[ast.AST], type[ast.AST]] = {
 LEFT_ALONE = ("annotation", "returns", "decorator_list", "bases")
 
 
-class Change(NamedTuple):
-    """A node of a syntax tree, where it hangs, and what takes its place."""
-
-    parent: ast.AST
-    field: str
-    index: int | None
-    node: ast.AST
-    changed: ast.AST
-    line: int
-
-    def apply(self) -> None:
-        """Put the changed node into the tree."""
-        if self.index is None:
-            setattr(self.parent, self.field, self.changed)
-        else:
-            getattr(self.parent, self.field)[self.index] = self.changed
-
-
 class Mutant(NamedTuple):
     """One change of one file, as the source of the changed file."""
 
@@ -73,18 +58,29 @@ class Mutant(NamedTuple):
         return f"{self.path}:{self.line}\n    - {self.before}\n    + {self.after}"
 
 
-def changes_of(tree: ast.Module) -> Iterator[Change]:
-    """Every change of the tree that `FLIPS` and `replacements` know, always in the same order. Types stay."""
+def changes_of(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Change the tree in every way that `replacements` knows, one at a time and always in the same order.
+
+    Yields the line, and the node before and after, while the tree is changed. Types are left alone.
+    """
     waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
     while waiting:
         parent, line = waiting.pop()
         for field, value in ast.iter_fields(parent):
-            members = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
-            for index, node in members:
+            place: Any = value if isinstance(value, list) else vars(parent)
+            for key in range(len(value)) if isinstance(value, list) else [field]:
+                node = place[key]
                 if isinstance(node, ast.AST) and field not in LEFT_ALONE:
-                    at = getattr(node, "lineno", line)
-                    yield from (Change(parent, field, index, node, new, at) for new in replacements(node))
-                    waiting.append((node, at))
+                    line_of_node = getattr(node, "lineno", line)
+                    waiting.append((node, line_of_node))
+                    for changed in replacements(node):
+                        place[key] = ast.fix_missing_locations(changed)
+                        yield line_of_node, _first_line(node), _first_line(changed)
+                        place[key] = node
+
+
+def _first_line(node: ast.AST) -> str:
+    return ast.unparse(node).strip().splitlines()[0]
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:
@@ -117,47 +113,52 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
 def make_mutant(path: Path, number: int) -> Mutant:
     """The mutant of a file by the number of its change."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    change = list(changes_of(tree))[number]
-    before, after = (ast.unparse(node).strip().splitlines()[0] for node in (change.node, change.changed))
-    change.apply()
-    source = ast.unparse(ast.fix_missing_locations(tree))
-    return Mutant(str(path.relative_to(REPOSITORY)), change.line, before, after, source)
+    change = next(islice(changes_of(tree), number, None))
+    return Mutant(str(path.relative_to(REPOSITORY)), *change, ast.unparse(tree))
 
 
 def choose_mutants(rooms: list[str], count: int, seed: int) -> list[Mutant]:
     """A random mutant of each of `count` random lines."""
     by_line: dict[tuple[Path, int], list[int]] = {}
     for path in sorted(path for room in rooms for path in (REPOSITORY / room).rglob("*.py")):
-        for number, change in enumerate(changes_of(ast.parse(path.read_text(encoding="utf-8")))):
-            by_line.setdefault((path, change.line), []).append(number)
+        for number, (line, *_) in enumerate(changes_of(ast.parse(path.read_text(encoding="utf-8")))):
+            by_line.setdefault((path, line), []).append(number)
     chance = random.Random(seed)
     lines = chance.sample(sorted(by_line), min(count, len(by_line)))
     return [make_mutant(line[0], chance.choice(by_line[line])) for line in lines]
 
 
-def run_tests(copy: Path, tests: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run tests of a copy on the package in that copy."""
-    paths = os.pathsep.join([str(copy), str(copy / "tests/support")])
-    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *(["-p", "executed_lines"] if environment else [])]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *tests],
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        timeout=None if environment else LONGEST,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+def run_tests(copy: Path, tests: list[str], *options: str, **environment: str) -> bool:
+    """Whether tests of a copy pass, on the package in that copy. Runs in a process that has torch imported already."""
+    process = PROCESSES.Process(target=_run_pytest, args=(copy, [*options, *tests], environment))
+    process.start()
+    process.join(LONGEST)
+    if process.is_alive():
+        process.kill()
+    process.join()
+    return process.exitcode == 0
+
+
+def _run_pytest(copy: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    import pytest
+
+    paths = [str(copy), str(copy / "tests/support")]
+    os.chdir(copy)
+    os.environ.update(environment, PYTHONPATH=os.pathsep.join(paths))
+    sys.path[:0] = paths
+    sys.dont_write_bytecode = True
+    with Path("pytest.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments])
+    sys.exit(int(code))
 
 
 def record_lines(copy: Path, rooms: list[str]) -> dict[str, dict[str, Any]]:
     """The tests of the rooms, as they are: each with the lines that it executes and the seconds that it takes."""
     target = copy / "executed_lines.json"
     units = [f"tests/unit/{room.removeprefix('fxgrad/')}" for room in rooms]
-    done = run_tests(copy, units, EXECUTED_LINES=str(target), EXECUTED_ROOMS=os.pathsep.join(rooms))
-    if done.returncode:
-        raise SystemExit(f"the tests fail without a mutant:\n{done.stdout}")
+    environment = {"EXECUTED_LINES": str(target), "EXECUTED_ROOMS": os.pathsep.join(rooms)}
+    if not run_tests(copy, units, "-p", "executed_lines", **environment):
+        raise SystemExit(f"the tests fail without a mutant:\n{(copy / 'pytest.log').read_text(encoding='utf-8')}")
     tests: dict[str, dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
     return tests
 
@@ -176,9 +177,7 @@ def survives(mutant: Mutant, copies: SimpleQueue[Path], tests: dict[str, dict[st
     (copy / mutant.path).write_text(mutant.source, encoding="utf-8")
     try:
         nearest = nearest_tests(tests, mutant)
-        return not nearest or run_tests(copy, nearest).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+        return not nearest or run_tests(copy, nearest)
     finally:
         (copy / mutant.path).write_text(original, encoding="utf-8")
         copies.put(copy)
@@ -192,6 +191,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which lines (0)")
     parser.add_argument("--jobs", type=int, default=1, help="how many mutants at a time (1)")
     options = parser.parse_args()
+    PROCESSES.set_forkserver_preload(["torch"])
     mutants = choose_mutants(options.rooms, options.count, options.seed)
     with tempfile.TemporaryDirectory() as folder:
         copies: SimpleQueue[Path] = SimpleQueue()
@@ -199,10 +199,14 @@ def main() -> None:
             ignored = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis")
             copies.put(Path(shutil.copytree(REPOSITORY, Path(folder, str(job)), ignore=ignored)))
         tests = record_lines(Path(folder, "0"), options.rooms)
+        alive = 0
         with ThreadPoolExecutor(options.jobs) as pool:
-            fates = list(pool.map(lambda mutant: survives(mutant, copies, tests), mutants))
-    alive = [mutant for mutant, survived in zip(mutants, fates, strict=True) if survived]
-    print(*alive, f"{len(mutants) - len(alive)} of {len(mutants)} mutants caught, seed {options.seed}", sep="\n")
+            fates = pool.map(lambda mutant: survives(mutant, copies, tests), mutants)
+            for mutant, survived in zip(mutants, fates, strict=True):
+                if survived:
+                    print(mutant, flush=True)
+                    alive += 1
+    print(f"{len(mutants) - alive} of {len(mutants)} mutants caught, seed {options.seed}")
 
 
 if __name__ == "__main__":

@@ -252,6 +252,12 @@ def test_a_failure_over_there_is_told_and_nothing_claimed(lstm_cells):
     )
 
 
+def test_a_function_of_one_backend_has_other_nodes_elsewhere_also_without_a_comparison(lstm_cells):
+    (found,) = told_of_kernels(lstm_cells, None)
+    assert found.headline == "on another device this hook may sit on another node"
+    assert found.because.endswith("PrivateUse1. Elsewhere other functions do its work, with other nodes.")
+
+
 def test_nothing_is_claimed_of_a_call_that_the_other_device_did_not_make(lstm_cells):
     (found,) = told_of_kernels(lstm_cells, OtherDevice("cpu", (Landing("layers.9#1", "MulBackward0", 2, 1),)))
     assert "MulBackward0" not in found.because

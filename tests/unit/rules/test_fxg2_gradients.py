@@ -21,9 +21,11 @@ from lost_programs import (
     without_grad,
 )
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fxgrad
 from fxgrad.errors import TargetError
+from fxgrad.rules.fxg2_gradients import describe_lost_gradient, find_lost_gradients
 from tests.support.targets import python
 
 # Which parameters: held against what a real backward leaves in .grad
@@ -303,6 +305,71 @@ def test_an_input_that_is_no_leaf_is_no_warning():
     assert [(told.severity, told.owner) for told in findings] == [("info", "input")]
 
 
+class Nested(nn.Module):
+    """A parameter that is used nowhere, or only inside of what a node runs again in backward."""
+
+    def __init__(self, way, *, used):
+        super().__init__()
+        self.inside, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.way, self.hidden = way, self.inside if used else nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.way(self, x)
+
+
+def reentrant(model, x):
+    return checkpoint(model.hidden, x, use_reentrant=True)
+
+
+def reentrant_beside_a_detached_one(model, x):
+    return reentrant(model, x) + model.other(x).detach()
+
+
+def of_a_function(model, x):
+    return Again.apply(x, model.hidden)
+
+
+class Again(torch.autograd.Function):
+    """Runs a module without gradients, and again, with them, in its backward."""
+
+    @staticmethod
+    def forward(ctx, x, module):
+        ctx.module = module
+        ctx.save_for_backward(x)
+        return module(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            ctx.module(x).backward(grad)
+        return x.grad, None
+
+
+@pytest.mark.parametrize(
+    ("way", "used", "expected"),
+    [
+        (reentrant, True, "only backward decides: a reentrant checkpoint runs `inside` again then"),
+        (reentrant, False, "autograd sees no use of it: `other` is never called"),
+        (
+            reentrant_beside_a_detached_one,
+            False,
+            "no root depends on it, outside of what a reentrant checkpoint runs again in backward",
+        ),
+        (of_a_function, True, "only backward decides: AgainBackward_0 may run `inside` again then"),
+        (
+            of_a_function,
+            False,
+            "no root depends on it, outside of what AgainBackward_0 may run in a backward of its own",
+        ),
+    ],
+)
+def test_of_a_parameter_that_a_backward_inside_of_backward_may_use_only_backward_decides(way, used, expected):
+    graph = fxgrad.trace(Nested(way, used=used), torch.ones(2, 4, requires_grad=True)).graph
+    lost = {each.parameter.name: describe_lost_gradient(graph, each) for each in find_lost_gradients(graph)}
+    assert lost["inside.weight" if used else "other.weight"] == expected
+
+
 # FXG202: where the way to the parameters is cut, so that nothing requires grad
 
 
@@ -349,6 +416,14 @@ def test_a_frozen_model_has_no_cut():
         "Nothing that forward computes its output from requires grad: of its 4 parameters all are frozen. (FXG202)"
     )
     assert advice == "  try: let a parameter that forward uses, or an input, require grad"
+
+
+def test_what_forward_makes_without_a_parameter_is_no_parameter():
+    def forward(model, x):
+        return model.a(x) + torch.ones(3)
+
+    given, _, _ = refusal(forward, model=Program(forward).requires_grad_(False))
+    assert given.endswith("of its 2 parameters all are frozen. (FXG202)")
 
 
 def test_a_loss_of_ones_own_program_is_explained_as_well():

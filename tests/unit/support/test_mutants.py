@@ -8,11 +8,10 @@ from tests.mutants import Mutant, changes_of, choose_mutants, nearest_tests
 
 
 def changed_sources(source):
-    count = len(list(changes_of(ast.parse(source))))
-    for number in range(count):
-        tree = ast.parse(source)
-        list(changes_of(tree))[number].apply()
-        yield ast.unparse(ast.fix_missing_locations(tree))
+    tree = ast.parse(source)
+    for _ in changes_of(tree):
+        yield ast.unparse(tree)
+    assert ast.unparse(tree) == source
 
 
 @pytest.mark.parametrize(
@@ -33,11 +32,11 @@ def changed_sources(source):
         ("def f():\n    return a", ["def f():\n    return None"]),
         ("if a:\n    b", ["if not a:\n    b"]),
         ("def f(a: B | None) -> C | None:\n    return None", []),
-        ("f(a)\nreturn_none = 'text'", []),
+        ("a = f('text')", []),
     ],
 )
 def test_each_kind_of_change_is_made_and_types_are_left_alone(source, expected):
-    assert list(changed_sources(source)) == expected
+    assert sorted(changed_sources(source)) == sorted(expected)
 
 
 def test_a_seed_chooses_the_same_lines_again_and_each_once():
