@@ -251,8 +251,10 @@ def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: b
     """The graph behind tensors that exist already; nothing is run.
 
     There are no module calls and no source lines in it: the forward is over. `model` gives names to parameters and
-    shows the hooks on modules. Hooks that were registered on nodes other than leaves' are looked for with
-    ``node_hooks=True`` only: that takes some 3 µs a node, and leaves nothing behind.
+    shows the hooks on modules. Hooks on tensors are found where the graph holds the tensor, as a leaf or as saved for
+    backward, or a variable of a running function does; `record` sees them all. Hooks that were registered on nodes
+    other than leaves' are looked for with ``node_hooks=True`` only: that takes some 3 µs a node, and leaves nothing
+    behind.
 
     Raises TargetError where nothing in `outputs` requires grad.
 

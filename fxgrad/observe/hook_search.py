@@ -7,15 +7,14 @@ takes time; and what was registered while recording was seen as it happened.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.modules.module import _WrappedHook
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from fxgrad.graph import HookKind
@@ -30,9 +29,10 @@ from fxgrad.observe.hooks import (
     legacy_hook_behind,
     with_multi_grad_hooks,
 )
+from fxgrad.observe.nearby import Nearby, search_nearby
 from fxgrad.observe.node_tables import NodeTables
 from fxgrad.observe.registrations import Key, RegistrationWatch
-from fxgrad.observe.seen import SeenModuleCall, is_leaf, origin_of
+from fxgrad.observe.seen import SeenModuleCall, backward_kind, global_backward_kind, is_leaf, origin_of
 from fxgrad.observe.unrecorded_calls import UnrecordedCalls
 from fxgrad.observe.walk import ACCUMULATE_GRAD
 
@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 
 _OFTEN_HOOKED = (ACCUMULATE_GRAD, "BackwardHookFunctionBackward")
 """Nodes to look at in any case: leaves', and those of full hooks."""
+
+
+_ON_TENSORS = (
+    "hooks on tensors of a graph that was there before are found where the graph, or a variable of a running function, "
+    "holds the tensor; fxgrad.record around the forward sees all"
+)
+_ON_NODES = "hooks that Node.register_hook put on other nodes than leaves' are looked for with node_hooks=True"
 
 
 def existing_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:
@@ -78,23 +85,30 @@ class HookSearch:
         every_node: bool = False,
     ) -> None:
         self._observation = observation
+        self._every_node = every_node
         self._registrations = {} if watch is None else watch.registrations
         self._found: dict[Key, LiveHook] = {}
         self.posts: dict[AutogradNode, list[Spot]] = {}
         self.pres: dict[AutogradNode, list[Spot]] = {}
         self.unrecorded_calls = UnrecordedCalls()
         self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
-        self._legacy_hooks_alive = False
         self._add_all(earlier)
         self._add_all([] if observation.recorder is None else observation.recorder.log.hooks)
         self._add_all(hooks_on_modules(observation.module_names.modules.values()))
         self._add_all(self._carried())
         self._add_all(self._registered_on_tensors())
         self._add_all(self._on_tensors())
-        self._look_at_nodes(every_node=every_node)
-        self._add_all(self._on_nodes_out_of_reach(every_node=every_node))
+        self._look_at_nodes()
+        self._add_all(self._on_nodes_out_of_reach())
         self._add_all(self._registered_on_other_nodes())
         self.hooks = self._finished()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which hooks may not have been found, and what finds them."""
+        if self._observation.upstream == set():  # all of the graph was recorded
+            return ()
+        return (_ON_TENSORS,) if self._was_recorded() or self._every_node else (_ON_TENSORS, _ON_NODES)
 
     def _add_all(self, hooks: Iterable[LiveHook]) -> None:
         for hook in hooks:
@@ -113,7 +127,7 @@ class HookSearch:
             if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None:
                 self._settle_retained(hook, hook.tensor)
         ordered = sorted(self._found.values(), key=lambda hook: hook.number)
-        return with_multi_grad_hooks(ordered)
+        return with_multi_grad_hooks(ordered, self._nearby.tensors, may_be_on_more=self._observation.upstream != set())
 
     def _settle_retained(self, hook: LiveHook, tensor: torch.Tensor) -> None:
         """retain_grad follows its tensor when that is changed in place."""
@@ -145,37 +159,29 @@ class HookSearch:
         for tensor in self._observation.seen_tensors():
             if has_hooks(tensor):
                 yield from hooks_on_tensor(tensor)
-        if self._may_have_more():
-            yield from self._on_things_alive(self._observation.walked.ids)
+        for tensor in self._nearby.tensors:
+            if _belongs_to(tensor, self._observation.walked.ids):
+                yield from hooks_on_tensor(tensor)
 
-    def _on_things_alive(self, nodes: dict[AutogradNode, int]) -> Iterator[LiveHook]:
-        """The hooks on tensors of the graph that somebody else holds: the garbage collector knows them all.
-
-        It knows what legacy hooks have put on nodes, too, though not on which.
-        """
-        for thing in gc.get_objects():
-            if issubclass(type(thing), torch.Tensor):
-                if _belongs_to(thing, nodes):
-                    yield from hooks_on_tensor(thing)
-            elif type(thing) is _WrappedHook:
-                self._legacy_hooks_alive = True
-
-    def _may_have_more(self) -> bool:
-        """Whether tensors that were not seen may have hooks: those of a graph that was there before.
+    @cached_property
+    def _nearby(self) -> Nearby:
+        """What may have hooks and was not seen: around the graph that was there before.
 
         A process without any handle has no hooks, unless the user retains gradients alone.
         """
         upstream = self._observation.upstream
-        return RemovableHandle.next_id > 0 if upstream is None else bool(upstream)
+        if upstream is None and RemovableHandle.next_id > 0:
+            return search_nearby(self._observation.walked.order)
+        return search_nearby(list(upstream)) if upstream else Nearby([], [])
 
     # Nodes
 
-    def _look_at_nodes(self, *, every_node: bool) -> None:
+    def _look_at_nodes(self) -> None:
         legacy = self._legacy_expected()
         full = {id(call.backward_hook): call for call in self._calls() if call.backward_hook is not None}
         if RemovableHandle.next_id == 0:  # this process has never registered a hook
             return
-        nodes = self._observation.walked.order if every_node or self._on_unknown_nodes() else self._likely_nodes()
+        nodes = self._observation.walked.order if self._every_node or self._on_unknown_nodes() else self._likely_nodes()
         for node, table, pre_table in _tables_on(nodes):
             if table is not None:
                 self._tables[id(table)] = HookKind.NODE, node
@@ -184,11 +190,11 @@ class HookSearch:
             self.posts[node] = list(self._post_hooks(node, table or {}, legacy.get(node, []), full))
             self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()]
 
-    def _on_nodes_out_of_reach(self, *, every_node: bool) -> Iterator[LiveHook]:
+    def _on_nodes_out_of_reach(self) -> Iterator[LiveHook]:
         """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
-        nodes = [*self._nodes_of_named_tensors(every_node=every_node), *self._nodes_at_first_use()]
+        nodes = [*self._nodes_of_named_tensors(), *self._nodes_at_first_use()]
         outside = [node for node in dict.fromkeys(nodes) if node not in self._observation.walked.ids]
         for node, after, before in _tables_on(outside):
             for kind, table in ((HookKind.NODE, after), (HookKind.NODE_PRE, before)):
@@ -196,9 +202,9 @@ class HookSearch:
                     if legacy_hook_behind(function) is None and backward_hook_behind(function) is None:
                         yield LiveHook(kind, key, table, function, node=node)
 
-    def _nodes_of_named_tensors(self, *, every_node: bool) -> Iterator[AutogradNode]:
+    def _nodes_of_named_tensors(self) -> Iterator[AutogradNode]:
         for named in self._observation.tensor_names.named.values():
-            node = _node_of(named.tensor) if every_node or is_leaf(named.tensor) or self._was_recorded() else None
+            node = _node_of(named.tensor) if self._every_node or is_leaf(named.tensor) or self._was_recorded() else None
             if node is not None:
                 yield node
 
@@ -222,8 +228,13 @@ class HookSearch:
 
     def _on_unknown_nodes(self) -> bool:
         """Whether a hook is on some node, and nothing says on which: one registered while recording, or a legacy hook
-        that a call before left there."""
-        return self._legacy_hooks_alive or any(made.on_node for made in self._registrations.values())
+        that a call before left there. A module says for good that it had legacy hooks."""
+        modules = [*self._observation.module_names.modules.values(), *self._nearby.modules]
+        legacy_before = self._observation.upstream != set() and (
+            global_backward_kind() is HookKind.GLOBAL_BACKWARD
+            or any(backward_kind(module) is HookKind.MODULE_BACKWARD for module in modules)
+        )
+        return legacy_before or any(made.on_node for made in self._registrations.values())
 
     def _legacy_expected(self) -> dict[AutogradNode, list[tuple[LiveHook, SeenModuleCall]]]:
         """The legacy hooks on each node, in the order in which the calls that put them there ended."""

@@ -7,9 +7,8 @@ torch/autograd/graph.py (register_multi_grad_hook), torch/csrc/autograd/python_h
 from __future__ import annotations
 
 import functools
-import gc
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -30,7 +29,7 @@ _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
 _MULTI_GRAD_ALL = "register_multi_grad_hook.<locals>.get_inner_hook.<locals>.inner_hook"
 _MULTI_GRAD_ANY = ("fn", "lock", "ran_hook")
-UNSEEN = "it is also on tensors that were not found, and it does not say which"
+UNSEEN = "it may also be on tensors that were not found, and it does not say which"
 SLOT_UNSEEN = (
     "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
 )
@@ -74,7 +73,6 @@ class LiveHook:
         return next((part.function for part in self.parts if part.function is not None), None)
 
 
-Table = dict[Any, Any]
 LAST = 2**62
 """The number of what makes no handle: retain_grad, and hooks whose registration nobody saw."""
 
@@ -158,8 +156,13 @@ def backward_hook_behind(function: Any) -> tuple[BackwardHook, str] | None:
     return hook, "output" if name == _OUTPUT_HOOK else "input"
 
 
-def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
-    """The same hooks, with the tensor hooks that one multi-grad hook put on its tensors gathered into one."""
+def with_multi_grad_hooks(
+    hooks: Iterable[LiveHook], others: Sequence[torch.Tensor] = (), *, may_be_on_more: bool = False
+) -> list[LiveHook]:
+    """The same hooks, with the tensor hooks that one multi-grad hook put on its tensors gathered into one.
+
+    `others` may have more of them. ``may_be_on_more``: tensors of the graph may exist that nobody has seen.
+    """
     found: list[LiveHook] = []
     groups: dict[int, LiveHook] = {}
     for hook in hooks:
@@ -174,9 +177,12 @@ def with_multi_grad_hooks(hooks: Iterable[LiveHook]) -> list[LiveHook]:
             groups[group].sequence_nr, groups[group].call = hook.sequence_nr, hook.call
             groups[group].parts.append(hook)
             found.append(groups[group])
-    tables = _tables_with([whole.inner for whole in groups.values() if multi_grad_mode(whole.inner) == "any"])
     for whole in groups.values():
-        _complete(whole, tables.get(id(whole.inner), []))
+        whole.active = any(part.active for part in whole.parts)
+        if multi_grad_mode(whole.inner) == "all":
+            _complete_all(whole)
+        else:
+            _complete_any(whole, others, may_be_on_more=may_be_on_more)
     return found
 
 
@@ -188,20 +194,10 @@ def _multi_grad_group(hook: LiveHook) -> int | None:
     return id(cells["buffer"] if "buffer" in cells else cells["ran_hook"])
 
 
-def _complete(whole: LiveHook, tables: list[Table]) -> None:
-    """Add the tensors that were not seen.
-
-    An "all" hook holds the nodes of those that are gone, and is active on all or none. An "any" hook holds nothing, but
-    the one function that it put on all its tensors is in their `tables`.
-    """
+def _complete_all(whole: LiveHook) -> None:
+    """Add the tensors that were not seen: an "all" hook holds the nodes of those that are gone, and is active on all or
+    none."""
     cells = _closure(whole.inner)
-    whole.active = any(part.active for part in whole.parts)
-    if "grad_fns" not in cells:
-        known = {id(part.table) for part in whole.parts}
-        for table in tables:
-            if id(table) not in known:
-                _add_holder(whole, table)
-        return
     parts = {_closure(part.function)["idx"]: part for part in whole.parts}
     for index, node in enumerate(cells["grad_fns"]):
         if index not in parts:
@@ -211,27 +207,27 @@ def _complete(whole: LiveHook, tables: list[Table]) -> None:
     whole.counted = tuple(cells["grad_fns"])
 
 
-def _add_holder(whole: LiveHook, table: Table) -> None:
-    """Add the tensor that a table belongs to, if it is still there. That of a view is not looked at: PyTorch might make
-    a node for that."""
-    for thing in gc.get_referrers(table):
-        if issubclass(type(thing), torch.Tensor) and thing._backward_hooks is table and not thing._is_view():
-            number = next(number for number, function in table.items() if function is whole.inner)
-            part = LiveHook(HookKind.TENSOR, number, table, whole.inner, tensor=thing, origin=origin_of(thing))
-            whole.parts.append(part)
-            return
-    whole.more_parts = UNSEEN
+def _complete_any(whole: LiveHook, others: Sequence[torch.Tensor], *, may_be_on_more: bool) -> None:
+    """Add the tensors that are not of the graph, as far as they were found. An "any" hook holds nothing, but is one
+    function in the tables of all its tensors."""
+    known = {id(part.table) for part in whole.parts}
+    for tensor in others:
+        table = tensor._backward_hooks
+        if table and id(table) not in known and not tensor._is_view():  # PyTorch might make a node for a view
+            known.add(id(table))
+            for number, function in table.items():
+                if function is whole.inner:
+                    origin = origin_of(tensor)
+                    whole.parts.append(LiveHook(HookKind.TENSOR, number, table, function, tensor=tensor, origin=origin))
+    if may_be_on_more and _is_in_more_tables(whole):
+        whole.more_parts = UNSEEN
 
 
-def _tables_with(functions: list[Any]) -> dict[int, list[Table]]:
-    """The tables of tensor hooks that each function is in, those of tensors that are gone too, by its identity."""
-    known = set(map(id, functions))
-    found: dict[int, list[Table]] = {}
-    for thing in gc.get_referrers(*functions) if functions else ():
-        if type(thing) is OrderedDict:
-            for function in {id(one) for one in thing.values()} & known:
-                found.setdefault(function, []).append(thing)
-    return found
+def _is_in_more_tables(whole: LiveHook) -> bool:
+    """Whether somebody else refers to the function than the parts and the entries of their tables, each once."""
+    function, compared = whole.inner, object()
+    known = sum((part.function is function) + (part.table.get(part.number) is function) for part in whole.parts)
+    return sys.getrefcount(function) > sys.getrefcount(compared) + known
 
 
 def multi_grad_mode(function: Any) -> str | None:

@@ -157,14 +157,15 @@ class Session:
                 forward=forward,
                 metas=self.metas,
             )
-            hooks = HookCollector(observation, HookSearch(observation, earlier=self._earlier, watch=self.watch))
+            search = HookSearch(observation, earlier=self._earlier, watch=self.watch)
+            hooks = HookCollector(observation, search)
             tensors = [named.tensor for named in self._tensor_names.named.values()]
             info = graph_info(
                 device=device or device_of(tensors),
                 emulated=emulated,
                 root_rule=found.rule,
                 skipped=found.skipped,
-                notes=tuple(self.notes),
+                notes=(*self.notes, *search.notes),
             )
             graph = observation.graph(info, hooks)
             forward.refusal = forward.refusal or _unseen_function(graph)

@@ -173,7 +173,13 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
     tensor_names.add_attributes(model)
     with alone(), torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
         observation = Observation(found.roots, ModuleNames(model), tensor_names)
-        hooks = HookCollector(observation, HookSearch(observation, every_node=node_hooks))
-        device = device_of(observation.root_tensors)
-        info = graph_info(device=device, root_rule=found.rule, skipped=found.skipped, calls_reason=NO_CALLS)
+        search = HookSearch(observation, every_node=node_hooks)
+        info = graph_info(
+            device=device_of(observation.root_tensors),
+            root_rule=found.rule,
+            skipped=found.skipped,
+            notes=search.notes,
+            calls_reason=NO_CALLS,
+        )
+        hooks = HookCollector(observation, search)
         return Observed(observation.graph(info, hooks), None, tensor_finder(tensor_names))

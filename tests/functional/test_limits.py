@@ -165,6 +165,27 @@ def test_a_hook_on_a_tensor_that_nobody_holds_is_seen_by_record_and_not_by_captu
     assert len(recording.trace(root).sites) == 1
 
 
+def test_a_hook_on_a_tensor_that_is_held_far_away_is_seen_by_record_and_not_by_capture():
+    x, seen = torch.ones(3, requires_grad=True), []
+
+    def forward():
+        doubled = x * 2
+        doubled.register_hook(seen.append)
+        yield doubled.sum()
+        yield doubled  # the generator holds it until then
+
+    run = forward()
+    root = next(run)
+    captured = fxgrad.capture(root)
+    assert captured.sites == ()
+    assert any("fxgrad.record around the forward sees all" in note for note in captured.graph.info.notes)
+    with fxgrad.record(nn.Identity()) as recording:
+        again = next(forward())
+    assert len(recording.trace(again).sites) == 1
+    root.backward()
+    assert len(seen) == 1
+
+
 class GivesMore(torch.autograd.Function):
     """Its backward gives a gradient of any shape where none is needed."""
 

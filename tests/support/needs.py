@@ -20,11 +20,6 @@ needs_keywords_of_apply = pytest.mark.skipif(
 )
 
 
-needs_holders = pytest.mark.skipif(
-    torch.__version__ < (2, 10), reason="torch 2.9 does not tell the garbage collector which hooks a tensor holds"
-)
-
-
 def needs_of_command(command: str) -> list[pytest.MarkDecorator]:
     """What a command line that the documents show needs."""
     needs = {

@@ -1,0 +1,163 @@
+"""Finds tensors and modules near a graph that was there before, as hooks are on those and no node leads to its tensors.
+
+Looked through are what the nodes have saved for backward, what the contexts of custom Functions hold, and the variables
+of the functions that are running, with what these hold in turn. That is a bounded number of objects; a search of all
+that are alive takes the longer the more the program holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from types import FrameType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.graph import Node as AutogradNode
+
+from fxgrad.observe.real_types import is_a
+
+_MOST_OBJECTS = 50_000
+_MOST_AT_ONCE = 5_000
+_MOST_MEMBERS = 1_000
+"""So many objects are looked at in all, for one function's variables, and in one container."""
+
+
+_WayIn = Callable[[Any], Iterable[Any]]
+
+
+class Nearby(NamedTuple):
+    """What was found; some of it has nothing to do with the graph."""
+
+    tensors: list[torch.Tensor]
+    modules: list[nn.Module]
+
+
+def search_nearby(nodes: Sequence[AutogradNode]) -> Nearby:
+    """Search what the nodes, and the functions that call fxgrad, hold."""
+    search = _Search()
+    search.enter(_list_saved(nodes))
+    search.enter([vars(node) for node in nodes if hasattr(node, "__dict__")])
+    for variables in _list_variables():
+        search.enter(variables)
+    return Nearby(search.tensors, search.modules)
+
+
+class _Search:
+    """Enters objects, breadth first from each start, so that what is near comes before what is far away."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Any] = []
+        self.modules: list[Any] = []
+        self._entered: dict[int, Any] = {}  # held, so that no other object gets the same id
+        self._ways_in: dict[type, tuple[_WayIn | None, list[Any] | None]] = {}
+        self._room = _MOST_OBJECTS
+
+    def enter(self, starts: Iterable[Any]) -> None:
+        """Enter the starts, and from there a part of the number of objects that may be looked at in all."""
+        queue = deque(starts)
+        room = min(self._room, _MOST_AT_ONCE)
+        self._room -= room
+        while queue:
+            thing = queue.popleft()
+            kind = type(thing)
+            if kind not in self._ways_in:
+                self._ways_in[kind] = _find_way_into(kind), self._find_list_of(kind)
+            enter, found = self._ways_in[kind]
+            if enter is not None and id(thing) not in self._entered:
+                self._entered[id(thing)] = thing
+                if found is not None:
+                    found.append(thing)
+                before = len(queue)
+                queue.extend(islice(enter(thing), min(room, _MOST_MEMBERS)))
+                room -= len(queue) - before
+        self._room += room
+
+    def _find_list_of(self, kind: type) -> list[Any] | None:
+        if issubclass(kind, torch.Tensor):
+            return self.tensors
+        return self.modules if issubclass(kind, nn.Module) else None
+
+
+def _find_way_into(kind: type) -> _WayIn | None:
+    """What lists what an object of a class holds, by the methods of the builtin classes: no code of the user's runs."""
+    way = next((way for base, way in _WAYS_IN if issubclass(kind, base)), None)
+    has_attributes = kind.__dictoffset__ != 0 and not issubclass(kind, (type, ModuleType))
+    return way or (_attributes_of if has_attributes else None)
+
+
+def _list_saved(nodes: Iterable[AutogradNode]) -> Iterator[torch.Tensor]:
+    """The arguments that nodes have saved. A saved result is another object than the tensor that the program has.
+
+    Unpacking one may run a hook of the user's; then it is left alone (torch/csrc/autograd/saved_variable.cpp).
+    """
+    names: dict[type, list[tuple[str, str]]] = {}
+    for node in nodes:
+        kind = type(node)
+        if kind not in names:
+            raw_names = [name for name in dir(kind) if name.startswith("_raw_saved_")]
+            names[kind] = [(raw, raw[5:] if raw == "_raw_saved_tensors" else raw[4:]) for raw in raw_names]
+        for raw_name, name in names[kind]:
+            try:
+                raw = getattr(node, raw_name)
+                if all(_has_no_hook(one) for one in (raw if type(raw) is tuple else (raw,))):
+                    saved = getattr(node, name)
+                    yield from [one for one in (saved if type(saved) is tuple else (saved,)) if is_a(one, torch.Tensor)]
+            except RuntimeError:  # freed by an earlier backward, or changed in place since
+                continue
+
+
+def _has_no_hook(raw: Any) -> bool:
+    return raw is None or getattr(raw, "unpack_hook", NotImplemented) is None  # torch 2.9 does not tell
+
+
+def _list_variables() -> Iterator[list[Any]]:
+    """The local variables of each function that is running, the innermost first, then the global ones that they use."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not str(frame.f_globals.get("__name__")).startswith("fxgrad."):
+            frames.append(frame)
+        frame = frame.f_back
+    for frame in frames:
+        if not _is_debugged(frame):
+            yield list(frame.f_locals.values())
+    for table in {id(frame.f_globals): frame.f_globals for frame in frames}.values():
+        yield list(table.values())
+
+
+def _is_debugged(frame: FrameType) -> bool:
+    """Whether pdb has stopped there. What is typed at its prompt runs in a frame of its own, with the same variables;
+    before Python 3.13 reading those of the function itself takes back what was assigned at the prompt (Lib/pdb.py)."""
+    bdb = sys.modules.get("bdb")
+    return bdb is not None and is_a(getattr(frame.f_trace, "__self__", None), bdb.Bdb)
+
+
+def _in_closure(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # nothing is in it
+            yield cell.cell_contents
+
+
+def _attributes_of(thing: Any) -> Iterable[Any]:
+    try:
+        attributes: dict[str, Any] = object.__getattribute__(thing, "__dict__")
+    except AttributeError:
+        return ()
+    return dict.values(attributes)
+
+
+_WAYS_IN: list[tuple[type, _WayIn]] = [
+    (torch.Tensor, lambda _: ()),
+    (OrderedDict, OrderedDict.values),
+    (dict, dict.values),
+    *[(base, base.__iter__) for base in (list, tuple, set, frozenset, deque)],
+    (FunctionType, _in_closure),
+    (MethodType, lambda method: (method.__self__, method.__func__)),
+    (functools.partial, lambda partial: (partial.func, partial.args, partial.keywords)),
+]
