@@ -239,7 +239,7 @@ class MultiGradCounter:
         self._simulation = simulation
         self._hook = hook
         self._seen: list[int] = []
-        self._expected = 1 if hook.mode == "any" else simulation.count_executed_targets(hook)
+        self._expected = simulation.count_awaited(hook)
         self._raises = simulation.refuses_leaf(hook)
         self._calls: list[_CountedCall] = []
 

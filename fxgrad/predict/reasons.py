@@ -9,6 +9,7 @@ from fxgrad.predict.formulas import DECIDES_ALONE, NONE, TENSOR, UNKNOWN, apply_
 from fxgrad.predict.simulation import Simulation, simulate
 
 _MOST_LABELS = 3
+_ENDED_BY_ALL_HOOK = "backward ends before it: an 'all' hook on several tensors raises"
 _UNUSED = "no root depends on it"
 
 
@@ -105,16 +106,19 @@ def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> 
     if kind is HookKind.RETAIN_GRAD and simulation.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
         return "retain_grad does nothing on a leaf"
     if kind is HookKind.MULTI_GRAD and any(node in simulation.ranks for node, _ in site.hook.target_slots):
-        return _explain_multi_grad(simulation, site.hook)
+        return _explain_multi_grad(simulation, site.hook, raises=raises)
     if raises and _would_be_called(simulation, site, site.node):
-        return "backward ends before it: an 'all' hook on several tensors raises"
+        return _ENDED_BY_ALL_HOOK
     return _explain_at_node(simulation, site, site.node)
 
 
-def _explain_multi_grad(simulation: Simulation, hook: Hook) -> str:
+def _explain_multi_grad(simulation: Simulation, hook: Hook, *, raises: bool) -> str:
     """Why the hook is not called although backward reaches one of its tensors."""
     if simulation.refuses_leaf(hook):
         return "autograd.grad raises: one of the hook's tensors is a leaf in inputs="
+    reached = sum(node in simulation.ranks for node, _ in hook.target_slots)
+    if raises and 0 < simulation.count_awaited(hook) <= reached:
+        return _ENDED_BY_ALL_HOOK
     return (
         "an 'all' hook waits for as many gradients as PyTorch executes nodes among those of "
         f"{', '.join(map(escape, hook.targets))}, and it does not count the root that backward starts from"

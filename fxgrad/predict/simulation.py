@@ -96,8 +96,13 @@ class Simulation:
 
     # Multi-grad hooks
 
-    def count_executed_targets(self, hook: Hook) -> int:
-        """How many gradients an "all" hook waits for: of that many nodes PyTorch says that they will be executed."""
+    def count_awaited(self, hook: Hook) -> int:
+        """Count the gradients that a multi-grad hook waits for: one, or for an "all" hook one for each executed node.
+
+        It calls ``torch._C._will_engine_execute_node`` for the node of each tensor.
+        """
+        if hook.mode == "any":
+            return 1
         return sum(bool(self.schedule.will_run[node]) for node in _counted_nodes(hook))
 
     def refuses_leaf(self, hook: Hook) -> bool:

@@ -102,7 +102,7 @@ BREAKAGES = {
     ),
     "no Function starts a backward": (
         reruns,
-        "nested_backward",
+        "find_nested_backward",
         always(None),
         "a_function_that_starts_a_backward",
         "times",
@@ -124,7 +124,7 @@ BREAKAGES = {
     # hooks on several tensors
     "an all hook waits for all": (
         simulation.Simulation,
-        "count_executed_targets",
+        "count_awaited",
         lambda right: lambda self, hook: len(hook.target_slots),
         "hooks_on_several_tensors",
         "fires node none",

@@ -338,13 +338,36 @@ def test_an_all_hook_that_waits_for_what_pytorch_does_not_count_says_so():
     )
 
 
+ENDED = "backward ends before it: an 'all' hook on several tensors raises"
+
+
+def reasons_where_an_all_hook_raises(*others):
+    """Of hooks on a root with two leaves, of which autograd.grad takes the gradients and the first has the hook."""
+    nodes, call = (node(0, 1, 2), leaf(1), leaf(2)), BackwardCall(((1, 0), (2, 0)), "grad")
+    sites = predict(graph(*nodes, hooks=[multi_grad((1, 0)), *others]), call).sites
+    return {found.hook.id: found.reason for found in sites if found.fires is False}
+
+
 def test_an_all_hook_on_a_leaf_that_grad_captures_ends_backward():
-    nodes, call = (node(0, 1), leaf(1)), BackwardCall(((1, 0),), "grad")
-    on_leaf, before, after = multi_grad((1, 0)), hook(on=0, number=1), hook(HookKind.TENSOR, 1, 0, number=2)
-    sites = {found.hook.id: found for found in predict(graph(*nodes, hooks=[on_leaf, before, after]), call).sites}
-    assert sites[0].reason == "autograd.grad raises: one of the hook's tensors is a leaf in inputs="
-    assert sites[1].fires is True
-    assert sites[2].reason == "backward ends before it: an 'all' hook on several tensors raises"
+    others = hook(on=0, number=1), hook(HookKind.TENSOR, 1, 0, number=2), hook(HookKind.TENSOR, 2, 0, number=3)
+    assert reasons_where_an_all_hook_raises(*others) == {
+        0: "autograd.grad raises: one of the hook's tensors is a leaf in inputs=",
+        2: ENDED,
+        3: ENDED,
+    }
+
+
+def test_a_hook_that_would_not_be_called_anyway_gives_its_own_reason_where_an_all_hook_ends_backward():
+    assert reasons_where_an_all_hook_raises(hook(on=2, number=1))[1] == (
+        "autograd.grad takes the gradient at AccumulateGrad_2 and does not execute it: only hooks on tensors are called"
+    )
+
+
+def test_another_multi_grad_hook_whose_gradients_would_arrive_is_not_called_after_an_all_hook_raised():
+    waits_for_root = multi_grad((0, 0), number=2)
+    reasons = reasons_where_an_all_hook_raises(multi_grad((2, 0), mode="any", number=1), waits_for_root)
+    assert reasons[1] == ENDED
+    assert reasons[2].startswith("an 'all' hook waits for as many gradients as PyTorch executes nodes")
 
 
 def test_nodes_that_backward_does_not_reach_are_listed_with_why():
