@@ -131,7 +131,8 @@ def probe(
     """Run forward without a module hook and with it: what would the hook get, and which other hooks would it move?
 
     `module` is a dotted path, ``layers[3]``, or a module of the model; `kind` is a HookKind, the dotted name of its
-    registering function, or an end of that name that no other kind has. With a global kind the hook is on every module.
+    registering function, or an end of that name that no other kind has. With a global kind the hook is on every module
+    while forward runs, in other threads too.
 
     The hook does nothing. It is registered after all others and before forward, and taken off again: hook tables, and the
     ``_is_full_backward_hook`` that registering sets (torch/nn/modules/module.py), are as they were. Forward runs twice, from
@@ -381,7 +382,7 @@ def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
     from fxgrad.observe.target import running
 
     with _explained():
-        return _probe_of(running.probe_target(options, module, added))
+        return _probe_of(running.observe_target_with_hook(options, module, added))
 
 
 def check_target(options: TargetOptions) -> list[Finding]:

@@ -171,7 +171,7 @@ def _answer_probe(options: TargetOptions, question: dict[str, Any]) -> dict[str,
     module, kind = question["module"], HookKind(question["kind"])
 
     def emulated() -> ProbeRun:
-        return devices.run_emulated(options.device, lambda _: running.probe_target(options, module, kind))
+        return devices.run_emulated(options.device, lambda _: running.observe_target_with_hook(options, module, kind))
 
     if not forked.can_fork():
         return {"probe": records_to_json(emulated())}

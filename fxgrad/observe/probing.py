@@ -63,40 +63,50 @@ def observe_with_hook(
     end = next_sequence_nr()
     path, place = _find_module(model, before, module)
     hook = Hook(len(before.hooks), kind, "" if kind.is_global else path, "hook", may_return=False)
-    endless = _endless_call(before, hook)
+    endless = _find_endless_call(before, hook)
     if endless is not None:
         return ProbeRun(hook, before, None, endless)
+    after = _run_with_hook(run, model, place, kind)
+    if isinstance(after, str):
+        return ProbeRun(hook, before, None, after)
+    _check_apart(after, start, end)
+    return _blank_source(ProbeRun(hook, before, after))
+
+
+def _run_with_hook(
+    run: Callable[[], BackwardGraph], model: nn.Module, place: nn.Module, kind: HookKind
+) -> BackwardGraph | str:
+    """The graph with the hook, or what PyTorch raises instead."""
     registering = RegistrationWatch()
-    with registering.undone(), _flags_put_back(model):
+    with registering.undone(), _preserve_flags(model):
         try:
             with registering.watching():
                 _register(place, kind)
-        except Exception as error:  # also what a register function of the user's own raises
-            return ProbeRun(hook, before, None, f"{kind.value} raises {type(error).__name__}: {message_of(error)}")
+        except Exception as error:  # a class may override the registering function, and raise anything
+            return f"{kind.value} raises {type(error).__name__}: {message_of(error)}"
         try:
-            after = run()
+            return run()
         except NothingRequiresGradError:
             raise
         except TargetError as error:
-            refused = error
-        else:
-            _check_apart(after, start, end)
-            return _with_plain_record(hook, before, after)
+            refused = error.given
     try:
-        run()
+        run()  # does it raise without the hook, too, because it is not the first time?
     except TargetError as error:
         raise _not_repeatable(f"forward runs once, but not again: {error.given}") from error
-    return ProbeRun(hook, before, None, refused.given)
+    return refused
 
 
 def _check_apart(graph: BackwardGraph, start: int, end: int) -> None:
-    """Refuse a graph with nodes of the run before: what forward had changed then could not be put back.
+    """Refuse a graph with nodes of the run before: what forward changed then could not be put back.
 
-    An operation in place gives a tensor another grad_fn, and no program can take that back.
+    An operation in place gives a tensor another grad_fn, and nothing gives it the old one again.
     """
     for node in graph.nodes:
         if node.sequence_nr is not None and start <= node.sequence_nr < end:
-            raise _not_repeatable(f"forward, run again, goes on from what it made before: {node.label} is in its graph")
+            raise _not_repeatable(
+                f"forward, run again, may go on from what it left: {node.label} has a sequence number of the first run"
+            )
 
 
 def _not_repeatable(given: str) -> TargetError:
@@ -128,7 +138,7 @@ def _find_module(model: nn.Module, graph: BackwardGraph, module: str | nn.Module
     return known_path, module
 
 
-def _endless_call(graph: BackwardGraph, hook: Hook) -> str | None:
+def _find_endless_call(graph: BackwardGraph, hook: Hook) -> str | None:
     """Why forward would never return with a non-full hook: it must not be tried."""
     for call in graph.calls if hook.kind.is_legacy else ():
         if call.legacy_reason == NEVER_ENDS and (hook.kind.is_global or call.path == hook.owner):
@@ -142,7 +152,7 @@ def _register(module: nn.Module, kind: HookKind) -> None:
 
 
 @contextmanager
-def _flags_put_back(model: nn.Module) -> Iterator[None]:
+def _preserve_flags(model: nn.Module) -> Iterator[None]:
     """Put back the flags that say which kind of hooks a table holds.
 
     Those of all modules: registering on what torch.compile returned sets the flag of the module inside, and a class may
@@ -163,16 +173,17 @@ def _put_back(attributes: dict[str, Any], flag: Any) -> None:
         attributes[_FLAG] = flag
 
 
-def _with_plain_record(hook: Hook, before: BackwardGraph, after: BackwardGraph) -> ProbeRun:
+def _blank_source(run: ProbeRun) -> ProbeRun:
     """Find the record of the hook, and let it not say where this file defines its function."""
+    assert run.after is not None
     defined = find_source(_hook)
-    found = next((each for each in after.hooks if each.source == defined), None)
+    found = next((each for each in run.after.hooks if each.source == defined), None)
     if found is None:
         raise UsageError(
-            f"{hook.kind.value} of {escape(hook.owner) or 'the model'}, which does not put the hook into the module's table",
+            f"{run.hook.kind.value} of {escape(run.hook.owner) or 'the model'}, after which none of PyTorch's tables has the hook",
             "a module that keeps its hooks as torch.nn.Module does",
             "register the hook, and trace again",
         )
-    hook = structs.replace(found, function=hook.function, source=None)
-    hooks = tuple([hook if each is found else each for each in after.hooks])
-    return ProbeRun(hook, before, structs.replace(after, hooks=hooks))
+    hook = structs.replace(found, function=run.hook.function, source=None)
+    hooks = tuple([hook if each is found else each for each in run.after.hooks])
+    return ProbeRun(hook, run.before, structs.replace(run.after, hooks=hooks))

@@ -93,16 +93,15 @@ def _probe(
             raise
         return None, []
     wrong = [] if hook_state(model) == before else [f"hooks: {before} became {hook_state(model)}"]
-    again = observe_forward(model, args, kwargs).graph
-    if text_of(run.before) != text_of(again):
+    if run.after is not None and text_of(run.before) != text_of(observe_forward(model, args, kwargs).graph):
         wrong.append("a trace after the probe is another one than before it")
     return run, wrong
 
 
 def hook_state(model: nn.Module) -> Any:
     """Everything that registering a module hook changes: tables by identity and content, and flags."""
-    tables = [*module_hooks.__dict__.items()]
-    found = [(name, id(table), list(table.items())) for name, table in tables if name.startswith("_global_") and table]
+    tables = {name: table for name, table in vars(module_hooks).items() if isinstance(table, dict)}
+    found = [(name, id(table), list(table.items())) for name, table in tables.items() if name.startswith("_global_")]
     for path, module in model.named_modules():
         own = vars(module)
         flag = own.get("_is_full_backward_hook", "missing")
@@ -205,12 +204,23 @@ def _differences_in_backward(run: ProbeRun, build: Build, path: str, kind: HookK
         output = model(*args, **kwargs)
         notebook.clear()
         ids = ids_in(after, roots_in(output))
-        if _backward_error(output) is None:
-            reality = Reality(notebook.log, ids, registered=[NAME] if others else (), others=others)
-            return [*compare_with(after, reality).wrong, *_wrong_zeros(run, build, model)]
+        error = _backward_error(output)
+        reality = Reality(list(notebook.log), ids, registered=[NAME] if others else (), others=others)
+        gradients = _gradients(model)
     with _built(build) as (_, (model, args, kwargs)):
         without = _backward_error(model(*args, **kwargs))
-    return [] if without is not None else ["backward raises with the hook alone"]
+        before = _gradients(model)
+    if error is not None:
+        return [] if without is not None else ["backward raises with the hook alone"]
+    zeros = {name for name, has_one in gradients.items() if has_one and not before[name]}
+    told = before.keys() & {*find_zero_gradients(run.before, run.after)}
+    wrong = compare_with(after, reality).wrong
+    return wrong if told == zeros else [*wrong, f"zeros: {told}, in reality {zeros}"]
+
+
+def _gradients(model: nn.Module) -> dict[str, bool]:
+    """Which parameters have a gradient."""
+    return {name: parameter.grad is not None for name, parameter in model.named_parameters()}
 
 
 def _backward_error(output: Any) -> str | None:
@@ -220,19 +230,6 @@ def _backward_error(output: Any) -> str | None:
     except RuntimeError as error:
         return str(error)
     return None
-
-
-def _wrong_zeros(run: ProbeRun, build: Build, hooked: nn.Module) -> Iterator[str]:
-    """Parameters that get zeros from the hook, and are not named, or the other way round."""
-    assert run.after is not None
-    with _built(build) as (_, (model, args, kwargs)):
-        backward(model(*args, **kwargs))
-        pairs = zip(model.named_parameters(), hooked.parameters(), strict=True)
-        real = {name for (name, plain), other in pairs if plain.grad is None and other.grad is not None}
-        known = {name for name, _ in model.named_parameters()}
-    told = known & set(find_zero_gradients(run.before, run.after))
-    if told != real:
-        yield f"zeros: {told}, in reality {real}"
 
 
 def assert_as_in_reality(build: Build, path: str, kind: HookKind, *, others: bool = False) -> Trial:

@@ -39,7 +39,7 @@ def execute_target(options: TargetOptions, called: Callable[[BackwardGraph], Bac
         )
 
 
-def probe_target(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
+def observe_target_with_hook(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
     """Load the target and run its forward without a hook of `kind` on `module` and with it."""
     with _load(options) as (target, watch):
         args, kwargs = tuple(target.args), dict(target.kwargs or {})

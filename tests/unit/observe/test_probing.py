@@ -256,7 +256,7 @@ def test_a_change_of_an_argument_that_cannot_be_put_back_is_refused():
     with pytest.raises(TargetError) as raised:
         probed(nn.ReLU(inplace=True), inner(3), kind=LEGACY)
     assert str(raised.value) == (
-        "forward, run again, goes on from what it made before: ReluBackward0_1 is in its graph\n"
+        "forward, run again, may go on from what it left: ReluBackward0_1 has a sequence number of the first run\n"
         "  allowed: a forward that can be run twice, without the hook and with it\n"
         "  try: build the model and its arguments anew, register the hook, and trace them"
     )
