@@ -215,10 +215,10 @@ def _complete_any(whole: LiveHook, others: Sequence[torch.Tensor], *, may_be_on_
         table = tensor._backward_hooks
         if table and id(table) not in known and not tensor._is_view():  # PyTorch might make a node for a view
             known.add(id(table))
-            for number, function in table.items():
-                if function is whole.inner:
-                    origin = origin_of(tensor)
-                    whole.parts.append(LiveHook(HookKind.TENSOR, number, table, function, tensor=tensor, origin=origin))
+            numbers = [number for number, function in table.items() if function is whole.inner]
+            origin = origin_of(tensor) if numbers else None
+            for number in numbers:
+                whole.parts.append(LiveHook(HookKind.TENSOR, number, table, whole.inner, tensor=tensor, origin=origin))
     if may_be_on_more and _is_in_more_tables(whole):
         whole.more_parts = UNSEEN
 
