@@ -171,7 +171,7 @@ def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
 
 
 def is_alive(site: HookSite) -> bool:
-    """Whether a hook is called although it may have been removed: a module hook is, where a module call captured it."""
+    """Whether the hook is called. A removed hook is not, unless it is a module hook that a module call captured."""
     return site.hook.active or site.hook.kind.is_module
 
 

@@ -74,23 +74,20 @@ def _call_composite(operator: Any, *args: Any, **kwargs: Any) -> Any:
 # Views, normalization, sampling
 
 
-def _reshape(self: Tensor, shape: list[int]) -> Tensor:
+def _reshape(self: Tensor, shape: list[int]) -> Any:
     """TensorShape.cpp: reshape_symint, whose ``isTensorSubclassLike`` branch real tensors do not take."""
     if not self.is_contiguous():
         strides = _find_view_strides(self, shape)
         if strides is not None:
-            alias: Tensor = aten._reshape_alias.default(self, *strides)
-            return alias
-    result: Tensor = _call_composite(aten.reshape.default, self, shape)
-    return result
+            return aten._reshape_alias.default(self, *strides)
+    return _call_composite(aten.reshape.default, self, shape)
 
 
-def _flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+def _flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
     """TensorShape.cpp: flatten, which does not ask the dispatcher for reshape."""
     first, last = (dim % self.dim() if -self.dim() <= dim < self.dim() else dim for dim in (start_dim, end_dim))
     if not 0 <= first < last < self.dim():
-        result: Tensor = _call_composite(aten.flatten.using_ints, self, start_dim, end_dim)
-        return result
+        return _call_composite(aten.flatten.using_ints, self, start_dim, end_dim)
     joined = math.prod(self.shape[first : last + 1])
     return _reshape(self, [*self.shape[:first], joined, *self.shape[last + 1 :]])
 
@@ -115,11 +112,11 @@ def _batch_norm_impl_index(
     momentum: float,
     eps: float,
     cudnn_enabled: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+) -> Any:
     """Normalization.cpp: _select_batch_norm_backend, and its use in _batch_norm_impl_index."""
     statistics = running_mean, running_var
     if weight is None or bias is None or not _cudnn_normalizes(input, weight, statistics, training, eps):
-        result: tuple[Tensor, Tensor, Tensor, Tensor, int] = _call_composite(
+        return _call_composite(
             aten._batch_norm_impl_index.default,
             input,
             weight,
@@ -130,7 +127,6 @@ def _batch_norm_impl_index(
             eps,
             cudnn_enabled,
         )
-        return result
     mean, var = (each if each is None else each.contiguous() for each in statistics)
     dense = input.contiguous(memory_format=torch._prims_common.suggest_memory_format(input))
     normalize = aten.cudnn_batch_norm.default
@@ -157,13 +153,11 @@ def _cudnn_enabled() -> bool:
     return bool(torch._C._get_cudnn_enabled())
 
 
-def _grid_sampler(input: Tensor, grid: Tensor, interpolation: int, padding: int, align_corners: bool) -> Tensor:
+def _grid_sampler(input: Tensor, grid: Tensor, interpolation: int, padding: int, align_corners: bool) -> Any:
     """GridSampler.cpp: grid_sampler, with GridSamplerUtils.h: cond_cudnn_grid_sampler; 0 is bilinear, and zeros."""
     if interpolation == 0 and padding == 0 and align_corners and _cudnn_samples(input, grid):
-        sampled: Tensor = aten.cudnn_grid_sampler.default(input, grid)
-        return sampled
-    result: Tensor = _call_composite(aten.grid_sampler.default, input, grid, interpolation, padding, align_corners)
-    return result
+        return aten.cudnn_grid_sampler.default(input, grid)
+    return _call_composite(aten.grid_sampler.default, input, grid, interpolation, padding, align_corners)
 
 
 def _cudnn_samples(input: Tensor, grid: Tensor) -> bool:
@@ -192,7 +186,7 @@ def _scaled_dot_product_attention(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Tensor:
+) -> Any:
     """transformers/attention.cpp: scaled_dot_product_attention."""
     call = attention.Attention(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     output, (kernel, caveat) = attention.run_fused_kernel(call, scale=scale)
@@ -207,43 +201,29 @@ def _scaled_dot_product_attention(
             "enable SDPBackend.MATH too, or trace on a machine with a CUDA device",
         )
     arguments = query, key, value, attn_mask, dropout_p, is_causal
-    result: Tensor = _call_composite(
-        aten.scaled_dot_product_attention.default, *arguments, scale=scale, enable_gqa=enable_gqa
-    )
-    return result
+    return _call_composite(aten.scaled_dot_product_attention.default, *arguments, scale=scale, enable_gqa=enable_gqa)
 
 
 def _makes_nodes(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
 
 
-def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """SoftMax.cpp: softmax. CUDA's kernel converts float16 to float32 itself."""
-    if _converts_half(input, dtype):
-        fused: Tensor = aten._softmax.default(input, dim, True)
-        return fused
-    result: Tensor = _call_composite(aten.softmax.int, input, dim, dtype)
-    return result
+def _make_softmax(name: str) -> _Kernel:
+    """SoftMax.cpp: softmax and log_softmax, of which CUDA's kernel converts float16 to float32 itself."""
+    composite, fused = getattr(aten, name).int, getattr(aten, f"_{name}").default
+
+    def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+        if input.dtype == torch.float16 and dtype == torch.float32:
+            return fused(input, dim, True)
+        return _call_composite(composite, input, dim, dtype)
+
+    return softmax
 
 
-def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """SoftMax.cpp: log_softmax, in the same way."""
-    if _converts_half(input, dtype):
-        fused: Tensor = aten._log_softmax.default(input, dim, True)
-        return fused
-    result: Tensor = _call_composite(aten.log_softmax.int, input, dim, dtype)
-    return result
-
-
-def _converts_half(input: Tensor, dtype: torch.dtype | None) -> bool:
-    return input.dtype == torch.float16 and dtype == torch.float32
-
-
-def _multilabel_margin_loss(self: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+def _multilabel_margin_loss(self: Tensor, target: Tensor, reduction: int = 1) -> Any:
     """MultiLabelMarginCriterion.cu: one input has one loss, of no dimensions; the shape kernel of fake tensors differs."""
     of_one_input = self.dim() < 2  # noqa: PLR2004
-    loss: Tensor = _call_composite(aten.multilabel_margin_loss.default, self, target, 1 if of_one_input else reduction)
-    return loss
+    return _call_composite(aten.multilabel_margin_loss.default, self, target, 1 if of_one_input else reduction)
 
 
 def _ctc_loss(*_args: Any, **_kwargs: Any) -> Tensor:
@@ -261,8 +241,8 @@ _AUTOGRAD_KERNELS: dict[str, _Kernel] = {
     "_batch_norm_impl_index": _batch_norm_impl_index,
     "grid_sampler": _grid_sampler,
     "scaled_dot_product_attention": _scaled_dot_product_attention,
-    "softmax.int": _softmax,
-    "log_softmax.int": _log_softmax,
+    "softmax.int": _make_softmax("softmax"),
+    "log_softmax.int": _make_softmax("log_softmax"),
     "multilabel_margin_loss": _multilabel_margin_loss,
     "ctc_loss.IntList": _ctc_loss,
     "ctc_loss.Tensor": _ctc_loss,
