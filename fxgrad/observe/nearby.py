@@ -12,6 +12,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from inspect import CO_OPTIMIZED
 from itertools import islice
 from types import FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -118,17 +119,39 @@ def _has_no_hook(raw: Any) -> bool:
 
 def _list_variables() -> Iterator[list[Any]]:
     """The local variables of each function that is running, the innermost first, then the global ones that they use."""
-    frames: list[FrameType] = []
-    frame: FrameType | None = sys._getframe(1)
+    frames: list[tuple[FrameType, FrameType]] = []
+    callee, frame = sys._getframe(0), sys._getframe(0).f_back
     while frame is not None:
         if not str(frame.f_globals.get("__name__")).startswith("fxgrad."):
-            frames.append(frame)
-        frame = frame.f_back
-    for frame in frames:
+            frames.append((frame, callee))
+        callee, frame = frame, frame.f_back
+    for frame, callee in frames:
         if not _is_debugged(frame):
-            yield list(frame.f_locals.values())
-    for table in {id(frame.f_globals): frame.f_globals for frame in frames}.values():
+            yield _read_locals(frame, callee)
+    for table in {id(frame.f_globals): frame.f_globals for frame, _ in frames}.values():
         yield list(table.values())
+
+
+def _read_locals(frame: FrameType, callee: FrameType) -> list[Any]:
+    """The values of a function's local variables, as they are now; `callee` is what it has called.
+
+    Before Python 3.13 reading ``f_locals`` leaves a copy of them in the frame, which keeps each of them alive until the
+    function returns (Objects/frameobject.c: PyFrame_FastToLocalsWithError). The copy is emptied, but where somebody else
+    holds it, as ``locals()`` returns the same dict, and where the function's own trace function is running: what that
+    leaves in the copy becomes the variables again (Python/sysmodule.c: call_trampoline).
+    """
+    variables = frame.f_locals
+    values = list(variables.values())
+    is_copy = sys.version_info < (3, 13) and bool(frame.f_code.co_flags & CO_OPTIMIZED)
+    trace = getattr(frame.f_trace, "__func__", frame.f_trace)
+    is_traced_now = getattr(trace, "__code__", None) is callee.f_code
+    if is_copy and not is_traced_now and sys.getrefcount(variables) == _HELD_BY_ITS_FRAME:
+        variables.clear()
+    return values
+
+
+_HELD_BY_ITS_FRAME = 3
+"""What refers to the copy if nobody else does: the frame, the variable, and the argument of getrefcount."""
 
 
 def _is_debugged(frame: FrameType) -> bool:

@@ -48,4 +48,4 @@ def test_readme_lists_the_options_that_every_target_takes() -> None:
         for verb in ("report", "explain", "draw", "verify")
     ]
     mentioned = set(re.findall(r"--\w+", everywhere))
-    assert mentioned == set.intersection(*taken) - {"target", "--init", "--input", "--debug"}
+    assert mentioned == set.intersection(*taken) - {"text", "--init", "--input", "--debug"}

@@ -19,13 +19,13 @@ from fxgrad.graph import HookKind
 PROGRAM = """
 import contextlib, json, sys
 from fxgrad import api
-from drawn import dot_source
+from fxgrad.render.layout import draw_graph
 from fxgrad.target_options import TargetOptions
 written = {}
 for target in sys.argv[1:]:
     with contextlib.redirect_stdout(sys.stderr):  # forward prints
         trace = api.trace_target(TargetOptions(target))
-    texts = {"json": trace.to_json(), "dot": dot_source(trace.graph), "report": str(trace.report())}
+    texts = {"json": trace.to_json(), "dot": draw_graph(trace.graph, "dot").decode(), "report": str(trace.report())}
     written[target] = texts | {"markdown": trace.to_markdown(), "text": str(trace)}
 json.dump(written, sys.stdout)
 """

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-ROOMS = tuple(str(Path(room).resolve()) for room in os.environ["EXECUTED_ROOMS"].split(os.pathsep))
+ROOMS = tuple(str(Path(room).resolve()) for room in os.environ.get("EXECUTED_ROOMS", "").split(os.pathsep) if room)
 TESTS: dict[str, dict[str, Any]] = {}
 
 

@@ -108,7 +108,7 @@ def look_up_name(function: FunctionType, name: str) -> Any:
         return closure_of(function).get(name, UNKNOWN)
     if type(function.__globals__) is not dict:  # a class of the user's may look names up in its own way
         return UNKNOWN
-    return function.__globals__.get(name, function.__builtins__.get(name, UNKNOWN))  # type: ignore[attr-defined]
+    return function.__globals__.get(name, getattr(function, "__builtins__", {}).get(name, UNKNOWN))
 
 
 def look_up_attribute(owner: Any, name: str) -> Any:

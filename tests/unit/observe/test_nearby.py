@@ -6,6 +6,7 @@ import functools
 import gc
 import subprocess
 import sys
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +136,50 @@ def test_what_is_assigned_at_the_prompt_of_pdb_stays(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, program], input=PROMPT, capture_output=True, text=True, check=True)
     shown = done.stdout.replace("(Pdb) ", "").splitlines()
     assert [line for line in shown if line[:1] in ("1", "[")] == ["1", "[10.0, 10.0, 10.0]"]
+
+
+def test_reading_the_variables_of_a_function_keeps_none_of_them_alive():
+    def use() -> tuple[bool, dict[str, object]]:
+        held = torch.ones(3, requires_grad=True)
+        gone = torch.ones(3, requires_grad=True)
+        gone.register_hook(print)
+        reference = weakref.ref(gone)
+        fxgrad.capture((held * 2).sum())
+        del gone
+        gc.collect()
+        return reference() is not None, locals()
+
+    alive, variables = use()
+    assert not alive
+    assert sorted(variables) == ["held", "reference"]
+
+
+def test_a_dict_of_local_variables_that_the_program_holds_stays():
+    def use() -> dict[str, object]:
+        held = torch.ones(3, requires_grad=True)
+        variables = locals()
+        fxgrad.capture((held * 2).sum())
+        return variables
+
+    assert "held" in use()
+
+
+def test_variables_stay_where_a_trace_function_of_their_own_captures():
+    def use() -> tuple[object, ...]:
+        held = torch.ones(3, requires_grad=True)
+        other = held * 2
+        return held, other
+
+    def trace(frame, event, _):
+        if event == "line" and "other" in frame.f_locals:
+            fxgrad.capture(frame.f_locals["other"].sum())
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        held, other = use()
+    finally:
+        sys.settrace(before)
+    assert other.grad_fn is not None
+    assert held.requires_grad
