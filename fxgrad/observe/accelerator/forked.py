@@ -87,10 +87,20 @@ def _explain_no_fork() -> str | None:
 
 
 def _fork() -> int:
-    """Python 3.12 and later warn of threads; the child calls nothing that another thread could have locked for good."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+    """Fork with the garbage collection of the child off from its first moment: finalizers of the parent's objects are
+    the parent's. Python 3.12 and later warn of threads; the child calls nothing that another thread could have locked
+    for good."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    child = -1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+            return child
+    finally:
+        if was_enabled and child != 0:
+            gc.enable()
 
 
 def _run_child(work: Callable[[], str], write_end: int) -> NoReturn:
@@ -98,7 +108,6 @@ def _run_child(work: Callable[[], str], write_end: int) -> NoReturn:
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        gc.disable()  # finalizers of the parent's objects are the parent's
         torch.set_num_threads(1)  # OpenMP's threads are not copied by a fork
         _send(write_end, _call_work(work))
         _flush_streams()
