@@ -316,8 +316,6 @@ class ModuleCall(Record, frozen=True):
     ``argument_names``   forward's parameter name of each positional argument
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
     ``forward_start``    the sequence number at which forward begins, after the forward pre-hooks; None: not seen
-    ``result_kind``      "tensor", "tuple", "namedtuple", "struct sequence" (``torch.return_types``), "tuple subclass"
-                         or "other"; None: not seen
     ``transformed``      whether a transform of torch.func (``grad``, ``vmap``) runs it
     """
 
@@ -346,7 +344,6 @@ class ModuleCall(Record, frozen=True):
     source: Source | None = None
     on_source_line: bool = True
     forward_start: int | None = None
-    result_kind: str | None = None
     transformed: bool = False
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from fxgrad.graph import ModuleCall, TensorRef
 from fxgrad.observe.frames import source_of
 from fxgrad.observe.hooked import HookCollector
@@ -60,7 +58,6 @@ class CallRecords:
             source=source_of(call.stack),
             on_source_line=call.stack.direct,
             forward_start=call.forward_start,
-            result_kind=_result_kind(call.result) if call.completed else None,
         )
 
     def _number(self, node: AutogradNode | None) -> int | None:
@@ -93,16 +90,3 @@ class CallRecords:
             fx_index=None if value is None else value.index,
             sequence_nr=None if sequence_nr == NO_SEQUENCE_NR else sequence_nr,
         )
-
-
-def _result_kind(result: object) -> str:
-    """What ``BackwardHook`` (torch/utils/hooks.py) would have to build again from its members."""
-    if is_a(result, torch.Tensor):
-        return "tensor"
-    if not is_a(result, tuple):
-        return "other"
-    if type(result) is tuple:
-        return "tuple"
-    if hasattr(type(result), "n_sequence_fields"):  # PyStructSequence
-        return "struct sequence"
-    return "namedtuple" if hasattr(type(result), "_fields") else "tuple subclass"
