@@ -102,10 +102,13 @@ def _check_apart(graph: BackwardGraph, start: int, end: int) -> None:
 
     An operation in place gives a tensor another grad_fn, and nothing gives it the old one again.
     """
-    for node in graph.nodes:
-        if node.sequence_nr is not None and start <= node.sequence_nr < end:
+    numbers = [(node.label, node.sequence_nr) for node in graph.nodes]
+    for call in graph.calls:  # their tensors may have nodes that the roots do not reach
+        numbers += [(each.node_name, each.sequence_nr) for each in (*call.inputs, *call.outputs) if each.node_name]
+    for label, number in numbers:
+        if number is not None and start <= number < end:
             raise _not_repeatable(
-                f"forward, run again, may go on from what it left: {node.label} has a sequence number of the first run"
+                f"forward, run again, may go on from what it left: {label} has a sequence number of the first run"
             )
 
 

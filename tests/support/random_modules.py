@@ -59,6 +59,8 @@ class RandomModule(nn.Module):
             [type(self)(rng, grammar, depth - 1, notebook) for _ in range(rng.randint(0, 2) if depth else 0)]
         )
         self.notebook = notebook
+        # a list that modules hold: what a traced forward adds is taken out again, so each run gives the same names
+        self.named: list[str] = vars(notebook).setdefault("named", [])
         self.result = rng.choice(grammar.results)
         steps = (*grammar.steps, *["call"] * (4 * len(self.inner)))
         self.script = [(rng.choice(steps), *self._numbers(rng)) for _ in range(rng.randint(0, 4) + len(self.inner))]
@@ -173,8 +175,8 @@ class RandomModule(nn.Module):
         return (results[0] if results else a.tanh()) * self.weight
 
     def _next_name(self, kind: str) -> str:
-        self.notebook.named = getattr(self.notebook, "named", 0) + 1
-        return f"{kind} {self.notebook.named}"
+        self.named.append(kind)
+        return f"{kind} {len(self.named)}"
 
 
 def is_hookable(tensor: torch.Tensor) -> bool:
