@@ -19,7 +19,7 @@ from fxgrad.result import Trace, load
 if TYPE_CHECKING:
     import torch
 
-    from fxgrad.observe.session import Observed, Session
+    from fxgrad.observe.run import ModelRun, TracedRun
     from fxgrad.render.findings import Finding
     from fxgrad.target_options import TargetOptions
     from fxgrad.verification import Verification
@@ -51,7 +51,7 @@ def trace(
     >>> [(gradient.argument, gradient.shape) for gradient in trace.sites[0].grad_input]
     [('input', (8, 10))]
     """
-    from fxgrad.observe import tracing
+    from fxgrad.observe import run
     from fxgrad.observe.target import devices
 
     arguments, keywords = _arguments(args, kwargs)
@@ -59,7 +59,7 @@ def trace(
         return _trace_emulated(model, arguments, keywords, loss, str(device))
     devices.check_placed(model, device)
     with _explained():
-        return _trace_of(tracing.observe_forward(model, arguments, keywords, loss=loss), model)
+        return _trace_of(run.observe_forward(model, arguments, keywords, loss=loss), model)
 
 
 def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -75,7 +75,7 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 @contextmanager
 def _explained() -> Iterator[None]:
     """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG203, FXG302."""
-    from fxgrad.observe.tracebacks import message_of
+    from fxgrad.observe.record.frames import message_of
     from fxgrad.rules import explain_error
     from fxgrad.rules.fxg2_gradients import explain_missing_grad
 
@@ -98,23 +98,23 @@ def _trace_emulated(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None, device: str
 ) -> Trace:
     from fxgrad.emulated import trace_in_fork
-    from fxgrad.observe.names import TensorNames, path_finder, tensor_finder
+    from fxgrad.observe.record.names import TensorNames, path_finder, tensor_finder
+    from fxgrad.observe.run import observe_forward
     from fxgrad.observe.target.devices import run_moved_model
-    from fxgrad.observe.tracing import observe_forward
 
     observe = partial(observe_forward, model, loss=loss)
     graph = trace_in_fork(lambda: run_moved_model(model, args, kwargs, observe, device=device).graph)
     return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
 
 
-def _trace_of(observed: Observed, model: Any) -> Trace:
-    from fxgrad.observe.names import path_finder
+def _trace_of(traced: TracedRun, model: Any) -> Trace:
+    from fxgrad.observe.record.names import path_finder
 
     return Trace(
-        predict(observed.graph),
-        forward=observed.forward,
+        predict(traced.graph),
+        forward=traced.forward,
         path_of_module=path_finder(model),
-        name_of_tensor=observed.name_of_tensor,
+        name_of_tensor=traced.name_of_tensor,
     )
 
 
@@ -203,8 +203,8 @@ def _probe_of(run: ProbeRun) -> Probe:
 class Recording:
     """What `record` gives: `trace` makes a Trace of what ran inside the ``with`` block."""
 
-    def __init__(self, session: Session) -> None:
-        self._session: Session | None = session
+    def __init__(self, run: ModelRun) -> None:
+        self._run: ModelRun | None = run
 
     def trace(self, loss: Any) -> Trace:
         """The Trace of what was recorded, with backward starting from `loss`: a tensor, or nested outputs.
@@ -212,17 +212,17 @@ class Recording:
         To be called once, inside or after the ``with`` block, and before ``loss.backward()``: the recording holds the
         forward's tensors alive until then.
         """
-        from fxgrad.observe.tracing import recorded
+        from fxgrad.observe.run import finish_recording
 
-        if self._session is None:
+        if self._run is None:
             raise UsageError(
                 "a second trace of one recording",
                 "one: the recording lets go of the tensors once they are traced",
                 "record the forward again",
             )
-        session, self._session = self._session, None
+        run, self._run = self._run, None
         with _explained():
-            return _trace_of(recorded(session, loss), session.model)
+            return _trace_of(finish_recording(run, loss), run.model)
 
 
 @contextmanager
@@ -238,14 +238,12 @@ def record(model: torch.nn.Module) -> Iterator[Recording]:
     >>> len(recording.trace(loss).graph.nodes)
     5
     """
-    from fxgrad.observe.forward import alone
-    from fxgrad.observe.session import Session
-    from fxgrad.observe.tracing import check_model
+    from fxgrad.observe.registrations import RegistrationWatch
+    from fxgrad.observe.run import check_model, claim_process, record_run
 
     check_model(model)
-    session = Session(model)
-    with alone(), session.recording():
-        yield Recording(session)
+    with claim_process(), record_run(model, watch=RegistrationWatch()) as run:
+        yield Recording(run)
 
 
 def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: bool = False) -> Trace:
@@ -264,7 +262,7 @@ def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: b
     >>> [node.label for node in fxgrad.capture((x * 2).sum()).graph.nodes]
     ['SumBackward0_0', 'MulBackward0_0', 'AccumulateGrad_0']
     """
-    from fxgrad.observe.tracing import observe_tensors
+    from fxgrad.observe.run import observe_tensors
 
     return _trace_of(observe_tensors(outputs, model, node_hooks=node_hooks), model)
 

@@ -134,7 +134,7 @@ def contain_user_code(doing: str, options: TargetOptions) -> Iterator[None]:
         try:
             yield
         except SystemExit as error:
-            from fxgrad.observe.tracebacks import user_traceback
+            from fxgrad.observe.record.frames import user_traceback
 
             allowed = "a target that runs without leaving Python"
             given = f"SystemExit while {what}"

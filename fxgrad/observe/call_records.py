@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fxgrad.graph import ModuleCall, TensorRef
-from fxgrad.observe.frames import source_of
 from fxgrad.observe.hooked import HookCollector
-from fxgrad.observe.names import argument_names
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.seen import SeenModuleCall, SeenTensor
+from fxgrad.observe.record.events import ModuleEvent, TensorSnapshot
+from fxgrad.observe.record.frames import source_of
+from fxgrad.observe.record.names import argument_names
 from fxgrad.observe.unrecorded_calls import full_hook_setup
 from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 
@@ -26,7 +26,7 @@ class CallRecords:
         self._observation = observation
         self._hooks = hooks
 
-    def record(self, call: SeenModuleCall) -> ModuleCall:
+    def record(self, call: ModuleEvent) -> ModuleCall:
         """The record of one call."""
         observation = self._observation
         call_id = observation.call_ids[call]
@@ -63,7 +63,7 @@ class CallRecords:
     def _number(self, node: AutogradNode | None) -> int | None:
         return None if node is None else self._observation.walked.ids.get(node)
 
-    def reference(self, seen: SeenTensor) -> TensorRef:
+    def reference(self, seen: TensorSnapshot) -> TensorRef:
         """The record of a tensor as it was at one moment of the run."""
         observation = self._observation
         seen.settle()

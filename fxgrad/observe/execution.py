@@ -24,17 +24,14 @@ from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_brief_source, format_hook, format_path
 from fxgrad.observe.engine_call import EngineCall
-from fxgrad.observe.forward import alone
 from fxgrad.observe.hooked import HookCollector, Place
 from fxgrad.observe.hooks import LiveHook
 from fxgrad.observe.observation import Observation
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.record.frames import UserCode, message_of, user_traceback
 from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.restore import preserve
-from fxgrad.observe.session import Session
-from fxgrad.observe.tracebacks import UserCode, message_of, user_traceback
-from fxgrad.observe.tracing import check_model, run_forward
-from fxgrad.observe.warned import kept_warnings
+from fxgrad.observe.run import check_model, claim_process, collect_warnings, record_run, run_forward
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,14 @@ def execute(
     `called` puts into the graph how backward is called otherwise; the graph with that is returned.
     """
     check_model(model)
-    session = Session(model, watch)
-    with alone(), preserve(model, (args, kwargs)), session.watch.undone():
-        with session.recording(args, kwargs):
-            output = run_forward(session, loss)
-        observed, observation, hooks = session.observed_live(output.value, output.found)
-        graph = observed.graph if called is None else called(observed.graph)
+    watch = watch or RegistrationWatch()
+    with claim_process(), preserve(model, (args, kwargs)), watch.undone():
+        with record_run(model, (args, kwargs), watch=watch) as run:
+            output = run_forward(run, loss)
+        traced, observation, hooks = run.trace_live(output.value, output.found)
+        graph = traced.graph if called is None else called(traced.graph)
         with preserve(model, (args, kwargs, *_with_gradients(observation, hooks))):
-            firings = _backward(EngineCall(observation, graph), hooks, session.watch)
+            firings = _backward(EngineCall(observation, graph), hooks, watch)
     return Executed(graph, firings)
 
 
@@ -107,7 +104,7 @@ def _runs_in_this_thread(observation: Observation) -> bool:
 
 
 def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
-    with UserCode(partial(_told, call.observation, log)), kept_warnings():
+    with UserCode(partial(_told, call.observation, log)), collect_warnings():
         call.run(retain_graph=retain_graph)  # PyTorch warns of hooks here, too, as while forward is recorded
 
 

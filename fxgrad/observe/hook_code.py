@@ -17,7 +17,7 @@ import torch
 
 from fxgrad.observe.autograd.python_code import KEEPS_VALUE, LOADS_ATTRIBUTE, closure_of, find_function
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.tensor_log import may_have_history
+from fxgrad.observe.record.tensors import may_have_history
 
 _TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
 """What leads from ``module.parameters`` to the variable of a for loop."""

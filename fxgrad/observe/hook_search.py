@@ -31,8 +31,9 @@ from fxgrad.observe.hooks import (
 )
 from fxgrad.observe.nearby import Nearby, search_nearby
 from fxgrad.observe.node_tables import NodeTables
+from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
+from fxgrad.observe.record.tensors import is_leaf, origin_of
 from fxgrad.observe.registrations import Key, RegistrationWatch
-from fxgrad.observe.seen import SeenModuleCall, backward_kind, global_backward_kind, is_leaf, origin_of
 from fxgrad.observe.unrecorded_calls import UnrecordedCalls
 from fxgrad.observe.walk import ACCUMULATE_GRAD
 
@@ -66,7 +67,7 @@ class Spot(NamedTuple):
     table: Any
     key: Any
     hook: LiveHook
-    call: SeenModuleCall | None = None
+    call: ModuleEvent | None = None
 
 
 class HookSearch:
@@ -133,7 +134,7 @@ class HookSearch:
         """retain_grad follows its tensor when that is changed in place."""
         hook.origin = origin_of(tensor)
         if self._observation.recorder is not None:
-            retained = self._observation.recorder.functions.retained
+            retained = self._observation.recorder.ops.retained
             hook.call, hook.sequence_nr = retained.get(id(tensor), (None, None))
 
     # Modules and tensors
@@ -144,7 +145,7 @@ class HookSearch:
             for kind, number, function, table in call.hooks:
                 yield LiveHook(kind, number, table, function, module=None if kind.is_global else call.module)
 
-    def _calls(self) -> list[SeenModuleCall]:
+    def _calls(self) -> list[ModuleEvent]:
         recorder = self._observation.recorder
         return [] if recorder is None else recorder.module_calls
 
@@ -236,9 +237,9 @@ class HookSearch:
         )
         return legacy_before or any(made.on_node for made in self._registrations.values())
 
-    def _legacy_expected(self) -> dict[AutogradNode, list[tuple[LiveHook, SeenModuleCall]]]:
+    def _legacy_expected(self) -> dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]]:
         """The legacy hooks on each node, in the order in which the calls that put them there ended."""
-        expected: dict[AutogradNode, list[tuple[LiveHook, SeenModuleCall]]] = {}
+        expected: dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]] = {}
         for call in sorted(self._calls(), key=lambda call: call.finished):
             origin = None if call.legacy is None else call.legacy.origin
             for carried in call.hooks if origin is not None else ():
@@ -251,8 +252,8 @@ class HookSearch:
         self,
         node: AutogradNode,
         table: Any,
-        legacy: list[tuple[LiveHook, SeenModuleCall]],
-        full: dict[int, SeenModuleCall],
+        legacy: list[tuple[LiveHook, ModuleEvent]],
+        full: dict[int, ModuleEvent],
     ) -> Iterator[Spot]:
         for key, function in table.items():
             wrapped, behind = legacy_hook_behind(function), backward_hook_behind(function)
@@ -270,7 +271,7 @@ class HookSearch:
         return Spot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
 
     def _legacy_spot(
-        self, table: Any, key: Any, wrapped: tuple[nn.Module | None, Any], legacy: list[tuple[LiveHook, SeenModuleCall]]
+        self, table: Any, key: Any, wrapped: tuple[nn.Module | None, Any], legacy: list[tuple[LiveHook, ModuleEvent]]
     ) -> Spot:
         module, function = wrapped
         for position, (hook, call) in enumerate(legacy):
@@ -279,7 +280,7 @@ class HookSearch:
                 return Spot(table, key, hook, call)
         return Spot(table, key, self._earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key))
 
-    def _full_spots(self, hook: BackwardHook, side: str, call: SeenModuleCall | None) -> Iterator[Spot]:
+    def _full_spots(self, hook: BackwardHook, side: str, call: ModuleEvent | None) -> Iterator[Spot]:
         """The user's functions stand in lists that the BackwardHook keeps, in the order of the call's snapshot."""
         if side == "output":
             yield from self._full_spots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
@@ -287,7 +288,7 @@ class HookSearch:
             yield from self._full_spots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
 
     def _full_spots_in(
-        self, functions: list[Any], hook: BackwardHook, call: SeenModuleCall | None, kind: HookKind
+        self, functions: list[Any], hook: BackwardHook, call: ModuleEvent | None, kind: HookKind
     ) -> Iterator[Spot]:
         is_pre = kind.is_full_pre
         carried = [one for one in call.hooks if (one.kind.is_full_pre if is_pre else one.kind.is_full)] if call else []
@@ -352,7 +353,7 @@ def _same_sort(kind: HookKind, other: HookKind) -> bool:
     return (kind.is_legacy, kind.is_full, kind.is_full_pre) == (other.is_legacy, other.is_full, other.is_full_pre)
 
 
-def _hooked_nodes(call: SeenModuleCall) -> Iterator[AutogradNode]:
+def _hooked_nodes(call: ModuleEvent) -> Iterator[AutogradNode]:
     legacy = None if call.legacy is None or call.legacy.origin is None else call.legacy.origin[0]
     for node in (legacy, call.input_hook_node, call.output_hook_node):
         if node is not None:

@@ -11,11 +11,12 @@ from torch import nn
 
 from fxgrad.graph import Held, Hook, HookKind, Node, UnrecordedCall
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
-from fxgrad.observe.frames import source_of
 from fxgrad.observe.hook_code import grad_reads, holds
 from fxgrad.observe.hook_search import HookSearch, Spot
 from fxgrad.observe.hooks import LiveHook, function_name, multi_grad_mode
-from fxgrad.observe.seen import SeenModuleCall, origin_of
+from fxgrad.observe.record.events import ModuleEvent
+from fxgrad.observe.record.frames import source_of
+from fxgrad.observe.record.tensors import origin_of
 from fxgrad.observe.walk import name_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class HookCollector:
         self._observation = observation
         self._search = search
         self.hooks = search.hooks
+        self.notes = search.notes
         self._rank = {hook.key: rank for rank, hook in enumerate(self.hooks)}
         self._on_module: dict[int, list[int]] = {}
         for rank, hook in enumerate(self.hooks):
@@ -126,7 +128,7 @@ class HookCollector:
         """Ids of the hooks registered on a module, in order of registration."""
         return tuple(self._on_module.get(id(module), ()))
 
-    def ids_of_call(self, call: SeenModuleCall) -> tuple[int, ...]:
+    def ids_of_call(self, call: ModuleEvent) -> tuple[int, ...]:
         """Ids of the hooks that a call took along, in run order."""
         return tuple([self._rank[carried.number, id(carried.table)] for carried in call.hooks])
 

@@ -20,10 +20,11 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind
-from fxgrad.observe.frames import NO_STACK, Stack
 from fxgrad.observe.real_types import is_a, is_optimized
+from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
+from fxgrad.observe.record.frames import NO_STACK, Stack
+from fxgrad.observe.record.tensors import Origin, is_leaf, origin_of
 from fxgrad.observe.registrations import Key
-from fxgrad.observe.seen import Origin, SeenModuleCall, backward_kind, global_backward_kind, is_leaf, origin_of
 
 _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
@@ -54,7 +55,7 @@ class LiveHook:
     prepend: bool = False
     active: bool = True
     sequence_nr: int | None = None
-    call: SeenModuleCall | None = None
+    call: ModuleEvent | None = None
     parts: list[LiveHook] = field(default_factory=list)
     """Of a multi-grad hook: the tensor hook on each of its tensors."""
     more_parts: str | None = None

@@ -9,9 +9,9 @@ from torch import nn
 
 from fxgrad.graph import Module
 from fxgrad.graph.text import strip_addresses
-from fxgrad.observe.names import table_of
 from fxgrad.observe.real_types import is_a, is_optimized
-from fxgrad.observe.seen import backward_kind
+from fxgrad.observe.record.events import backward_kind
+from fxgrad.observe.record.names import table_of
 
 _TRACER = torch.fx.Tracer()
 

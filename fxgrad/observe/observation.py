@@ -24,21 +24,20 @@ from fxgrad.graph.records import SCHEMA_VERSION, Taken
 from fxgrad.graph.text import format_path, strip_addresses
 from fxgrad.observe.accelerator.device import public_name
 from fxgrad.observe.call_records import CallRecords
-from fxgrad.observe.forward import ForwardRecorder
-from fxgrad.observe.frames import source_of
-from fxgrad.observe.function_calls import ASKS
 from fxgrad.observe.hooked import HookCollector
-from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.module_records import module_record
-from fxgrad.observe.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.operands import Operands
 from fxgrad.observe.provenance import Ownership, Timeline
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.record.events import ModuleEvent, OpEvent
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
+from fxgrad.observe.record.frames import message_of, source_of
+from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames
+from fxgrad.observe.record.operations import ASKS
+from fxgrad.observe.record.recorder import Recorder
+from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf, origin_of
 from fxgrad.observe.reruns import with_nested_backward
 from fxgrad.observe.saved_versions import with_overwritten
-from fxgrad.observe.seen import Origin, SeenFunctionCall, SeenModuleCall, is_leaf, origin_of
-from fxgrad.observe.tracebacks import message_of
 from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 from fxgrad.version import __version__
 
@@ -60,7 +59,7 @@ class Observation:
         module_names: ModuleNames,
         tensor_names: TensorNames,
         *,
-        recorder: ForwardRecorder | None = None,
+        recorder: Recorder | None = None,
         forward: ForwardGraph | None = None,
         metas: MetaTable | None = None,
     ) -> None:
@@ -92,9 +91,9 @@ class Observation:
                     self.tensor_names.add_leaf(variable)
         return leaves
 
-    def _number_calls(self) -> dict[SeenModuleCall, str]:
+    def _number_calls(self) -> dict[ModuleEvent, str]:
         counts: dict[str, int] = {}
-        ids: dict[SeenModuleCall, str] = {}
+        ids: dict[ModuleEvent, str] = {}
         for call in self.recorder.module_calls if self.recorder else ():
             path = self.module_names.path_of(call.module)
             counts[path] = counts.get(path, 0) + 1
@@ -111,7 +110,7 @@ class Observation:
                 tensors.update((id(result.tensor), result.tensor) for result in function_call.results)
             for call in self.recorder.module_calls:
                 tensors.update((id(seen.tensor), seen.tensor) for seen in (*call.inputs, *call.outputs))
-            tensors.update((id(tensor), tensor) for tensor in self.recorder.functions.retained_inside)
+            tensors.update((id(tensor), tensor) for tensor in self.recorder.ops.retained_inside)
         tensors.update((id(tensor), tensor) for tensor in self.root_tensors)
         return tensors.values()
 
@@ -159,10 +158,10 @@ class Observation:
         timeline = Timeline(self.walked, self.recorder, self._ownership, self.call_ids, self.forward.node_of_call)
         nodes = node_records(self.walked, leaves, timeline.provenance)
         nodes = self._operands(self.recorder, self.forward).with_operands(nodes, self.walked.order)
-        nodes = with_nested_backward(nodes, self.walked, self.recorder.functions.reruns)
+        nodes = with_nested_backward(nodes, self.walked, self.recorder.ops.nesting)
         return with_overwritten(nodes, self.walked.order, self._ownership.owner, self.recorder.function_calls)
 
-    def _operands(self, recorder: ForwardRecorder, forward: ForwardGraph) -> Operands:
+    def _operands(self, recorder: Recorder, forward: ForwardGraph) -> Operands:
         calls = {node.name: recorder.function_calls[number] for number, node in forward.node_of_call.items()}
         operands = Operands(self.metas, calls, forward.value_of)
         for tensor_id, fx_node in forward.named_nodes():
@@ -240,26 +239,26 @@ class Observation:
         taken: dict[str, list[Taken]] = defaultdict(list)
         asked: dict[str, list[Taken]] = defaultdict(list)
         if self.recorder is not None and self.forward is not None:
-            for function, tensor, stack, call in self.recorder.functions.taken:
+            for function, tensor, stack, call in self.recorder.ops.host_reads:
                 value = self.forward.value_of(tensor)
                 if value is not None:
                     told = Taken(function, source_of(stack), None if call is None else self.call_ids[call])
                     (asked if function == ASKS else taken)[value.fx_node].append(told)
         return taken, asked
 
-    def _values_before(self, fx_node: torch.fx.Node, seen: SeenFunctionCall) -> Iterable[Value]:
+    def _values_before(self, fx_node: torch.fx.Node, seen: OpEvent) -> Iterable[Value]:
         assert self.forward is not None
         for earlier in seen.changes:
             value = self.forward.value_of(earlier)
             if value is not None and value.fx_node != fx_node.name:
                 yield value
 
-    def _shared_values(self, seen: SeenFunctionCall) -> Iterable[Value | None]:
+    def _shared_values(self, seen: OpEvent) -> Iterable[Value | None]:
         assert self.forward is not None
         for result in seen.results:
             yield None if result.shares is None else self.forward.value_of(result.shares)
 
-    def _stack(self, call: SeenModuleCall | None) -> list[str]:
+    def _stack(self, call: ModuleEvent | None) -> list[str]:
         stack = []
         while call is not None:
             stack.append(self.call_ids[call])

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, TensorMeta, Value
-from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenList
+from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
+from fxgrad.observe.record.tensors import MetaTable
 
 NO_GRAD = "it requires no grad"
 
@@ -30,7 +30,7 @@ class Operands:
     """
 
     def __init__(
-        self, metas: MetaTable, calls: Mapping[str, SeenFunctionCall], value_of: Callable[[Earlier], Value | None]
+        self, metas: MetaTable, calls: Mapping[str, OpEvent], value_of: Callable[[OpArgument], Value | None]
     ) -> None:
         self._metas = metas
         self._calls = calls
@@ -61,7 +61,7 @@ class Operands:
                 edges.append(self._with_saved(edge, live))
         return replace(node, edges=tuple(edges))
 
-    def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str | None, SeenList]:
+    def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str | None, TensorList]:
         """The list arguments of the node's function, where it was called by its own name and with these tensors: a
         ``__torch_function__`` of the user's may have passed on others."""
         groups = dict.fromkeys(edge.group for edge in node.edges if edge.group is not None)
@@ -72,7 +72,7 @@ class Operands:
         passed = by_place | {given.name: given for given in seen.lists if given.name in groups}
         return {group: given for group, given in passed.items() if _fit(given, node, group, nodes)}
 
-    def _with_member(self, edge: Edge, given: SeenList, place: int) -> Edge:
+    def _with_member(self, edge: Edge, given: TensorList, place: int) -> Edge:
         member = given.members[place]
         return _told(edge, member.tensor, given.metas[place], self._value_of(member))
 
@@ -95,7 +95,7 @@ def _told(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | Non
     return replace(edge, operand=meta, value=value, null_reason=reason)
 
 
-def _fit(given: SeenList, node: Node, group: str | None, nodes: Sequence[Node]) -> bool:
+def _fit(given: TensorList, node: Node, group: str | None, nodes: Sequence[Node]) -> bool:
     """Whether the edges may be those of the members: each that leads somewhere to a gradient of its member's shape."""
     edges = [edge for edge in node.edges if edge.group == group]
     return len(given.members) == len(edges) and all(

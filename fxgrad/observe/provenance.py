@@ -14,9 +14,9 @@ from torch import fx
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Value
-from fxgrad.observe.forward import ForwardRecorder
-from fxgrad.observe.frames import source_of
-from fxgrad.observe.seen import SeenFunctionCall, SeenModuleCall, SeenTensor
+from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
+from fxgrad.observe.record.frames import source_of
+from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.walk import ACCUMULATE_GRAD, Provenance, WalkedGraph, sequence_nr_of
 
 LEAF = "a leaf's: made once, shared by every call that uses it"
@@ -40,7 +40,7 @@ class Ownership:
     there before the run, for certain.
     """
 
-    def __init__(self, recorder: ForwardRecorder, roots: Iterable[AutogradNode] = ()) -> None:
+    def __init__(self, recorder: Recorder, roots: Iterable[AutogradNode] = ()) -> None:
         self._calls = recorder.function_calls
         self.owner: dict[AutogradNode, int] = {}
         self.earlier = _origins(recorder.log.inputs)
@@ -52,7 +52,7 @@ class Ownership:
         self._add_behind(self.upstream)
         self.upstream |= self.earlier
 
-    def _own(self, number: int, seen: SeenFunctionCall) -> None:
+    def _own(self, number: int, seen: OpEvent) -> None:
         start, end = seen.window
         stack = [node for node, _, _ in seen.origins]
         while stack:
@@ -72,7 +72,7 @@ class Ownership:
                     stack.append(node)
 
 
-def _origins(tensors: Iterable[SeenTensor]) -> set[AutogradNode]:
+def _origins(tensors: Iterable[TensorSnapshot]) -> set[AutogradNode]:
     origins = []
     for seen in tensors:
         seen.settle()
@@ -86,9 +86,9 @@ class Timeline:
     def __init__(
         self,
         walked: WalkedGraph,
-        recorder: ForwardRecorder,
+        recorder: Recorder,
         ownership: Ownership,
-        call_ids: Mapping[SeenModuleCall, str],
+        call_ids: Mapping[ModuleEvent, str],
         fx_nodes: Mapping[int, fx.Node],
     ) -> None:
         self._walked = walked
@@ -166,7 +166,7 @@ class Timeline:
             return EARLIER
         return LATER if sequence_nr >= recorder.ended else None
 
-    def module_call(self, sequence_nr: int) -> SeenModuleCall | None:
+    def module_call(self, sequence_nr: int) -> ModuleEvent | None:
         """The innermost module call that was running when this thread made the node of this number."""
         position = bisect_right(self._starts, sequence_nr) - 1
         call = self._recorder.module_calls[position] if position >= 0 else None
@@ -179,7 +179,7 @@ _LEAF = Provenance(call_reason=LEAF, fx_reason=LEAF)
 _WITHOUT_NUMBER = Provenance(call_reason=NO_NUMBER, fx_reason=NO_NUMBER)
 
 
-def _no_fx_reason(name: str, seen: SeenFunctionCall | None) -> str:
+def _no_fx_reason(name: str, seen: OpEvent | None) -> str:
     if name == "BackwardHookFunctionBackward":
         return HOOK_FUNCTION
     if name == "CheckpointFunctionBackward":

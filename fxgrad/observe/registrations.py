@@ -21,8 +21,9 @@ import torch
 from torch.autograd.function import _HookMixin
 from torch.utils.hooks import RemovableHandle
 
-from fxgrad.observe.frames import Stack, running
-from fxgrad.observe.seen import Origin, SeenModuleCall, next_sequence_nr, origin_of
+from fxgrad.observe.record.events import ModuleEvent, next_sequence_nr
+from fxgrad.observe.record.frames import Stack, read_stack
+from fxgrad.observe.record.tensors import Origin, origin_of
 
 Key = tuple[Any, int]
 """A handle's number, and the identity of the table that it stands in: copies of a module have the same numbers."""
@@ -47,7 +48,7 @@ class Registration:
     tensor: torch.Tensor | None
     origin: Origin | None
     on_node: bool
-    call: SeenModuleCall | None
+    call: ModuleEvent | None
     sequence_nr: int
     removed: Any = None
 
@@ -72,7 +73,7 @@ class RegistrationWatch:
         self.registrations: dict[Key, Registration] = {}
         self.paused = False
         self._thread: int | None = None
-        self.running: Callable[[], tuple[SeenModuleCall | None, int]] = lambda: (None, next_sequence_nr())
+        self.running: Callable[[], tuple[ModuleEvent | None, int]] = lambda: (None, next_sequence_nr())
         self._before: dict[int, tuple[Any, list[tuple[Any, Any]]]] = {}
 
     def copy(self) -> RegistrationWatch:
@@ -150,7 +151,7 @@ class RegistrationWatch:
 
 
 def _registration(
-    handle: RemovableHandle, table: Any, caller: FrameType, running_then: tuple[SeenModuleCall | None, int]
+    handle: RemovableHandle, table: Any, caller: FrameType, running_then: tuple[ModuleEvent | None, int]
 ) -> Registration:
     tensor = origin = None
     on_node = caller.f_code is _ON_NODE
@@ -160,4 +161,4 @@ def _registration(
             origin = origin_of(tensor)
     elif on_node and caller.f_back is not None:
         on_node = caller.f_back.f_globals.get("__name__") not in _OF_MODULE_HOOKS
-    return Registration(handle.id, table, running(caller, None), tensor, origin, on_node, *running_then)
+    return Registration(handle.id, table, read_stack(caller, None), tensor, origin, on_node, *running_then)

@@ -49,9 +49,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxgrad.graph.text import escape
 from fxgrad.observe.copy_on_write import Memory
-from fxgrad.observe.names import tensor_paths
-from fxgrad.observe.seen import is_leaf
-from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.record.names import tensor_paths
+from fxgrad.observe.record.tensors import is_leaf, tensors_in
 
 Undo = Callable[[], object]
 

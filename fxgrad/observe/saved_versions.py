@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Node, NodeKind
-from fxgrad.observe.seen import SeenFunctionCall
-from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.record.events import OpEvent
+from fxgrad.observe.record.tensors import tensors_in
 
 _SAVED, _RAW = "_saved_", "_raw_saved_"
 _CHANGED = "modified by an inplace operation"
@@ -25,7 +25,7 @@ def with_overwritten(
     nodes: tuple[Node, ...],
     order: Sequence[AutogradNode],
     owners: Mapping[AutogradNode, int],
-    calls: Sequence[SeenFunctionCall],
+    calls: Sequence[OpEvent],
 ) -> tuple[Node, ...]:
     """The same nodes; those that raise when they are executed say what they saved and what was changed since."""
     wanted = _calls_to_look_at(calls)
@@ -41,7 +41,7 @@ def with_overwritten(
     )
 
 
-def _calls_to_look_at(calls: Sequence[SeenFunctionCall]) -> frozenset[int]:
+def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:
     """The function calls, by number, of which an argument or a result shares memory with what was changed later."""
     changed: dict[object, int] = {}
     for number, seen in enumerate(calls):
@@ -56,7 +56,7 @@ def _calls_to_look_at(calls: Sequence[SeenFunctionCall]) -> frozenset[int]:
     )
 
 
-def _tensors_of(seen: SeenFunctionCall) -> Iterator[torch.Tensor]:
+def _tensors_of(seen: OpEvent) -> Iterator[torch.Tensor]:
     yield from (result.tensor for result in seen.results)
     yield from (tensor for _, tensor in tensors_in((seen.args, seen.kwargs)).tensors)
 

@@ -13,7 +13,7 @@ from torch.autograd.graph import Node as AutogradNode
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import FullHookSetup, UnrecordedCall
-from fxgrad.observe.names import ModuleNames, argument_names
+from fxgrad.observe.record.names import ModuleNames, argument_names
 
 
 @dataclass

@@ -22,7 +22,7 @@ from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
 from fxgrad.observe.autograd.backward_code import Answers
 from fxgrad.observe.autograd.python_functions import custom_signature, read_backward
 from fxgrad.observe.kinds import node_type
-from fxgrad.observe.metas import MetaTable
+from fxgrad.observe.record.tensors import MetaTable
 from fxgrad.observe.settings import decisive_settings
 from fxgrad.observe.signatures import copy_slices_arguments, edge_arguments, output_names
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.observe.tracing import Session
+from fxgrad.observe.run import ModelRun
 from tests.benchmarks.conftest import Compared
 from tests.benchmarks.models import encoder, resnet
 
 
-def watched(model: nn.Module, inputs: tuple[Any, ...]) -> Session:
-    session = Session(model)
+def watched(model: nn.Module, inputs: tuple[Any, ...]) -> ModelRun:
+    session = ModelRun(model)
     with session.recording(inputs):
         model(*inputs)
     return session

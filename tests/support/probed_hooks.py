@@ -22,7 +22,7 @@ from fxgrad.errors import FxgradError, TargetError
 from fxgrad.graph import BackwardGraph, HookKind, HookSite
 from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.observe.probing import observe_with_hook
-from fxgrad.observe.tracing import observe_forward
+from fxgrad.observe.run import observe_forward
 from fxgrad.predict import predict
 from fxgrad.predict.moved import find_moved_sites, find_zero_gradients
 

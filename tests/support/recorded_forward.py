@@ -15,8 +15,8 @@ import fxgrad
 from fxgrad.errors import UsageError
 from fxgrad.graph import NodeKind
 from fxgrad.observe.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
-from fxgrad.observe.roots import find_roots
-from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.record.roots import find_roots
+from fxgrad.observe.record.tensors import tensors_in
 
 REFUSED = "refused: "
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]

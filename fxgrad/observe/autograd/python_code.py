@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils._contextlib import context_decorator
 
 from fxgrad.graph import Source
-from fxgrad.observe.frames import lines_of, package_of, source_at
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.record.frames import lines_of, package_of, source_at
 
 UNKNOWN: Any = object()
 """What a name stands for that is not found, or that may stand for something else when the code runs."""

@@ -10,48 +10,45 @@ placeholders, nn_module_stack), torch/fx/passes/shape_prop.py (TensorMetadata), 
 
 from __future__ import annotations
 
-import builtins
-import cmath
-import dataclasses
-import enum
-import functools
 import keyword
-import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    FunctionType,
-    MethodDescriptorType,
-    ModuleType,
-    WrapperDescriptorType,
-)
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
-from torch.fx.graph import _is_from_torch
-from torch.fx.node import _get_qualified_name
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils import _pytree as pytree
 
-from fxgrad.errors import UsageError
 from fxgrad.graph import Value
 from fxgrad.graph.text import escape
-from fxgrad.observe.forward import ForwardRecorder
-from fxgrad.observe.frames import stack_trace
-from fxgrad.observe.function_calls import stride_of
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.forward_module import RecordedForward, memory_of
-from fxgrad.observe.seen import Earlier, SeenFunctionCall, SeenModuleCall, SeenResult, SeenTensor
-from fxgrad.observe.structure import Route, routes_in, routes_to
-from fxgrad.observe.tensor_log import may_have_history
+from fxgrad.observe.record.events import ModuleEvent, OpArgument, OpEvent, OpResult, TensorSnapshot
+from fxgrad.observe.record.forward_module import RecordedForward
+from fxgrad.observe.record.frames import format_stack
+from fxgrad.observe.record.fx_operations import (
+    apply_of,
+    find_operation,
+    flatten,
+    is_literal,
+    is_plain,
+    name_of_function,
+    placeholder_names,
+    stand_in,
+    with_its_name,
+)
+from fxgrad.observe.record.recorder import Recorder
+from fxgrad.observe.record.tensors import (
+    Route,
+    may_have_history,
+    memory_of,
+    routes_in,
+    routes_to,
+    stride_of,
+)
 
 ModuleStack = dict[str, tuple[str, type]]
-Operation = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
-"""op, target, args and kwargs, as ``torch.fx.Graph.create_node`` takes them."""
 
 _DEEPEST = 20
 
@@ -65,9 +62,9 @@ class FxOrigin(NamedTuple):
     ``window``  autograd's sequence numbers before and after
     """
 
-    event: SeenFunctionCall | None
+    event: OpEvent | None
     is_call: bool
-    results: Sequence[SeenResult]
+    results: Sequence[OpResult]
     window: tuple[int, int] | None
 
 
@@ -80,14 +77,14 @@ class ForwardGraph:
 
     def __init__(
         self,
-        recorder: ForwardRecorder,
+        recorder: Recorder,
         attributes: Mapping[int, str],
-        call_names: Mapping[SeenModuleCall, tuple[str, type]],
+        call_names: Mapping[ModuleEvent, tuple[str, type]],
     ) -> None:
         self.graph = fx.Graph()
         self.node_of_call: dict[int, fx.Node] = {}
         self.origins: dict[fx.Node, FxOrigin] = {}
-        self.refusal = recorder.functions.refusal
+        self.refusal = recorder.ops.refusal
         self._recorder = recorder
         self._attributes = attributes
         self._names = set(attributes.values())
@@ -95,15 +92,15 @@ class ForwardGraph:
         self._constants: dict[str, Any] = {}
         self._fx_nodes: dict[int, fx.Node] = {}
         self._routes: dict[int, tuple[fx.Node, Route]] = {}
-        self._members: dict[fx.Node, Sequence[SeenResult]] = {}
+        self._members: dict[fx.Node, Sequence[OpResult]] = {}
         self._arguments: list[torch.Tensor] = []
         self._attribute_nodes: dict[str, fx.Node] = {}
         self._first_makers: dict[int, str | None] = {}
-        self._hook_functions: dict[int, SeenFunctionCall] = {}
+        self._hook_functions: dict[int, OpEvent] = {}
         self._targets: dict[int, tuple[Any, Any]] = {}
         self._metadata: dict[tuple[object, ...], TensorMetadata] = {}
         self._grad_enabled = recorder.grad_enabled
-        self._event: SeenFunctionCall | None = None
+        self._event: OpEvent | None = None
         self._end = 0
 
     # Inputs
@@ -123,14 +120,14 @@ class ForwardGraph:
             for route, member in [*tensors, *routes_to(torch.Generator, value)]:
                 self._routes.setdefault(id(member), (placeholder, route))
 
-    def _first_seen(self, route: Route, tensor: torch.Tensor) -> SeenResult:
+    def _first_seen(self, route: Route, tensor: torch.Tensor) -> OpResult:
         meta = self._recorder.log.first_meta(tensor)
         stride = stride_of(tensor) if meta == self._recorder.metas.of_tensor(tensor) else None
-        return SeenResult(route, tensor, meta, stride, tensor.requires_grad, None)
+        return OpResult(route, tensor, meta, stride, tensor.requires_grad, None)
 
     # Calls
 
-    def add_call(self, number: int, event: SeenFunctionCall) -> None:
+    def add_call(self, number: int, event: OpEvent) -> None:
         """Append one recorded call. A BackwardHookFunction is the identity, so it adds none."""
         self._event = event
         self._end = event.window[1]
@@ -142,7 +139,7 @@ class ForwardGraph:
         if event.target is torch._C._set_grad_enabled:
             return  # C++ code changes the grad mode unseen, so each call knows the mode that it ran in
         self._set_grad(enabled=event.differentiable)
-        op, target, args, kwargs = operation(event)
+        op, target, args, kwargs = find_operation(event)
         if op == "call_function":
             target = self._target(target)
         arguments = tuple([self._convert(value) for value in args])
@@ -173,35 +170,37 @@ class ForwardGraph:
         if is_a(function, torch._C.ScriptMethod):
             self._refuse(f"it calls the scripted method {escape(function.name)}, which has parameters of its own")
             return stand_in(function)
-        if not is_plain(function) and not is_a(getattr(function, "__self__", None), type):
+        if is_a(function, type) and issubclass(function, torch._C._FunctionBase):
+            return apply_of(function)
+        if not is_plain(function):
             self._refuse(f"it calls {escape(name_of_function(function))}, a function that may hold tensors of the run")
             return stand_in(function)
         return with_its_name(function)
 
-    def _add_function(self, function: Any, *args: Any, results: Sequence[SeenResult] = ()) -> fx.Node:
+    def _add_function(self, function: Any, *args: Any, results: Sequence[OpResult] = ()) -> fx.Node:
         """Add a call that no recorded call stands for."""
         return self._describe(self.graph.call_function(function, args), results)
 
-    def _describe(self, fx_node: fx.Node, results: Sequence[SeenResult], *, is_call: bool = False) -> fx.Node:
+    def _describe(self, fx_node: fx.Node, results: Sequence[OpResult], *, is_call: bool = False) -> fx.Node:
         event = self._event
         start = self._end if event is None else event.window[0]
         window = event.window if is_call and event is not None else (start, start)
         self.origins[fx_node] = FxOrigin(event, is_call, results, window)
         found = [self._tensor_metadata(result) for result in results]
         fx_node.meta["nn_module_stack"] = {} if event is None else self._module_stack(event.module_call)
-        fx_node.meta["stack_trace"] = "" if event is None else stack_trace(event.stack)
+        fx_node.meta["stack_trace"] = "" if event is None else format_stack(event.stack)
         fx_node.meta["sequence_window"] = window
         fx_node.meta["tensor_meta"] = found[0] if len(found) == 1 else tuple(found) or None
         return fx_node
 
-    def _module_stack(self, call: SeenModuleCall | None) -> ModuleStack:
+    def _module_stack(self, call: ModuleEvent | None) -> ModuleStack:
         stack = []
         while call is not None:
             stack.append(self._call_names[call])
             call = call.parent
         return {path: (path, kind) for path, kind in reversed(stack)}
 
-    def _tensor_metadata(self, result: SeenResult) -> TensorMetadata | None:
+    def _tensor_metadata(self, result: OpResult) -> TensorMetadata | None:
         """What ``torch.fx.passes.shape_prop`` says of a tensor, as it was then. Models repeat few different ones."""
         meta, stride = result.meta, result.stride
         shape = None if meta.shape is None else tuple([size for size in meta.shape if type(size) is int])
@@ -346,7 +345,7 @@ class ForwardGraph:
             fx_node = self._routes[id(tensor)][0]
         return None if fx_node is None else fx_node.name
 
-    def value_of(self, seen: SeenTensor | Earlier) -> Value | None:
+    def value_of(self, seen: TensorSnapshot | OpArgument) -> Value | None:
         """The fx node that had made a tensor at one moment of the run, and which of its results it was."""
         if seen.producer is None:
             name = self._first_makers.get(id(seen.tensor)) or self.maker_of(seen.tensor)
@@ -365,199 +364,6 @@ class ForwardGraph:
         return [(key, node) for key, node in self._fx_nodes.items() if node.op in ("placeholder", "get_attr")]
 
 
-# Which operation a call is
-
-
-def operation(event: SeenFunctionCall) -> Operation:
-    """What an fx node for the call does."""
-    target, args, kwargs = event.target, event.args, event.kwargs
-    if is_a(target, type):
-        return "call_function", target.apply, args, kwargs  # type: ignore[attr-defined]
-    name = getattr(target, "__name__", "")
-    owner = getattr(target, "__self__", None)
-    if name == "__get__":
-        return "call_function", getattr, (args[0], owner.__name__), {}  # type: ignore[union-attr]
-    if name == "__set__":
-        return "call_function", setattr, (args[0], owner.__name__, *args[1:]), {}  # type: ignore[union-attr]
-    if args and is_a(args[0], torch.Tensor):
-        method = _method_name(target, name)
-        if method is not None:
-            return _method(method, args, kwargs)
-    return "call_function", target, args, kwargs
-
-
-def _method_name(target: Any, name: str) -> str | None:
-    """The attribute of Tensor that the function is; ``Tensor.__pow__`` calls itself "pow" (torch/_tensor.py)."""
-    candidates = (name, f"__{name}__", f"__r{name}__", f"__i{name}__")
-    return next((each for each in candidates if each and getattr(torch.Tensor, each, None) is target), None)
-
-
-def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
-    """``x.__rsub__(1)`` becomes ``operator.sub(1, x)``, as torch.fx writes it; other methods stay methods.
-
-    ``x.__rpow__(-2)`` stays one, too: torch.fx writes the operator as ``-2 ** x``, which Python reads as ``-(2 ** x)``.
-    """
-    if not (name.startswith("__") and name.endswith("__")) or kwargs:
-        return "call_method", name, args, kwargs
-    bare = name.strip("_")
-    if hasattr(operator, name):
-        return "call_function", getattr(operator, bare, getattr(operator, name)), args, kwargs
-    is_reflected = len(args) == 2 and bare.startswith("r") and hasattr(operator, f"__{bare[1:]}__")  # noqa: PLR2004
-    if is_reflected and not (bare == "rpow" and str(args[1]).startswith("-")):
-        return "call_function", getattr(operator, f"__{bare[1:]}__"), args[::-1], kwargs
-    return "call_method", name, args, kwargs
-
-
-def with_its_name(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, or a wrapper of it where the name that torch.fx would write for it does not lead to it."""
-    try:
-        name = _get_qualified_name(function)
-        if not _is_from_torch(function) or _leads_to(function, name):
-            return function
-    except Exception:  # it looks through modules, which may be the user's
-        pass
-
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    recorded.__name__ = recorded.__qualname__ = name_of_function(function)
-    return recorded
-
-
-def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the same name, which nothing of the run hangs on. It cannot be called."""
-    name = name_of_function(function)
-
-    def recorded(*_: Any, **__: Any) -> Any:
-        raise UsageError(
-            f"a call of {escape(name)}, a function that ran once and was not kept",
-            "to look at the recorded graph",
-            "run the model itself",
-        )
-
-    recorded.__name__ = recorded.__qualname__ = name
-    return recorded
-
-
-def name_of_function(function: Any) -> str:
-    """What a function or class calls itself; else the name of its class."""
-    name = getattr(function, "__name__", None) or getattr(function, "name", None)
-    return str.__str__(name) if is_a(name, str) else type(function).__name__
-
-
-def _leads_to(function: Callable[..., Any], name: str) -> bool:
-    """Whether code in a module that imports torch finds the function under its dotted name."""
-    first, *rest = name.split(".")
-    found: Any = torch if first == "torch" else vars(builtins).get(first)
-    for part in rest:
-        found = getattr(found, part, None)
-    return bool(found == function)
-
-
-# Which values fx can hold
-
-_LITERALS = frozenset(
-    {
-        *(int, float, bool, str, bytes, type(None), type(...)),
-        *(torch.dtype, torch.device, torch.layout, torch.memory_format),
-    }
-)
-"""Exactly these types: a subclass (an enum's member, numpy.float64) has a repr() of its own."""
-_PLAIN = (
-    *(int, float, complex, str, bytes, range, enum.Enum, torch.Size, pytree.TreeSpec),
-    *(type, ModuleType, MethodDescriptorType, WrapperDescriptorType, torch._C.ScriptFunction),
-    *(torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops.HigherOrderOperator),
-)
-"""Classes whose objects hold no tensor, or none that is theirs alone: a module's globals are the program's."""
-
-
-def is_literal(value: Any) -> bool:
-    """Whether the value's repr() in the code of a GraphModule makes it again.
-
-    >>> is_literal(1.5), is_literal(torch.float32), is_literal(complex("inf")), is_literal(print)
-    (True, True, False, False)
-    >>> is_literal(1 - 2j), is_literal(complex(-0.0, 2))  # read from code, a negative zero before a sign is lost
-    (True, False)
-    """
-    if type(value) is complex:
-        return cmath.isfinite(value) and all(part or math.copysign(1, part) > 0 for part in (value.real, value.imag))
-    return type(value) in _LITERALS
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is known to hold no tensor, so that keeping it keeps nothing of a run.
-
-    Functions are looked into: a closure, or a default, may hold a tensor that the run has made.
-
-    >>> is_plain([1, {"a": slice(2)}]), is_plain(torch.add), is_plain(lambda x: x + 1)
-    (True, True, True)
-    >>> tensor = torch.ones(2)
-    >>> is_plain(tensor.add), is_plain(lambda x, y=tensor: x + y), is_plain(torch.nn.ReLU())
-    (False, False, False)
-    """
-    entered: dict[int, Any] = {}
-    stack = [value]
-    while stack:
-        part = stack.pop()
-        if id(part) in entered or is_literal(part) or is_a(part, _PLAIN):
-            continue
-        members = None if is_a(part, torch.Tensor) else _members(part)
-        if members is None and not _is_numpy(part):
-            return False
-        entered[id(part)] = part
-        stack += members or ()
-    return True
-
-
-def _members(part: Any) -> Sequence[Any] | None:
-    """What a container or a function holds; None for any other object."""
-    kind = type(part)
-    if kind in (tuple, list, set, frozenset):
-        return [*part]
-    if kind is dict:
-        return [*part.keys(), *part.values()]
-    if kind is slice:
-        return [part.start, part.stop, part.step]
-    if kind is functools.partial:
-        return [part.func, part.args, part.keywords]
-    if kind is FunctionType:
-        cells = [cell.cell_contents for cell in part.__closure__ or () if _is_filled(cell)]
-        return [*cells, part.__defaults__, part.__kwdefaults__]
-    if kind is BuiltinFunctionType:
-        return [part.__self__]
-    return _fields(part) if dataclasses.is_dataclass(kind) else None
-
-
-def _fields(part: Any) -> Sequence[Any] | None:
-    try:
-        slots = [getattr(part, field.name, None) for field in dataclasses.fields(part)]
-        return [*slots, *getattr(part, "__dict__", {}).values()]
-    except Exception:  # the user's own class
-        return None
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:  # not assigned yet
-        return False
-
-
-def _is_numpy(value: Any) -> bool:
-    """An array or a number of numpy's, not one of objects."""
-    dtype = getattr(value, "dtype", None)
-    return type(value).__module__ == "numpy" and not getattr(dtype, "hasobject", True)
-
-
-def flatten(value: Any) -> tuple[list[Any], pytree.TreeSpec | None]:
-    """The leaves of a container that PyTorch knows how to rebuild, and how; None for any other."""
-    try:
-        leaves, spec = pytree.tree_flatten(value)
-    except Exception:  # the user's own class, or a list that holds itself
-        return [], None
-    return leaves, None if spec.is_leaf() else spec
-
-
 def _detach(value: Any) -> Any:
     """A constant as the graph holds it: a tensor of its own, in the same memory; a parameter is none of the graph's."""
     if not is_a(value, torch.Tensor):
@@ -566,9 +372,6 @@ def _detach(value: Any) -> Any:
         return value.detach().requires_grad_(value.requires_grad)
     except Exception:  # the user's own class
         return value
-
-
-# What fx nodes say of tensors
 
 
 def tensor_metadata(tensor: torch.Tensor, shape: tuple[int, ...] | None) -> TensorMetadata | None:
@@ -590,20 +393,3 @@ def strided_metadata(
     with torch._C.DisableTorchFunction():
         tensor = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device="meta")
     return _extract_tensor_metadata(tensor)._replace(requires_grad=requires_grad)
-
-
-def placeholder_names(names: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Names for positional placeholders: identifiers, each different, and none like a keyword argument's.
-
-    >>> placeholder_names(["input", "rest[0]", "mask"], ["mask"])
-    ['input', 'rest_0', 'mask_']
-    """
-    used = {"self", *taken}
-    found = []
-    for name in names:
-        made = name.replace("[", "_").replace("]", "").replace(" ", "_")
-        while made in used or keyword.iskeyword(made):
-            made += "_"
-        used.add(made)
-        found.append(made)
-    return found

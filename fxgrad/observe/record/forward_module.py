@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxgrad.errors import UsageError
-from fxgrad.observe.names import tensor_paths
+from fxgrad.observe.record.names import tensor_paths
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,3 @@ def _free_names(names: Collection[str]) -> dict[str, str]:
     while any(name.startswith(prefix) for name in names):
         prefix += "_"
     return {name: prefix + name if hasattr(own, name.partition(".")[0]) else name for name in names}
-
-
-def memory_of(tensor: torch.Tensor) -> object:
-    """Tells the memory of a tensor apart from others, as long as it lives; the tensor itself where it has no storage."""
-    try:
-        return "storage", tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):
-        return "tensor", id(tensor)

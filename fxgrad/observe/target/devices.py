@@ -15,9 +15,9 @@ from fxgrad.graph import BackwardGraph
 from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.observe.accelerator.device import find_caveats
 from fxgrad.observe.execution import Executed
-from fxgrad.observe.session import Observed
+from fxgrad.observe.run import TracedRun
 
-Run = TypeVar("Run", Observed, Executed, ProbeRun)
+Run = TypeVar("Run", TracedRun, Executed, ProbeRun)
 
 _NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape, escape_unprintable
-from fxgrad.observe.tracebacks import user_code
+from fxgrad.observe.record.frames import user_code
 
 FORMS = "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json"
 DEFAULT_FACTORY = "build"

@@ -15,6 +15,7 @@ import torch
 
 from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph.text import escape
+from fxgrad.observe.record.frames import user_code
 from fxgrad.observe.target.arguments import Arguments, Input, make_arguments, parse_init, parse_input
 from fxgrad.observe.target.devices import parse_device
 from fxgrad.observe.target.importing import (
@@ -28,7 +29,6 @@ from fxgrad.observe.target.importing import (
     run_as_program,
     split_name,
 )
-from fxgrad.observe.tracebacks import user_code
 from fxgrad.target_options import TargetOptions
 
 _RETURNS = "a factory that returns (model, args), (model, args, kwargs) or fxgrad.Target(model, args, kwargs, loss)"

@@ -13,16 +13,15 @@ from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.observe.execution import Executed, execute
 from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.registrations import RegistrationWatch
-from fxgrad.observe.session import Observed
+from fxgrad.observe.run import TracedRun, observe_forward
 from fxgrad.observe.target.importing import parse_target, run_as_program
 from fxgrad.observe.target.loading import Target, load_target
-from fxgrad.observe.tracing import observe_forward
 from fxgrad.target_options import TargetOptions
 
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
-def observe_target(options: TargetOptions) -> tuple[Observed, nn.Module]:
+def observe_target(options: TargetOptions) -> tuple[TracedRun, nn.Module]:
     """Load the target and trace its forward; also returns its model."""
     with _load(options) as (target, watch):
         observed = observe_forward(

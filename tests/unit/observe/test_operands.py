@@ -6,8 +6,8 @@ from module_hooks import FromFunction
 
 import fxgrad
 from fxgrad.graph import Edge
-from fxgrad.observe.metas import MetaTable
 from fxgrad.observe.operands import Operands
+from fxgrad.observe.record.tensors import MetaTable
 from tests.support.needs import needs_saved_tensors
 
 

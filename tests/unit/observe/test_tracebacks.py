@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fxgrad.errors import TargetError
-from fxgrad.observe.tracebacks import user_code, user_traceback
+from fxgrad.observe.record.frames import user_code, user_traceback
 
 
 def raised(function):

@@ -11,7 +11,7 @@ from fxgrad.errors import NothingRequiresGradError
 from fxgrad.graph import Path
 from fxgrad.graph.text import escape, format_path
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.record.tensors import tensors_in
 
 
 class FoundRoots(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which line of the user's code is running.
+"""Which line of the user's code is running, and the traceback of an error in it.
 
 The user's code is everything outside torch, fxgrad and the standard library. While a forward is recorded, frames are
 kept as (code, instruction) pairs, which cost a tenth of a traceback; lines and texts are looked up afterwards.
@@ -11,20 +11,25 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 import torch
 
+from fxgrad.errors import TargetError
 from fxgrad.graph import Source
+from fxgrad.graph.text import escape, escape_unprintable
 
 Frame = tuple[CodeType, int]
 """A code object, and the offset of the instruction that runs (``frame.f_lasti``)."""
 
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep  # fxgrad/
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
+_IMPORT_MACHINERY = "<frozen "
 _SITE_PACKAGES = tuple({sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib")})
 
 _kinds: dict[str, bool | None] = {}
@@ -48,7 +53,7 @@ class Stack:
 NO_STACK = Stack((), users=False, direct=False)
 
 
-def running(frame: FrameType | None, limit: FrameType | None, around: Stack = NO_STACK) -> Stack:
+def read_stack(frame: FrameType | None, limit: FrameType | None, around: Stack = NO_STACK) -> Stack:
     """The frames from `frame` outwards, up to and without `limit`; `around` is what is known of those from there on.
 
     Where none is the user's, the one of torch that is next to `limit`: the forward of the module that is running.
@@ -82,7 +87,7 @@ _MACHINERY = ("_call_impl", "_wrapped_call_impl", "inner")
 def _kind(file: str) -> bool | None:
     if file.startswith(_TORCH):
         return None
-    if file.startswith(("<frozen", _OWN)):
+    if file.startswith((_IMPORT_MACHINERY, _OWN)):
         return False
     return file.startswith(_SITE_PACKAGES) or not file.startswith(_STANDARD_LIBRARY)
 
@@ -101,7 +106,7 @@ def package_of(code: CodeType) -> str | None:
     return "" if folder is None else folder + code.co_filename.removeprefix(folder).partition(os.sep)[0]
 
 
-def read_again() -> None:
+def forget_sources() -> None:
     """Forget the texts of lines: files may have changed since the last look."""
     _source.cache_clear()
     _trace_of.cache_clear()
@@ -121,7 +126,7 @@ def _source(code: CodeType, instruction: int) -> Source:
 def source_at(code: CodeType, line: int) -> Source:
     """A line of a piece of code, with its text."""
     name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
-    return Source(shown_file(code.co_filename), line, _line(code.co_filename, line), name)
+    return Source(shorten_path(code.co_filename), line, _line(code.co_filename, line), name)
 
 
 def _line_number(code: CodeType, instruction: int) -> int:
@@ -142,7 +147,7 @@ def source_of_error(error: BaseException) -> Source | None:
     return found
 
 
-def stack_trace(stack: Stack) -> str:
+def format_stack(stack: Stack) -> str:
     """The frames as torch.fx keeps them in ``meta["stack_trace"]``: outermost first."""
     return "".join([_trace_of(*frame) for frame in reversed(stack.frames)])
 
@@ -173,7 +178,7 @@ def lines_of(file: str, names: dict[str, Any] | None = None) -> list[str]:
         return []
 
 
-def shown_file(file: str) -> str:
+def shorten_path(file: str) -> str:
     """A file's name in records, the same wherever a program lies and runs.
 
     Relative to where packages are installed, to the current folder, or to where modules are found, whichever holds
@@ -198,3 +203,90 @@ def _relative(file: str, folders: Iterable[str]) -> str:
         if file.startswith(start) and len(start) > 1:
             return file[len(start) :].replace(os.sep, "/")
     return os.path.basename(file)
+
+
+# Errors in the user's code
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback of an error as Python prints it, causes included, cut to the user's own frames.
+
+    Frames of fxgrad, of the import machinery and of torch are left out. Where that leaves none (a module class of
+    torch whose constructor raised), torch's are kept.
+    """
+    shown = traceback.TracebackException.from_exception(error)
+    for part in _chain(shown):
+        part.stack = _cut(part.stack)
+    return "".join(shown.format()).rstrip("\n")
+
+
+class UserCode(AbstractContextManager[None]):
+    """Runs the user's code inside; whatever it raises becomes the error that `make_error` makes of it.
+
+    What is `passing` passes; KeyboardInterrupt is the user at the keyboard. A generator cannot do this: contextlib
+    lets a StopIteration out again where a RuntimeError, as TargetError is one, was raised from it.
+    """
+
+    def __init__(
+        self,
+        make_error: Callable[[BaseException], TargetError],
+        *,
+        passing: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+    ) -> None:
+        self._make_error = make_error
+        self._passing = passing
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        """Raise the error that is made of it."""
+        if error is not None and not isinstance(error, self._passing):
+            raise self._make_error(error) from error
+
+
+def user_code(doing: str, *, allowed: str, advice: Callable[[BaseException], str]) -> UserCode:
+    """Run the user's code; whatever it raises becomes a TargetError with the user's traceback as its details.
+
+    ``doing`` completes "ValueError while ..."; ``advice`` says what to try.
+    """
+
+    def make_error(error: BaseException) -> TargetError:
+        given = f"{escape(type(error).__name__)} while {doing}"
+        return TargetError(given, allowed, _after_exit(error) or advice(error), user_traceback(error))
+
+    return UserCode(make_error)
+
+
+def _after_exit(error: BaseException) -> str | None:
+    if not isinstance(error, SystemExit):
+        return None
+    return 'put what runs only as a program under `if __name__ == "__main__":`'
+
+
+def _chain(shown: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    waiting, seen = [shown], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        linked = (part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ()))
+        waiting += [other for other in linked if other is not None]
+
+
+def _cut(stack: traceback.StackSummary) -> traceback.StackSummary:
+    outside = _without(stack, lambda file: file.startswith((_OWN, _IMPORT_MACHINERY)))
+    own = _without(outside, lambda file: file.startswith(_TORCH))
+    return own or outside
+
+
+def _without(frames: Iterable[traceback.FrameSummary], is_hidden: Callable[[str], bool]) -> traceback.StackSummary:
+    return traceback.StackSummary.from_list([frame for frame in frames if not is_hidden(frame.filename)])
+
+
+def message_of(error: BaseException) -> str:
+    """The first line of what the error says; all of it is in the traceback."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # the user's own class
+        return "(its message cannot be shown)"
+    return escape_unprintable(lines[0]) if lines else "(no message)"

@@ -18,7 +18,7 @@ from torch import nn
 from fxgrad.graph import Path
 from fxgrad.graph.text import format_argument
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.structure import tensors_in
+from fxgrad.observe.record.tensors import tensors_in
 
 _CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
 _SIMPLE = frozenset({bool, float, int, set, str, type(None)})

@@ -5,7 +5,7 @@ Records are made of these as soon as the run is over (`fxgrad.observe.observatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,45 +15,22 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind, Path, TensorMeta
-from fxgrad.observe.frames import NO_STACK, Stack
-from fxgrad.observe.structure import Route
+from fxgrad.observe.record.frames import NO_STACK, Stack
+from fxgrad.observe.record.tensors import Origin, Route, origin_of
 
 next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
-Origin = tuple[AutogradNode, int]
-"""A node, and which of its outputs a tensor is."""
-
 Producer = tuple[int, int]
 """A function call, by its number, and which of the tensors in its result."""
-
-
-def origin_of(tensor: torch.Tensor) -> Origin | None:
-    """The grad_fn and output_nr of a tensor; None for a leaf and where no grad is required.
-
-    None too for a view that a custom Function returned and whose memory has changed since, which has none any more:
-    reading it raises (``handle_view_on_rebase`` in torch/csrc/autograd/variable.cpp).
-    """
-    try:
-        node = tensor.grad_fn
-    except RuntimeError:
-        return None
-    return None if node is None else (node, tensor.output_nr)
-
-
-def is_leaf(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a leaf; of such a view PyTorch refuses to tell that, too: it is none."""
-    try:
-        return tensor.is_leaf
-    except RuntimeError:
-        return False
-
 
 _LONGEST_SEARCH = 1_000
 NEVER_ENDS = "the result leads to a str or to itself, and PyTorch's search for its first tensor never ends"
 """Why a non-full hook finds no tensor in a result; a forward with such a hook does not return."""
 
+# Tensors
 
-class SeenTensor:
+
+class TensorSnapshot:
     """A tensor at one moment of the run. It is held, so that its id stays its own.
 
     Reading ``grad_fn`` of a view whose base was changed in place *makes* a node, so for a view that may be in that
@@ -91,7 +68,10 @@ class SeenTensor:
         return self.origin is None and self.late is None
 
 
-class Earlier(NamedTuple):
+# Function calls
+
+
+class OpArgument(NamedTuple):
     """A tensor among the arguments of a function call: what had produced it before the call, and its version then."""
 
     tensor: torch.Tensor
@@ -99,18 +79,18 @@ class Earlier(NamedTuple):
     version: int | None
 
 
-class SeenList(NamedTuple):
+class TensorList(NamedTuple):
     """A list of tensors among the arguments of a function call, and what each of them looked like then.
 
     ``name`` is None where it was passed by position.
     """
 
     name: str | None
-    members: tuple[Earlier, ...]
+    members: tuple[OpArgument, ...]
     metas: tuple[TensorMeta, ...]
 
 
-class SeenResult(NamedTuple):
+class OpResult(NamedTuple):
     """A tensor in what a function returned: how a program reaches it there, and what it was like then.
 
     ``stride`` is None where it has none that could be read. ``shares`` is the argument whose memory and version counter it
@@ -122,96 +102,96 @@ class SeenResult(NamedTuple):
     meta: TensorMeta
     stride: tuple[int, ...] | None
     requires_grad: bool
-    shares: Earlier | None
+    shares: OpArgument | None
 
 
-class SeenFunctionCall:
+class OpEvent:
     """One call of a torch function, or of a custom Function's ``apply`` (``target`` is then the class).
 
-    ``changes`` are the arguments that it changed in place. ``lists`` are the lists of tensors among the arguments, of a
-    call that made nodes. ``origins`` are the nodes that its results had, with the result's rank; None for a tensor changed
-    in place that is no result.
-
-    ``grad_enabled`` is the grad mode that it ran in; ``differentiable`` that of the program around, where a reentrant
-    checkpoint has disabled it meanwhile (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without).
+    ``args``, ``kwargs``  with copies of the containers, which may change later
+    ``window``  autograd's sequence number before the call and after it
+    ``results``  the tensors in what it returned, which was a ``result_type``
+    ``changes``  the arguments that it changed in place
+    ``lists``  the lists of tensors among the arguments, of a call that made nodes
+    ``origins``  the nodes that its results had, with the result's rank; None for a tensor changed in place that is no result
+    ``grad_enabled``  the grad mode that it ran in
+    ``differentiable``  the grad mode of the program around, where a reentrant checkpoint has disabled it meanwhile
+        (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without)
     """
 
     __slots__ = (
-        "args",
-        "changes",
-        "differentiable",
-        "grad_enabled",
-        "in_loss",
-        "kwargs",
-        "lists",
-        "module_call",
-        "origins",
-        "result_type",
-        "results",
-        "stack",
-        "target",
-        "window",
+        *("args", "changes", "differentiable", "grad_enabled", "in_loss", "kwargs", "lists", "module_call"),
+        *("origins", "result_type", "results", "stack", "target", "window"),
     )
 
     def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.target = target
         self.args = args
         self.kwargs = kwargs
-        self.results: list[SeenResult] = []
-        self.changes: list[Earlier] = []
-        self.lists: list[SeenList] = []
         self.grad_enabled = self.differentiable = torch.is_grad_enabled()
-        self.result_type: type = type(None)
-        self.origins: list[tuple[AutogradNode, int, int | None]] = []
         self.window = (0, 0)
+        self.results: list[OpResult] = []
+        self.result_type: type = type(None)
+        self.changes: list[OpArgument] = []
+        self.lists: Sequence[TensorList] = ()
+        self.origins: list[tuple[AutogradNode, int, int | None]] = []
         self.stack = NO_STACK
-        self.module_call: SeenModuleCall | None = None
+        self.module_call: ModuleEvent | None = None
         self.in_loss = False
 
 
-class SeenTaking(NamedTuple):
+class HostRead(NamedTuple):
     """A method that gave a tensor's value to Python: its name, the tensor, the line, and the call that was running."""
 
     function: str
-    tensor: Earlier
+    tensor: OpArgument
     stack: Stack
-    call: SeenModuleCall | None
+    call: ModuleEvent | None
 
 
-class SeenModuleCall:
-    """One call of ``Module._call_impl``."""
+# Module calls
 
-    __slots__ = (
-        "args",
-        "backward_hook",
-        "checkpointed",
-        "completed",
-        "end",
-        "finished",
-        "forward_start",
-        "given",
-        "grad_enabled",
-        "hooks",
-        "in_loss",
-        "input_hook_node",
-        "inputs",
-        "kwargs",
-        "legacy",
-        "legacy_reason",
-        "module",
-        "number",
-        "output_hook_node",
-        "outputs",
-        "parent",
-        "result",
-        "stack",
-        "start",
-        "training",
-        "transformed",
-    )
 
-    def __init__(self, module: nn.Module, parent: SeenModuleCall | None, number: int, stack: Stack) -> None:
+class ModuleEvent:
+    """One call of ``Module._call_impl``.
+
+    ``number``  its rank among the module calls, in the order in which they began; ``finished`` in that in which they ended
+    ``start``, ``end``  autograd's sequence numbers around it; ``forward_start`` where the forward pre-hooks were over
+    ``given``  the arguments that it was called with; ``args``, ``kwargs`` those that forward got, ``inputs`` their tensors
+    ``transformed``  whether a transform of torch.func was active
+    ``hooks``  the backward hooks that it captured
+    ``checkpointed``  the kind of checkpoint around it
+    ``legacy``  the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
+    ``backward_hook``  what a full hook set up; ``input_hook_node`` and ``output_hook_node`` the nodes that it put there
+    """
+
+    completed = False
+    finished = 0
+    in_loss = False
+    checkpointed: str | None = None
+    args: tuple[Any, ...] = ()
+    inputs: Sequence[TensorSnapshot] = ()
+    result: Any = None
+    outputs: Sequence[TensorSnapshot] = ()
+    legacy: TensorSnapshot | None = None
+    legacy_reason: str | None = None
+    backward_hook: BackwardHook | None = None
+    input_hook_node: AutogradNode | None = None
+    output_hook_node: AutogradNode | None = None
+
+    def __init__(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        parent: ModuleEvent | None,
+        number: int,
+        stack: Stack,
+    ) -> None:
         self.module = module
+        self.given = args, kwargs
+        self.kwargs = kwargs
         self.parent = parent
         self.number = number
         self.stack = stack
@@ -219,26 +199,11 @@ class SeenModuleCall:
         self.training = module.training
         self.grad_enabled = torch.is_grad_enabled()
         self.transformed = torch._C._are_functorch_transforms_active()
-        self.hooks = snapshot_of_hooks(module)
-        self.completed = False
-        self.finished = 0
-        self.in_loss = False
-        self.checkpointed: str | None = None
-        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-        self.inputs: list[SeenTensor] = []
-        self.result: Any = None
-        self.outputs: list[SeenTensor] = []
-        self.legacy: SeenTensor | None = None
-        self.legacy_reason: str | None = None
-        self.backward_hook: BackwardHook | None = None
-        self.input_hook_node: AutogradNode | None = None
-        self.output_hook_node: AutogradNode | None = None
+        self.hooks = snapshot_hooks(module)
 
 
 class CarriedHook(NamedTuple):
-    """A backward hook that a call took along: ``table[number]`` was ``function`` then."""
+    """A backward hook that a call captured: ``table[number]`` was ``function`` then."""
 
     kind: HookKind
     number: int
@@ -246,8 +211,8 @@ class CarriedHook(NamedTuple):
     table: Any
 
 
-def snapshot_of_hooks(module: nn.Module) -> list[CarriedHook]:
-    """The backward hooks that a call of `module` takes along, in the order in which they will run.
+def snapshot_hooks(module: nn.Module) -> list[CarriedHook]:
+    """The backward hooks that a call of `module` captures, in the order in which they will run.
 
     As ``Module._get_backward_pre_hooks`` and ``_get_backward_hooks`` do: of each kind, global ones first.
     """
@@ -270,21 +235,21 @@ def snapshot_of_hooks(module: nn.Module) -> list[CarriedHook]:
 
 
 def backward_kind(module: nn.Module) -> HookKind | None:
-    """As what a call takes along ``module._backward_hooks``: full or legacy hooks; None: it takes none of them.
+    """As which kind a call captures ``module._backward_hooks``: full or legacy hooks; None: it captures none of them.
 
-    None is so before the first was registered, where somebody set the flag back, and on what torch.compile returns.
+    It captures none before the first was registered, where somebody set the flag back, and on what torch.compile returns.
     """
     full = module._is_full_backward_hook
     return HookKind.MODULE_FULL_BACKWARD if full is True else HookKind.MODULE_BACKWARD if full is False else None
 
 
 def global_backward_kind() -> HookKind | None:
-    """As what a call takes along ``_global_backward_hooks``: full or legacy hooks; None: it takes none of them."""
+    """As which kind a call captures ``_global_backward_hooks``: full or legacy hooks; None: it captures none of them."""
     full = module_hooks._global_is_full_backward_hook
     return HookKind.GLOBAL_FULL_BACKWARD if full is True else HookKind.GLOBAL_BACKWARD if full is False else None
 
 
-def legacy_tensor(result: Any) -> tuple[torch.Tensor | None, str | None]:
+def find_legacy_tensor(result: Any) -> tuple[torch.Tensor | None, str | None]:
     """The tensor in a module's result whose grad_fn a non-full hook lands on, or why there is none.
 
     The loop of ``Module._call_impl``: the first tensor among a dict's values, else element 0, until that is a tensor.

@@ -1,4 +1,4 @@
-"""Has compiled code run as it is written while a forward is recorded: a compiled region would show as one node.
+"""Holds torch.compile back while a forward is recorded: a compiled region would show as one node.
 
 torch's own operators with functions for arguments (``torch.cond``) are compiled whenever they are called, and are other
 operators where they are not: those keep the compiler that the program has.
@@ -10,26 +10,24 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from fxgrad.observe.registrations import RegistrationWatch
-
-if TYPE_CHECKING:
-    from fxgrad.observe.forward import ForwardRecorder
+from fxgrad.observe.record.recorder import Recorder
 
 _EAGER = "force_eager"
+Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Compiler:
     """torch.compile, as far as it has been imported: importing it takes seconds.
 
-    What it registers while it compiles are no hooks of the program's, so `watch` does not see that.
+    `unwatched` is a context in which no registration of a hook is seen: what the compiler registers is not the program's.
     """
 
-    def __init__(self, watch: RegistrationWatch) -> None:
-        self._watch: RegistrationWatch | None = watch
+    def __init__(self, unwatched: Context) -> None:
+        self._unwatched: Context = unwatched
         self._held_back = ExitStack()
         self._stance: Any = None
 
@@ -41,13 +39,13 @@ class Compiler:
 
     def let_go(self) -> None:
         """Put back the stance that the program has chosen; nothing that was watched is held any more."""
-        self._stance = self._watch = None
+        self._stance, self._unwatched = None, nullcontext
         self._held_back.close()
 
     @contextmanager
     def free(self) -> Iterator[None]:
         """Inside it the compiler does what it does without fxgrad."""
-        with self._as_chosen(), nullcontext() if self._watch is None else self._watch.paused_inside():
+        with self._as_chosen(), self._unwatched():
             yield
 
     def _as_chosen(self) -> AbstractContextManager[Any]:
@@ -59,36 +57,34 @@ class Compiler:
         return freed
 
 
-def watched_compile(
-    recorder: ForwardRecorder, paused: Callable[[], AbstractContextManager[None]]
-) -> Callable[..., Callable[..., Any]]:
-    """``torch.compile`` for a program that is recorded. Inside `paused` nothing of torch's is wrapped: what is compiled
-    there is not to run into what is wrapped.
+def patch_compile(recorder: Recorder, compiler: Compiler, unpatched: Context) -> Callable[..., Callable[..., Any]]:
+    """``torch.compile`` for a program that is recorded. `unpatched` is a context in which torch is not monkey-patched: what
+    is compiled there must not see the patches.
 
     Operators that take functions compile themselves (torch/_higher_order_ops/utils.py, ``_hop_compile_and_call``); each
     call of one is recorded as a whole.
     """
     compile_function: Callable[..., Callable[..., Any]] = torch.compile
 
-    def compile_watched(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+    def record_compile(*args: Any, **kwargs: Any) -> Callable[..., Any]:
         compiled = compile_function(*args, **kwargs)
         if recorder.ignores_this_thread():
             return compiled
         if not _is_torchs(sys._getframe(1)):
-            recorder.compiler.hold_back()
+            compiler.hold_back()
             return compiled
 
         def call_compiled(*args: Any, **kwargs: Any) -> Any:
             recorder.before_unseen_code()
-            with paused(), recorder.compiler.free():
+            with unpatched(), compiler.free():
                 return compiled(*args, **kwargs)
 
-        def call_watched(*args: Any, **kwargs: Any) -> Any:
-            return recorder.functions.whole(call_compiled, compiled, args, kwargs)
+        def record_call(*args: Any, **kwargs: Any) -> Any:
+            return recorder.ops.call_whole(call_compiled, compiled, args, kwargs)
 
-        return call_watched
+        return record_call
 
-    return compile_watched
+    return record_compile
 
 
 def _is_torchs(frame: FrameType) -> bool:

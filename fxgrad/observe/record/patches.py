@@ -1,0 +1,258 @@
+"""Monkey-patches torch while a forward is recorded.
+
+The patches belong to the whole process, so calls from other threads are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._functorch import eager_transforms
+from torch._functorch import vmap as vmap_transform
+from torch.autograd import forward_ad
+from torch.autograd.function import Function, _SingleLevelFunction
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import BackwardHook
+
+from fxgrad.observe.record.compiler import Compiler, patch_compile
+from fxgrad.observe.record.recorder import Recorder
+
+_TRANSFORMS = (
+    (vmap_transform, "_flat_vmap"),
+    (vmap_transform, "restore_vmap"),
+    (eager_transforms, "grad_and_value_impl"),
+    (eager_transforms, "_jvp_with_argnums"),
+)
+"""What the transforms of torch.func go through: the tensors inside of them exist only there."""
+_SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
+"""TorchScript runs its functions without Python, so no mode sees what they do."""
+_UNSEEN = ((torch.autograd, "_engine_run_backward"), (torch._C, "DisableTorchFunction"))
+"""The engine calls hooks and accumulates gradients, and no mode sees what runs while torch functions are disabled."""
+
+_KERNELS = (
+    *("blas", "cpu_allow", "cublas", "cudnn", "deterministic", "float32", "fp32", "linalg", "math_sdp", "miopen"),
+    *("mkldnn", "nnpack", "onednn", "qengine", "rocm", "sdp"),
+)
+_SEEDS = ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state", "set_rng_state_all")
+_SETTERS = (
+    *[
+        (torch._C, name, "it chooses which kernels run")  # as torch.backends and torch.nn.attention.sdpa_kernel do
+        for name in dir(torch._C)
+        if name.startswith(tuple([f"_set_{kind}" for kind in _KERNELS]))
+    ],
+    *[
+        (owner, name, "it sets the random state")
+        for owner in (torch, torch.random, torch.cuda, torch.cuda.random)
+        for name in _SEEDS
+        if hasattr(owner, name)
+    ],
+    (forward_ad, "enter_dual_level", "it enters a level of forward-mode AD"),
+)
+"""Functions that change what others compute, and why the recorded calls alone do not tell what the run computed. What is
+set through ``torch.default_generator`` itself goes past them; of that `OpRecorder` sees another seed."""
+
+_APPLIES = _SingleLevelFunction if isinstance(vars(Function)["apply"], classmethod) else Function
+"""Where every ``apply`` of a custom Function passes: what ``Function.apply`` calls by ``super()``, which also catches a
+``MyFunction.apply`` that was kept from before; from torch 2.14 on it calls nothing but C (torch/autograd/function.py)."""
+
+
+@contextmanager
+def patch_torch(recorder: Recorder, compiler: Compiler) -> Iterator[None]:
+    """While it is entered, torch calls `recorder` instead of the methods that every program goes through."""
+    patches: list[tuple[Any, str, Any]] = []
+    mode = _FunctionMode(recorder)
+
+    @contextmanager
+    def unpatched() -> Iterator[None]:
+        patched = [(owner, name, vars(owner).get(name)) for owner, name, _ in patches]
+        with ExitStack() as stack:
+            for owner, name, now in patched:
+                stack.callback(_put_back, owner, name, now)
+                _put_back(owner, name, originals[owner, name])
+            stack.enter_context(mode.left_out())
+            yield
+
+    def patch(owner: Any, name: str, record: Callable[..., Any]) -> tuple[Any, str, Any]:
+        return owner, name, _replace(recorder, getattr(owner, name), record)
+
+    patches += [
+        (nn.Module, "_call_impl", _patch_call_impl(recorder)),
+        (_APPLIES, "apply", _patch_apply(recorder)),
+        (torch, "compile", patch_compile(recorder, compiler, unpatched)),
+        (threading.Thread, "start", _patch_start(recorder)),
+        patch(BackwardHook, "setup_input_hook", recorder.set_up_input_hook),
+        patch(BackwardHook, "setup_output_hook", recorder.set_up_output_hook),
+        patch(torch.Tensor, "as_subclass", _record_as_subclass(recorder)),
+        patch(eager_transforms, "_vjp_with_argnums", _record_vjp(recorder)),
+        *[patch(owner, name, _record_whole(recorder)) for owner, name in _TRANSFORMS],
+        *[patch(owner, "__call__", _record_scripted(recorder)) for owner in _SCRIPTED],
+        *[(owner, name, _patch_unseen(recorder, vars(owner)[name])) for owner, name in _UNSEEN],
+        *[patch(owner, name, _note_setter(recorder, reason)) for owner, name, reason in _SETTERS],
+    ]
+    originals = {(owner, name): vars(owner).get(name) for owner, name, _ in patches}
+    with ExitStack() as stack:
+        for owner, name, replacement in patches:
+            stack.callback(_put_back, owner, name, originals[owner, name])
+            setattr(owner, name, replacement)
+        stack.callback(patches.clear)  # they hold `unpatched`, which holds them
+        stack.enter_context(mode)
+        yield
+
+
+def _put_back(owner: Any, name: str, before: Any) -> None:
+    if before is None:  # it was inherited
+        if name in vars(owner):
+            delattr(owner, name)
+    else:
+        setattr(owner, name, before)
+
+
+class _FunctionMode(TorchFunctionMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.call = recorder.ops.call
+        self.memory = recorder.memory
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.memory is not None:
+            self.memory.before_call(function, types, args, kwargs)
+        return self.call(function, args, kwargs)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave this mode. Modes that the program entered meanwhile and did not leave stay."""
+        _push(self._take_off()[0])
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Inside it the other modes are there, this one is not."""
+        above, was_there = self._take_off()
+        _push(above)
+        try:
+            yield
+        finally:
+            above = [torch._C._pop_torch_function_stack() for _ in above]
+            _push([*above, self] if was_there else above)
+
+    def _take_off(self) -> tuple[list[Any], bool]:
+        """Take this mode and those above it off the stack; those above, from the top, and whether this one was there."""
+        above: list[Any] = []
+        while torch._C._len_torch_function_stack():
+            mode = torch._C._pop_torch_function_stack()
+            if mode is self:
+                return above, True
+            above.append(mode)
+        return above, False
+
+
+def _push(modes: Sequence[Any]) -> None:
+    """Put modes back on the stack of torch functions; the last one first."""
+    for mode in reversed(modes):
+        torch._C._push_on_torch_function_stack(mode)
+
+
+def _replace(recorder: Recorder, original: Callable[..., Any], record: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls ``record(original, …)`` in the recorded thread, and `original` everywhere else."""
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return original(*args, **kwargs)
+        return record(original, *args, **kwargs)
+
+    return patched
+
+
+def _patch_call_impl(recorder: Recorder) -> Callable[..., Any]:
+    call_impl: Callable[..., Any] = nn.Module._call_impl
+
+    def patched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if recorder.ignores_this_thread():
+            return call_impl(module, *args, **kwargs)
+        return recorder.call_module(call_impl, module, args, kwargs)
+
+    return patched
+
+
+def _patch_apply(recorder: Recorder) -> Any:
+    apply = vars(torch._C._FunctionBase)["apply"]
+
+    def patched(function: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = apply.__get__(None, function)
+        if recorder.ignores_this_thread():
+            return bound(*args, **kwargs)
+        return recorder.ops.apply(bound, function, args, kwargs)
+
+    return classmethod(patched)
+
+
+def _patch_start(recorder: Recorder) -> Callable[..., Any]:
+    start = threading.Thread.start
+
+    def patched(thread: threading.Thread) -> None:
+        recorder.other_threads = True
+        recorder.before_unseen_code()
+        start(thread)
+
+    return patched
+
+
+def _patch_unseen(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        if not str(sys._getframe(1).f_globals.get("__name__")).startswith("fxgrad."):
+            recorder.before_unseen_code()
+        return original(*args, **kwargs)
+
+    return patched
+
+
+def _record_as_subclass(recorder: Recorder) -> Callable[..., Any]:
+    """No mode sees it (``get_ignored_functions`` in torch/overrides.py), but it makes a node."""
+
+    def record(as_subclass: Any, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return recorder.ops.call(as_subclass, (tensor, *args), kwargs)
+
+    return record
+
+
+def _record_whole(recorder: Recorder) -> Callable[..., Any]:
+    def record(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return recorder.ops.call_whole(function, function, args, kwargs)
+
+    return record
+
+
+def _record_vjp(recorder: Recorder) -> Callable[..., Any]:
+    """The transform returns a function, and calls of that are part of the run, too."""
+    record_whole = _record_whole(recorder)
+
+    def record(vjp: Any, *args: Any, **kwargs: Any) -> Any:
+        result, vjp_fn, *aux = record_whole(vjp, *args, **kwargs)
+        return (result, functools.wraps(vjp_fn)(_replace(recorder, vjp_fn, record_whole)), *aux)
+
+    return record
+
+
+def _record_scripted(recorder: Recorder) -> Callable[..., Any]:
+    def record(call: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder.before_unseen_code()
+        return recorder.ops.call_whole(functools.partial(call, function), function, args, kwargs)
+
+    return record
+
+
+def _note_setter(recorder: Recorder, reason: str) -> Callable[..., Any]:
+    def record(setter: Any, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.ops.is_hidden():  # what a recorded call sets inside, it sets again when it is called again
+            recorder.ops.refuse(reason)
+        return setter(*args, **kwargs)
+
+    return record

@@ -1,0 +1,450 @@
+"""Runs a forward, records it and returns the records. What `fxgrad.api` calls."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
+from fxgrad.graph import BackwardGraph, NodeKind
+from fxgrad.graph.text import escape, strip_addresses
+from fxgrad.observe.copy_on_write import Memory
+from fxgrad.observe.hook_search import HookSearch, existing_hooks
+from fxgrad.observe.hooked import HookCollector
+from fxgrad.observe.hooks import hooks_on_tensor
+from fxgrad.observe.observation import Observation, device_of, graph_info
+from fxgrad.observe.provenance import OUTSIDE
+from fxgrad.observe.real_types import is_a, is_optimized
+from fxgrad.observe.record.compiler import Compiler
+from fxgrad.observe.record.events import ModuleEvent
+from fxgrad.observe.record.forward_graph import ForwardGraph
+from fxgrad.observe.record.forward_module import RecordedForward
+from fxgrad.observe.record.frames import UserCode, forget_sources, message_of, source_of_error, user_traceback
+from fxgrad.observe.record.names import (
+    ModuleNames,
+    TensorNames,
+    argument_names,
+    module_paths,
+    modules_of,
+    table_of,
+    tensor_finder,
+)
+from fxgrad.observe.record.patches import patch_torch
+from fxgrad.observe.record.recorder import Recorder
+from fxgrad.observe.record.roots import FoundRoots, find_roots
+from fxgrad.observe.record.tensors import MetaTable, tensors_in
+from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.restore import preserve
+
+NO_CALLS = "captured from tensors that exist already: the forward was not watched"
+
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+_claimed = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TracedRun:
+    """The records, the forward where it was recorded, and what finds the name of a tensor object."""
+
+    graph: BackwardGraph
+    forward: RecordedForward | None
+    name_of_tensor: Callable[[object], str | None]
+
+
+# The entry points
+
+
+def observe_forward(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    watch: RegistrationWatch | None = None,
+) -> TracedRun:
+    """Run ``model(*args, **kwargs)`` once, record it, and put back what it changed.
+
+    `watch` has seen earlier registrations: those that the making of the model did.
+    """
+    check_model(model)
+    watch = watch or RegistrationWatch()
+    with claim_process(), preserve(model, (args, kwargs), on_write=True) as memory, watch.undone():
+        with record_run(model, (args, kwargs), watch=watch, memory=memory) as run:
+            output = run_forward(run, loss)
+        return run.trace(output.value, output.found)
+
+
+def finish_recording(run: ModelRun, loss: Any) -> TracedRun:
+    """The records of the user's own program, with backward starting from `loss`."""
+    with attach_run(run, loss):
+        found = find_roots(loss, what="the loss")
+    return run.trace(loss, found)
+
+
+def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) -> TracedRun:
+    """Walk the graph behind tensors that exist already; nothing is run."""
+    if model is not None:
+        check_model(model)
+    found = find_roots(outputs, what="the outputs")
+    tensor_names = TensorNames(model)
+    tensor_names.add_attributes(model)
+    with claim_process(), torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
+        observation = Observation(found.roots, ModuleNames(model), tensor_names)
+        search = HookSearch(observation, every_node=node_hooks)
+        info = graph_info(
+            device=device_of(observation.root_tensors),
+            root_rule=found.rule,
+            skipped=found.skipped,
+            notes=search.notes,
+            calls_reason=NO_CALLS,
+        )
+        hooks = HookCollector(observation, search)
+        return TracedRun(observation.graph(info, hooks), None, tensor_finder(tensor_names))
+
+
+def check_model(model: object) -> None:
+    """Refuse what cannot be traced, saying what to do first."""
+    if not is_a(model, nn.Module):
+        raise UsageError(
+            f"a {escape(type(model).__name__)} as the model",
+            "a torch.nn.Module",
+            "wrap a function in a Module whose forward calls it, or use fxgrad.capture(outputs)",
+        )
+    for path, module in module_paths(model):
+        if any(map(is_lazy, [*table_of(module, "_parameters").values(), *table_of(module, "_buffers").values()])):
+            raise UsageError(
+                f"{escape(path) or 'the model'} is a {escape(type(module).__name__)}, whose parameters have no shape yet",
+                "modules whose parameters are initialized: the first call of a lazy module changes its class",
+                "run model(*args) once before tracing",
+            )
+
+
+@contextmanager
+def claim_process() -> Iterator[None]:
+    """Allow one observation at a time in a process: what it patches and puts back belongs to all threads."""
+    if not _claimed.acquire(blocking=False):
+        raise UsageError(
+            "a trace inside another one, or in two threads at once",
+            "one observation at a time in a process: the methods that it wraps belong to all threads",
+            "trace one after the other, or in processes of their own",
+        )
+    try:
+        yield
+    finally:
+        _claimed.release()
+
+
+# Recording
+
+
+@contextmanager
+def record_run(
+    model: nn.Module, arguments: Arguments | None = None, *, watch: RegistrationWatch, memory: Memory | None = None
+) -> Iterator[ModelRun]:
+    """Record what runs inside. Without arguments it is the user's own program, whose warnings are the user's.
+
+    `watch` has seen earlier registrations, if there were any to see. `memory` is told what is about to write to the model.
+    """
+    run = ModelRun(model, arguments, watch=watch, memory=memory)
+    compiler = Compiler(watch.paused_inside)
+    with ExitStack() as stack:
+        stack.enter_context(_double_recursion_limit())
+        stack.callback(compiler.let_go)
+        compiler.hold_back()
+        stack.enter_context(run.without_compiled_calls())
+        caught = [] if arguments is None else stack.enter_context(collect_warnings())
+        stack.enter_context(watch.watching())
+        stack.callback(run.recorder.finish)
+        run.recorder.begin()
+        stack.enter_context(patch_torch(run.recorder, compiler))
+        yield run
+    run.notes += _count_warnings(caught)
+
+
+class ModelRun:
+    """One recorded run of one model, from what is known before it to the records.
+
+    ``arguments`` are those of the model; None where the program around calls it. ``notes`` are sentences for the report.
+    """
+
+    def __init__(
+        self, model: nn.Module, arguments: Arguments | None, *, watch: RegistrationWatch, memory: Memory | None
+    ) -> None:
+        self.model = model
+        self.arguments = arguments
+        self.notes: list[str] = []
+        self._watch = watch
+        self._metas = MetaTable()
+        # forward may change what the model holds, so names and hooks are read before
+        with torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
+            self._module_names = ModuleNames(model)
+            self._tensor_names = TensorNames(model)
+            self._attributes = {key: named.name for key, named in self._tensor_names.named.items()}
+            if arguments is not None:
+                self._name_inputs(arguments)
+            known = [named.tensor for named in self._tensor_names.named.values()]
+            self._earlier = existing_hooks(self._module_names.modules.values(), known)
+            self.recorder = Recorder(self._metas, known, hooks_on=hooks_on_tensor, memory=memory)
+        watch.running = self.recorder.read_position
+
+    def _name_inputs(self, arguments: Arguments) -> None:
+        args, kwargs = arguments
+        inputs = [*tensors_in(args, ("args",)).tensors, *tensors_in(dict(kwargs), ("kwargs",)).tensors]
+        self._tensor_names.add_inputs(argument_names(self.model, len(args)), inputs)
+
+    @contextmanager
+    def without_compiled_calls(self) -> Iterator[None]:
+        """Let modules that were compiled in place run as they are written: a compiled region would show as one node."""
+        modules = modules_of(self.model)
+        compiled = [module for module in modules if vars(module).get("_compiled_call_impl") is not None]
+        count = len(compiled) + sum(map(is_optimized, modules))
+        if count:
+            several = "compiled modules ran" if count > 1 else "compiled module ran"
+            self.notes.append(f"{count} {several} eagerly, without torch.compile")
+        before = [vars(module)["_compiled_call_impl"] for module in compiled]
+        for module in compiled:
+            vars(module)["_compiled_call_impl"] = None
+        try:
+            yield
+        finally:
+            for module, call_impl in zip(compiled, before, strict=True):
+                vars(module)["_compiled_call_impl"] = call_impl
+
+    # Records
+
+    def trace(self, output: Any, found: FoundRoots) -> TracedRun:
+        """Make the records of the run, from the roots in `found`."""
+        return self.trace_live(output, found)[0]
+
+    def trace_live(self, output: Any, found: FoundRoots) -> tuple[TracedRun, Observation, HookCollector]:
+        """The same, with the live objects behind the records: to run backward on."""
+        if self.recorder.cursor.call is not None:
+            raise UsageError(
+                "a trace from inside of the forward that is being recorded",
+                "a trace when the model has returned: hooks are put on its results last",
+                "call recording.trace after the model",
+            )
+        with self._unobserved():
+            observation, hooks, forward = self._observe(output, found, with_loss=False)
+            tensors = [named.tensor for named in self._tensor_names.named.values()]
+            info = graph_info(
+                device=device_of(tensors),
+                root_rule=found.rule,
+                skipped=found.skipped,
+                notes=(*self.notes, *hooks.notes),
+            )
+            graph = observation.graph(info, hooks)
+            forward.refusal = forward.refusal or _find_unseen_function(graph)
+            return TracedRun(graph, forward.finish(), tensor_finder(self._tensor_names)), observation, hooks
+
+    def trace_unrooted(self, output: Any) -> BackwardGraph:
+        """The records of a run of which no output requires grad: of what forward did, the loss function included."""
+        with self._unobserved():
+            observation, hooks, _ = self._observe(output, FoundRoots([], "none", ()), with_loss=True)
+            return observation.graph(graph_info(device="none", root_rule="none"), hooks)
+
+    @contextmanager
+    def _unobserved(self) -> Iterator[None]:
+        """What the records are made with is no part of the program, which may still be being recorded."""
+        self.recorder.ops.paused = True
+        self.recorder.note_end()
+        try:
+            with self._watch.paused_inside(), torch._C.DisableTorchFunctionSubclass():
+                yield
+        finally:
+            self.recorder.ops.paused = False
+
+    def _observe(
+        self, output: Any, found: FoundRoots, *, with_loss: bool
+    ) -> tuple[Observation, HookCollector, ForwardGraph]:
+        forget_sources()
+        forward = self._make_forward_graph(self._complete_names(), output, with_loss=with_loss)
+        observation = Observation(
+            found.roots,
+            self._module_names,
+            self._tensor_names,
+            recorder=self.recorder,
+            forward=forward,
+            metas=self._metas,
+        )
+        search = HookSearch(observation, earlier=self._earlier, watch=self._watch)
+        return observation, HookCollector(observation, search), forward
+
+    def _complete_names(self) -> Arguments | None:
+        """Name what the model got meanwhile; the arguments that become placeholders of the recorded graph."""
+        recorder, placeholders = self.recorder, self.arguments
+        self._module_names.add(self.model)
+        if placeholders is None:
+            calls = [call for call in recorder.module_calls if call.module is self.model and call.parent is None]
+            for call in calls:
+                self._name_inputs(call.given)
+            if len(calls) == 1:
+                tensors = [tensor for _, tensor in tensors_in(calls[0].given).tensors]
+                if not any(id(tensor) in recorder.log.producers for tensor in tensors):  # else they are the run's own
+                    placeholders = calls[0].given
+        self._tensor_names.add_model(self.model)
+        self._tensor_names.add_attributes(self.model)
+        return placeholders
+
+    def _make_forward_graph(self, placeholders: Arguments | None, output: Any, *, with_loss: bool) -> ForwardGraph:
+        recorder, names = self.recorder, self._module_names
+        call_names = {call: (names.path_of(call.module), type(call.module)) for call in recorder.module_calls}
+        forward = ForwardGraph(recorder, self._attributes, call_names)
+        args, kwargs = placeholders or ((), {})
+        forward.add_placeholders(argument_names(self.model, len(args)), args, kwargs)
+        for number, event in enumerate(recorder.function_calls):
+            if with_loss or not event.in_loss:
+                forward.add_call(number, event)
+        forward.add_output(output)
+        return forward
+
+
+def _find_unseen_function(graph: BackwardGraph) -> str | None:
+    """From torch 2.14 on, an ``apply`` that a program kept from before is C alone, and calls nothing that can be seen:
+    of its forward the operations are recorded, which make no node."""
+    for node in graph.nodes:
+        if node.kind is NodeKind.CUSTOM_FUNCTION and node.fx_reason == OUTSIDE:
+            return f"{node.label} was made by an apply that was kept from before, and that nobody saw"
+    return None
+
+
+@contextmanager
+def _double_recursion_limit() -> Iterator[None]:
+    """Let a model that runs by itself run recorded: each module call has fewer frames of fxgrad's than of torch's."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+@contextmanager
+def collect_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect what this thread is warned of, every time. Filters belong to all threads; others' warnings are shown."""
+    thread = threading.get_ident()
+    kept: list[warnings.WarningMessage] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if threading.get_ident() == thread:
+                kept.append(warnings.WarningMessage(message, category, filename, lineno, file, line))
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = note
+        warnings.simplefilter("always")
+        yield kept
+
+
+def _count_warnings(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    """Each warning once, with how often it came."""
+    texts = [strip_addresses(f"while forward ran, {entry.category.__name__}: {entry.message}") for entry in caught]
+    return [text if count == 1 else f"{text} ({count} times)" for text, count in Counter(texts).items()]
+
+
+# Running the model
+
+
+@dataclass(frozen=True)
+class Output:
+    """What forward returned, and the roots chosen in it or in what the loss returned."""
+
+    value: Any
+    found: FoundRoots
+
+
+def run_forward(run: ModelRun, loss: Callable[[Any], Any] | None) -> Output:
+    """Call the model, then the loss, inside of `record_run`, and choose the roots."""
+    assert run.arguments is not None
+    args, kwargs = run.arguments
+    run.recorder.cursor.limit = sys._getframe()  # what called this is not the user's model
+    with locate_errors(run, "forward", alone="model(*args, **kwargs)"):
+        value = run.model(*args, **kwargs)
+    result, what = value, "the output of forward"
+    if loss is not None:
+        run.recorder.cursor.in_loss = True
+        with locate_errors(run, "the loss function", alone="loss(model(*args, **kwargs))"):
+            result = loss(value)
+        what = f"the result of the loss function {escape(_name_of(loss))}"
+    with attach_run(run, result):
+        return Output(value, find_roots(result, what=what))
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    try:
+        name = function.__name__
+    except Exception:  # the user's own class, or a callable object
+        return type(function).__name__
+    return name if is_a(name, str) else type(function).__name__
+
+
+@contextmanager
+def attach_run(run: ModelRun, output: Any) -> Iterator[None]:
+    """Where nothing requires grad, let the error have what was recorded, to see where it was lost."""
+    try:
+        yield
+    except NothingRequiresGradError as error:
+        error.graph = run.trace_unrooted(output)
+        raise
+
+
+def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
+    """Turn an exception of the user's code into a TargetError that says where it was raised.
+
+    ``alone`` is how to run it without fxgrad.
+    """
+
+    def make_error(error: BaseException) -> TargetError:
+        place = _format_place(run.model, run.recorder, error)
+        return TargetError(
+            f"{what} raised {escape(type(error).__name__)}{place}: {message_of(error)}",
+            f"{what} that runs with these arguments",
+            f"{alone} by itself: {_without_fxgrad(error)}",
+            user_traceback(error),
+        )
+
+    return UserCode(make_error, passing=(FxgradError, KeyboardInterrupt))
+
+
+def _without_fxgrad(error: BaseException) -> str:
+    """What running it without fxgrad shows. From Python 3.12 on C has a limit of its own that no program can raise."""
+    if is_a(error, RecursionError):
+        return "if it does not raise without fxgrad, the few calls that fxgrad adds are too many for Python's limit"
+    return "it raises without fxgrad, too"
+
+
+def _format_place(model: nn.Module, recorder: Recorder, error: BaseException) -> str:
+    """The innermost module call that the error left, and the user's line."""
+    failure, source = recorder.failure, source_of_error(error)
+    call = failure[1] if failure is not None and failure[0] is error else None
+    parts = [] if call is None else [f" in {_format_call(model, recorder, call)}"]
+    if source is not None:
+        parts.append(f" at {escape(source.file)}:{source.line}" + (f" `{escape(source.code)}`" if source.code else ""))
+    return ",".join(parts)
+
+
+def _format_call(model: nn.Module, recorder: Recorder, call: ModuleEvent) -> str:
+    path = ModuleNames(model).path_of(call.module)
+    index = sum(other.module is call.module for other in recorder.module_calls[: call.number + 1])
+    text = f"{escape(path) or 'the model'} ({escape(type(call.module).__name__)})"
+    return text if index == 1 else f"{text} call {index}"
