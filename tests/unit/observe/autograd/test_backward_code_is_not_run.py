@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import linecache
+import types
 import weakref
 
 import pytest
@@ -33,10 +34,10 @@ def test_code_without_a_source_is_not_read():
     assert statuses(names["backward"]) == ["unknown", "unknown"]
 
 
-def made_from(text, name):
+def made_from(text, name, names=None):
     """The backward of a program, with its text where Python looks for it."""
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    names = {}
+    names = {} if names is None else names
     exec(compile(text, name, "exec", dont_inherit=True), names)
     return names["backward"]
 
@@ -51,6 +52,15 @@ def test_tuples_in_tuples_and_long_ones_take_no_time():
     doubled = "".join(["    nested = (nested, nested)\n    long = long + long\n" for _ in range(30)])
     text = f"def backward(ctx, grad):\n    nested = long = (grad, None)\n{doubled}    return grad, nested, long\n"
     assert statuses(made_from(text, "<nested>"), predict=False) == ["tensor", "unknown"]
+
+
+def test_global_names_that_a_class_of_the_programs_looks_up_are_not_followed():
+    class Names(dict):
+        def __getitem__(self, name):
+            return types.SimpleNamespace(neg=lambda value: None) if name == "torch" else super().__getitem__(name)
+
+    text = "def backward(ctx, grad):\n    return torch.neg(grad), None, None\n"
+    assert statuses(made_from(text, "<names>", Names(torch=torch))) == ["unknown", "none"]
 
 
 def test_code_that_a_program_replaces_is_read_again():
