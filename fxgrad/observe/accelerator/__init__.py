@@ -7,6 +7,6 @@ values of tensors cannot be traced on it. Kernels are chosen as a build of PyTor
 them, not as one for ROCm; code that is not PyTorch's own runs as it would without a CUDA device.
 
 ``backend.emulate`` is for a fresh interpreter, where the model is built on the device. For a live model there is
-``forked.in_forked_child``, with ``transfer.move_module`` and ``transfer.fake_copy`` in the child. Import what you need
-from its module: most of them import FakeTensorMode, which takes 0.2 s, and only ``device`` and ``forked`` do not.
+``forked.in_forked_child``, with ``transfer.move_module`` and ``transfer.fake_copy`` in the child. Import each from its
+module, so that a trace without the emulated device loads ``device`` alone, which knows its name.
 """
