@@ -30,25 +30,25 @@ _Value = TypeVar("_Value")
 def to_json(graph: BackwardGraph) -> str:
     """Write `graph` as JSON text that `from_json` reads back to an equal graph.
 
-    Strings may hold anything but two surrogates in a row, which are read back as the character that they stand for: JSON
-    does not tell these apart. Raises `UsageError` for records that are not of this version's schema.
+    Strings may hold anything. Two surrogates in a row are read back as the character that they stand for: JSON does not
+    tell these apart. Raises `UsageError` for records that are not of this version's schema.
     """
     if graph.info.schema_version != SCHEMA_VERSION:
         raise _other_version("the graph", str(graph.info.schema_version))
-    return "".join(_chunks(graph))
+    return "".join(_list_chunks(graph))
 
 
-def _chunks(graph: BackwardGraph) -> Iterator[str]:
-    yield f'{{"info":{_line(graph.info)}'
+def _list_chunks(graph: BackwardGraph) -> Iterator[str]:
+    yield f'{{"info":{_format_line(graph.info)}'
     for field in msgspec.structs.fields(graph):
         records = getattr(graph, field.name)
         if field.name != "info" and records != field.default:
-            lines = ",\n".join([_line(record) for record in records])
+            lines = ",\n".join([_format_line(record) for record in records])
             yield f',\n"{field.name}":[\n{lines}\n]' if lines else f',\n"{field.name}":[]'
     yield "\n}\n"
 
 
-def _line(record: Record) -> str:
+def _format_line(record: Record) -> str:
     # not msgspec.json, which writes UTF-8 and refuses lone surrogates: names of files and hooks may hold them
     return _write_compact(msgspec.to_builtins(record))
 
@@ -63,10 +63,7 @@ def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
     _check_version(document, origin)
     try:
         graph = msgspec.convert(document, BackwardGraph)
-    except (
-        msgspec.ValidationError,
-        UnicodeError,
-    ) as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise _not_a_trace(_describe_mismatch(error), f"records of schema version {SCHEMA_VERSION}", origin) from None
     problem = next(find_structural_problems(graph), None)
     if problem is not None:
@@ -84,9 +81,9 @@ def _parse(text: str | bytes, origin: str) -> Any:
 
 
 def _share_equal_parts() -> Callable[[dict[str, Any]], Any]:
-    """A hook for ``json.loads`` that makes one object of equal strings, metas, source lines and hooks.
+    """Make a hook for ``json.loads`` that makes equal strings, metas, source lines and hooks one object.
 
-    In a graph that was just made they are one object too, and a large graph takes half the memory so.
+    They are one object in a graph that was just traced, too. It halves the memory that a large graph takes.
     """
     strings: dict[str, str] = {}
     records: dict[Record, Record] = {}
@@ -95,7 +92,7 @@ def _share_equal_parts() -> Callable[[dict[str, Any]], Any]:
         for key, value in entry.items():
             if type(value) is str:
                 entry[key] = strings.setdefault(value, value)
-        kind = _shared_kind(entry)
+        kind = _find_shared_kind(entry)
         if kind is None:
             return entry
         try:
@@ -107,8 +104,8 @@ def _share_equal_parts() -> Callable[[dict[str, Any]], Any]:
     return share
 
 
-def _shared_kind(entry: dict[str, Any]) -> type[Record] | None:
-    """Which record the keys of an object are those of; the wrong answer for a damaged file does no harm."""
+def _find_shared_kind(entry: dict[str, Any]) -> type[Record] | None:
+    """Which of these records an object is, by its keys. A wrong answer does no harm: the whole graph is checked later."""
     if "device" in entry and "dtype" in entry:
         return TensorMeta
     if "file" in entry:
@@ -156,5 +153,5 @@ def records_to_json(value: Any) -> str:
 
 
 def records_from_json(text: str, hint: type[_Value]) -> _Value:
-    """The value back; `hint` is its type. For text that fxgrad itself wrote: raises ``msgspec.ValidationError`` for others."""
+    """Read what `records_to_json` wrote; `hint` is its type. Raises ``msgspec.ValidationError`` for anything else."""
     return msgspec.convert(json.loads(text), hint)

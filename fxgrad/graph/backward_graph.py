@@ -17,8 +17,8 @@ class BackwardGraph(GraphRecords, frozen=True, dict=True, gc=True):
     """
 
     def __str__(self) -> str:
-        """The whole graph as text, one node a line: see `printing.graph_text`."""
-        return printing.graph_text(self)
+        """The whole graph as text, one node a line: see `printing.format_graph`."""
+        return printing.format_graph(self)
 
     def lint(self) -> None:
         """Check that the records keep their own rules; raises `GraphLintError` where they do not: see `check.lint`."""

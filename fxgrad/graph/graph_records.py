@@ -1,4 +1,4 @@
-"""The records of one graph, and the look-ups over them that every layer above needs."""
+"""The records of one graph, and the look-ups over them that every layer above asks for."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ _Entry = TypeVar("_Entry")
 
 
 class GraphRecords(Record, frozen=True, dict=True, gc=True):
-    """The records of one graph, and look-ups over them, each made when it is first asked for. `BackwardGraph` is this and more.
+    """The fields of a `BackwardGraph`, which says what they are, with look-ups that are made when first asked for.
 
-    ``nodes[i].id == i``, in a topological order from the roots (a node comes before the nodes that its gradients go
-    to), and ``hooks[i].id == i``, in the order of registration. ``sites`` are in predicted firing order.
-    ``unrecorded_calls`` are those of modules with full hooks that were over before anybody watched.
+    A class of its own, so that the modules which `BackwardGraph` calls can name its type.
     """
 
     roots: tuple[Root, ...]

@@ -250,7 +250,7 @@ def node_records(
         edges = []
         for (argument, group, null_edge), target, slot in zip(arguments, targets, all_slots[place]):  # noqa: B905
             edges.append(null_edge if target < 0 else Edge(argument, group, id_of_place[target], slot))
-        # positional: twice as fast as keywords, and as tuple.__new__ of a NamedTuple
+        # positional arguments are the fastest way to build a record: this runs for each of a million nodes
         record = Node(
             number,
             label,

@@ -197,7 +197,7 @@ def _cells(found: _Found) -> tuple[str, str, str]:
 
 def _without_gradient(graph: BackwardGraph) -> Section:
     lost, left = find_lost_gradients(graph), find_unreached_nodes(graph)
-    parameters = [each for each in graph.variables if each.kind == "parameter"]
+    parameters = graph.parameters
     reasons = {each.parameter.name: describe_lost_gradient(graph, each) for each in lost[:_MOST_ROWS]}
     missing = [each for each in parameters if each.requires_grad and (each.node is None or each.node in left)]
     frozen = sum(not each.requires_grad for each in parameters)

@@ -295,7 +295,7 @@ def _explain_computed_tensor(variable: Variable) -> Explanation:
 
 def _explain_frozen_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
     """Parameters that require no grad."""
-    frozen = [each for each in graph.variables if each.kind == "parameter" and not each.requires_grad]
+    frozen = [each for each in graph.parameters if not each.requires_grad]
     if frozen:
         one = len(frozen) == 1
         yield Explanation(
