@@ -1,4 +1,5 @@
-"""Names what the gradients of a Python autograd Function's node stand for: the parameters of its ``forward``.
+"""The node of a Python autograd Function: its gradients are named by the parameters of ``forward``, and the code of its
+``backward`` tells which of them it returns.
 
 torch/csrc/autograd/python_function.cpp (``THPFunction_apply``, ``unpack_input``) makes an entry of ``needs_input_grad``
 for each positional argument of ``apply`` and an edge for each that is a tensor, but does not show which ones are. The
@@ -107,7 +108,7 @@ def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
 
 def _needs_input_grad(node: torch._C._FunctionBase) -> tuple[bool, ...] | None:
     value: object = node.needs_input_grad
-    return value if is_a(value, tuple) and all(is_a(entry, bool) for entry in value) else None
+    return value if type(value) is tuple and all(is_a(entry, bool) for entry in value) else None
 
 
 def _edge_places(
@@ -271,7 +272,8 @@ def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answ
     # results that are no differentiable tensors have gradients too, of shape (): they never arrive
     slots = tuple([slot for slot, meta in enumerate(metas) if len(metas) == 1 or tuple(meta.shape) != ()])
     arrived = tuple([TENSOR if slot in slots else MAYBE_TENSOR for slot in range(len(metas))])
-    # torch/_library/autograd.py passes metadata behind the arguments: the user's backward does not see that
+    # torch/_library/autograd.py passes metadata behind the arguments: the user's backward does not see them, and None is
+    # returned for them
     registered = _registered_backward(function)
     seen = needed if registered is None else needed[:-1]
 
