@@ -102,13 +102,14 @@ def parse_init(text: str) -> Arguments:
 def _parse_call(text: str) -> ast.Call:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of an invalid escape in a string, for one
+            # the parenthesis closes on a line of its own, after a comment; to ast a \r alone would be a new line, too
             body = ast.parse(f"{_CALL}{text}\n)".replace("\r", " "), mode="eval").body
     except SyntaxError as error:
         _refuse("--init", text, (error.offset or 1) - 1 - len(_CALL) if error.lineno == 1 else len(text), error.msg)
     except (ValueError, MemoryError, RecursionError) as error:
         _refuse("--init", text, 0, f"{error or type(error).__name__}")
-    if not (isinstance(body, ast.Call) and isinstance(body.func, ast.Name)):
+    if not (isinstance(body, ast.Call) and isinstance(body.func, ast.Name)):  # "1)(2" calls what f(1) returns
         _refuse("--init", text, 0, "an argument list, with its parentheses balanced")
     return body
 
