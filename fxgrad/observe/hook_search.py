@@ -32,7 +32,7 @@ from fxgrad.observe.hooks import (
 from fxgrad.observe.nearby import Nearby, search_nearby
 from fxgrad.observe.node_tables import NodeTables
 from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
-from fxgrad.observe.record.tensors import is_leaf, origin_of
+from fxgrad.observe.record.tensors import Origin, is_leaf, origin_of
 from fxgrad.observe.registrations import Key, RegistrationWatch
 from fxgrad.observe.unrecorded_calls import UnrecordedCalls
 from fxgrad.observe.walk import ACCUMULATE_GRAD
@@ -154,7 +154,16 @@ class HookSearch:
             if made.tensor is not None and made.function is not None:
                 after = made.table is getattr(made.tensor, "_post_accumulate_grad_hooks", None)
                 kind = HookKind.POST_ACCUMULATE_GRAD if after else HookKind.TENSOR
-                yield LiveHook(kind, made.number, made.table, made.function, tensor=made.tensor, origin=made.origin)
+                origin = made.origin or self._find_origin(made.table, made.tensor)
+                yield LiveHook(kind, made.number, made.table, made.function, tensor=made.tensor, origin=origin)
+
+    def _find_origin(self, table: Any, tensor: torch.Tensor) -> Origin | None:
+        """The node that a table of hooks is on. That of a view whose base has changed has been left behind there."""
+        for made in self._registrations.values():
+            if made.table is table and made.origin is not None:
+                return made.origin
+        origin = origin_of(tensor)
+        return origin if tensor._backward_hooks is table else None
 
     def _on_tensors(self) -> Iterator[LiveHook]:
         for tensor in self._observation.seen_tensors():

@@ -38,8 +38,9 @@ _ON_TENSORS = (torch.Tensor.register_hook.__code__, torch.Tensor.register_post_a
 class Registration:
     """A handle that was made. ``removed`` is the hook, where the handle was removed again.
 
-    ``tensor`` and its ``origin`` at that moment are there where it was a tensor's; ``on_node`` tells that it was a
-    node's, other than those that module hooks put there. ``call`` is the module call that was running.
+    ``tensor`` and its ``origin`` at that moment are there where it was a tensor's; the origin is missing where reading it
+    may have changed the tensor. ``on_node`` tells that it was a node's, other than those that module hooks put there.
+    ``call`` is the module call that was running.
     """
 
     number: int
@@ -158,7 +159,9 @@ def _registration(
     if caller.f_code in _ON_TENSORS:
         tensor = caller.f_locals["self"]
         with torch._C.DisableTorchFunction():
-            origin = origin_of(tensor)
+            # Where the tensor had hooks, `register_hook` has not read its grad_fn. That of a view whose base has changed
+            # is made when it is read, and the hooks stay behind: what register_hook is about to write to is gone then.
+            origin = None if table and tensor._is_view() else origin_of(tensor)
     elif on_node and caller.f_back is not None:
         on_node = caller.f_back.f_globals.get("__name__") not in _OF_MODULE_HOOKS
     return Registration(handle.id, table, read_stack(caller, None), tensor, origin, on_node, *running_then)

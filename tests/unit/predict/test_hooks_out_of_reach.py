@@ -104,3 +104,25 @@ def test_a_hook_on_a_tensor_that_the_recorded_forward_changes_in_place_stays_on_
     graph, called = held(notebook, lambda: model(x), model=model)
     assert called == ["hook"]
     assert graph.nodes[site_of(graph, "hook").node].name == before.name() == "MulBackward0"
+
+
+class HooksStaleView(nn.Module):
+    """Hooks a view, changes the base, and hooks the view again before anything has read its new grad_fn."""
+
+    def forward(self, x, calls):
+        base = x * 2
+        view = base[:2]
+        view.register_hook(lambda grad: calls.append("before"))
+        base.mul_(2)
+        view.register_hook(lambda grad: calls.append("after"))
+        return base.sum() + view.exp().sum()
+
+
+def test_a_second_hook_on_a_view_whose_base_has_changed_stays_with_the_first():
+    calls = []
+    x = torch.ones(3, requires_grad=True)
+    trace = fxgrad.trace(HooksStaleView(), (x, calls))
+    HooksStaleView()(x, calls).backward()
+    assert calls == []
+    assert [(site.node, site.fires) for site in trace.sites] == [(None, False)] * 2
+    assert fxgrad.verify(HooksStaleView(), (x, calls)).differences == ()
