@@ -75,18 +75,19 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 @contextmanager
 def _explained() -> Iterator[None]:
     """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG203, FXG302."""
-    from fxgrad.observe.record.frames import message_of
-    from fxgrad.rules import explain_error
-    from fxgrad.rules.fxg2_gradients import explain_missing_grad
-
     try:
         yield
     except NothingRequiresGradError as error:
+        from fxgrad.rules.fxg2_gradients import explain_missing_grad  # the rules take a while to be imported
+
         if not isinstance(error.graph, BackwardGraph):
             raise
         told = explain_missing_grad(error.graph)
         raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error
     except TargetError as error:
+        from fxgrad.observe.record.frames import message_of
+        from fxgrad.rules import explain_error
+
         known = None if error.__cause__ is None else explain_error(message_of(error.__cause__))
         if known is None:
             raise

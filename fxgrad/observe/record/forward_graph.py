@@ -389,7 +389,9 @@ def strided_metadata(
     dtype: str,
     requires_grad: bool,
 ) -> TensorMetadata:
-    """The same of a tensor that may have changed since."""
+    """The same of a tensor that may have changed since. fx's own function imports sympy, which takes half a second."""
     with torch._C.DisableTorchFunction():
         tensor = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device="meta")
-    return _extract_tensor_metadata(tensor)._replace(requires_grad=requires_grad)
+        formats = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+        memory_format = next((each for each in formats if tensor.is_contiguous(memory_format=each)), None)
+    return TensorMetadata(tensor.shape, tensor.dtype, requires_grad, stride, memory_format, False, {})
