@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
+from fxgrad.observe.autograd.python_code import find_nested_backward
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.hook_search import HookSearch, existing_hooks
 from fxgrad.observe.hooked import HookCollector
@@ -195,7 +196,9 @@ class ModelRun:
                 self._name_inputs(arguments)
             known = [named.tensor for named in self._tensor_names.named.values()]
             self._earlier = existing_hooks(self._module_names.modules.values(), known)
-            self.recorder = Recorder(self._metas, known, hooks_on=hooks_on_tensor, memory=memory)
+            self.recorder = Recorder(
+                self._metas, known, hooks_on=hooks_on_tensor, detaches_nested=_detaches_nested, memory=memory
+            )
         watch.running = self.recorder.read_position
 
     def _name_inputs(self, arguments: Arguments) -> None:
@@ -308,6 +311,11 @@ class ModelRun:
                 forward.add_call(number, event)
         forward.add_output(output)
         return forward
+
+
+def _detaches_nested(function_class: type) -> bool | None:
+    nested = find_nested_backward(function_class)
+    return None if nested is None else nested.detaches
 
 
 def _find_unseen_function(graph: BackwardGraph) -> str | None:

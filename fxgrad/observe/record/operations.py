@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.graph import Path, TensorMeta
-from fxgrad.observe.autograd.python_code import NestedBackward, find_nested_backward
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import (
     HostRead,
@@ -190,9 +189,14 @@ class OpRecorder:
     ``nesting``  the calls of Functions whose backward may run their forward again
     ``refusal``  why the calls alone do not tell what the run computed; None where they do
     ``paused``  nothing is recorded while it is set
+
+    `detaches_nested` says of a Function whose backward starts a backward of its own whether it starts from detached copies
+    of its arguments; None of other Functions.
     """
 
-    def __init__(self, log: TensorLog, metas: MetaTable, cursor: Cursor) -> None:
+    def __init__(
+        self, log: TensorLog, metas: MetaTable, cursor: Cursor, detaches_nested: Callable[[type], bool | None]
+    ) -> None:
         self.events: list[OpEvent] = []
         self.retained: dict[int, tuple[ModuleEvent | None, int]] = {}
         self.retained_inside: list[torch.Tensor] = []
@@ -203,6 +207,7 @@ class OpRecorder:
         self._log = log
         self._metas = metas
         self._cursor = cursor
+        self._detaches_nested = detaches_nested
         self._inside = 0
         self._dispatch_modes = _count_dispatch_modes()
         self._modes = _read_modes()
@@ -235,10 +240,10 @@ class OpRecorder:
         """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
         if self.is_hidden():
             return apply(*args, **kwargs)
-        nested = find_nested_backward(function)
-        if nested is None or self._cursor.nesting is not None:
+        detaches = self._detaches_nested(function)
+        if detaches is None or self._cursor.nesting is not None:
             return self._apply(apply, function, args, kwargs)
-        self._cursor.nesting = nesting = NestingCall(function, nested, args)
+        self._cursor.nesting = nesting = NestingCall(function, args if detaches else ())
         try:
             result = self._apply(apply, function, args, kwargs)
         finally:
@@ -408,14 +413,14 @@ class NestingCall:
 
     Such a backward reaches the leaves that it uses. It reaches more where it starts from tensors of this graph: from the
     Function's arguments, which most programs detach, or from others that the Function's forward uses without being given
-    them. ``origins`` are those of what its forward used.
+    them. ``origins`` are those of what its forward used, other than `detached`.
     """
 
-    def __init__(self, function: type, nested: NestedBackward, given: Sequence[Any]) -> None:
+    def __init__(self, function: type, detached: Sequence[Any]) -> None:
         self.node: AutogradNode | None = None
         self.origins: list[Origin] = []
         self._function = function
-        self._detached = {id(value) for value in given if is_a(value, torch.Tensor)} if nested.detaches else set()
+        self._detached = {id(value) for value in detached if is_a(value, torch.Tensor)}
         self._started = next_sequence_nr()
 
     def note_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:

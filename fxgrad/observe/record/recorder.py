@@ -49,12 +49,13 @@ class Recorder:
         known: Iterable[torch.Tensor],
         *,
         hooks_on: Callable[[torch.Tensor], Iterable[Any]],
+        detaches_nested: Callable[[type], bool | None],
         memory: Memory | None = None,
     ) -> None:
         self.metas = metas
         self.log = TensorLog(known, metas, hooks_on)
         self.cursor = Cursor()
-        self.ops = OpRecorder(self.log, metas, self.cursor)
+        self.ops = OpRecorder(self.log, metas, self.cursor, detaches_nested)
         self.module_calls: list[ModuleEvent] = []
         self.started = self.ended = next_sequence_nr()
         self.grad_enabled = torch.is_grad_enabled()
