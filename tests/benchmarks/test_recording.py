@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.observe.run import ModelRun
+from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.run import ModelRun, record_run
 from tests.benchmarks.conftest import Compared
 from tests.benchmarks.models import encoder, resnet
 
 
-def watched(model: nn.Module, inputs: tuple[Any, ...]) -> ModelRun:
-    session = ModelRun(model)
-    with session.recording(inputs):
+def record(model: nn.Module, inputs: tuple[Any, ...]) -> ModelRun:
+    with record_run(model, (inputs, {}), watch=RegistrationWatch()) as run:
         model(*inputs)
-    return session
+    return run
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_watching_forward_of(
     compare: Callable[..., Compared], make: Callable[[], nn.Module], shape: tuple[int, ...]
 ) -> None:
     model, inputs = make(), (torch.randn(shape),)
-    compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=3, clock=time.perf_counter)
+    compare(lambda: record(model, inputs), lambda: model(*inputs), rounds=3, clock=time.perf_counter)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,9 @@ def tiny() -> nn.Module:
 
 def test_each_recorded_call_of_a_tiny_model(figure: Callable[[str], None], compare: Callable[..., Compared]) -> None:
     model, inputs = tiny(), (torch.randn(2, 8),)
-    session = watched(model, inputs)
-    assert session.recorder is not None
-    functions, modules = len(session.recorder.function_calls), len(session.recorder.module_calls)
-    took = compare(lambda: watched(model, inputs), lambda: model(*inputs), rounds=15)
+    recorder = record(model, inputs).recorder
+    functions, modules = len(recorder.function_calls), len(recorder.module_calls)
+    took = compare(lambda: record(model, inputs), lambda: model(*inputs), rounds=15)
     more = took.ours - took.other
     figure(f"       {more / (functions + modules):.1f} us more a call: {functions} of functions, {modules} of modules")
 

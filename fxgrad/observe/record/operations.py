@@ -218,7 +218,7 @@ class OpRecorder:
         """Run a torch function, and record it."""
         if self._cursor.nesting is not None:
             self._cursor.nesting.note_arguments(args, kwargs)
-        if self.is_hidden():
+        if self._inside or self.is_hidden():
             if function is _RETAIN_GRAD and not self.paused:
                 self.retained_inside.append(args[0])
             return function(*args, **kwargs)
@@ -293,8 +293,8 @@ class OpRecorder:
         *,
         needs_result: bool,
     ) -> Any:
-        if self.refusal is None:
-            self._check_modes()
+        if self.refusal is None and (_count_dispatch_modes() > self._dispatch_modes or _read_modes() != self._modes):
+            self._refuse_modes()
         arguments: list[OpArgument] = []
         with _DisableTorchFunction():
             frozen = tuple([value if type(value) in _ATOMS else self._freeze(value, arguments) for value in args])
@@ -328,14 +328,13 @@ class OpRecorder:
             event.differentiable = cursor.grad_outside
         self.events.append(event)
 
-    def _check_modes(self) -> None:
+    def _refuse_modes(self) -> None:
         """Note what the run has switched since it began: the operations that follow depend on it."""
         if _count_dispatch_modes() > self._dispatch_modes:
             mode = type(_get_current_dispatch_mode()).__name__
             self.refuse(f"the dispatch mode {mode} had a hand in what its operations gave")
-        modes = _read_modes()
-        if modes != self._modes:
-            pairs = zip(_MODES, modes, self._modes, strict=True)
+        else:
+            pairs = zip(_MODES, _read_modes(), self._modes, strict=True)
             self.refuse(next(reason for reason, now, before in pairs if now != before))
 
     def _freeze(self, value: Any, found: list[OpArgument], depth: int = 0) -> Any:
