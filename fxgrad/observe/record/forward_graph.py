@@ -28,15 +28,15 @@ from fxgrad.observe.record.events import ModuleEvent, OpArgument, OpEvent, OpRes
 from fxgrad.observe.record.forward_module import RecordedForward
 from fxgrad.observe.record.frames import format_stack
 from fxgrad.observe.record.fx_operations import (
-    apply_of,
     find_operation,
     flatten,
     is_literal,
     is_plain,
+    make_apply,
+    make_stand_in,
     name_of_function,
     placeholder_names,
-    stand_in,
-    with_its_name,
+    wrap_for_printing,
 )
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import (
@@ -169,13 +169,13 @@ class ForwardGraph:
     def _make_target(self, function: Any) -> Any:
         if is_a(function, torch._C.ScriptMethod):
             self._refuse(f"it calls the scripted method {escape(function.name)}, which has parameters of its own")
-            return stand_in(function)
+            return make_stand_in(function)
         if is_a(function, type) and issubclass(function, torch._C._FunctionBase):
-            return apply_of(function)
+            return make_apply(function)
         if not is_plain(function):
             self._refuse(f"it calls {escape(name_of_function(function))}, a function that may hold tensors of the run")
-            return stand_in(function)
-        return with_its_name(function)
+            return make_stand_in(function)
+        return wrap_for_printing(function)
 
     def _add_function(self, function: Any, *args: Any, results: Sequence[OpResult] = ()) -> fx.Node:
         """Add a call that no recorded call stands for."""

@@ -79,7 +79,7 @@ def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operati
     return "call_method", name, args, kwargs
 
 
-def apply_of(function_class: Any) -> Callable[..., Any]:
+def make_apply(function_class: Any) -> Callable[..., Any]:
     """Calls a custom Function. While a forward is recorded, its ``apply`` is a patch that holds the recording."""
 
     def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ def apply_of(function_class: Any) -> Callable[..., Any]:
     return recorded
 
 
-def with_its_name(function: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_for_printing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, or a wrapper of it where the name that torch.fx would write for it does not lead to it."""
     try:
         name = _get_qualified_name(function)
@@ -105,7 +105,7 @@ def with_its_name(function: Callable[..., Any]) -> Callable[..., Any]:
     return recorded
 
 
-def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
+def make_stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the same name, which nothing of the run hangs on. It cannot be called."""
     name = name_of_function(function)
 

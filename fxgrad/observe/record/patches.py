@@ -9,7 +9,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,22 +41,21 @@ _KERNELS = (
     *("mkldnn", "nnpack", "onednn", "qengine", "rocm", "sdp"),
 )
 _SEEDS = ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state", "set_rng_state_all")
-_SETTERS = (
-    *[
-        (torch._C, name, "it chooses which kernels run")  # as torch.backends and torch.nn.attention.sdpa_kernel do
-        for name in dir(torch._C)
-        if name.startswith(tuple([f"_set_{kind}" for kind in _KERNELS]))
+_CUDA = (torch.cuda, torch.cuda.random) if torch.backends.cuda.is_built() else ()  # type: ignore[no-untyped-call]
+_RANDOM = (torch, torch.random, *_CUDA)
+_SETTERS = {
+    # what torch.backends and torch.nn.attention.sdpa_kernel call
+    "it chooses which kernels run": [
+        (torch._C, name) for name in dir(torch._C) if name.startswith(tuple([f"_set_{kind}" for kind in _KERNELS]))
     ],
-    *[
-        (owner, name, "it sets the random state")
-        for owner in (torch, torch.random, torch.cuda, torch.cuda.random)
-        for name in _SEEDS
-        if hasattr(owner, name)
-    ],
-    (forward_ad, "enter_dual_level", "it enters a level of forward-mode AD"),
-)
-"""Functions that change what others compute, and why the recorded calls alone do not tell what the run computed. What is
-set through ``torch.default_generator`` itself goes past them; of that `OpRecorder` sees another seed."""
+    "it sets the random state": [(owner, name) for owner in _RANDOM for name in _SEEDS if hasattr(owner, name)],
+    "it enters a level of forward-mode AD": [(forward_ad, "enter_dual_level")],
+}
+"""Functions that change what others compute: why the recorded calls alone do not tell what the run computed. What is set
+through ``torch.default_generator`` itself goes past them; of that `OpRecorder` sees another seed."""
+
+Attribute = tuple[Any, str, Any]
+"""An owner, the name of an attribute, and its value; None for one that is inherited."""
 
 _APPLIES = _SingleLevelFunction if isinstance(vars(Function)["apply"], classmethod) else Function
 """Where every ``apply`` of a custom Function passes: what ``Function.apply`` calls by ``super()``, which also catches a
@@ -66,23 +65,24 @@ _APPLIES = _SingleLevelFunction if isinstance(vars(Function)["apply"], classmeth
 @contextmanager
 def patch_torch(recorder: Recorder, compiler: Compiler) -> Iterator[None]:
     """While it is entered, torch calls `recorder` instead of the methods that every program goes through."""
-    patches: list[tuple[Any, str, Any]] = []
+    originals: list[Attribute] = []
     mode = _FunctionMode(recorder)
 
     @contextmanager
     def unpatched() -> Iterator[None]:
-        patched = [(owner, name, vars(owner).get(name)) for owner, name, _ in patches]
-        with ExitStack() as stack:
-            for owner, name, now in patched:
-                stack.callback(_put_back, owner, name, now)
-                _put_back(owner, name, originals[owner, name])
-            stack.enter_context(mode.left_out())
-            yield
+        patched = [(owner, name, vars(owner).get(name)) for owner, name, _ in originals]
+        _set_all(originals)
+        try:
+            with mode.left_out():
+                yield
+        finally:
+            _set_all(patched)
 
-    def patch(owner: Any, name: str, record: Callable[..., Any]) -> tuple[Any, str, Any]:
+    def patch(owner: Any, name: str, record: Callable[..., Any]) -> Attribute:
         return owner, name, _replace(recorder, getattr(owner, name), record)
 
-    patches += [
+    record_whole, record_scripted = _record_whole(recorder), _record_scripted(recorder)
+    patches: list[Attribute] = [
         (nn.Module, "_call_impl", _patch_call_impl(recorder)),
         (_APPLIES, "apply", _patch_apply(recorder)),
         (torch, "compile", patch_compile(recorder, compiler, unpatched)),
@@ -91,27 +91,28 @@ def patch_torch(recorder: Recorder, compiler: Compiler) -> Iterator[None]:
         patch(BackwardHook, "setup_output_hook", recorder.set_up_output_hook),
         patch(torch.Tensor, "as_subclass", _record_as_subclass(recorder)),
         patch(eager_transforms, "_vjp_with_argnums", _record_vjp(recorder)),
-        *[patch(owner, name, _record_whole(recorder)) for owner, name in _TRANSFORMS],
-        *[patch(owner, "__call__", _record_scripted(recorder)) for owner in _SCRIPTED],
+        *[patch(owner, name, record_whole) for owner, name in _TRANSFORMS],
+        *[patch(owner, "__call__", record_scripted) for owner in _SCRIPTED],
         *[(owner, name, _patch_unseen(recorder, vars(owner)[name])) for owner, name in _UNSEEN],
-        *[patch(owner, name, _note_setter(recorder, reason)) for owner, name, reason in _SETTERS],
     ]
-    originals = {(owner, name): vars(owner).get(name) for owner, name, _ in patches}
-    with ExitStack() as stack:
-        for owner, name, replacement in patches:
-            stack.callback(_put_back, owner, name, originals[owner, name])
-            setattr(owner, name, replacement)
-        stack.callback(patches.clear)  # they hold `unpatched`, which holds them
-        stack.enter_context(mode)
-        yield
+    for reason, setters in _SETTERS.items():
+        note_setter = _note_setter(recorder, reason)
+        patches += [patch(owner, name, note_setter) for owner, name in setters]
+    originals += [(owner, name, vars(owner).get(name)) for owner, name, _ in patches]
+    try:
+        _set_all(patches)
+        with mode:
+            yield
+    finally:
+        _set_all(originals)
 
 
-def _put_back(owner: Any, name: str, before: Any) -> None:
-    if before is None:  # it was inherited
-        if name in vars(owner):
+def _set_all(attributes: Sequence[Attribute]) -> None:
+    for owner, name, value in attributes:
+        if value is not None:
+            setattr(owner, name, value)
+        elif name in vars(owner):  # it was inherited
             delattr(owner, name)
-    else:
-        setattr(owner, name, before)
 
 
 class _FunctionMode(TorchFunctionMode):

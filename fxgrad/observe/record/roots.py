@@ -29,10 +29,10 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
     Raises NothingRequiresGradError where nothing does.
     """
     with torch._C.DisableTorchFunction():  # neither the user's tensor classes nor modes that are entered are asked
-        return _found_roots(output, what)
+        return _find_roots_in(output, what)
 
 
-def _found_roots(output: Any, what: str) -> FoundRoots:
+def _find_roots_in(output: Any, what: str) -> FoundRoots:
     loss = _loss_of(output)
     if loss is not None:
         others = [path for path, tensor in tensors_in(output, ("result",)).tensors if tensor is not loss]
