@@ -125,10 +125,11 @@ class Memory:
         if writes is unseen or _count_dispatch_modes() or self._runs_unseen_code(types):
             self.copy_all()
             return
-        if writes is not None:
-            self._copy_tensors(writes(args, kwargs))
+        written = [] if writes is None else writes(args, kwargs)
         if "out" in kwargs:
-            self._copy_tensors(kwargs["out"])
+            written = [*written, kwargs["out"]]
+        if written:
+            self._copy_tensors(written)
 
     def _runs_unseen_code(self, types: Iterable[type]) -> bool:
         if self._harmless_classes.issuperset(types):
@@ -138,13 +139,14 @@ class Memory:
         self._harmless_classes.update(types)
         return False
 
-    def _copy_tensors(self, value: Any) -> None:
+    def _copy_tensors(self, values: list[Any]) -> None:
         with _DisableTorchFunction():
             try:
-                keys = {storage._cdata for tensor in _tensors_in(value) for storage in _storages(tensor)}
+                keys = {storage._cdata for tensor in _tensors_in(values) for storage in _storages(tensor)}
             except (NotImplementedError, RuntimeError):  # of a class that does not show its storage
                 keys = set(self._uncopied)
-            self._copy_storages(keys & self._uncopied.keys())
+            if not keys.isdisjoint(self._uncopied):
+                self._copy_storages(keys & self._uncopied.keys())
 
     def put_back(self) -> None:
         """Put sizes, values and version counters back. Written is only where something changed: the memory may be a
@@ -277,7 +279,7 @@ def _function_modes() -> list[Any]:
 
 # What a call may write to
 
-Writes = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+Writes = Callable[[tuple[Any, ...], Mapping[str, Any]], list[Any]]
 """Picks, of the arguments of a call, what the call may write to: tensors, or containers of them."""
 
 _HAND_OUT_MEMORY = frozenset(
@@ -288,7 +290,7 @@ _WRITE_NO_VALUES = frozenset(["detach_", "record_stream", "requires_grad_", "ret
 _disabled = torch._C._disabled_torch_function_impl
 
 
-def unseen(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def unseen(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """Stands for calls that run code which no mode sees, and which may write to anything."""
     raise NotImplementedError
 
@@ -374,19 +376,19 @@ def _writes_of_signature(function: Any) -> Writes | None:
     return None
 
 
-def _all_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _all_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     return [args, kwargs]
 
 
 def _given_at(
     positions: frozenset[int], names: frozenset[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
+) -> list[Any]:
     given = [args[position] for position in positions if position < len(args)]
     if len(given) < len(positions):  # one may have come by keyword, under a name that is Python's alone
         return [given, kwargs]
     return given + [kwargs[name] for name in names if name in kwargs]
 
 
-def _all_if_set(position: int, flag: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _all_if_set(position: int, flag: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     is_set = args[position] if position < len(args) else kwargs.get(flag)
-    return [args, kwargs] if is_set else None
+    return [args, kwargs] if is_set else []

@@ -18,6 +18,23 @@ print(time.perf_counter() - start)
 """
 
 
+FIRST = """
+import sys, time
+clock = time.process_time
+import torch
+torch_imported, start = clock(), clock()
+before = set(sys.modules)
+import fxgrad
+model, x = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), torch.ones(1, 2)
+fxgrad.trace(model, x)
+first = clock() - start
+start = clock()
+for _ in range(20):
+    fxgrad.trace(model, x)
+print(torch_imported, first, (clock() - start) / 20, len(set(sys.modules) - before))
+"""
+
+
 def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
 
@@ -30,3 +47,12 @@ def test_help_against_an_empty_python(figure: Callable[[str], None], compare: Ca
 def test_table_of_argument_names(figure: Callable[[str], None]) -> None:
     seconds = sorted(float(run("-c", TABLE)) for _ in range(3))
     figure(f"       {seconds[1] * 1e3:.1f} ms, once in a process")
+
+
+def test_first_trace_against_importing_torch(figure: Callable[[str], None]) -> None:
+    rows = sorted([float(part) for part in run("-c", FIRST).split()] for _ in range(3))
+    torch_imported, first, later, modules = rows[1]
+    figure(
+        f"{first / torch_imported:6.2f} times the import of torch   {first:.2f} s against {torch_imported:.2f} s, "
+        f"{modules:.0f} modules; a later trace {later * 1e3:.1f} ms"
+    )

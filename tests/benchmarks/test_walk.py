@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torchviz
 
 import fxgrad
 from fxgrad.observe.walk import node_records, walk
-from tests.benchmarks.conftest import Compared
+from tests.benchmarks.conftest import Compared, timed
 from tests.benchmarks.models import chain, resnet
 
 
@@ -64,6 +65,21 @@ def test_capture_of_unrolled_lstm_cells_against_torchviz(compare: Callable[..., 
         state = cell(torch.randn(4, 32), state)
     named = dict(cell.named_parameters())
     compare(lambda: fxgrad.capture(state[0], cell), lambda: torchviz.make_dot(state[0], params=named), rounds=5)
+
+
+def test_capture_among_a_million_objects_against_few(figure: Callable[[str], None]) -> None:
+    """A hook is registered, so that capture searches for more of them."""
+    model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(40)])
+    model[0].register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    loss = model(torch.randn(2, 8)).sum()
+
+    def among(count: int) -> float:
+        alive = [[number] for number in range(count)]
+        return min(timed(fxgrad.capture, loss, model) for _ in range(5 + 0 * len(alive)))
+
+    pairs = [(among(1_000_000), among(1)) for _ in range(5)]
+    many, few = (statistics.median(times) for times in zip(*pairs, strict=True))
+    figure(f"{many / few:6.2f} times   {many * 1e3:.1f} ms against {few * 1e3:.1f} ms")
 
 
 MILLION = """

@@ -518,6 +518,8 @@ def _result_of_schema(schema: Any) -> ValueKind:
     types = [str(result.type) for result in schema.returns]
     if not types or not _LIKE_TENSORS.issuperset(types):
         return ANYTHING
+    if len(types) > 1 and any(each.startswith("List") for each in types):
+        return ANYTHING  # a tuple of which a member is a tuple
     # Undefined Tensors are None in Python. Backward functions return some, and so do internal functions like
     # _scaled_dot_product_flash_attention
     if "backward" in schema.name or (len(types) > 1 and schema.name.startswith("aten::_")):
