@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Set
 from itertools import chain, islice, pairwise
 
 from fxgrad.graph.graph_records import GraphRecords
-from fxgrad.graph.hook_kinds import HookArguments, HookKind
+from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.graph.records import (
     BACKWARD_APIS,
     EARLIER_CALLS,
@@ -482,7 +482,7 @@ def _check_window(where: str, window: tuple[int, int]) -> Iterator[str]:
 
 def _check_hook(hook: Hook, graph: GraphRecords) -> Iterator[str]:
     where = f"hook {hook.id} ({escape(hook.function)})"
-    if hook.kind is HookKind.MULTI_GRAD:
+    if hook.kind.on_several_tensors:
         yield from _check_choice(where, "mode", hook.mode, _MODES)
     elif hook.mode is not None or hook.targets:
         yield f"{where}: only a multi-grad hook has a mode and targets"

@@ -249,6 +249,26 @@ class HookKind(enum.Enum):
         return self.arguments is HookArguments.CALL_GRAD_OUTPUT
 
     @property
+    def on_several_tensors(self) -> bool:
+        """Whether one hook is registered on several tensors, and waits for their gradients."""
+        return self.owner is HookOwner.TENSORS
+
+    @property
+    def skips_leaves(self) -> bool:
+        """Whether PyTorch registers nothing for a leaf: ``Tensor.retain_grad`` returns at once."""
+        return self.moment is HookMoment.RETAIN_GRAD
+
+    @property
+    def is_called_for_leaf(self) -> bool:
+        """Whether it is registered on one tensor, and called also if that is a leaf."""
+        return self.owner in (HookOwner.TENSOR, HookOwner.LEAF) and not self.skips_leaves
+
+    @property
+    def gets_one_gradient(self) -> bool:
+        """Whether it gets the gradient of one tensor, not a tuple."""
+        return self.arguments is HookArguments.GRADIENT
+
+    @property
     def gets_grad_input(self) -> bool:
         """Whether a hook of this kind is called with grad_input, besides grad_output."""
         return self.arguments in (HookArguments.NODE_GRADIENTS, HookArguments.CALL_GRADIENTS)

@@ -21,6 +21,7 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import TargetError
 from fxgrad.graph import BackwardGraph, HookKind
+from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_brief_source, format_hook, format_path
 from fxgrad.observe.engine_call import EngineCall
@@ -70,7 +71,9 @@ def execute(
 def _with_gradients(observation: Observation, hooks: HookCollector) -> list[torch.Tensor]:
     """The tensors that backward will give a gradient: leaves, and those that retain theirs."""
     leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
-    retaining = [hook.tensor for hook in hooks.hooks if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None]
+    retaining = [
+        hook.tensor for hook in hooks.hooks if hook.kind.moment is HookMoment.RETAIN_GRAD and hook.tensor is not None
+    ]
     return [*leaves, *retaining]
 
 
@@ -88,7 +91,7 @@ def _backward(call: EngineCall, hooks: HookCollector, watch: RegistrationWatch) 
         for place in places:
             stack.enter_context(_spied(log, place))
         for rank, hook in enumerate(hooks.hooks):
-            if hook.kind is HookKind.MULTI_GRAD:
+            if hook.kind.on_several_tensors:
                 stack.enter_context(_spied_multi_grad(log, rank, hook))
         _run(call, log, retain_graph=True)
         log.note_retained()
@@ -129,7 +132,7 @@ class _Log:
         self._retaining = [
             (rank, hook, hook.tensor, hook.tensor.grad)
             for rank, hook in enumerate(hooks.hooks)
-            if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None
+            if hook.kind.moment is HookMoment.RETAIN_GRAD and hook.tensor is not None
         ]
 
     def note(self, rank: int, kind: HookKind, call: str | None, arguments: tuple[Any, ...]) -> None:
@@ -170,11 +173,11 @@ def _gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
         return (), arguments[1]
     if kind.is_module:
         return arguments[1], arguments[2]
-    if kind is HookKind.NODE:
+    if kind.arguments is HookArguments.NODE_GRADIENTS:
         return arguments
-    if kind is HookKind.POST_ACCUMULATE_GRAD:
+    if kind.arguments is HookArguments.LEAF:
         return (), ()
-    if kind is HookKind.NODE_PRE:
+    if kind.arguments is HookArguments.NODE_GRAD_OUTPUT:
         return (), arguments[0]
     return (), arguments[0] if is_a(arguments[0], (list, tuple)) else (arguments[0],)
 
@@ -227,7 +230,7 @@ def _spied_multi_grad(log: _Log, rank: int, hook: LiveHook) -> Iterator[None]:
     inner = hook.inner
     cell = inner.__closure__[inner.__code__.co_freevars.index("fn")]
     function = cell.cell_contents
-    cell.cell_contents = _Spy(log, rank, HookKind.MULTI_GRAD, None, function)
+    cell.cell_contents = _Spy(log, rank, hook.kind, None, function)
     try:
         yield
     finally:

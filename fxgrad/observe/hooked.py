@@ -155,7 +155,7 @@ class HookCollector:
             for spot in (*self._search.pres[live], *spots):
                 yield self._place(spot)
         for rank, hook in enumerate(self.hooks):
-            if hook.kind in (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD) and hook.active:
+            if hook.kind.is_called_for_leaf and hook.active:
                 yield Place(hook.table, hook.number, rank, hook.kind, None)
 
     def _place(self, spot: Spot) -> Place:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from fxgrad.graph import BackwardGraph, Gradient, Hook, HookKind, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Gradient, Hook, HookSite, ModuleCall, Node, NodeKind
 from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.predict.entries import UNTOUCHED, make_target_entry, mark_unknown
 from fxgrad.predict.formulas import NONE, UNKNOWN
@@ -51,7 +51,7 @@ class HookCalls:
         self.counters = {
             number: MultiGradCounter(simulation, site.hook)
             for number, site in enumerate(sites)
-            if site.hook.kind is HookKind.MULTI_GRAD
+            if site.hook.kind.on_several_tensors
         }
         called = list(self._run())
         self.by_others = frozenset(self._find_called_by_others(called))
@@ -165,7 +165,7 @@ def group_by_node(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, 
 
 def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
     """Whether the engine calls the hook once for the node. ``retain_grad`` returns at once for a leaf."""
-    if site.hook.kind is HookKind.RETAIN_GRAD and node.kind is NodeKind.ACCUMULATE_GRAD:
+    if site.hook.kind.skips_leaves and node.kind is NodeKind.ACCUMULATE_GRAD:
         return False
     return is_alive(site) and site.hook.kind.moment is not HookMoment.TENSOR_PRE_HOOK
 
@@ -177,13 +177,13 @@ def is_alive(site: HookSite) -> bool:
 
 def _list_tensor_hooks(number: int, site: HookSite) -> Iterator[tuple[int, TensorHook]]:
     hook = site.hook
-    if hook.kind is HookKind.TENSOR and site.node is not None:
-        yield site.node, TensorHook(number, hook.id, site.slot or 0, hook.owner)
-    if hook.kind is HookKind.MULTI_GRAD:
+    if hook.kind.on_several_tensors:
         for target, (node, slot) in enumerate(hook.target_slots):
             if node is not None:
                 name = hook.targets[target] if target < len(hook.targets) else ""
                 yield node, TensorHook(number, hook.id, slot, name, target)
+    elif hook.kind.moment is HookMoment.TENSOR_PRE_HOOK and site.node is not None:
+        yield site.node, TensorHook(number, hook.id, site.slot or 0, hook.owner)
 
 
 def _group_by_tensor(hooks: Iterable[TensorHook], sites: Sequence[HookSite]) -> list[TensorHook]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
-from fxgrad.graph import BackwardGraph, Hook, HookKind, HookSite, Landing, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.text import escape, format_path
 
@@ -72,7 +72,7 @@ class PlaceFinder:
 
     def find_observed_site(self, hook: Hook) -> HookSite:
         """Find the one site of a hook on a tensor, on several tensors or on a node."""
-        if hook.kind is HookKind.MULTI_GRAD:
+        if hook.kind.on_several_tensors:
             return self._find_multi_grad_site(hook)
         if hook.observed is None:
             return self._make_unobserved_site(hook)
@@ -83,7 +83,7 @@ class PlaceFinder:
                 hook, call=None, node=node, slot=None, reason=f"it was registered on {escape(record.label)} itself"
             )
         reason = _explain_tensor_place(record, slot or 0)
-        slot = None if hook.kind is HookKind.POST_ACCUMULATE_GRAD else slot or 0
+        slot = slot or 0 if hook.kind.gets_one_gradient else None
         return make_site_on_node(hook, call=None, node=node, slot=slot, reason=reason)
 
     def _find_multi_grad_site(self, hook: Hook) -> HookSite:
@@ -114,7 +114,7 @@ class PlaceFinder:
         variables = self._graph.variables_by_name
         owners = [variables.get(name) for name in hook.targets or (hook.owner,)]
         may_be = any(owner is None or (owner.is_leaf and owner.requires_grad) for owner in owners)
-        return may_be and hook.kind is not HookKind.RETAIN_GRAD
+        return may_be and not hook.kind.skips_leaves
 
     # Module hooks
 

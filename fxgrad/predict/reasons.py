@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import BackwardGraph, Hook, HookKind, HookSite, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Hook, HookSite, Node, NodeKind
 from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.graph.text import escape, join_words, pluralize
 from fxgrad.predict.formulas import DECIDES_ALONE, NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
@@ -103,9 +103,9 @@ def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> 
     kind = site.hook.kind
     if not site.hook.active and not kind.is_module:
         return "its handle was removed"
-    if kind is HookKind.RETAIN_GRAD and simulation.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
+    if kind.skips_leaves and simulation.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
         return "retain_grad does nothing on a leaf"
-    if kind is HookKind.MULTI_GRAD and any(node in simulation.ranks for node, _ in site.hook.target_slots):
+    if kind.on_several_tensors and any(node in simulation.ranks for node, _ in site.hook.target_slots):
         return _explain_multi_grad(simulation, site.hook, raises=raises)
     if raises and _would_be_called(simulation, site, site.node):
         return _ENDED_BY_ALL_HOOK

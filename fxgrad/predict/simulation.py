@@ -12,7 +12,6 @@ from fxgrad.graph import (
     BackwardCall,
     BackwardGraph,
     Hook,
-    HookKind,
     HookSite,
     ModuleCall,
     Node,
@@ -145,7 +144,7 @@ class Simulation:
 
     def is_miscounted(self, site: HookSite) -> bool:
         """Whether a multi-grad hook may count gradients of a backward that starts inside this one."""
-        if site.hook.kind is not HookKind.MULTI_GRAD or site.node is None or not site.hook.active or not self.nesting:
+        if not site.hook.kind.on_several_tensors or site.node is None or not site.hook.active or not self.nesting:
             return False
         return any(node is None or self.is_shared(node) for node, _ in site.hook.target_slots)
 

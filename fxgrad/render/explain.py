@@ -9,7 +9,6 @@ from fxgrad.graph import (
     Explanation,
     Gradient,
     Hook,
-    HookKind,
     HookSite,
     Module,
     ModuleCall,
@@ -36,7 +35,6 @@ _COLUMNS = ("entry", "what it is", "what it stands for")
 _MOST_ENTRIES = 40
 _MOST_FOLDS = 8
 _MOST_MOVED = 20
-_ONE_TENSOR = (HookKind.TENSOR, HookKind.RETAIN_GRAD)
 
 
 def explain_document(
@@ -176,7 +174,7 @@ def _whole(subject: HookSites, fold: Fold) -> Section:
     site, call = fold.shown, subject.call(fold.shown)
     node = subject.graph.nodes[site.node] if site.node is not None else None
     body: list[Block] = [Paragraph(line) for line in _lines(site, node, call) if line]
-    if site.grad_output and site.hook.kind in _ONE_TENSOR:
+    if site.grad_output and site.hook.kind.gets_one_gradient:
         body.append(Table(_COLUMNS, (("the gradient", *_entry_cells(site.grad_output[0])),), headed=False))
     elif site.grad_output:
         body.append(_gradients(say.grad_output_sentence(site, node, call), site.grad_output))
@@ -191,7 +189,7 @@ def _lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterat
         # PyTorch makes the nodes of full hooks around a call: what is the user's is the call
         yield say.called_at(call) if call and node.kind is NodeKind.BACKWARD_HOOK else say.made_at(node)
         yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else describe_node_kind(node)
-    if not site.grad_output or site.hook.kind in _ONE_TENSOR:
+    if not site.grad_output or site.hook.kind.gets_one_gradient:
         yield say.receives_sentence(site.hook)
 
 

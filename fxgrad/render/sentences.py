@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookKind, HookSite, ModuleCall, Node, Source
+from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookSite, ModuleCall, Node, Source
+from fxgrad.graph.hook_kinds import HookArguments, HookMoment, HookOwner
 from fxgrad.graph.hook_sites import HookSites
 from fxgrad.graph.names import describe_grad_inputs, describe_grad_outputs, join_labels
 from fxgrad.graph.text import (
@@ -69,25 +70,9 @@ def registration(hook: Hook) -> str:
     return f"{name_registering_function(hook.kind)}({short_function(hook)}){removed}"
 
 
-_SHORT_KINDS = {
-    HookKind.MODULE_BACKWARD: "non-full",
-    HookKind.MODULE_FULL_BACKWARD: "full",
-    HookKind.MODULE_FULL_BACKWARD_PRE: "full pre",
-    HookKind.GLOBAL_BACKWARD: "global non-full",
-    HookKind.GLOBAL_FULL_BACKWARD: "global full",
-    HookKind.GLOBAL_FULL_BACKWARD_PRE: "global full pre",
-    HookKind.TENSOR: "tensor",
-    HookKind.RETAIN_GRAD: "retain_grad",
-    HookKind.POST_ACCUMULATE_GRAD: "post-accumulate",
-    HookKind.NODE: "node",
-    HookKind.NODE_PRE: "node pre",
-    HookKind.MULTI_GRAD: "multi-grad",
-}
-
-
 def short_kind(hook: Hook) -> str:
     """The kind of a hook in a word or two, for tables."""
-    return _SHORT_KINDS[hook.kind]
+    return hook.kind.short_name
 
 
 def short_function(hook: Hook) -> str:
@@ -109,7 +94,7 @@ def owner_title(subject: HookSites) -> Iterator[str]:
         yield escape(subject.path) or "the model"
         yield module_description(subject)
         yield count_noun(len(subject.calls), "call") if graph.info.calls_reason is None else ""
-    elif hook.kind is HookKind.MULTI_GRAD:
+    elif hook.kind.on_several_tensors:
         yield join_words(map(escape, hook.targets)) or "no tensors"
     else:
         yield escape(hook.owner) or "a tensor"
@@ -189,14 +174,14 @@ def _line(source: Source) -> str:
 
 def receives_sentence(hook: Hook) -> str:
     """What a hook gets that is no tuple of gradients; "" for those that get one."""
-    match hook.kind:
-        case HookKind.POST_ACCUMULATE_GRAD:
+    match hook.kind.arguments:
+        case HookArguments.LEAF:
             return f"receives {quote_code(hook.owner)} itself, after its .grad is updated"
-        case HookKind.RETAIN_GRAD:
+        case HookArguments.GRADIENT if hook.kind.moment is HookMoment.RETAIN_GRAD:
             return f"stores the gradient in {quote_code(hook.owner)}.grad"
-        case HookKind.MULTI_GRAD if hook.mode == _ALL:
+        case HookArguments.GRADIENTS if hook.mode == _ALL:
             return f"receives a list with the gradients of its {count_noun(len(hook.targets), 'tensor')}"
-        case HookKind.MULTI_GRAD:
+        case HookArguments.GRADIENTS:
             return f"receives the first gradient that arrives, of its {count_noun(len(hook.targets), 'tensor')}"
         case _:
             return ""
@@ -208,7 +193,7 @@ def grad_output_sentence(site: HookSite, node: Node | None, call: ModuleCall | N
     kind = site.hook.kind
     if (kind.is_full or kind.is_full_pre) and call is not None:
         return f"{number}: one per result of {name_forward(call)}"
-    if kind.is_module or kind in (HookKind.NODE, HookKind.NODE_PRE):
+    if kind.is_module or kind.owner is HookOwner.NODE:
         return f"{number}: one per {describe_grad_outputs(node)}" if node else number
     return receives_sentence(site.hook)
 

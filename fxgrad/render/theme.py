@@ -59,20 +59,23 @@ HOOKED = Look("box", "rounded,filled", GREY, WHITE, "")
 PLAIN = Look("plain", "", GREY, WHITE, "", outlines=0)
 """The box of a line's legend entry: none."""
 
-HOOK_FILLS: dict[HookKind, str] = {
-    HookKind.MODULE_BACKWARD: "#D55E00",
-    HookKind.MODULE_FULL_BACKWARD: "#0072B2",
-    HookKind.MODULE_FULL_BACKWARD_PRE: "#56B4E9",
-    HookKind.GLOBAL_BACKWARD: "#552600",
-    HookKind.GLOBAL_FULL_BACKWARD: "#002E47",
-    HookKind.GLOBAL_FULL_BACKWARD_PRE: "#AADAF4",
-    HookKind.TENSOR: "#E69F00",
-    HookKind.RETAIN_GRAD: "#F0E442",
-    HookKind.POST_ACCUMULATE_GRAD: "#009E73",
-    HookKind.NODE: "#CC79A7",
-    HookKind.NODE_PRE: "#854F6D",
-    HookKind.MULTI_GRAD: "#000000",
+_PALETTE = {
+    "vermillion": "#D55E00",
+    "blue": "#0072B2",
+    "sky blue": "#56B4E9",
+    "dark vermillion": "#552600",
+    "dark blue": "#002E47",
+    "light sky blue": "#AADAF4",
+    "orange": "#E69F00",
+    "yellow": "#F0E442",
+    "bluish green": "#009E73",
+    "reddish purple": "#CC79A7",
+    "dark reddish purple": "#854F6D",
+    "black": "#000000",
 }
+"""Colours by the names that the table of hook kinds uses."""
+
+HOOK_FILLS: dict[HookKind, str] = {kind: _PALETTE[kind.colour] for kind in HookKind}
 
 MODULE_FILLS = ("#F4F6F9", "#E9EDF3")
 """Fills of module clusters, by turns from the outside in."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, FxNode, HookKind, HookSite, ModuleCall
+from fxgrad.graph import Explanation, FxNode, HookSite, ModuleCall
+from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
@@ -189,7 +190,8 @@ _FXG112 = Page(
 
 def _explain_changed_tensor(subject: Subject) -> Iterator[Explanation]:
     """The tensor of a hook is changed in place after the hook was registered."""
-    if subject.hook.kind is not HookKind.TENSOR or not subject.hook.active:
+    kind = subject.hook.kind
+    if kind.moment is not HookMoment.TENSOR_PRE_HOOK or kind.on_several_tensors or not subject.hook.active:
         return
     change = next(_list_later_changes(subject), None)
     if change is None:
@@ -276,7 +278,6 @@ _FXG115 = Page(
 
 _CHECKPOINT_PY = "(torch/utils/checkpoint.py)"
 _IN_ITS_PLACE = "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function"
-_ON_LEAVES = (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD)
 
 
 def _explain_checkpointed_module(subject: Subject) -> Iterator[Explanation]:
@@ -345,7 +346,7 @@ def _explain_second_run(subject: Subject, call: ModuleCall) -> Explanation:
 
 def _explain_inner_backward(subject: Subject) -> Iterator[Explanation]:
     """A reentrant checkpoint, or a Function like it, runs a backward of its own, with hooks on leaves."""
-    if not subject.graph.nesting or subject.hook.kind not in _ON_LEAVES or not subject.hook.active:
+    if not subject.graph.nesting or not subject.hook.kind.is_called_for_leaf or not subject.hook.active:
         return
     undecided = [site for site in subject.sites if site.fires is None or (site.fires and site.times is None)]
     if undecided and subject.graph.nests_in_checkpoints:

@@ -103,6 +103,10 @@ def test_no_two_kinds_share_a_name_or_a_colour(column):
                 HookKind.NODE,
             },
         ),
+        ("on_several_tensors", {HookKind.MULTI_GRAD}),
+        ("skips_leaves", {HookKind.RETAIN_GRAD}),
+        ("is_called_for_leaf", {HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD}),
+        ("gets_one_gradient", {HookKind.TENSOR, HookKind.RETAIN_GRAD}),
     ],
 )
 def test_what_is_asked_of_a_kind_follows_from_its_row(property_name, kinds):
