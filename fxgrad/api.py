@@ -239,7 +239,7 @@ def record(model: torch.nn.Module) -> Iterator[Recording]:
     >>> len(recording.trace(loss).graph.nodes)
     5
     """
-    from fxgrad.observe.registrations import RegistrationWatch
+    from fxgrad.observe.hooks.registrations import RegistrationWatch
     from fxgrad.observe.run import check_model, claim_process, record_run
 
     check_model(model)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fxgrad.graph import ModuleCall, TensorRef
-from fxgrad.observe.hooked import HookCollector
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
+from fxgrad.observe.hooks.records import HookCollector
+from fxgrad.observe.hooks.search import full_hook_setup
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, TensorSnapshot
 from fxgrad.observe.record.frames import source_of
 from fxgrad.observe.record.names import argument_names
-from fxgrad.observe.unrecorded_calls import full_hook_setup
-from fxgrad.observe.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node as AutogradNode

@@ -23,11 +23,13 @@ from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Module, Node, Path, R
 from fxgrad.graph.records import SCHEMA_VERSION, Taken
 from fxgrad.graph.text import format_path, strip_addresses
 from fxgrad.observe.accelerator.device import public_name
+from fxgrad.observe.autograd.nested_backward import with_nested_backward
+from fxgrad.observe.autograd.operands import Operands, with_overwritten
+from fxgrad.observe.autograd.provenance import Ownership, Timeline
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 from fxgrad.observe.call_records import CallRecords
-from fxgrad.observe.hooked import HookCollector
+from fxgrad.observe.hooks.records import HookCollector
 from fxgrad.observe.module_records import module_record
-from fxgrad.observe.operands import Operands
-from fxgrad.observe.provenance import Ownership, Timeline
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
@@ -36,9 +38,6 @@ from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf, origin_of
-from fxgrad.observe.reruns import with_nested_backward
-from fxgrad.observe.saved_versions import with_overwritten
-from fxgrad.observe.walk import ACCUMULATE_GRAD, WalkedGraph, labels, name_of, node_records, walk
 from fxgrad.version import __version__
 
 Roots = Sequence[tuple[Path, torch.Tensor]]

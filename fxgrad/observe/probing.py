@@ -20,11 +20,11 @@ from fxgrad.graph.lookup import find_module_path
 from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.graph.text import escape
 from fxgrad.observe.autograd.python_code import find_source
+from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import NEVER_ENDS, next_sequence_nr
 from fxgrad.observe.record.frames import message_of
 from fxgrad.observe.record.names import module_paths, modules_of
-from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.run import check_model, observe_forward
 
 _FLAG = "_is_full_backward_hook"

@@ -18,13 +18,14 @@ from torch.nn.parameter import is_lazy
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
+from fxgrad.observe.autograd.provenance import OUTSIDE
 from fxgrad.observe.autograd.python_code import find_nested_backward
 from fxgrad.observe.copy_on_write import Memory
-from fxgrad.observe.hook_search import HookSearch, existing_hooks
-from fxgrad.observe.hooked import HookCollector
-from fxgrad.observe.hooks import hooks_on_tensor
+from fxgrad.observe.hooks.records import HookCollector
+from fxgrad.observe.hooks.registrations import RegistrationWatch
+from fxgrad.observe.hooks.search import HookSearch, existing_hooks
+from fxgrad.observe.hooks.tables import hooks_on_tensor
 from fxgrad.observe.observation import Observation, device_of, graph_info
-from fxgrad.observe.provenance import OUTSIDE
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.compiler import Compiler
 from fxgrad.observe.record.events import ModuleEvent
@@ -44,7 +45,6 @@ from fxgrad.observe.record.patches import patch_torch
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.roots import FoundRoots, find_roots
 from fxgrad.observe.record.tensors import MetaTable, tensors_in
-from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.restore import preserve
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"

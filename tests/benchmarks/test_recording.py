@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.observe.registrations import RegistrationWatch
+from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.restore import preserve
 from fxgrad.observe.run import ModelRun, record_run
 from tests.benchmarks.conftest import Compared

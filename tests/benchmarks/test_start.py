@@ -11,9 +11,9 @@ from tests.benchmarks.conftest import Compared
 
 TABLE = """
 import time, torch
-import fxgrad.observe.signatures as signatures
+from fxgrad.observe.autograd import argument_names
 start = time.perf_counter()
-signatures.signature_of("AddmmBackward0")
+argument_names.signature_of("AddmmBackward0")
 print(time.perf_counter() - start)
 """
 

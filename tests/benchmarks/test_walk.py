@@ -13,7 +13,7 @@ import torch
 import torchviz
 
 import fxgrad
-from fxgrad.observe.walk import node_records, walk
+from fxgrad.observe.autograd.walk import node_records, walk
 from tests.benchmarks.conftest import Compared, timed
 from tests.benchmarks.models import chain, resnet
 

@@ -72,6 +72,6 @@ def test_references_into_the_middle_of_a_million_nodes_can_be_dropped_in_any_ord
     reason="nodes wrapped by Python are freed without recursion",
 )
 def test_without_the_lists_of_nodes_in_metadata_pytorch_overflows_the_stack(repository):
-    status, printed = run(repository, 300_000, first="import fxgrad.observe.walk as walk; walk.DEEP = 10**9")
+    status, printed = run(repository, 300_000, first="import fxgrad.observe.autograd.walk as walk; walk.DEEP = 10**9")
     assert printed["nodes"] == "300000"
     assert status == -signal.SIGSEGV

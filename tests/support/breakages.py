@@ -30,7 +30,7 @@ from wrong_rules import (
     without_the_last,
 )
 
-from fxgrad.observe import reruns
+from fxgrad.observe.autograd import nested_backward
 from fxgrad.predict import engine, entries, firing, formulas, places, reasons, simulation, sites
 
 BREAKAGES = {
@@ -101,7 +101,7 @@ BREAKAGES = {
         "times",
     ),
     "no Function starts a backward": (
-        reruns,
+        nested_backward,
         "find_nested_backward",
         always(None),
         "a_function_that_starts_a_backward",

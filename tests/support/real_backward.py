@@ -13,7 +13,7 @@ from same_graph import ids_in
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Hook, HookKind, Root
-from fxgrad.observe.walk import node_records, walk
+from fxgrad.observe.autograd.walk import node_records, walk
 from fxgrad.predict import BackwardCall, predict
 
 INFO = GraphInfo(

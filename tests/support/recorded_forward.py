@@ -14,7 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 import fxgrad
 from fxgrad.errors import UsageError
 from fxgrad.graph import NodeKind
-from fxgrad.observe.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
+from fxgrad.observe.autograd.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
 from fxgrad.observe.record.roots import find_roots
 from fxgrad.observe.record.tensors import tensors_in
 

@@ -1,7 +1,7 @@
 """Finds in a live autograd graph the nodes that the records speak of, by walking both from the roots at once.
 
-An own walk over ``next_functions``, apart from `fxgrad.observe.walk`: two graphs of one program are the same graph
-where every edge leads to the same slot of the same sort of node.
+A walk of its own over ``next_functions``, apart from `fxgrad.observe.autograd.walk`: two graphs of one program are the
+same graph where every edge leads to the same slot of the same sort of node.
 """
 
 from __future__ import annotations

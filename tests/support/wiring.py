@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxgrad.observe.signatures import (
+from fxgrad.observe.autograd.argument_names import (
     edge_arguments,
     output_names,
     signature_of,

@@ -1,1 +1,1 @@
-"""Reads the autograd graph: what nodes are called, what their gradients stand for, and what Python code behind them does."""
+"""Reads the autograd graph: the walk, what nodes and their gradients are called, what made them, and the code behind them."""

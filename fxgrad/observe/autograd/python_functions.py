@@ -26,6 +26,7 @@ from torch.autograd.function import FunctionMeta, _SingleLevelFunction
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from fxgrad.graph import Returned
+from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, result_names
 from fxgrad.observe.autograd.backward_code import (
     ANYTHING,
     MAYBE_TENSOR,
@@ -38,7 +39,6 @@ from fxgrad.observe.autograd.backward_code import (
     read_returned_kinds,
 )
 from fxgrad.observe.autograd.python_code import closure_of, find_backward, unwrap_backward
-from fxgrad.observe.derivatives import UNNAMED, EdgeName, result_names
 from fxgrad.observe.real_types import is_a
 
 _TENSOR_TYPES = {"Tensor": True, "Optional[Tensor]": None}

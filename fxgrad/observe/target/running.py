@@ -11,8 +11,8 @@ from torch import nn
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.observe.execution import Executed, execute
+from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
-from fxgrad.observe.registrations import RegistrationWatch
 from fxgrad.observe.run import TracedRun, observe_forward
 from fxgrad.observe.target.importing import parse_target, run_as_program
 from fxgrad.observe.target.loading import Target, load_target

@@ -15,8 +15,8 @@ from torch.nn.modules import module as module_hooks
 from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph import HookKind
 from fxgrad.graph.probe_run import ProbeRun
+from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
-from fxgrad.observe.registrations import RegistrationWatch
 
 LEGACY, FULL, PRE = LOCAL
 

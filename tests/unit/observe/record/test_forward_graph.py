@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd import Function, forward_ad
 
 import fxgrad
-from fxgrad.observe.provenance import OUTSIDE
+from fxgrad.observe.autograd.provenance import OUTSIDE
 
 
 def test_a_call_says_in_which_modules_it_ran():

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from fxgrad.graph import Edge, Node, NodeKind
 from fxgrad.observe.autograd.python_code import find_nested_backward
+from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.record.operations import NestingCall
 from fxgrad.observe.record.tensors import Origin
-from fxgrad.observe.walk import WalkedGraph
 
 _ELSEWHERE = (None, 0)
 

@@ -19,12 +19,11 @@ from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
+from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, edge_arguments, output_names, signature_of
 from fxgrad.observe.autograd.backward_code import Answers
+from fxgrad.observe.autograd.node_types import decisive_settings, node_type
 from fxgrad.observe.autograd.python_functions import custom_signature, read_backward
-from fxgrad.observe.kinds import node_type
 from fxgrad.observe.record.tensors import MetaTable
-from fxgrad.observe.settings import decisive_settings
-from fxgrad.observe.signatures import copy_slices_arguments, edge_arguments, output_names
 
 ACCUMULATE_GRAD = "torch::autograd::AccumulateGrad"
 SHARED_CLASS = "CppFunction"
@@ -277,6 +276,24 @@ def _form_of(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Fo
     edges = [(argument, group, Edge(argument, group, None, 0, NULL_CPP)) for argument, group in named]
     schema = None if signature is None else signature.schema
     return _Form(kind, schema, output_names(signature, n_outputs), tuple(edges), decisive_argument is not None)
+
+
+def copy_slices_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
+    """The names of the edges of a ``CopySlices``, an in-place operation on a view as its base sees it.
+
+    Edge 0 goes to the base, the others are those of the operation's own node, which Python can reach from torch 2.14 on
+    (torch/csrc/autograd/functions/tensor.cpp).
+    """
+    wrapped = getattr(node, "_wrapped_node", None)
+    operation = (UNNAMED,) * n_edges if wrapped is None else _operation_arguments(wrapped, n_edges)
+    return (("base", None), *operation[1:])
+
+
+def _operation_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
+    if isinstance(node, torch._C._FunctionBase):
+        custom = custom_signature(node)
+        return tuple(zip(custom.arguments, custom.groups, strict=True))
+    return edge_arguments(signature_of(node.name()), n_edges)
 
 
 def _python_record(walked: WalkedGraph, number: int, label: str, origin: Provenance, answers: Answers) -> Node:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.observe import nearby
+from fxgrad.observe.hooks import nearby
 from tests.support.needs import needs_saved_tensors
 
 

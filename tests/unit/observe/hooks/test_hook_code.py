@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from fxgrad.observe.hook_code import grad_reads, holds
+from fxgrad.observe.hooks.hook_code import grad_reads, holds
 
 
 def reads_a_parameter(module, grad_input, grad_output):

@@ -11,13 +11,13 @@ from torch import nn
 
 from fxgrad.graph import Held, Hook, HookKind, Node, UnrecordedCall
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
-from fxgrad.observe.hook_code import grad_reads, holds
-from fxgrad.observe.hook_search import HookSearch, Spot
-from fxgrad.observe.hooks import LiveHook, function_name, multi_grad_mode
+from fxgrad.observe.autograd.walk import name_of
+from fxgrad.observe.hooks.hook_code import grad_reads, holds
+from fxgrad.observe.hooks.search import HookSearch, Spot
+from fxgrad.observe.hooks.tables import LiveHook, function_name, multi_grad_mode
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.frames import source_of
 from fxgrad.observe.record.tensors import origin_of
-from fxgrad.observe.walk import name_of
 
 if TYPE_CHECKING:
     from fxgrad.observe.observation import Observation

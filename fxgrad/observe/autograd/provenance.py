@@ -14,10 +14,10 @@ from torch import fx
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Value
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, Provenance, WalkedGraph, sequence_nr_of
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
 from fxgrad.observe.record.frames import source_of
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.walk import ACCUMULATE_GRAD, Provenance, WalkedGraph, sequence_nr_of
 
 LEAF = "a leaf's: made once, shared by every call that uses it"
 EARLIER = "made before the forward that was recorded"

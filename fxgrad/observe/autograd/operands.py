@@ -1,14 +1,18 @@
-"""Says which recorded tensor stands behind an edge that leads nowhere.
+"""What nodes saved of the recorded tensors: which tensor stands behind an edge that leads nowhere, and which saved
+tensors were changed in place since.
 
-A tensor that a node saved for backward shares its storage with the tensor that was passed. Reading it runs the unpack
-hook of ``saved_tensors_hooks`` where there is one, so there it is left alone (torch/csrc/autograd/saved_variable.cpp).
+A tensor that a node saved for backward shares its storage with the tensor that was passed. Unpacking it compares version
+counters and raises where they differ; it runs the unpack hook of ``saved_tensors_hooks`` where there is one, so there it
+is left alone (torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack). Generated nodes unpack all that they saved
+before they compute anything, so one that holds a changed tensor raises when backward executes it.
+
 The edges of a list argument, as ``torch.cat`` has one, are its members in their order (``collect_next_edges`` in
 torch/csrc/autograd/function.h), so the recorded call of the node's own function tells what they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +22,7 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.graph import Edge, Node, NodeKind, TensorMeta, Value
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
-from fxgrad.observe.record.tensors import MetaTable
+from fxgrad.observe.record.tensors import MetaTable, tensors_in
 
 NO_GRAD = "it requires no grad"
 
@@ -125,3 +129,79 @@ def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
         return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
     except (NotImplementedError, RuntimeError):  # sparse and other tensors without a plain storage
         return None
+
+
+# What was changed since it was saved
+
+_SAVED, _RAW = "_saved_", "_raw_saved_"
+_CHANGED = "modified by an inplace operation"
+
+
+def with_overwritten(
+    nodes: tuple[Node, ...],
+    order: Sequence[AutogradNode],
+    owners: Mapping[AutogradNode, int],
+    calls: Sequence[OpEvent],
+) -> tuple[Node, ...]:
+    """The same nodes; those that raise when they are executed say what they saved and what was changed since."""
+    wanted = _calls_to_look_at(calls)
+    if not wanted:
+        return nodes
+    return tuple(
+        [
+            replace(node, overwritten=_changed_since_saved(live))
+            if node.kind is NodeKind.FUNCTION and owners.get(live) in wanted
+            else node
+            for node, live in zip(nodes, order, strict=True)
+        ]
+    )
+
+
+def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:
+    """The function calls, by number, of which an argument or a result shares memory with what was changed later."""
+    changed: dict[object, int] = {}
+    for number, seen in enumerate(calls):
+        changed.update((_storage_of(earlier.tensor), number) for earlier in seen.changes)
+    changed.pop(None, None)
+    if not changed:
+        return frozenset()
+    return frozenset(
+        number
+        for number, seen in enumerate(calls)
+        if any(changed.get(_storage_of(tensor), -1) > number for tensor in _tensors_of(seen))
+    )
+
+
+def _tensors_of(seen: OpEvent) -> Iterator[torch.Tensor]:
+    yield from (result.tensor for result in seen.results)
+    yield from (tensor for _, tensor in tensors_in((seen.args, seen.kwargs)).tensors)
+
+
+def _storage_of(tensor: torch.Tensor) -> object:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a plain storage
+        return None
+
+
+def _changed_since_saved(node: AutogradNode) -> tuple[str, ...]:
+    """The names of what a C++ node saved and what was changed in place since."""
+    names = (name.removeprefix(_RAW) for name in dir(type(node)) if name.startswith(_RAW))
+    return tuple([name for name in names if _is_changed(node, name)])
+
+
+def _is_changed(node: AutogradNode, name: str) -> bool:
+    try:
+        if _has_hooks(getattr(node, _RAW + name)):
+            return False
+        getattr(node, _SAVED + name)
+    except RuntimeError as error:  # freed by an earlier backward, or changed
+        return _CHANGED in str(error)
+    return False
+
+
+def _has_hooks(raw: object) -> bool:
+    """Whether hooks would run, or may: torch 2.9 does not tell."""
+    several: Iterable[object] = raw if isinstance(raw, tuple) else (raw,)
+    saved = [each for each in several if isinstance(each, torch._C._autograd.SavedTensor)]
+    return any(not hasattr(each, "unpack_hook") or each.unpack_hook is not None for each in saved)

@@ -7,7 +7,8 @@ takes time; and what was registered while recording was seen as it happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +18,14 @@ from torch.autograd.graph import Node as AutogradNode
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
-from fxgrad.graph import HookKind
-from fxgrad.observe.hooks import (
+from fxgrad.graph import FullHookSetup, HookKind, UnrecordedCall
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD
+from fxgrad.observe.hooks.nearby import Nearby, search_nearby
+from fxgrad.observe.hooks.registrations import Key, RegistrationWatch
+from fxgrad.observe.hooks.tables import (
     LAST,
     LiveHook,
+    NodeTables,
     backward_hook_behind,
     has_hooks,
     hooks_on_module,
@@ -29,13 +34,9 @@ from fxgrad.observe.hooks import (
     legacy_hook_behind,
     with_multi_grad_hooks,
 )
-from fxgrad.observe.nearby import Nearby, search_nearby
-from fxgrad.observe.node_tables import NodeTables
 from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
+from fxgrad.observe.record.names import ModuleNames, argument_names
 from fxgrad.observe.record.tensors import Origin, is_leaf, origin_of
-from fxgrad.observe.registrations import Key, RegistrationWatch
-from fxgrad.observe.unrecorded_calls import UnrecordedCalls
-from fxgrad.observe.walk import ACCUMULATE_GRAD
 
 if TYPE_CHECKING:
     from fxgrad.observe.observation import Observation
@@ -59,6 +60,54 @@ def existing_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]
         if has_hooks(tensor):
             found.extend(hooks_on_tensor(tensor))
     return found
+
+
+@dataclass
+class _Sides:
+    hook: BackwardHook
+    nodes: dict[str, AutogradNode] = field(default_factory=dict)
+
+
+class UnrecordedCalls:
+    """Calls of modules with full hooks that nobody watched, in the order in which their first node was found.
+
+    The post-hooks that a ``BackwardHook`` (torch/utils/hooks.py) put on nodes lead to it. It knows how many arguments and
+    results the call had and which of them are tensors, but not the tensors.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, _Sides] = {}
+
+    def add(self, hook: BackwardHook, side: str, node: AutogradNode) -> None:
+        """Note a node that a BackwardHook has put its post-hook on, on the "input" or the "output" side."""
+        self._found.setdefault(id(hook), _Sides(hook)).nodes[side] = node
+
+    def records(self, modules: ModuleNames, ids: Mapping[AutogradNode, int]) -> tuple[UnrecordedCall, ...]:
+        """One record for each; `ids` are those of the nodes in the graph."""
+        return tuple([_record(sides, modules, ids) for sides in self._found.values()])
+
+
+def _record(sides: _Sides, modules: ModuleNames, ids: Mapping[AutogradNode, int]) -> UnrecordedCall:
+    hook = sides.hook
+    nodes = {side: ids.get(node) for side, node in sides.nodes.items()}
+    return UnrecordedCall(
+        path=modules.path_of(hook.module),
+        full_hook=full_hook_setup(hook),
+        input_hook_node=nodes.get("input"),
+        output_hook_node=nodes.get("output"),
+        argument_names=argument_names(hook.module, max(hook.n_inputs, 0)),
+        has_waiting=hook.grad_outputs is not None,
+    )
+
+
+def full_hook_setup(hook: BackwardHook) -> FullHookSetup:
+    """What a BackwardHook did at its call."""
+    return FullHookSetup(
+        n_inputs=hook.n_inputs,
+        input_positions=None if hook.input_tensors_index is None else tuple(hook.input_tensors_index),
+        n_outputs=hook.n_outputs,
+        output_positions=None if hook.output_tensors_index is None else tuple(hook.output_tensors_index),
+    )
 
 
 class Spot(NamedTuple):

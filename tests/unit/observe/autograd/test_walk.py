@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fxgrad
 from fxgrad.graph import Edge, Node, NodeKind
-from fxgrad.observe.walk import node_records, walk
+from fxgrad.observe.autograd.walk import copy_slices_arguments, node_records, walk
 
 
 def leaf(*shape: int) -> torch.Tensor:
@@ -165,6 +165,43 @@ def scripted_function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.tanh(x * y) + torch.sigmoid(x)
 
 
+# In-place operations on views
+
+
+def in_place_on_a_view(operation):
+    base = torch.rand(4, requires_grad=True).clone()
+    operation(base[:2])
+    return base.grad_fn
+
+
+def test_the_first_edge_of_copy_slices_goes_to_the_base():
+    node = in_place_on_a_view(lambda view: view.exp_())
+    assert copy_slices_arguments(node, len(node.next_functions)) == (("base", None),)
+
+
+def test_the_other_edges_of_copy_slices_are_those_of_the_operation_where_that_can_be_seen():
+    node = in_place_on_a_view(lambda view: view.addcmul_(torch.rand(2, requires_grad=True), torch.rand(2)))
+    names = [argument for argument, _ in copy_slices_arguments(node, len(node.next_functions))]
+    assert names == (["base", "tensor1", "tensor2"] if hasattr(node, "_wrapped_node") else ["base", None, None])
+
+
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor, scale):
+        ctx.mark_dirty(x)
+        return x.mul_(factor * scale)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None, None
+
+
+def test_copy_slices_may_hold_a_python_function():
+    node = in_place_on_a_view(lambda view: Scale.apply(view, 2, torch.rand(2, requires_grad=True)))
+    names = [argument for argument, _ in copy_slices_arguments(node, len(node.next_functions))]
+    assert names == (["base", "scale"] if hasattr(node, "_wrapped_node") else ["base", None])
+
+
 # Order
 
 
@@ -218,7 +255,7 @@ def test_a_graph_100_000_nodes_deep_is_recorded_without_recursion():
 
 FREED = """
 import torch
-from fxgrad.observe.walk import node_records, walk
+from fxgrad.observe.autograd.walk import node_records, walk
 value = torch.ones(1, requires_grad=True)
 for _ in range(150_000):
     value = value * 1.0001
@@ -235,7 +272,7 @@ def test_a_deep_graph_is_freed_after_its_walk_without_overflowing_the_stack(repo
 
 @pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
 def test_no_node_is_alive_once_the_trace_and_the_tensors_are_gone(monkeypatch, deep):
-    monkeypatch.setattr("fxgrad.observe.walk.DEEP", 1 if deep else 10_000)
+    monkeypatch.setattr("fxgrad.observe.autograd.walk.DEEP", 1 if deep else 10_000)
     output = Scaled.apply(leaf() * 1, 3) * 2
     alive = weakref.ref(output.grad_fn.next_functions[0][0])  # C++ nodes take no weak references
     trace = fxgrad.capture(output)

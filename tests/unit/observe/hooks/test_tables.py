@@ -5,7 +5,7 @@ import torch
 from torch.autograd import Function
 
 import fxgrad
-from fxgrad.observe.node_tables import NodeTables
+from fxgrad.observe.hooks.tables import NodeTables
 
 
 class Doubled(Function):

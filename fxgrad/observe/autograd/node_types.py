@@ -1,7 +1,11 @@
-"""Which kind of node an autograd Node is, and the schema that names its arguments."""
+"""Which kind of node an autograd Node is, and the schema that names its arguments.
+
+Also the few arguments other than tensors that decide whether a gradient exists at all: the order of a norm.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -10,8 +14,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.graph import NodeKind
-from fxgrad.observe.settings import decisive_argument
-from fxgrad.observe.signatures import Signature, signature_of
+from fxgrad.observe.autograd.argument_names import Signature, signature_of
 
 _BY_NAME = {
     "torch::autograd::AccumulateGrad": NodeKind.ACCUMULATE_GRAD,
@@ -70,3 +73,31 @@ def _cpp_kind(name: str, *, known: bool) -> NodeKind:
     if name.endswith("DifferentiableGraphBackward"):
         return NodeKind.SCRIPTED
     return NodeKind.FUNCTION if known else NodeKind.OPAQUE
+
+
+# Settings
+
+_DECISIVE = {"Norm": "p", "Dist": "p", "LinalgVectorNorm": "ord", "ForeachNorm": "ord"}
+"""By the family of nodes. What the arguments mean is `fxgrad.predict.formulas`' business."""
+_FAMILY = re.compile(r"(\w+?)Backward\d+")
+
+
+def decisive_argument(short_name: str) -> str | None:
+    """The argument to read from nodes of this name; None for nearly all nodes.
+
+    >>> decisive_argument("LinalgVectorNormBackward0"), decisive_argument("AddmmBackward0")
+    ('ord', None)
+    """
+    match = _FAMILY.match(short_name)
+    return None if match is None else _DECISIVE.get(match[1])
+
+
+def decisive_settings(node: AutogradNode, short_name: str) -> tuple[tuple[str, str], ...]:
+    """What `Node.settings` holds: (argument, value as text).
+
+    A generated node shows what it saved as ``_saved_<argument>`` (torchgen/packaged/autograd/gen_autograd_functions.py).
+    Numbers only: unpacking a saved tensor would run the user's ``saved_tensors_hooks``.
+    """
+    argument = decisive_argument(short_name)
+    value = None if argument is None else getattr(node, f"_saved_{argument}", None)
+    return () if argument is None or value is None else ((argument, str(value)),)

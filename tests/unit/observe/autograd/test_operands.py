@@ -6,7 +6,7 @@ from module_hooks import FromFunction
 
 import fxgrad
 from fxgrad.graph import Edge
-from fxgrad.observe.operands import Operands
+from fxgrad.observe.autograd.operands import Operands
 from fxgrad.observe.record.tensors import MetaTable
 from tests.support.needs import needs_saved_tensors
 
