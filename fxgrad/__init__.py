@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, Any
 from fxgrad.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fxgrad.answers import Explanations as Explanations
-    from fxgrad.answers import Probe as Probe
-    from fxgrad.answers import Report as Report
     from fxgrad.api import capture as capture
     from fxgrad.api import probe as probe
     from fxgrad.api import record as record
@@ -34,19 +31,22 @@ if TYPE_CHECKING:
     from fxgrad.graph import HookKind as HookKind
     from fxgrad.graph import NodeKind as NodeKind
     from fxgrad.observe.target.loading import Target as Target
+    from fxgrad.result import Explanations as Explanations
+    from fxgrad.result import Probe as Probe
+    from fxgrad.result import Report as Report
     from fxgrad.result import Trace as Trace
     from fxgrad.result import load as load
     from fxgrad.verification import Verification as Verification
 
 _HOME = {
     "BackwardGraph": "fxgrad.graph",
-    "Explanations": "fxgrad.answers",
+    "Explanations": "fxgrad.result",
     "FxgradError": "fxgrad.errors",
     "HookKind": "fxgrad.graph",
     "NodeKind": "fxgrad.graph",
     "OutputError": "fxgrad.errors",
-    "Probe": "fxgrad.answers",
-    "Report": "fxgrad.answers",
+    "Probe": "fxgrad.result",
+    "Report": "fxgrad.result",
     "Target": "fxgrad.observe.target.loading",
     "TargetError": "fxgrad.errors",
     "Trace": "fxgrad.result",

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from fxgrad.answers import Explanations, Probe
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite
 from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.predict import predict, set_backward_call
-from fxgrad.result import Trace, load
+from fxgrad.result import Explanations, Probe, Trace, load
 
 if TYPE_CHECKING:
     import torch
@@ -178,8 +177,7 @@ def _module_kind(kind: HookKind | str) -> HookKind:
 
 def _probe_of(run: ProbeRun) -> Probe:
     from fxgrad.predict.moved import find_moved_sites, find_zero_gradients
-    from fxgrad.render.explain import probe_document
-    from fxgrad.render.text import document_rich, document_text
+    from fxgrad.render.explain import compose_probe
     from fxgrad.rules import explain_error, explain_graph
 
     run = run.with_graphs(predict)
@@ -196,9 +194,8 @@ def _probe_of(run: ProbeRun) -> Probe:
         zeros = find_zero_gradients(run.before, run.after)
         findings = tuple([told for told in explain_graph(run.after) if told.site in sites])
     graph = run.after or run.before
-    document = probe_document(graph, run.hook, findings, moved=moved, zeros=zeros, refused=run.refused)
-    explanations = Explanations(graph, findings, document_text(document), lambda: document_rich(document))
-    return Probe(sites, moved, zeros, run.refused, explanations)
+    document = compose_probe(graph, run.hook, findings, moved=moved, zeros=zeros, refused=run.refused)
+    return Probe(sites, moved, zeros, run.refused, Explanations(graph, findings, document))
 
 
 class Recording:

@@ -1,23 +1,111 @@
-"""What the verbs return: a Trace, with everything that can be asked of it. No torch: a saved trace answers as well."""
+"""What the verbs return: a Trace, and what it answers when it is asked. No torch: a saved trace answers as well."""
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from fxgrad.answers import Explanations, Order, Report
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, HookKind, HookSite, ModuleCall
+from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite, ModuleCall
 from fxgrad.graph.lookup import find_hook_kind, find_module_path
 from fxgrad.graph.text import escape
 
 if TYPE_CHECKING:
     import networkx
     import torch
+    from rich.console import RenderableType
+
+    from fxgrad.render.document import Document
 
 _NO_FORWARD = "the recorded forward holds functions of the process that traced it, so it is neither saved nor captured"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text with the findings in it. ``str()`` is plain; on a terminal rich shows it, in a notebook as HTML.
+
+    ``graph``     what the text is about
+    ``findings``  what the rules say
+    ``document``  the text before it has a form: `fxgrad.render.document`
+    """
+
+    graph: BackwardGraph
+    findings: tuple[Explanation, ...]
+    document: Document = field(repr=False)
+
+    def __str__(self) -> str:
+        from fxgrad.render.document import format_document
+
+        return format_document(self.document)
+
+    def __rich__(self) -> RenderableType:
+        from fxgrad.render.document import render_document
+
+        return render_document(self.document)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def to_json(self) -> str:
+        """The findings with their sites, as JSON text: a list of the Explanation records' fields."""
+        from fxgrad.exchange.saved import records_to_json
+
+        return records_to_json(self.findings)
+
+
+class Explanations(Answer):
+    """What `Trace.explain` answers: each hook, its node, what it gets there and why, and the rules' findings."""
+
+
+class Report(Answer):
+    """What `Trace.report` answers: everything that is known of a graph, as one text."""
+
+
+@dataclass(frozen=True)
+class Order(Answer):
+    """What `Trace.order` answers: every call of a hook, in order, across all nodes.
+
+    ``calls``  the sites as their hooks are called; one whose hook is called twice is there twice. Where
+               ``site.fires`` is None the hook is called there, if at all
+    """
+
+    calls: tuple[HookSite, ...]
+
+    def to_json(self) -> str:
+        """The calls, as JSON text: a list of the HookSite records' fields."""
+        from fxgrad.exchange.saved import records_to_json
+
+        return records_to_json(self.calls)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `fxgrad.probe` answers: what a hook would get, had it been registered before forward, and what it would change.
+
+    ``sites``    the sites that the hook would have, one a call, in firing order
+    ``moved``    the sites of other hooks that it would change, each as it is and as it would be
+    ``zeros``    names of the leaves that would get a gradient of zeros, where they get None without the hook
+    ``refused``  what PyTorch raises, when the hook is registered or in forward; then there are no sites. None where it
+                 raises nothing
+    ``explanations``  the hook in words, with what the rules say; its ``graph`` is the one with the hook, or where that is
+                 refused the one without
+    """
+
+    sites: tuple[HookSite, ...]
+    moved: tuple[tuple[HookSite, HookSite], ...]
+    zeros: tuple[str, ...]
+    refused: str | None
+    explanations: Explanations = field(repr=False)
+
+    def __str__(self) -> str:
+        return str(self.explanations)
+
+    def _repr_html_(self) -> str:
+        return self.explanations._repr_html_()
 
 
 class Trace:
@@ -152,15 +240,14 @@ class Trace:
 
         What a hook that is not there would get, `fxgrad.probe` tells. Raises UsageError for an unknown module.
         """
-        from fxgrad.render.text import explain_rich, explain_text
+        from fxgrad.render.explain import compose_explanation
         from fxgrad.rules import explain_graph
 
         path = None if module is None else self._path(module)
         findings = explain_graph(self.graph)
         if path is not None:
             findings = tuple([told for told in findings if told.site is not None and self._is_at(told.site, path)])
-        text = explain_text(self.graph, findings, module=path)
-        return Explanations(self.graph, findings, text, lambda: explain_rich(self.graph, findings, module=path))
+        return Explanations(self.graph, findings, compose_explanation(self.graph, findings, module=path))
 
     def order(self, module: Any = None) -> Order:
         """In which order hooks are called: node by node as the engine runs, at each node as PyTorch calls them there.
@@ -172,23 +259,20 @@ class Trace:
 
         Raises UsageError for an unknown module.
         """
-        from fxgrad.render.text import order_rich, order_text
+        from fxgrad.render.report import compose_order
 
         path = None if module is None else self._path(module)
         wanted = partial(self._is_at, path=path)
         calls = tuple([site for site in self.graph.sites if site.order is not None and wanted(site)])
-        text = order_text(self.graph, wanted=wanted)
-        return Order(self.graph, (), text, lambda: order_rich(self.graph, wanted=wanted), calls)
+        return Order(self.graph, (), compose_order(self.graph, wanted=wanted), calls)
 
     def report(self) -> Report:
         """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""
-        from fxgrad.render.text import report_rich, report_text
+        from fxgrad.render.report import compose_report
         from fxgrad.rules import explain_graph
 
         findings = explain_graph(self.graph)
-        return Report(
-            self.graph, findings, report_text(self.graph, findings), lambda: report_rich(self.graph, findings)
-        )
+        return Report(self.graph, findings, compose_report(self.graph, findings))
 
     def draw(
         self,
@@ -225,22 +309,13 @@ class Trace:
         """The whole trace as JSON text, which `fxgrad.load` reads without torch; with a path, writes that file."""
         from fxgrad.exchange.saved import to_json
 
-        return self._written(to_json(self.graph), path)
+        return _give_text(to_json(self.graph), path)
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as GitHub-flavoured Markdown; with a path, writes that file and returns its path."""
-        from fxgrad.render.markdown import report_markdown
-        from fxgrad.rules import explain_graph
+        from fxgrad.render.markdown import format_markdown
 
-        return self._written(report_markdown(self.graph, explain_graph(self.graph)), path)
-
-    def _written(self, text: str, path: str | os.PathLike[str] | None) -> str:
-        if path is None:
-            return text
-        from fxgrad.render.files import write_file
-
-        write_file(text.encode(errors="backslashreplace"), path)
-        return os.fspath(path)
+        return _give_text(format_markdown(self.report().document, title="Backward graph"), path)
 
     @property
     def forward(self) -> torch.fx.Graph:
@@ -292,6 +367,16 @@ kwargs = {})
                 "trace the model again",
             )
         return self._forward
+
+
+def _give_text(text: str, path: str | os.PathLike[str] | None) -> str:
+    """The text, or with a path the path of the file that now holds it."""
+    if path is None:
+        return text
+    from fxgrad.render.files import write_file
+
+    write_file(text.encode(errors="backslashreplace"), path)
+    return os.fspath(path)
 
 
 def load(path: str | os.PathLike[str]) -> Trace:

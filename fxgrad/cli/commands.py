@@ -26,9 +26,9 @@ from fxgrad.target_options import TargetOptions
 from fxgrad.version import __version__
 
 if TYPE_CHECKING:
-    from fxgrad.answers import Shown
     from fxgrad.graph import Explanation
     from fxgrad.render.findings import Finding
+    from fxgrad.result import Answer
 
 _FOUND = 1
 _THE_MODEL = ""
@@ -154,7 +154,7 @@ def explain(
     """
     from fxgrad import api
 
-    shown: Shown
+    shown: Answer
     if hook is None:
         with contain_user_code("tracing", options):
             trace = api.trace_target(options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from fxgrad.graph import (
     BackwardGraph,
@@ -29,15 +31,15 @@ from fxgrad.graph.text import (
 )
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
-from fxgrad.render.folding import Difference, Fold, differences, folds
 
 _COLUMNS = ("entry", "what it is", "what it stands for")
 _MOST_ENTRIES = 40
 _MOST_FOLDS = 8
 _MOST_MOVED = 20
+_MOST_CHANGES = 3
 
 
-def explain_document(
+def compose_explanation(
     graph: BackwardGraph, explanations: Iterable[Explanation], *, module: str | None = None
 ) -> Document:
     """Every hook, or those of one module with its parameters, each with all its sites and what the rules say.
@@ -45,13 +47,13 @@ def explain_document(
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
     wanted = group_sites(graph) if module is None else _of_module(graph, module)
-    every, head = tuple(explanations), tuple(graph_head(graph))
+    every, head = tuple(explanations), tuple(introduce_graph(graph))
     told = _by_subject(graph, every)
-    hooks: list[Block] = [subject_section(subject, told.get(subject.key, [])) for subject in wanted]
+    hooks: list[Block] = [_hook_section(subject, told.get(subject.key, [])) for subject in wanted]
     return (*head, *(hooks or [Paragraph(_nothing(graph, module))]), *_without_hook(graph, every, module))
 
 
-def probe_document(
+def compose_probe(
     graph: BackwardGraph,
     hook: Hook,
     findings: Sequence[Explanation],
@@ -66,11 +68,11 @@ def probe_document(
     """
     where = "every module" if hook.kind.is_global else name_module(hook.owner)
     supposed = Paragraph(f"supposed, not registered: {name_registering_function(hook.kind)} on {where}")
-    blocks: list[Block] = [*graph_head(graph), supposed]
+    blocks: list[Block] = [*introduce_graph(graph), supposed]
     if refused is not None:
-        return (*blocks, Terms((("refused", refused),), "error"), *map(finding, findings))
+        return (*blocks, Terms((("refused", refused),), "error"), *map(_finding_terms, findings))
     told = _by_subject(graph, findings)
-    blocks += [subject_section(each, told.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id]
+    blocks += [_hook_section(each, told.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id]
     if moved:
         blocks.append(_moved(graph, moved))
     if zeros:
@@ -112,7 +114,7 @@ def _without_hook(graph: BackwardGraph, explanations: Iterable[Explanation], mod
         about = {owner.path, *owner.aliases, *owner.parameters}
         found = [told for told in found if told.owner in about]
     if found:
-        yield Section(("about no hook",), tuple(map(finding, found)))
+        yield Section(("about no hook",), tuple(map(_finding_terms, found)))
 
 
 def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> dict[tuple[int, str], list[Explanation]]:
@@ -123,7 +125,7 @@ def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> di
     return found
 
 
-def graph_head(graph: BackwardGraph) -> Iterator[Paragraph]:
+def introduce_graph(graph: BackwardGraph) -> Iterator[Paragraph]:
     """What backward starts from, and whether the trace was emulated."""
     lines = (say.roots_sentence(graph.info), say.call_sentence(graph.info), say.emulation_sentence(graph.info))
     yield from (Paragraph(line) for line in lines if line)
@@ -154,23 +156,23 @@ def _nothing(graph: BackwardGraph, module: str | None) -> str:
     )
 
 
-def subject_section(subject: HookSites, explanations: Sequence[Explanation]) -> Section:
+def _hook_section(subject: HookSites, explanations: Sequence[Explanation]) -> Section:
     """One hook at one owner: what it is, each of its sites, alike ones folded, and what the rules say."""
     title = (*say.owner_title(subject), say.registration(subject.hook), say.registered_at(subject.hook))
-    return Section(title, (*_fold_sections(subject), *map(finding, explanations)))
+    return Section(title, (*_fold_sections(subject), *map(_finding_terms, explanations)))
 
 
 def _fold_sections(subject: HookSites) -> Iterator[Block]:
-    every = folds(subject)
+    every = _fold_sites(subject)
     for number, fold in enumerate(every[:_MOST_FOLDS]):
-        changed = differences(subject, every[0].shown, fold.shown) if number else None
-        yield _whole(subject, fold) if changed is None else _changed(subject, every[0], fold, changed)
+        changed = _list_changes(subject, every[0].shown, fold.shown) if number else None
+        yield _site_section(subject, fold) if changed is None else _changes_section(subject, every[0], fold, changed)
     left = sum(len(fold.sites) for fold in every[_MOST_FOLDS:])
     if left:
         yield Paragraph(f"and {count_noun(left, 'more site')}, which differ from these: `trace.sites` has them all")
 
 
-def _whole(subject: HookSites, fold: Fold) -> Section:
+def _site_section(subject: HookSites, fold: _Fold) -> Section:
     site, call = fold.shown, subject.call(fold.shown)
     node = subject.graph.nodes[site.node] if site.node is not None else None
     body: list[Block] = [Paragraph(line) for line in _lines(site, node, call) if line]
@@ -193,7 +195,7 @@ def _lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterat
         yield say.receives_sentence(site.hook)
 
 
-def _fold_title(subject: HookSites, fold: Fold) -> Iterator[str]:
+def _fold_title(subject: HookSites, fold: _Fold) -> Iterator[str]:
     calls, nodes = say.calls_title(subject, fold.sites), say.nodes_title(subject.graph, fold.sites)
     yield f"{calls}  {nodes}".strip()
     shown = say.calls_title(subject, (fold.shown,))
@@ -201,7 +203,7 @@ def _fold_title(subject: HookSites, fold: Fold) -> Iterator[str]:
         yield f"alike; shown is {shown.partition(' of ')[0]}"
 
 
-def _changed(subject: HookSites, base: Fold, fold: Fold, changed: Sequence[Difference]) -> Section:
+def _changes_section(subject: HookSites, base: _Fold, fold: _Fold, changed: Sequence[_Change]) -> Section:
     as_base = say.calls_title(subject, (base.shown,)).partition(" of ")[0] or "above"
     rows = [(f"{side}{name_entry(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
     title = (*_fold_title(subject, fold), f"as {as_base}, but")
@@ -220,7 +222,81 @@ def _entry_cells(gradient: Gradient) -> tuple[str, str]:
     return say.entry_shape(gradient), say.entry_meaning(gradient)
 
 
-def finding(told: Explanation) -> Terms:
+def _finding_terms(told: Explanation) -> Terms:
     """What a rule says, with its code."""
     items = ((told.code, f"{told.severity}: {told.headline}"), ("because", told.because), ("fix", told.fix))
     return Terms(tuple(item for item in items if item[1]), told.severity)
+
+
+# Sites that say the same are told once: a recurrent cell has one for each step, and a reader wants the differences
+
+
+class _Fold(NamedTuple):
+    """Sites with the same content but for numbers in names. The first one is shown."""
+
+    sites: tuple[HookSite, ...]
+
+    @property
+    def shown(self) -> HookSite:
+        """The site that stands for all."""
+        return self.sites[0]
+
+
+class _Change(NamedTuple):
+    """An entry that is not as in another site: ``side`` is "grad_output" or "grad_input"."""
+
+    side: str
+    gradient: Gradient
+
+
+def _fold_sites(subject: HookSites) -> tuple[_Fold, ...]:
+    """The subject's sites, those of the same content together, in the order of the first of each."""
+    found: dict[object, list[HookSite]] = {}
+    for site in subject.sites:
+        found.setdefault(_content_key(subject, site), []).append(site)
+    return tuple(_Fold(tuple(sites)) for sites in found.values())
+
+
+def _list_changes(subject: HookSites, base: HookSite, other: HookSite) -> tuple[_Change, ...] | None:
+    """The entries of ``other`` that are not as in ``base``; None where there is more to tell than a few entries."""
+    if _frame_key(subject, base) != _frame_key(subject, other):
+        return None
+    found = (
+        *_compare_entries("grad_output", base.grad_output, other.grad_output),
+        *_compare_entries("grad_input", base.grad_input, other.grad_input),
+    )
+    return found if len(found) <= _MOST_CHANGES else None
+
+
+def _compare_entries(side: str, base: Sequence[Gradient], other: Sequence[Gradient]) -> Iterator[_Change]:
+    for old, new in zip(base, other, strict=True):
+        if _entry_key(old) != _entry_key(new):
+            yield _Change(side, new)
+
+
+def _content_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
+    entries = tuple(_entry_key(gradient) for gradient in (*site.grad_output, *site.grad_input))
+    return (*_frame_key(subject, site), entries)
+
+
+def _frame_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
+    node = subject.graph.nodes[site.node].name if site.node is not None else None
+    return (
+        node,
+        site.call is None,
+        site.fires,
+        site.times,
+        site.slot,
+        len(site.grad_output),
+        len(site.grad_input),
+        _erase_numbers(site.reason),
+    )
+
+
+def _entry_key(gradient: Gradient) -> tuple[object, ...]:
+    texts = (_erase_numbers(gradient.expression), _erase_numbers(gradient.reason))
+    return (gradient.argument, gradient.status, gradient.shape, gradient.dtype, *texts)
+
+
+def _erase_numbers(text: str | None) -> str | None:
+    return None if text is None else re.sub(r"\d+", "0", text)

@@ -1,53 +1,41 @@
-"""A report as GitHub-flavoured Markdown. Nothing of the user's becomes markup."""
+"""A document as GitHub-flavoured Markdown. Nothing of the user's becomes markup."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from urllib.parse import quote
 
-from fxgrad.graph import BackwardGraph, Explanation
 from fxgrad.graph.text import escape_unprintable
-from fxgrad.render.document import Block, Document, Paragraph, Section, Span, Table, Terms, spans
-from fxgrad.render.report import report_document
+from fxgrad.render.document import Block, Document, Paragraph, Section, Span, Table, Terms, split_code
 
 _HEADINGS = ("##", "###")
 _SPECIAL = re.compile(r"[\\`*_\[\]<>#|~&$]|(?<=www)\.|:(?=//)")
 _LIST_MARK = re.compile(r"^(\d*)([-+.)])")
 
 
-def report_markdown(graph: BackwardGraph, explanations: Sequence[Explanation], *, picture: str | None = None) -> str:
-    """Write the whole report as Markdown, under the title the ``picture``: a relative path or an URL."""
-    image = [] if picture is None else [f"![The backward graph](<{quote(picture, safe=_URL)}>)"]
-    return "\n\n".join(["# Backward graph", *image, *_blocks(report_document(graph, explanations), 0)]) + "\n"
-
-
-_URL = "/:%?#=&~+,;@!*'()-._"
-
-
-def markdown(document: Document) -> str:
+def format_markdown(document: Document, *, title: str | None = None) -> str:
     """Write a document as Markdown, its outer sections as headings of the second and third level."""
-    return "\n\n".join(_blocks(document, 0)) + "\n"
+    return "\n\n".join([*([] if title is None else [f"# {title}"]), *_blocks(document, 0)]) + "\n"
 
 
-def inline(text: str) -> str:
+def escape_prose(text: str) -> str:
     r"""Write a text, with its code between backticks, so that nothing else in it is markup.
 
-    >>> print(inline("`a|b` is <i>*not*</i>"))
+    >>> print(escape_prose("`a|b` is <i>*not*</i>"))
     `a|b` is \<i\>\*not\*\</i\>
-    >>> print(inline("1. no list"))
+    >>> print(escape_prose("1. no list"))
     1\. no list
     """
-    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_span, spans(escape_unprintable(text)))))
+    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_span, split_code(escape_unprintable(text)))))
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     r"""Write a text for a table. A pipe would end the cell even in code, so code that holds one becomes prose.
 
-    >>> print(cell("`a|b` and `c`"))
+    >>> print(escape_cell("`a|b` and `c`"))
     a\|b and `c`
     """
-    parts = (_prose(part) if "|" in part.text else _span(part) for part in spans(escape_unprintable(text)))
+    parts = (_prose(part) if "|" in part.text else _span(part) for part in split_code(escape_unprintable(text)))
     return "".join(parts)
 
 
@@ -63,9 +51,9 @@ def _blocks(blocks: Sequence[Block], depth: int) -> Iterator[str]:
     for block in blocks:
         match block:
             case Paragraph(text):
-                yield inline(text)
+                yield escape_prose(text)
             case Terms(items):
-                yield "\n".join(f"- **{inline(label)}** {inline(text)}" for label, text in items)
+                yield "\n".join(f"- **{escape_prose(label)}** {escape_prose(text)}" for label, text in items)
             case Table():
                 yield "\n".join(_table(block))
             case Section(title, body):
@@ -74,14 +62,14 @@ def _blocks(blocks: Sequence[Block], depth: int) -> Iterator[str]:
 
 
 def _title(parts: Sequence[str], depth: int) -> str:
-    text = " · ".join(inline(part) for part in parts if part)
+    text = " · ".join(escape_prose(part) for part in parts if part)
     return f"{_HEADINGS[depth]} {text}" if depth < len(_HEADINGS) else f"**{text}**"
 
 
 def _table(table: Table) -> Iterator[str]:
     yield _line(table.columns)
     yield _line(["---"] * len(table.columns))
-    yield from map(_line, ([cell(text) for text in row] for row in table.rows))
+    yield from map(_line, ([escape_cell(text) for text in row] for row in table.rows))
 
 
 def _line(cells: Sequence[str]) -> str:

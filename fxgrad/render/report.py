@@ -1,27 +1,32 @@
-"""The report on a whole graph: what was traced, which hooks there are, what they will do, and what to know of them."""
+"""The report on a whole graph, and the order in which its hooks are called."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
-from fxgrad.predict import find_unreached_nodes
+from fxgrad.predict import find_order_caveat, find_unreached_nodes
 from fxgrad.render import sentences as say
 from fxgrad.render.document import Block, Document, Paragraph, Section, Table, Terms
+from fxgrad.render.explain import introduce_graph
 from fxgrad.rules.fxg2_gradients import describe_lost_gradient, find_lost_gradients
 
 _MOST_ROWS = 100
 _MOST_FINDINGS = 20
 _MOST_FIXES = 8
 _MOST_KINDS = 8
+_MOST_CALLS = 1000
+_IN_THE_TRACE = ": the saved trace (`--json`) has them all"
+_CALL_COLUMNS = ("no.", "node", "gradient", "kind", "on", "function")
+_SILENT_COLUMNS = ("on", "kind", "function", "why")
 _SEVERITIES = ("error", "warning", "info")
 
 
-def report_document(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
+def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
     """Everything that is known of the graph, for a reader who knows the model."""
     told = tuple(explanations)
     every = group_sites(graph)
@@ -107,12 +112,14 @@ def _times(subject: HookSites) -> str:
     return {0: "never", 1: "once"}.get(times, f"{times} times")
 
 
-def _long_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], number: int) -> Section:
+def _long_table(
+    title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], number: int, *, where: str = _IN_THE_TRACE
+) -> Section:
     if not rows:
         return Section((title,))
     body: list[Block] = [Table(columns, tuple(rows))]
     if number > len(rows):
-        body.append(Paragraph(f"and {number - len(rows):,} more: the saved trace (`--json`) has them all"))
+        body.append(Paragraph(f"and {number - len(rows):,} more{where}"))
     return Section((title,), tuple(body))
 
 
@@ -126,7 +133,7 @@ def _firing_order(graph: BackwardGraph, every: Sequence[HookSites]) -> Section:
     return _long_table("firing order", ("no.", "on", "kind", "node"), rows, len(firing))
 
 
-def _order_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
+def _order_row(subject: HookSites, site: HookSite) -> tuple[str, str, str, str]:
     on, kind, _ = _hook_cells(subject)
     call = say.calls_title(subject, (site,))
     node = escape(subject.graph.nodes[site.node].label) if site.node is not None else ""
@@ -214,3 +221,45 @@ def _without_gradient(graph: BackwardGraph) -> Section:
 
 def _skipped(graph: BackwardGraph) -> Section:
     return Section(("outputs that backward does not start from",), tuple(map(Paragraph, graph.info.skipped)))
+
+
+# The order of calls alone
+
+
+def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -> Document:
+    """Every call of a hook at the sites that are `wanted`, numbered among all; then the hooks that are not called."""
+    by_key = {subject.key: subject for subject in group_sites(graph)}
+    firing = [site for site in graph.sites if site.order is not None and wanted(site)]
+    silent = [site for site in graph.sites if site.fires is False and wanted(site)]
+    calls = [_call_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_CALLS]]
+    others = [_silent_row(by_key[find_owner(graph, site)], site) for site in silent[:_MOST_CALLS]]
+    caveat = find_order_caveat(graph)
+    sections = (
+        _long_table("the calls of hooks, in their order", _CALL_COLUMNS, calls, len(firing), where=""),
+        _long_table("hooks that are not called", _SILENT_COLUMNS, others, len(silent), where=""),
+    )
+    return (
+        *introduce_graph(graph),
+        *([] if caveat is None else [Paragraph(f"this order holds on each device's thread alone: {caveat}")]),
+        *(section for section in sections if section.body),
+        *([] if firing or silent else [Paragraph("no hook is here")]),
+    )
+
+
+def _call_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
+    number, on, kind, _ = _order_row(subject, site)
+    node = "backward decides" if site.node is None else escape(subject.graph.nodes[site.node].label)
+    return number, node, _name_gradient(subject, site), kind, on, say.short_function(site.hook)
+
+
+def _name_gradient(subject: HookSites, site: HookSite) -> str:
+    """Which gradient of the node a hook on a tensor sees; "" for a hook on the whole node."""
+    if site.node is None or site.slot is None:
+        return ""
+    names = subject.graph.nodes[site.node].output_names
+    return f"[{site.slot}] {escape(names[site.slot])}" if site.slot < len(names) else f"[{site.slot}]"
+
+
+def _silent_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
+    _, on, _, _ = _order_row(subject, site)
+    return on, say.short_kind(site.hook), say.short_function(site.hook), site.reason

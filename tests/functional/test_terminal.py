@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 
 import fxgrad
-from fxgrad.render.plain import cells
 
 pty = pytest.importorskip("pty", reason="needs a pseudo-terminal: POSIX")
 STYLE = re.compile(r"\x1b\[[\d;]*m")
@@ -66,7 +66,7 @@ def _read(master):
 @pytest.mark.parametrize("command", ["report", "explain"])
 def test_no_line_is_wider_than_the_terminal(saved, command, columns):
     lines = STYLE.sub("", shown(command, saved, columns=columns)).splitlines()
-    assert max(map(cells, lines)) <= columns
+    assert max(map(cell_len, lines)) <= columns
 
 
 def test_a_terminal_gets_colours(saved):

@@ -4,13 +4,14 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, NodeKind
-from fxgrad.render.text import report_text
+from fxgrad.render.document import format_document
+from fxgrad.render.report import compose_report
 from fxgrad.rules import explain_graph
 
 
 def report_of(program, *, width=100):
     graph = program.graph()
-    return report_text(graph, explain_graph(graph), width=width)
+    return format_document(compose_report(graph, explain_graph(graph)), width=width)
 
 
 def test_lstm_cells_are_reported_as_in_the_golden_file(lstm_cells, repository, overwrite):
@@ -151,5 +152,5 @@ def test_weights_under_a_reentrant_checkpoint_are_not_said_to_get_no_gradient(pr
     program.module("inner", "Linear", parameters=("inner.weight",))
     program.variable("inner.weight", 8, 8)
     program.call("inner", "Linear", checkpointed="reentrant")
-    report = report_text(program.graph(), ())
+    report = format_document(compose_report(program.graph(), ()))
     assert "only backward decides: a reentrant checkpoint runs `inner` again then" in " ".join(report.split())

@@ -162,6 +162,6 @@ def test_no_torch_is_needed_to_explain():
     import subprocess
     import sys
 
-    program = "import sys, fxgrad.rules, fxgrad.render.text, fxgrad.render.markdown; print('torch' in sys.modules)"
+    program = "import sys, fxgrad.rules, fxgrad.render.report, fxgrad.render.markdown; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from fxgrad.render.document import Paragraph, Section, Table, Terms, spans
-from fxgrad.render.plain import cells, plain
+from fxgrad.render.document import Paragraph, Section, Table, Terms, format_document, split_code
 
 WIDTH = 40
 
@@ -31,20 +31,20 @@ documents = st.lists(blocks, min_size=1, max_size=4).map(tuple)
 
 @given(documents)
 def test_every_line_prints_whatever_the_texts_are(document):
-    assert [line for line in plain(document, width=WIDTH).split("\n") if not line.isprintable()] == []
+    assert [line for line in format_document(document, width=WIDTH).split("\n") if not line.isprintable()] == []
 
 
 @given(st.lists(st.one_of(texts.map(Paragraph), st.lists(texts, min_size=1).map(tuple).map(Section))).map(tuple))
 def test_a_line_is_longer_than_the_width_only_where_its_last_word_must_be(document):
-    for line in plain(document, width=WIDTH).split("\n"):
-        if cells(line) > WIDTH:
+    for line in format_document(document, width=WIDTH).split("\n"):
+        if cell_len(line) > WIDTH:
             start = line.rstrip().rpartition(" ")[0].rstrip()
-            assert cells(start) <= WIDTH
+            assert cell_len(start) <= WIDTH
 
 
 @given(documents)
 def test_no_line_ends_in_space(document):
-    assert [line for line in plain(document, width=WIDTH).split("\n") if line != line.rstrip()] == []
+    assert [line for line in format_document(document, width=WIDTH).split("\n") if line != line.rstrip()] == []
 
 
 def test_sections_of_the_outer_levels_stand_apart():
@@ -52,38 +52,41 @@ def test_sections_of_the_outer_levels_stand_apart():
         Paragraph("first"),
         Section(("a",), (Section(("b",), (Section(("c",), (Paragraph("d"),)), Paragraph("e"))), Paragraph("f"))),
     )
-    assert plain(document, width=WIDTH) == "first\n\na\n\n  b\n    c\n      d\n    e\n\n  f\n"
+    assert format_document(document, width=WIDTH) == "first\n\na\n\n  b\n    c\n      d\n    e\n\n  f\n"
 
 
 def test_a_title_goes_on_in_the_next_line_part_by_part():
     title = ("layers.3", "LSTMCell(1000, 1000)", "3 calls", "a name that is longer than what is left of it all")
-    assert plain((Section(title),), width=WIDTH) == (
+    assert format_document((Section(title),), width=WIDTH) == (
         "layers.3   LSTMCell(1000, 1000)\n    3 calls\n    a name that is longer than what is\n    left of it all\n"
     )
 
 
 def test_labels_are_aligned_and_their_texts_hang():
     terms = Terms((("FXG101", "one two three four five six seven eight"), ("fix", "none")))
-    assert plain((terms,), width=30) == "FXG101  one two three four\n        five six seven eight\nfix     none\n"
+    assert (
+        format_document((terms,), width=30)
+        == "FXG101  one two three four\n        five six seven eight\nfix     none\n"
+    )
 
 
 def test_the_widest_column_is_narrowed_first():
     table = Table(("entry", "stands for"), (("[0] self", "the first of the arguments that there are"),), headed=False)
-    assert plain((table,), width=36) == "[0] self  the first of the arguments\n          that there are\n"
+    assert format_document((table,), width=36) == "[0] self  the first of the arguments\n          that there are\n"
 
 
 def test_a_table_that_is_too_narrow_for_columns_is_written_row_by_row():
     table = Table(("on", "node"), (("encoder.layers.0.attention", "ScaledDotProductBackward0_12"),))
-    assert plain((table,), width=WIDTH) == "encoder.layers.0.attention\n    ScaledDotProductBackward0_12\n"
+    assert format_document((table,), width=WIDTH) == "encoder.layers.0.attention\n    ScaledDotProductBackward0_12\n"
 
 
 def test_wide_characters_take_two_columns():
     table = Table(("a", "b"), (("層", "x"), ("abcd", "y")), headed=False)
-    assert plain((table,), width=WIDTH) == "層    x\nabcd  y\n"
+    assert format_document((table,), width=WIDTH) == "層    x\nabcd  y\n"
 
 
 @pytest.mark.parametrize("text", ["", "`", "``", "a`b", "`a` `", "plain"])
 def test_no_backtick_is_lost_that_marks_no_code(text):
-    parts = spans(text)
+    parts = split_code(text)
     whole = "".join(f"`{span.text}`" if span.is_code else span.text for span in parts)
     assert whole == text.replace("``", "")
