@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from typing import Literal
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -20,6 +21,10 @@ Path = tuple[str | int, ...]
 
 Shape = tuple[int | str, ...]
 """Sizes; a str is a symbolic size."""
+
+
+Status = Literal["tensor", "none", "unknown"]
+"""What an entry of grad_input or grad_output is: a Tensor, None, or one or the other as backward decides."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -141,8 +146,8 @@ class Returned(Record, frozen=True):
     ``if_arrived``  if each of the gradients ``slots`` is a Tensor
     """
 
-    whenever: tuple[str, ...]
-    if_arrived: tuple[str, ...]
+    whenever: tuple[Status, ...]
+    if_arrived: tuple[Status, ...]
     slots: tuple[int, ...]
 
 
@@ -463,7 +468,7 @@ class Gradient(Record, frozen=True):
 
     index: int
     argument: str | None
-    status: str
+    status: Status
     shape: Shape | None
     dtype: str | None
     expression: str | None

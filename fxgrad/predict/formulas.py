@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Node, NodeKind, TensorMeta
+from fxgrad.graph.records import Status
 from fxgrad.predict.engine import Schedule
 
-TENSOR, NONE, UNKNOWN = "tensor", "none", "unknown"
+TENSOR: Status = "tensor"
+NONE: Status = "none"
+UNKNOWN: Status = "unknown"
 """What an entry of grad_input or grad_output is: `Gradient.status`."""
 
-Statuses = tuple[str, ...]
+Statuses = tuple[Status, ...]
 """One of these for each entry."""
 
 INPUT_SIDE, OUTPUT_SIDE = "input", "output"
@@ -68,7 +71,7 @@ def _returned_by_code(node: Node, received: Statuses) -> Statuses:
     return returned.if_arrived if arrived else returned.whenever
 
 
-def _returned_by_hook_function(received: Statuses, edges: int, side: str | None) -> Iterator[str]:
+def _returned_by_hook_function(received: Statuses, edges: int, side: str | None) -> Iterator[Status]:
     """BackwardHookFunction (torch/nn/modules/_functions.py) is the identity, with zeros for what is undefined.
 
     On the output side ``BackwardHook.setup_output_hook`` (torch/utils/hooks.py) turns those zeros back into None.
@@ -146,7 +149,7 @@ def _is_double_backward(name: str) -> bool:
     return re.search(r"BackwardBackward\d+$", name) is not None
 
 
-def _everywhere(node: Node, status: str, reason: str) -> SpecialFormula:
+def _everywhere(node: Node, status: Status, reason: str) -> SpecialFormula:
     return SpecialFormula((status,) * len(node.edges), reason)
 
 

@@ -18,6 +18,7 @@ from fxgrad.graph import (
     NodeKind,
     UnrecordedCall,
 )
+from fxgrad.graph.records import Status
 from fxgrad.predict.engine import Schedule, schedule_nodes
 from fxgrad.predict.formulas import (
     DECIDES_ALONE,
@@ -176,7 +177,7 @@ def simulate(graph: BackwardGraph, call: BackwardCall | None = None) -> Simulati
     call = call or graph.info.backward
     schedule = schedule_nodes(graph, call)
     sides = find_hook_sides(graph)
-    received: list[list[str] | None] = [None] * len(graph.nodes)
+    received: list[list[Status] | None] = [None] * len(graph.nodes)
     for reached in schedule.order:
         received[reached] = [NONE] * len(graph.nodes[reached].grad_outputs)
     for root in graph.roots:
@@ -197,7 +198,7 @@ def simulate(graph: BackwardGraph, call: BackwardCall | None = None) -> Simulati
 
 
 def _deliver(
-    node: Node, statuses: Statuses, received: list[list[str] | None], deciders: dict[tuple[int, int], int]
+    node: Node, statuses: Statuses, received: list[list[Status] | None], deciders: dict[tuple[int, int], int]
 ) -> None:
     """Add each gradient to the slot that its edge leads to: a Tensor for certain if any of them is."""
     for edge, status in zip(node.edges, statuses, strict=True):

@@ -26,6 +26,7 @@ from torch.autograd.function import FunctionMeta, _SingleLevelFunction
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from fxgrad.graph import Returned
+from fxgrad.graph.records import Status
 from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, result_names
 from fxgrad.observe.autograd.backward_code import (
     ANYTHING,
@@ -257,7 +258,8 @@ def _output_names(operator: torch._ops.OpOverload | None, node: torch._C._Functi
 
 # What its backward returns
 
-_UNKNOWN = "unknown"
+_UNKNOWN: Status = "unknown"
+_STATUSES: dict[ValueKind, Status] = {TENSOR: "tensor", NONE: "none"}
 
 
 def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answers: Answers) -> Returned | None:
@@ -288,15 +290,15 @@ def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answ
     return None if {*whenever, *if_arrived} <= {_UNKNOWN} else Returned(whenever, if_arrived, slots)
 
 
-def _of_edges(kinds: Sequence[ValueKind], places: Sequence[_Candidates]) -> tuple[str, ...]:
+def _of_edges(kinds: Sequence[ValueKind], places: Sequence[_Candidates]) -> tuple[Status, ...]:
     """Where several arguments may belong to some edges, and as many Tensors are returned for them, each edge has one."""
     alike = Counter(places)
-    found: list[str] = []
+    found: list[Status] = []
     for candidates in places:
         possible = [kinds[place] for place in candidates]
         one_each = possible.count(TENSOR) == alike[candidates]
         kind = TENSOR if one_each else reduce(or_, possible, ValueKind(0))
-        found.append({TENSOR: "tensor", NONE: "none"}.get(kind, _UNKNOWN))
+        found.append(_STATUSES.get(kind, _UNKNOWN))
     return tuple(found)
 
 

@@ -92,6 +92,7 @@ TEXT = """\
 "forward":[]
 }
 """
+GRADIENT = {"index": 0, "argument": None, "shape": None, "dtype": None, "expression": None}
 COPY = """\
 import sys
 from fxgrad.exchange.saved import from_json, to_json
@@ -208,6 +209,10 @@ def test_a_wrong_field_is_named_with_its_record():
         (lambda d: d["info"].update(schema_version=True), "info.schema_version: expected int, got bool"),
         (lambda d: d["info"].update(schema_version="2"), "info.schema_version: expected int, got str"),
         (lambda d: d.update(info=[]), "info: expected object, got array"),
+        (
+            lambda d: d["sites"][0]["grad_output"].append({**GRADIENT, "status": "zeros"}),
+            "sites[0].grad_output[0].status: invalid enum value 'zeros'",
+        ),
         (lambda d: d["nodes"][0].update(kind="fun"), "nodes[0].kind: invalid enum value 'fun'"),
         (lambda d: d["nodes"][0].update(kind="\ud800"), "a lone surrogate stands where the schema has no free text"),
         (lambda d: d["nodes"][0].update(sequence_nr=1.5), "nodes[0].sequence_nr: expected int | null, got float"),

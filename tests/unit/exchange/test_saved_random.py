@@ -56,6 +56,8 @@ def value_of(hint):
     arguments = typing.get_args(hint)
     if hint in PLAIN:
         return PLAIN[hint]
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(arguments)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return st.one_of(*map(value_of, reversed(arguments)))
     if arguments[1:] == (...,):
@@ -228,6 +230,8 @@ JSON = st.recursive(
 def conforms(value, hint):
     """Whether a value is exactly of a type hint, down to its smallest parts."""
     arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in arguments
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(conforms(value, member) for member in arguments)
     if arguments[1:] == (...,):
