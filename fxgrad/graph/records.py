@@ -110,12 +110,32 @@ class NodeKind(enum.Enum):
     OPAQUE = "opaque"
 
     @property
+    def is_leaf(self) -> bool:
+        """Whether the node is the AccumulateGrad of a leaf."""
+        return self is NodeKind.ACCUMULATE_GRAD
+
+    @property
     def is_python(self) -> bool:
         """Whether Python code computes the node's gradients, so that the graph alone does not decide them."""
         return self in _PYTHON_KINDS
 
+    @property
+    def decides_alone(self) -> bool:
+        """Whether code that the graph does not show decides between Tensor and None for each ``grad_input`` entry."""
+        return self in _DECIDING_KINDS
+
 
 _PYTHON_KINDS = frozenset({NodeKind.CUSTOM_FUNCTION, NodeKind.BACKWARD_HOOK, NodeKind.COMPILED, NodeKind.CHECKPOINT})
+_DECIDING_KINDS = frozenset(
+    {
+        NodeKind.CUSTOM_FUNCTION,
+        NodeKind.COMPILED,
+        NodeKind.CHECKPOINT,
+        NodeKind.SCRIPTED,
+        NodeKind.OPAQUE,
+        NodeKind.ERROR,
+    }
+)
 
 
 class Edge(Record, frozen=True):

@@ -24,7 +24,7 @@ from fxgrad.graph import (
     UnrecordedCall,
 )
 from fxgrad.graph.names import format_expression, name_grad_output
-from fxgrad.predict.formulas import DECIDES_ALONE, NONE, TENSOR, UNKNOWN, find_own_slots, torch_version
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, find_own_slots, torch_version
 from fxgrad.predict.reasons import explain_grad_input, explain_grad_output
 from fxgrad.predict.simulation import Simulation
 
@@ -109,7 +109,7 @@ def _edge_meta(simulation: Simulation, node: Node, index: int, status: str) -> T
         following = simulation.graph.nodes[edge.next_node]
         return _without_chosen_dtype(simulation, following, following.grad_outputs[edge.input_nr])
     # Nothing validates what is returned for an edge that leads nowhere.
-    if status == UNKNOWN or edge.operand is None or (status == TENSOR and node.kind in DECIDES_ALONE):
+    if status == UNKNOWN or edge.operand is None or (status == TENSOR and node.kind.decides_alone):
         return _UNREADABLE
     return _unvalidated_meta(node, index, edge.operand) if status == TENSOR else edge.operand
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from fxgrad.graph import BackwardGraph, Gradient, Hook, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Gradient, Hook, HookSite, ModuleCall, Node
 from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.predict.entries import UNTOUCHED, make_target_entry, mark_unknown
 from fxgrad.predict.formulas import NONE, UNKNOWN
@@ -165,7 +165,7 @@ def group_by_node(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, 
 
 def _is_called_as_a_whole(site: HookSite, node: Node) -> bool:
     """Whether the engine calls the hook once for the node. ``retain_grad`` returns at once for a leaf."""
-    if site.hook.kind.skips_leaves and node.kind is NodeKind.ACCUMULATE_GRAD:
+    if site.hook.kind.skips_leaves and node.kind.is_leaf:
         return False
     return is_alive(site) and site.hook.kind.moment is not HookMoment.TENSOR_PRE_HOOK
 

@@ -28,18 +28,6 @@ Statuses = tuple[Status, ...]
 INPUT_SIDE, OUTPUT_SIDE = "input", "output"
 """Where a BackwardHookFunction node is: on the inputs of its module, or on the outputs."""
 
-DECIDES_ALONE = frozenset(
-    {
-        NodeKind.CUSTOM_FUNCTION,
-        NodeKind.COMPILED,
-        NodeKind.CHECKPOINT,
-        NodeKind.SCRIPTED,
-        NodeKind.OPAQUE,
-        NodeKind.ERROR,
-    }
-)
-"""Nodes whose own code decides between Tensor and None for each entry; the graph does not show that code."""
-
 
 def compute_grad_inputs(
     graph: BackwardGraph, node: Node, received: Statuses, schedule: Schedule, side: str | None
@@ -50,7 +38,7 @@ def compute_grad_inputs(
     """
     if not schedule.runs[node.id]:
         return (NONE,) * len(node.edges)
-    if node.kind in DECIDES_ALONE:
+    if node.kind.decides_alone:
         return _returned_by_code(node, received)
     if node.kind is NodeKind.BACKWARD_HOOK:
         return tuple(_returned_by_hook_function(received, len(node.edges), side))
@@ -132,7 +120,7 @@ _Formula = Callable[[BackwardGraph, Node, Statuses], SpecialFormula | None]
 
 def apply_special_formula(graph: BackwardGraph, node: Node, received: Statuses) -> SpecialFormula | None:
     """Return what the node's exception decides; None if it has none, or none for these gradients."""
-    if node.kind in DECIDES_ALONE or (TENSOR not in received and UNKNOWN not in received):
+    if node.kind.decides_alone or (TENSOR not in received and UNKNOWN not in received):
         return None
     formula = _FORMULAS.get(_family(node.short_name))
     if formula is None and len(node.grad_outputs) > 1 and _is_double_backward(node.short_name):

@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from msgspec import structs
 
-from fxgrad.graph import BackwardGraph, Gradient, Hook, HookSite, NodeKind, Shape, Variable
+from fxgrad.graph import BackwardGraph, Gradient, Hook, HookSite, Shape, Variable
 from fxgrad.predict.simulation import predict_nodes
 
 _NOT_CALLED = "backward does not call the hook there"
@@ -154,5 +154,5 @@ def _gradients_of_leaves(graph: BackwardGraph) -> Iterator[tuple[Variable, str]]
         if leaf.is_leaf and leaf.requires_grad:
             if leaf.node is None:
                 yield leaf, "none"
-            elif graph.nodes[leaf.node].kind is NodeKind.ACCUMULATE_GRAD:
+            elif graph.nodes[leaf.node].kind.is_leaf:
                 yield leaf, nodes[leaf.node].grad_outputs[leaf.slot]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Node, NodeKind
 from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.graph.text import escape, join_words, pluralize
-from fxgrad.predict.formulas import DECIDES_ALONE, NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
+from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
 
 _MOST_LABELS = 3
@@ -46,7 +46,7 @@ def explain_grad_input(simulation: Simulation, node: Node, index: int) -> str | 
     status = simulation.grad_inputs[node.id][index]
     if status == TENSOR:
         return None
-    if node.kind in DECIDES_ALONE and status == UNKNOWN:
+    if node.kind.decides_alone and status == UNKNOWN:
         return f"{_describe_decision(node)} whether this is a Tensor or None"
     if node.returned is not None and simulation.runs(node.id):
         # The code of the Python Function says so, whether or not the gradient would go anywhere.
@@ -103,7 +103,7 @@ def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> 
     kind = site.hook.kind
     if not site.hook.active and not kind.is_module:
         return "its handle was removed"
-    if kind.skips_leaves and simulation.graph.nodes[site.node].kind is NodeKind.ACCUMULATE_GRAD:
+    if kind.skips_leaves and simulation.graph.nodes[site.node].kind.is_leaf:
         return "retain_grad does nothing on a leaf"
     if kind.on_several_tensors and any(node in simulation.ranks for node, _ in site.hook.target_slots):
         return _explain_multi_grad(simulation, site.hook, raises=raises)

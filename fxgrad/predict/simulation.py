@@ -15,13 +15,11 @@ from fxgrad.graph import (
     HookSite,
     ModuleCall,
     Node,
-    NodeKind,
     UnrecordedCall,
 )
 from fxgrad.graph.records import Status
 from fxgrad.predict.engine import Schedule, schedule_nodes
 from fxgrad.predict.formulas import (
-    DECIDES_ALONE,
     INPUT_SIDE,
     NONE,
     OUTPUT_SIDE,
@@ -141,7 +139,7 @@ class Simulation:
         """Whether a backward that starts inside this one may call the hooks at a node, too."""
         if not self.nesting:
             return False
-        return self.graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD or node in self._entered
+        return self.graph.nodes[node].kind.is_leaf or node in self._entered
 
     def is_miscounted(self, site: HookSite) -> bool:
         """Whether a multi-grad hook may count gradients of a backward that starts inside this one."""
@@ -216,7 +214,7 @@ def _deliver(
 
 def _find_decider(node: Node, deciders: dict[tuple[int, int], int]) -> int:
     """Return the node whose code decides what `node` returns: itself, or one before it."""
-    if node.kind in DECIDES_ALONE:
+    if node.kind.decides_alone:
         return node.id
     slots = range(len(node.grad_outputs))
     return next((deciders[node.id, slot] for slot in slots if (node.id, slot) in deciders), node.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, NodeKind, Root
+from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, Root
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -40,12 +40,12 @@ MOST_UNPLACED = 5
 def node_lines(graph: BackwardGraph, node: Node) -> Iterator[Line]:
     """What a node is: its label, or for a leaf the variable's name and shape."""
     yield Line(shorten(_title(node), NAME_WIDTH), bold=True)
-    if node.kind is NodeKind.ACCUMULATE_GRAD:
+    if node.kind.is_leaf:
         yield Line(_leaf_text(graph, node))
 
 
 def _title(node: Node) -> str:
-    if node.kind is NodeKind.ACCUMULATE_GRAD and node.variable is not None:
+    if node.kind.is_leaf and node.variable is not None:
         return escape(node.variable)
     return escape(node.label)
 

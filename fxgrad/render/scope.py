@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, HookSite, ModuleCall, NodeKind, Root
+from fxgrad.graph import BackwardGraph, HookSite, ModuleCall, Root
 from fxgrad.graph.text import escape
 from fxgrad.predict import NodePrediction
 from fxgrad.render.theme import Flow
@@ -104,7 +104,7 @@ def _leaf_homes(graph: BackwardGraph, found: list[str | None]) -> dict[int, str 
 
 
 def _is_homeless_leaf(graph: BackwardGraph, node: int, found: list[str | None]) -> bool:
-    return found[node] is None and graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD
+    return found[node] is None and graph.nodes[node].kind.is_leaf
 
 
 def find_common_calls(one: Lineage, other: Lineage) -> Lineage:
@@ -172,7 +172,7 @@ def select_module(graph: BackwardGraph, flows: EdgeFlows, module: str) -> Scope:
     members = _members(graph, _called_path(graph, module))
     links = tuple(link for link in _links(graph, flows) if link.tail in members or link.head in members)
     nodes = members.union(*((link.tail, link.head) for link in links))
-    leaves = {node for node in nodes if graph.nodes[node].kind is NodeKind.ACCUMULATE_GRAD}
+    leaves = {node for node in nodes if graph.nodes[node].kind.is_leaf}
     return Scope(tuple(sorted(nodes)), links, nodes - members - leaves)
 
 
@@ -234,7 +234,7 @@ def _nearest(module: str, called: Iterable[str]) -> str:
 
 def _landmarks(graph: BackwardGraph) -> set[int]:
     hooked = {site.node for site in graph.sites if site.node is not None}
-    leaves = {node.id for node in graph.nodes if node.kind is NodeKind.ACCUMULATE_GRAD}
+    leaves = {node.id for node in graph.nodes if node.kind.is_leaf}
     return hooked | leaves | {root.node for root in graph.roots}
 
 

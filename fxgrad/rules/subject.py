@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.hook_sites import HookSites, group_sites
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
@@ -222,7 +222,7 @@ def _rank_own_parameters(subject: Subject) -> dict[str, int]:
 
 
 def _is_leaf_of(node: Node, names: dict[str, int]) -> bool:
-    return node.kind is NodeKind.ACCUMULATE_GRAD and node.variable in names
+    return node.kind.is_leaf and node.variable in names
 
 
 def _find_feeders(subject: Subject, site: HookSite) -> dict[int, int | None]:

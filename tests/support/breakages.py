@@ -30,6 +30,7 @@ from wrong_rules import (
     without_the_last,
 )
 
+from fxgrad.graph import NodeKind
 from fxgrad.observe.autograd import nested_backward
 from fxgrad.predict import engine, entries, firing, formulas, places, reasons, simulation, sites
 
@@ -201,8 +202,8 @@ BREAKAGES = {
         "none",
     ),
     "a Python Function returns what is needed": (
-        formulas,
-        "DECIDES_ALONE",
+        NodeKind,
+        "decides_alone",
         nothing_decides_alone,
         "a_gradient_that_nothing_gives",
         "none",
