@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.graph.lookup import find_hook_kind
-from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.predict import predict, set_backward_call
 from fxgrad.result import Explanations, Probe, Trace, load
 

@@ -27,7 +27,7 @@ from msgspec import structs
 from fxgrad.errors import FxgradError, TargetError, error_from_dict
 from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
 from fxgrad.graph import BackwardGraph, HookKind, OtherDevice
-from fxgrad.graph.probe_run import ProbeRun
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.graph.records import Firing
 from fxgrad.observe.accelerator import forked
 from fxgrad.observe.execution import Executed

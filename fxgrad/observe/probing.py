@@ -16,8 +16,8 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, Hook, HookKind
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.graph.lookup import find_module_path
-from fxgrad.graph.probe_run import ProbeRun
 from fxgrad.graph.text import escape
 from fxgrad.observe.autograd.python_code import find_source
 from fxgrad.observe.hooks.registrations import RegistrationWatch

@@ -27,10 +27,8 @@ from fxgrad.observe.hooks.search import HookSearch, existing_hooks
 from fxgrad.observe.hooks.tables import hooks_on_tensor
 from fxgrad.observe.observation import Observation, device_of, graph_info
 from fxgrad.observe.real_types import is_a, is_optimized
-from fxgrad.observe.record.compiler import Compiler
 from fxgrad.observe.record.events import ModuleEvent
-from fxgrad.observe.record.forward_graph import ForwardGraph
-from fxgrad.observe.record.forward_module import RecordedForward
+from fxgrad.observe.record.forward_graph import ForwardGraph, RecordedForward
 from fxgrad.observe.record.frames import UserCode, forget_sources, message_of, source_of_error, user_traceback
 from fxgrad.observe.record.names import (
     ModuleNames,
@@ -41,10 +39,9 @@ from fxgrad.observe.record.names import (
     table_of,
     tensor_finder,
 )
-from fxgrad.observe.record.patches import patch_torch
+from fxgrad.observe.record.patches import Compiler, patch_torch
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.roots import FoundRoots, find_roots
-from fxgrad.observe.record.tensors import MetaTable, tensors_in
+from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, tensors_in
 from fxgrad.observe.restore import preserve
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"

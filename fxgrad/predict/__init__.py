@@ -1,11 +1,10 @@
 """What each hook will receive, and whether, how often and in which order it is called: predicted before backward."""
 
 from fxgrad.graph import BackwardCall
-from fxgrad.predict.calling import set_backward_call
 from fxgrad.predict.places import find_landings, find_places
 from fxgrad.predict.reasons import find_unreached_nodes
 from fxgrad.predict.simulation import NodePrediction, find_order_caveat, predict_nodes
-from fxgrad.predict.sites import predict
+from fxgrad.predict.sites import predict, set_backward_call
 
 __all__ = [
     "BackwardCall",

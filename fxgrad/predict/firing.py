@@ -35,7 +35,7 @@ class HookCalls:
     ``in_order``   the calls in order; a multi-grad hook may be called more than once
     ``counters``   for each multi-grad hook, by its site's number, what it counts
     ``by_others``  numbers of the sites whose hook this backward does not call, but one that starts inside it may
-    ``raised_by``  number of the site whose hook raises, which ends backward; None if none does
+    ``raises``     whether a hook raises, which ends backward
     """
 
     def __init__(self, simulation: Simulation, sites: Sequence[HookSite]) -> None:
@@ -47,7 +47,7 @@ class HookCalls:
         self._recomputed = undecided - self._somewhere
         self._miscounted = {number for number, site in enumerate(sites) if simulation.is_miscounted(site)}
         self.by_others: frozenset[int] = frozenset()
-        self.raised_by: int | None = None
+        self.raises = False
         self.counters = {
             number: MultiGradCounter(simulation, site.hook)
             for number, site in enumerate(sites)
@@ -70,14 +70,14 @@ class HookCalls:
     def _run(self) -> Iterator[int]:
         for node in self._simulation.schedule.order:
             yield from self._run_node(node)
-            if self.raised_by is not None:
+            if self.raises:
                 return
         yield from sorted(self._somewhere)
 
     def _run_node(self, node: int) -> Iterator[int]:
         hooks = self._hooks_at.get(node) or NodeHooks()
         yield from self._run_tensor_hooks(hooks.tensor_hooks)
-        if self.raised_by is not None:
+        if self.raises:
             return
         yield from hooks.at(HookMoment.RETAIN_GRAD)
         if self._simulation.schedule.runs[node]:
@@ -95,14 +95,14 @@ class HookCalls:
         for hook in hooks:
             called = True if hook.target is None else self.counters[hook.site].visit(hook.target)
             if called is None:
-                self.raised_by = hook.site
+                self.raises = True
                 return
             if called and not (hook.site in self._somewhere or hook.site in self._miscounted):
                 yield hook.site
 
     def _find_called_by_others(self, called: Sequence[int]) -> Iterator[int]:
         simulation = self._simulation
-        if simulation.nesting and self.raised_by is None:
+        if simulation.nesting and not self.raises:
             for number in {*range(len(self._sites))} - {*called}:
                 node = self._sites[number].node
                 if node is not None and is_alive(self._sites[number]) and simulation.is_shared(node):

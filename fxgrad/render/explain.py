@@ -17,7 +17,7 @@ from fxgrad.graph import (
     Node,
     NodeKind,
 )
-from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
+from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
 from fxgrad.graph.lookup import find_module_path
 from fxgrad.graph.names import describe_node_kind
 from fxgrad.graph.text import (

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from fxgrad.exchange.saved import records_to_json
 from fxgrad.graph import BackwardGraph, Explanation, Source
-from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
+from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
 from fxgrad.graph.records import Record
 from fxgrad.graph.text import escape, escape_unprintable, format_source, join_words, quote_code
 from fxgrad.render import sentences as say

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
-from fxgrad.graph.hook_sites import HookSites, find_owner, group_sites
+from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
 from fxgrad.predict import find_order_caveat, find_unreached_nodes
 from fxgrad.render import sentences as say

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookSite, ModuleCall, Node, Source
+from fxgrad.graph.backward_graph import HookSites
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment, HookOwner
-from fxgrad.graph.hook_sites import HookSites
 from fxgrad.graph.names import describe_grad_inputs, describe_grad_outputs, join_labels
 from fxgrad.graph.text import (
     count_noun,

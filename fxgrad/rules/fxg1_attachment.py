@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, Landing, Node, OtherDevice, TensorRef
-from fxgrad.graph.hook_sites import PlacedSite
+from fxgrad.graph.backward_graph import PlacedSite
 from fxgrad.graph.names import describe_grad_inputs, name_node_function
 from fxgrad.graph.text import (
     count_noun,

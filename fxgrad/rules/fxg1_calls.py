@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, FxNode, HookSite, ModuleCall
+from fxgrad.graph.backward_graph import PlacedSite
 from fxgrad.graph.hook_kinds import HookMoment
-from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,

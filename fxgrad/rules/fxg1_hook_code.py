@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from fxgrad.graph import Explanation, Gradient, Held, HookSite, Node, Variable
+from fxgrad.graph.backward_graph import PlacedSite
 from fxgrad.graph.hook_kinds import HookArguments
-from fxgrad.graph.hook_sites import PlacedSite
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node
+from fxgrad.graph.backward_graph import HookSites, group_sites
 from fxgrad.graph.hook_kinds import HookOwner
-from fxgrad.graph.hook_sites import HookSites, group_sites
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow

@@ -20,7 +20,7 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import FxgradError, TargetError
 from fxgrad.graph import BackwardGraph, HookKind, HookSite
-from fxgrad.graph.probe_run import ProbeRun
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.run import observe_forward
 from fxgrad.predict import predict

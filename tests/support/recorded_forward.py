@@ -15,8 +15,7 @@ import fxgrad
 from fxgrad.errors import UsageError
 from fxgrad.graph import NodeKind
 from fxgrad.observe.autograd.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
-from fxgrad.observe.record.roots import find_roots
-from fxgrad.observe.record.tensors import tensors_in
+from fxgrad.observe.record.tensors import find_roots, tensors_in
 
 REFUSED = "refused: "
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph
-from fxgrad.graph.probe_run import ProbeRun
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.observe.accelerator.device import find_caveats
 from fxgrad.observe.execution import Executed
 from fxgrad.observe.run import TracedRun

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fxgrad.graph import BackwardGraph, HookKind
-from fxgrad.graph.probe_run import ProbeRun
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.observe.execution import Executed, execute
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook

@@ -14,7 +14,7 @@ from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph import HookKind
-from fxgrad.graph.probe_run import ProbeRun
+from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
 
