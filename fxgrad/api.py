@@ -53,15 +53,15 @@ def trace(
     from fxgrad.observe import run
     from fxgrad.observe.target import devices
 
-    arguments, keywords = _arguments(args, kwargs)
+    arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         return _trace_emulated(model, arguments, keywords, loss, str(device))
     devices.check_placed(model, device)
-    with _explained():
-        return _trace_of(run.observe_forward(model, arguments, keywords, loss=loss), model)
+    with _explain_errors():
+        return _make_trace(run.observe_forward(model, arguments, keywords, loss=loss), model)
 
 
-def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise UsageError(
             f"{type(kwargs).__name__} as kwargs",
@@ -72,7 +72,7 @@ def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explain_errors() -> Iterator[None]:
     """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG203, FXG302."""
     try:
         yield
@@ -97,17 +97,17 @@ def _explained() -> Iterator[None]:
 def _trace_emulated(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None, device: str
 ) -> Trace:
-    from fxgrad.emulated import trace_in_fork
+    from fxgrad.emulated import run_in_fork
     from fxgrad.observe.record.names import TensorNames, path_finder, tensor_finder
     from fxgrad.observe.run import observe_forward
     from fxgrad.observe.target.devices import run_moved_model
 
     observe = partial(observe_forward, model, loss=loss)
-    graph = trace_in_fork(lambda: run_moved_model(model, args, kwargs, observe, device=device).graph)
+    graph = run_in_fork(lambda: run_moved_model(model, args, kwargs, observe, device=device).graph, BackwardGraph)
     return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
 
 
-def _trace_of(traced: TracedRun, model: Any) -> Trace:
+def _make_trace(traced: TracedRun, model: Any) -> Trace:
     from fxgrad.observe.record.names import path_finder
 
     return Trace(
@@ -152,19 +152,20 @@ def probe(
     from fxgrad.observe.probing import observe_with_hook
     from fxgrad.observe.target import devices
 
-    observe = partial(observe_with_hook, model, module=module, kind=_module_kind(kind), loss=loss)
-    arguments, keywords = _arguments(args, kwargs)
+    observe = partial(observe_with_hook, model, module=module, kind=_find_module_kind(kind), loss=loss)
+    arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
-        from fxgrad.emulated import probe_in_fork
+        from fxgrad.emulated import run_in_fork
 
         on = str(device)
-        return _probe_of(probe_in_fork(lambda: devices.run_moved_model(model, arguments, keywords, observe, device=on)))
+        probing = partial(devices.run_moved_model, model, arguments, keywords, observe, device=on)
+        return _make_probe(run_in_fork(probing, ProbeRun))
     devices.check_placed(model, device)
-    with _explained():
-        return _probe_of(observe(arguments, keywords))
+    with _explain_errors():
+        return _make_probe(observe(arguments, keywords))
 
 
-def _module_kind(kind: HookKind | str) -> HookKind:
+def _find_module_kind(kind: HookKind | str) -> HookKind:
     found = find_hook_kind(kind)
     if not found.is_module:
         raise UsageError(
@@ -175,7 +176,7 @@ def _module_kind(kind: HookKind | str) -> HookKind:
     return found
 
 
-def _probe_of(run: ProbeRun) -> Probe:
+def _make_probe(run: ProbeRun) -> Probe:
     from fxgrad.predict.moved import find_moved_sites, find_zero_gradients
     from fxgrad.render.explain import compose_probe
     from fxgrad.rules import explain_error, explain_graph
@@ -219,8 +220,8 @@ class Recording:
                 "record the forward again",
             )
         run, self._run = self._run, None
-        with _explained():
-            return _trace_of(finish_recording(run, loss), run.model)
+        with _explain_errors():
+            return _make_trace(finish_recording(run, loss), run.model)
 
 
 @contextmanager
@@ -262,7 +263,7 @@ def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: b
     """
     from fxgrad.observe.run import observe_tensors
 
-    return _trace_of(observe_tensors(outputs, model, node_hooks=node_hooks), model)
+    return _make_trace(observe_tensors(outputs, model, node_hooks=node_hooks), model)
 
 
 def verify(
@@ -293,7 +294,7 @@ def verify(
     from fxgrad.observe.target import devices
     from fxgrad.verification import compare
 
-    arguments, keywords = _arguments(args, kwargs)
+    arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         raise UsageError(
             f"verify of a live model on {device}, which is not there",
@@ -301,7 +302,7 @@ def verify(
             f"the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
         )
     devices.check_placed(model, device)
-    with _explained():
+    with _explain_errors():
         executed = execution.execute(
             model,
             arguments,
@@ -345,8 +346,8 @@ def _run_target(options: TargetOptions) -> Trace:
         return Trace(predict(trace_in_interpreter(options)))
     from fxgrad.observe.target import running
 
-    with _explained():
-        return _trace_of(*running.observe_target(options))
+    with _explain_errors():
+        return _make_trace(*running.observe_target(options))
 
 
 def _needs_interpreter(options: TargetOptions) -> bool:
@@ -370,15 +371,15 @@ def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
             "a target that can be run: the hook is registered, and forward runs with it",
             "give the file or class that was traced",
         )
-    added = _module_kind(kind)
+    added = _find_module_kind(kind)
     if _needs_interpreter(options):
         from fxgrad.emulated import probe_in_interpreter
 
-        return _probe_of(probe_in_interpreter(options, module, added))
+        return _make_probe(probe_in_interpreter(options, module, added))
     from fxgrad.observe.target import running
 
-    with _explained():
-        return _probe_of(running.observe_target_with_hook(options, module, added))
+    with _explain_errors():
+        return _make_probe(running.observe_target_with_hook(options, module, added))
 
 
 def check_target(options: TargetOptions) -> list[Finding]:
@@ -411,7 +412,7 @@ def verify_target(options: TargetOptions) -> Verification:
     else:
         from fxgrad.observe.target import running
 
-        with _explained():
+        with _explain_errors():
             executed = running.execute_target(
                 options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )

@@ -20,22 +20,22 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs
 
 from fxgrad.errors import FxgradError, TargetError, error_from_dict
-from fxgrad.exchange.saved import from_json, records_from_json, records_to_json, to_json
+from fxgrad.exchange.saved import records_from_json, records_to_json
 from fxgrad.graph import BackwardGraph, HookKind, OtherDevice
 from fxgrad.graph.backward_graph import ProbeRun
-from fxgrad.graph.records import Firing
 from fxgrad.observe.accelerator import forked
 from fxgrad.observe.execution import Executed
 from fxgrad.observe.target import devices, running
 from fxgrad.predict import find_landings, find_places, set_backward_call
 from fxgrad.target_options import TargetOptions
 
-_FIRINGS = tuple[Firing, ...]
+_Result = TypeVar("_Result", BackwardGraph, ProbeRun, Executed)
+
 _STDERR = 2
 _INTERRUPTED = 130
 _SECONDS_TO_END = 5.0
@@ -58,15 +58,9 @@ an interrupt ends it without a word."""
 # In the process that asks
 
 
-def trace_in_fork(trace: Callable[[], BackwardGraph], *, timeout: float | None = None) -> BackwardGraph:
-    """The graph that `trace` returns in a forked child. Raises what ``forked.in_forked_child`` raises."""
-    text = forked.in_forked_child(lambda: to_json(trace()), timeout=timeout)
-    return from_json(text, origin="the forked child")
-
-
-def probe_in_fork(probe: Callable[[], ProbeRun]) -> ProbeRun:
-    """What `probe` returns in a forked child. Raises what ``forked.in_forked_child`` raises."""
-    return records_from_json(forked.in_forked_child(lambda: records_to_json(probe())), ProbeRun)
+def run_in_fork(run: Callable[[], _Result], kind: type[_Result], *, timeout: float | None = None) -> _Result:
+    """What `run` returns in a forked child, of this `kind`. Raises what ``forked.in_forked_child`` raises."""
+    return records_from_json(forked.in_forked_child(lambda: records_to_json(run()), timeout=timeout), kind)
 
 
 def trace_in_interpreter(options: TargetOptions) -> BackwardGraph:
@@ -75,7 +69,7 @@ def trace_in_interpreter(options: TargetOptions) -> BackwardGraph:
     Its ``info.other_device`` says how it is on the CPU where a non-full hook is on a node. Raises what loading and
     tracing it on the emulated device raises; a failure on the CPU is only noted.
     """
-    return from_json(_ask({"verb": "trace"}, options)["graph"], origin="the emulated run")
+    return _ask(options, BackwardGraph, verb="trace")
 
 
 def probe_in_interpreter(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
@@ -83,19 +77,16 @@ def probe_in_interpreter(options: TargetOptions, module: str, kind: HookKind) ->
 
     For a non-full hook their ``info.other_device`` says how it is on the CPU. Raises as `trace_in_interpreter` does.
     """
-    answer = _ask({"verb": "probe", "module": module, "kind": kind.value}, options)
-    return records_from_json(answer["probe"], ProbeRun)
+    return _ask(options, ProbeRun, verb="probe", module=module, hook=kind.value)
 
 
 def execute_in_interpreter(options: TargetOptions) -> Executed:
     """The graph, and what its hooks get in a real backward of tensors without data."""
-    answer = _ask({"verb": "verify"}, options)
-    graph = from_json(answer["graph"], origin="the emulated run")
-    return Executed(graph, records_from_json(answer["firings"], _FIRINGS))
+    return _ask(options, Executed, verb="verify")
 
 
-def _ask(question: dict[str, Any], options: TargetOptions) -> dict[str, str]:
-    """What a new interpreter answers: JSON texts. Raises the error that it answers, and TargetError where it ends."""
+def _ask(options: TargetOptions, kind: type[_Result], **question: str) -> _Result:
+    """What a new interpreter answers, of this `kind`. Raises the error that it answers, and TargetError where it ends."""
     with tempfile.TemporaryDirectory(prefix="fxgrad-") as folder:
         path = os.path.join(folder, "answer.json")
         status = _run_interpreter(json.dumps({**question, "options": options.to_json(), "answer": path}))
@@ -109,7 +100,7 @@ def _ask(question: dict[str, Any], options: TargetOptions) -> dict[str, str]:
             answer: dict[str, Any] = json.load(file)
     if "error" in answer:
         raise error_from_dict(answer["error"])
-    return answer
+    return records_from_json(answer["result"], kind)
 
 
 def _run_interpreter(question: str) -> int:
@@ -140,7 +131,7 @@ def answer_question() -> None:
     question = json.loads(sys.stdin.buffer.read())
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        answer: dict[str, Any] = _VERBS[question["verb"]](TargetOptions.from_json(question["options"]), question)
+        answer: dict[str, Any] = {"result": records_to_json(_run(question))}
     except FxgradError as error:
         answer = {"error": error.to_dict()}
     except KeyboardInterrupt:  # the process that asked says so
@@ -151,35 +142,44 @@ def answer_question() -> None:
     os.replace(unfinished, question["answer"])
 
 
-def _answer_trace(options: TargetOptions, _: dict[str, Any]) -> dict[str, str]:
+def _run(question: dict[str, Any]) -> BackwardGraph | ProbeRun | Executed:
+    options = TargetOptions.from_json(question["options"])
+    match question["verb"]:
+        case "trace":
+            return _trace(options)
+        case "probe":
+            return _probe(options, question["module"], HookKind(question["hook"]))
+    calling = partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
+    return devices.run_emulated(options.device, lambda _: running.execute_target(options, calling))
+
+
+def _trace(options: TargetOptions) -> BackwardGraph:
     def emulated() -> BackwardGraph:
         return devices.run_emulated(options.device, lambda _: running.observe_target(options)[0]).graph
 
     if not forked.can_fork():
-        return {"graph": to_json(emulated())}
-    graph = trace_in_fork(emulated)
+        return emulated()
+    graph = run_in_fork(emulated, BackwardGraph)
     if any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
-        graph = _with_other_device(graph, _trace_on_cpu(options, graph))
-    return {"graph": to_json(graph)}
+        return _with_other_device(graph, _trace_on_cpu(options, graph))
+    return graph
 
 
-def _with_other_device(graph: BackwardGraph, other: OtherDevice) -> BackwardGraph:
-    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
-
-
-def _answer_probe(options: TargetOptions, question: dict[str, Any]) -> dict[str, str]:
-    module, kind = question["module"], HookKind(question["kind"])
-
+def _probe(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
     def emulated() -> ProbeRun:
         return devices.run_emulated(options.device, lambda _: running.observe_target_with_hook(options, module, kind))
 
     if not forked.can_fork():
-        return {"probe": records_to_json(emulated())}
-    run = probe_in_fork(emulated)
+        return emulated()
+    run = run_in_fork(emulated, ProbeRun)
     if kind.is_legacy and run.after is not None:
         other = _trace_on_cpu(options, run.before)
-        run = run.with_graphs(lambda graph: _with_other_device(graph, other))
-    return {"probe": records_to_json(run)}
+        return run.with_graphs(lambda graph: _with_other_device(graph, other))
+    return run
+
+
+def _with_other_device(graph: BackwardGraph, other: OtherDevice) -> BackwardGraph:
+    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
 
 
 def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevice:
@@ -193,7 +193,7 @@ def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevic
         return running.observe_target(replace(options, device=_CPU))[0].graph
 
     try:
-        return OtherDevice(_CPU, find_landings(trace_in_fork(silent, timeout=_MOST_SECONDS)))
+        return OtherDevice(_CPU, find_landings(run_in_fork(silent, BackwardGraph, timeout=_MOST_SECONDS)))
     except FxgradError as error:
         return OtherDevice(_CPU, failure=error.given)
 
@@ -203,12 +203,3 @@ def _discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
-
-
-def _answer_verify(options: TargetOptions, _: dict[str, Any]) -> dict[str, str]:
-    calling = partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
-    executed = devices.run_emulated(options.device, lambda _: running.execute_target(options, calling))
-    return {"graph": to_json(executed.graph), "firings": records_to_json(executed.firings)}
-
-
-_VERBS = {"trace": _answer_trace, "probe": _answer_probe, "verify": _answer_verify}
