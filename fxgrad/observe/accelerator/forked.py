@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
-import select
 import signal
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import NoReturn
 
 import torch
 
 from fxgrad.errors import FxgradError, TargetError, UsageError, error_from_dict
 
-CHUNK = 1 << 20
 RESULT, ERROR = b"R", b"E"
 
 
@@ -44,19 +43,19 @@ def in_forked_child(work: Callable[[], str], *, timeout: float | None = None) ->
     """
     _refuse_unsafe_fork()
     _flush_streams()
-    read_end, write_end = os.pipe()
+    answers, answer = multiprocessing.Pipe(duplex=False)
     child = _fork()
     if child == 0:
-        os.close(read_end)
-        _run_child(work, write_end)
-    os.close(write_end)
+        answers.close()
+        _run_child(work, answer)
+    answer.close()
     try:
-        message = _receive(read_end, None if timeout is None else time.monotonic() + timeout)
+        message = _receive(answers, timeout)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
     finally:
-        os.close(read_end)
+        answers.close()
         status = _reap(child)
     return _read_answer(message, status)
 
@@ -103,13 +102,13 @@ def _fork() -> int:
             gc.enable()
 
 
-def _run_child(work: Callable[[], str], write_end: int) -> NoReturn:
+def _run_child(work: Callable[[], str], answer: Connection) -> NoReturn:
     """Never returns into the code of the parent, and runs nothing of what the parent registered to run at exit."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         torch.set_num_threads(1)  # OpenMP's threads are not copied by a fork
-        _send(write_end, _call_work(work))
+        answer.send_bytes(_call_work(work))
         _flush_streams()
         status = 0
     finally:
@@ -133,41 +132,17 @@ def _describe_error(error: BaseException) -> dict[str, str]:
     return TargetError(given, _ALLOWED, _SUGGESTION).to_dict() | {"traceback": text}
 
 
-def _send(write_end: int, message: bytes) -> None:
-    unsent = memoryview(len(message).to_bytes(8, "big") + message)
-    while unsent:
-        unsent = unsent[os.write(write_end, unsent) :]
-
-
-def _receive(read_end: int, deadline: float | None) -> bytes | None:
-    """The child's message, None where it ended without a whole one.
-
-    It is as long as its first 8 bytes say, so that a process which the child left behind cannot hold it up.
-    """
-    header = _read_exactly(read_end, 8, deadline)
-    return None if header is None else _read_exactly(read_end, int.from_bytes(header, "big"), deadline)
-
-
-def _read_exactly(read_end: int, size: int, deadline: float | None) -> bytes | None:
-    chunks: list[bytes] = []
-    while size:
-        _wait_for(read_end, deadline)
-        chunk = os.read(read_end, min(size, CHUNK))
-        if not chunk:
-            return None
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
-
-
-def _wait_for(read_end: int, deadline: float | None) -> None:
-    poll = select.poll()
-    poll.register(read_end, select.POLLIN)
-    remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-    if not poll.poll(remaining):
+def _receive(answers: Connection, timeout: float | None) -> bytes | None:
+    """The child's message, None where it ended without a whole one. A process that the child left behind may hold its
+    end of the pipe open: the message says how long it is."""
+    if not answers.poll(timeout):
         raise TargetError(
             "the traced model takes too long", "work that ends in time", "a smaller model, or a longer timeout"
         )
+    try:
+        return answers.recv_bytes()
+    except (EOFError, OSError):
+        return None
 
 
 def _reap(child: int) -> int | None:
