@@ -156,8 +156,8 @@ def _list_references(graph: GraphRecords) -> Iterator[tuple[str, str, str | int 
         yield where, "fx node", node.fx_node
         for hook in (*node.hooks, *node.prehooks):
             yield where, "hook", hook
-        for value in (*[edge.value for edge in node.edges], *node.values):
-            yield where, "fx node", _fx_name(value)
+        for edge in node.edges:
+            yield where, "fx node", _fx_name(edge.value)
     for where, ref in _list_tensors(graph):
         yield where, "variable", ref.name
         yield where, "fx node", ref.fx_node
@@ -261,8 +261,6 @@ def _check_numbers(graph: GraphRecords) -> Iterator[str]:
 def _check_lengths(node: Node, where: str) -> Iterator[str]:
     if len(node.output_names) != len(node.grad_outputs):
         yield f"{where}: {len(node.output_names)} output_names for {len(node.grad_outputs)} grad_outputs"
-    if node.values and len(node.values) != len(node.grad_outputs):
-        yield f"{where}: {len(node.values)} values for {len(node.grad_outputs)} grad_outputs"
     if node.returned is None:
         return
     for name, entries in (("whenever", node.returned.whenever), ("if_arrived", node.returned.if_arrived)):

@@ -184,7 +184,6 @@ class Node(Record, frozen=True):
     ``variable``         name of the leaf (``Variable.name``) that an AccumulateGrad adds into
     ``call``             id of the ModuleCall that made it; ``call_reason`` says why if that is None
     ``fx_node``          name of the fx node that made it; ``fx_reason`` says why if that is None
-    ``values``           the forward value that each of grad_outputs belongs to, if the forward was recorded
     ``source``           the user's line that made it
     ``needs_input_grad`` of a custom Function: one bool per argument of forward
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
@@ -209,7 +208,6 @@ class Node(Record, frozen=True):
     call_reason: str | None = None
     fx_node: str | None = None
     fx_reason: str | None = None
-    values: tuple[Value | None, ...] = ()
     source: Source | None = None
     needs_input_grad: tuple[bool, ...] | None = None
     hooks: tuple[int, ...] = ()
@@ -340,8 +338,6 @@ class ModuleCall(Record, frozen=True):
                          custom Function whose backward may run it again; else None
     ``argument_names``   forward's parameter name of each positional argument
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
-    ``forward_start``    the sequence number at which forward begins, after the forward pre-hooks; None: not seen
-    ``transformed``      whether a transform of torch.func (``grad``, ``vmap``) runs it
     """
 
     id: str
@@ -368,8 +364,6 @@ class ModuleCall(Record, frozen=True):
     argument_names: tuple[str, ...] = ()
     source: Source | None = None
     on_source_line: bool = True
-    forward_start: int | None = None
-    transformed: bool = False
 
 
 class UnrecordedCall(Record, frozen=True):

@@ -46,7 +46,6 @@ class CallRecords:
             grad_enabled=call.grad_enabled,
             completed=call.completed,
             training=call.training,
-            transformed=call.transformed,
             hooks=self._hooks.ids_of_call(call),
             legacy_tensor=None if call.legacy is None else self.reference(call.legacy),
             legacy_reason=call.legacy_reason,
@@ -57,7 +56,6 @@ class CallRecords:
             argument_names=argument_names(call.module, len(call.args)),
             source=source_of(call.stack),
             on_source_line=call.stack.direct,
-            forward_start=call.forward_start,
         )
 
     def _number(self, node: AutogradNode | None) -> int | None:

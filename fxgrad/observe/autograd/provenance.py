@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from torch import fx
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Value
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, Provenance, WalkedGraph, sequence_nr_of
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
 from fxgrad.observe.record.frames import source_of
@@ -54,7 +53,7 @@ class Ownership:
 
     def _own(self, number: int, seen: OpEvent) -> None:
         start, end = seen.window
-        stack = [node for node, _, _ in seen.origins]
+        stack = list(seen.nodes)
         while stack:
             node = stack.pop()
             if node in self.owner or node in self.upstream or not start <= sequence_nr_of(node) < end:
@@ -98,22 +97,9 @@ class Timeline:
         self._fx_nodes = fx_nodes
         self._starts = [call.start for call in recorder.module_calls]
         self._function_starts = [seen.window[0] for seen in recorder.function_calls]
-        self._values: dict[tuple[AutogradNode, int], Value] = {}
-        self._note_values()
-
-    def _note_values(self) -> None:
-        owner = self._ownership.owner
-        for number, seen in enumerate(self._recorder.function_calls):
-            fx_node = self._fx_nodes.get(number)
-            if fx_node is None:
-                continue
-            several = len(seen.results) > 1
-            for node, slot, position in seen.origins:
-                if owner.get(node) == number:  # else the function handed a tensor through
-                    self._values.setdefault((node, slot), Value(fx_node.name, position if several else None))
 
     def provenance(self, number: int) -> Provenance:
-        """Module call, fx node, forward values and source line of one node; where one is missing, why."""
+        """Module call, fx node and source line of one node; where one is missing, why."""
         place = self._walked.places[number]
         name, sequence_nr = self._walked.all_names[place], self._walked.sequence_nrs[place]
         if name == ACCUMULATE_GRAD:
@@ -128,13 +114,11 @@ class Timeline:
             return self._without_function(node, name, sequence_nr)
         seen, fx_node = self._recorder.function_calls[owner], self._fx_nodes.get(owner)
         call = self.module_call(sequence_nr)
-        slots = len(self._walked.gradients[place])
         return Provenance(
             None if call is None else self._call_ids[call],
             None if call is not None else IN_LOSS if seen.in_loss else NO_CALL,
             None if fx_node is None else fx_node.name,
             None if fx_node is not None else _no_fx_reason(name, seen),
-            tuple([self._values.get((node, slot)) for slot in range(slots)]),
             source_of(seen.stack),
         )
 

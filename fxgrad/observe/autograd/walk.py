@@ -18,7 +18,7 @@ import torch
 from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta, Value
+from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta
 from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, edge_arguments, output_names, signature_of
 from fxgrad.observe.autograd.backward_code import Answers
 from fxgrad.observe.autograd.node_types import decisive_settings, node_type
@@ -130,7 +130,6 @@ class Provenance(NamedTuple):
     call_reason: str | None = None
     fx_node: str | None = None
     fx_reason: str | None = None
-    values: tuple[Value | None, ...] = ()
     source: Source | None = None
 
 

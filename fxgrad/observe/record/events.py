@@ -113,7 +113,7 @@ class OpEvent:
     ``results``  the tensors in what it returned, which was a ``result_type``
     ``changes``  the arguments that it changed in place
     ``lists``  the lists of tensors among the arguments, of a call that made nodes
-    ``origins``  the nodes that its results had, with the result's rank; None for a tensor changed in place that is no result
+    ``nodes``  the nodes that its results and the tensors that it changed had
     ``grad_enabled``  the grad mode that it ran in
     ``differentiable``  the grad mode of the program around, where a reentrant checkpoint has disabled it meanwhile
         (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without)
@@ -121,7 +121,7 @@ class OpEvent:
 
     __slots__ = (
         *("args", "changes", "differentiable", "grad_enabled", "in_loss", "kwargs", "lists", "module_call"),
-        *("origins", "result_type", "results", "stack", "target", "window"),
+        *("nodes", "result_type", "results", "stack", "target", "window"),
     )
 
     def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ class OpEvent:
         self.result_type: type = type(None)
         self.changes: list[OpArgument] = []
         self.lists: Sequence[TensorList] = ()
-        self.origins: list[tuple[AutogradNode, int, int | None]] = []
+        self.nodes: list[AutogradNode] = []
         self.stack = NO_STACK
         self.module_call: ModuleEvent | None = None
         self.in_loss = False
@@ -156,9 +156,8 @@ class ModuleEvent:
     """One call of ``Module._call_impl``.
 
     ``number``  its rank among the module calls, in the order in which they began; ``finished`` in that in which they ended
-    ``start``, ``end``  autograd's sequence numbers around it; ``forward_start`` where the forward pre-hooks were over
+    ``start``, ``end``  autograd's sequence numbers around it
     ``given``  the arguments that it was called with; ``args``, ``kwargs`` those that forward got, ``inputs`` their tensors
-    ``transformed``  whether a transform of torch.func was active
     ``hooks``  the backward hooks that it captured
     ``checkpointed``  the kind of checkpoint around it
     ``legacy``  the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
@@ -195,10 +194,9 @@ class ModuleEvent:
         self.parent = parent
         self.number = number
         self.stack = stack
-        self.start = self.end = self.forward_start = next_sequence_nr()
+        self.start = self.end = next_sequence_nr()
         self.training = module.training
         self.grad_enabled = torch.is_grad_enabled()
-        self.transformed = torch._C._are_functorch_transforms_active()
         self.hooks = snapshot_hooks(module)
 
 

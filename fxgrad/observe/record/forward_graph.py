@@ -183,7 +183,7 @@ class ForwardGraph:
         start = self._end if event is None else event.window[0]
         window = event.window if is_call and event is not None else (start, start)
         self.origins[fx_node] = FxOrigin(event, is_call, results, window)
-        found = [self._tensor_metadata(result) for result in results]
+        found = [self._find_metadata(result) for result in results]
         fx_node.meta["nn_module_stack"] = {} if event is None else self._module_stack(event.module_call)
         fx_node.meta["stack_trace"] = "" if event is None else format_stack(event.stack)
         fx_node.meta["sequence_window"] = window
@@ -197,16 +197,16 @@ class ForwardGraph:
             call = call.parent
         return {path: (path, kind) for path, kind in reversed(stack)}
 
-    def _tensor_metadata(self, result: OpResult) -> TensorMetadata | None:
+    def _find_metadata(self, result: OpResult) -> TensorMetadata | None:
         """What ``torch.fx.passes.shape_prop`` says of a tensor, as it was then. Models repeat few different ones."""
         meta, stride = result.meta, result.stride
         shape = None if meta.shape is None else tuple([size for size in meta.shape if type(size) is int])
         is_plain = stride is not None and shape == meta.shape and not meta.dtype.startswith("q")  # quantized: qint8 …
         if stride is None or shape is None or not is_plain:
-            return tensor_metadata(result.tensor, shape if shape == meta.shape else None)
+            return _extract_metadata(result.tensor, shape if shape == meta.shape else None)
         key = shape, stride, meta.dtype, result.requires_grad
         if key not in self._metadata:
-            self._metadata[key] = strided_metadata(*key)
+            self._metadata[key] = _make_metadata(*key)
         return self._metadata[key]
 
     # Values
@@ -371,7 +371,7 @@ def _detach(value: Any) -> Any:
         return value
 
 
-def tensor_metadata(tensor: torch.Tensor, shape: tuple[int, ...] | None) -> TensorMetadata | None:
+def _extract_metadata(tensor: torch.Tensor, shape: tuple[int, ...] | None) -> TensorMetadata | None:
     """What fx says of a tensor as it is now, with the shape that it had, if that is known; None for a strided nested one."""
     try:
         found = _extract_tensor_metadata(tensor)
@@ -380,7 +380,7 @@ def tensor_metadata(tensor: torch.Tensor, shape: tuple[int, ...] | None) -> Tens
     return found if shape is None else found._replace(shape=torch.Size(shape))
 
 
-def strided_metadata(
+def _make_metadata(
     shape: tuple[int, ...],
     stride: tuple[int, ...],
     dtype: str,

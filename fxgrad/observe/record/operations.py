@@ -387,7 +387,7 @@ class OpRecorder:
             if tensor.requires_grad and not self._log.is_stale(tensor):
                 changed = [tensor, tensor._base] if is_view else [tensor]
                 origins = [origin_of(one) for one in changed if one is not None and not one.is_leaf]
-                event.origins += [(*origin, None) for origin in origins if origin is not None]
+                event.nodes += [origin[0] for origin in origins if origin is not None]
 
     def _note_results(self, event: OpEvent, result: Any, arguments: list[OpArgument]) -> None:
         event.result_type = kind = type(result)
@@ -404,7 +404,7 @@ class OpRecorder:
             event.results.append(OpResult(route, tensor, meta, stride, tensor.requires_grad, shares))
             origin = self._log.add_result(tensor, (number, position))
             if origin is not None:
-                event.origins.append((*origin, position))
+                event.nodes.append(origin[0])
 
 
 class NestingCall:

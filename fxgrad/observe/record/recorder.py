@@ -182,7 +182,6 @@ class Recorder:
             if self.ignores_this_thread():
                 return
             _forget_watch(call, key)
-            call.forward_start = next_sequence_nr()
             self._note_inputs(call, args, kwargs)
 
         module._forward_pre_hooks[key] = note
@@ -203,11 +202,9 @@ class Recorder:
     def set_up_input_hook(self, setup: Any, hook: BackwardHook, args: tuple[Any, ...]) -> Any:
         """See the BackwardHookFunction that a full hook puts on the inputs of the current call."""
         call = self.cursor.call
-        start = next_sequence_nr()
         result = setup(hook, args)
         if call is not None and call.module is hook.module:
             call.backward_hook = hook
-            call.forward_start = start
             self._note_inputs(call, args, call.kwargs)
             with _DisableTorchFunction():
                 call.input_hook_node = _find_hook_node(hook.input_tensors_index, result)

@@ -126,7 +126,6 @@ def node(i, edges):
         call=maybe(CALLS),
         fx_node=maybe(FX_NODES),
         output_names=st.tuples(TEXTS, TEXTS),
-        values=st.just(()) | st.tuples(VALUES, VALUES),
         hooks=HOOK_IDS,
         prehooks=HOOK_IDS,
         nested_backward=st.none() | several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES)),

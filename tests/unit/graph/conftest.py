@@ -67,7 +67,6 @@ def linear_graph():
         ),
         call="fc#1",
         fx_node="linear",
-        values=(Value("linear"),),
         source=Source("/home/me/model.py", 12, "return self.fc(x)", "forward"),
     )
     transpose = Node(

@@ -28,7 +28,6 @@ def test_a_capture_gives_its_reason_once_for_all_nodes(linear_graph):
             call_reason=None,
             fx_node=None,
             fx_reason=None,
-            values=(),
             edges=tuple(replace(edge, value=None) for edge in node.edges),
         )
         for node in linear_graph.nodes
@@ -266,10 +265,6 @@ STRUCTURE = {
     "each gradient of a node has a name": (
         lambda g: with_record(g, "nodes", 0, output_names=()),
         (f"{NODE}: 0 output_names for 1 grad_outputs",),
-    ),
-    "each gradient of a node has a value": (
-        lambda g: with_record(g, "nodes", 0, values=(None, None)),
-        (f"{NODE}: 2 values for 1 grad_outputs",),
     ),
     "a hook on a node gets an entry for each edge and for each gradient": (
         lambda g: with_record(g, "sites", 0, grad_input=(), grad_output=()),
