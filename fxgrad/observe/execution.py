@@ -25,10 +25,11 @@ from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_brief_source, format_hook, format_path
-from fxgrad.observe.hooks.records import HookCollector, Place
+from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.registrations import RegistrationWatch
+from fxgrad.observe.hooks.search import HookSlot
 from fxgrad.observe.hooks.tables import LiveHook
-from fxgrad.observe.observation import Observation
+from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.frames import UserCode, message_of, user_traceback
 from fxgrad.observe.restore import preserve
@@ -41,7 +42,7 @@ _FREED = "Trying to backward through the graph a second time"
 class EngineCall:
     """One call of ``torch.autograd.backward`` or ``grad`` on an observed graph, as ``graph.info.backward`` says."""
 
-    observation: Observation
+    observed: ObservedGraph
     graph: BackwardGraph
 
     @property
@@ -65,12 +66,12 @@ class EngineCall:
 
     def _roots(self) -> list[Any]:
         if self.graph.info.backward.roots is None:
-            return list(self.observation.root_tensors)
+            return list(self.observed.root_tensors)
         return [GradientEdge(self._node(root.node), root.slot) for root in self.graph.roots]
 
     def _gradients(self) -> list[torch.Tensor]:
         if self.graph.info.backward.roots is None:
-            return [torch.ones_like(root) for root in self.observation.root_tensors]
+            return [torch.ones_like(root) for root in self.observed.root_tensors]
         metas = [self._node(root.node)._input_metadata[root.slot] for root in self.graph.roots]
         return [torch.ones(meta.shape, dtype=meta.dtype, device=meta.device) for meta in metas]
 
@@ -79,13 +80,13 @@ class EngineCall:
         call = self.graph.info.backward
         if call.inputs is None:
             return None
-        leaves = {node: node.variable for node in self.observation.leaves.values()}  # type: ignore[attr-defined]
+        leaves = {node: node.variable for node in self.observed.leaves.values()}  # type: ignore[attr-defined]
         nodes = [(self._node(node), slot) for node, slot in call.inputs]
         inside = [leaves[node] if node in leaves else GradientEdge(node, slot) for node, slot in nodes]
         return [*inside, *(torch.zeros((), requires_grad=True) for _ in call.absent)]
 
     def _node(self, node: int) -> Any:
-        return self.observation.walked.order[node]
+        return self.observed.walked.order[node]
 
 
 @dataclass(frozen=True)
@@ -114,35 +115,38 @@ def execute(
     with claim_process(), preserve(model, (args, kwargs)), watch.undone():
         with record_run(model, (args, kwargs), watch=watch) as run:
             output = run_forward(run, loss)
-        traced, observation, hooks = run.trace_live(output.value, output.found)
+        traced, observed, hooks = run.trace_live(output.value, output.found)
         graph = traced.graph if called is None else called(traced.graph)
-        with preserve(model, (args, kwargs, *_with_gradients(observation, hooks))):
-            firings = _backward(EngineCall(observation, graph), hooks, watch)
+        with preserve(model, (args, kwargs, *_with_gradients(observed, hooks))):
+            firings = _backward(EngineCall(observed, graph), hooks, watch)
     return Executed(graph, firings)
 
 
-def _with_gradients(observation: Observation, hooks: HookCollector) -> list[torch.Tensor]:
+def _with_gradients(observed: ObservedGraph, hooks: HookRecords) -> list[torch.Tensor]:
     """The tensors that backward will give a gradient: leaves, and those that retain theirs."""
-    leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
+    leaves = [node.variable for node in observed.leaves.values()]  # type: ignore[attr-defined]
     retaining = [
         hook.tensor for hook in hooks.hooks if hook.kind.moment is HookMoment.RETAIN_GRAD and hook.tensor is not None
     ]
     return [*leaves, *retaining]
 
 
-def _backward(call: EngineCall, hooks: HookCollector, watch: RegistrationWatch) -> tuple[Firing, ...]:
+def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) -> tuple[Firing, ...]:
     if call.after is not None:
         with watch.watching():
-            _run(call, _Log(call.observation, hooks), retain_graph=call.after == "retained")
-    log = _Log(call.observation, hooks)
-    places = list(hooks.places())
-    for place in places:
-        if isinstance(place.table, dict):
-            watch.remember(place.table)
+            _run(call, _Log(call.observed, hooks), retain_graph=call.after == "retained")
+    log = _Log(call.observed, hooks)
+    slots = list(hooks.slots())
+    for slot in slots:
+        if isinstance(slot.table, dict):
+            watch.remember(slot.table)
     with ExitStack() as stack:
-        stack.enter_context(watch.watching(every_thread=not _runs_in_this_thread(call.observation)))
-        for place in places:
-            stack.enter_context(_spied(log, place))
+        stack.enter_context(watch.watching(every_thread=not _runs_in_this_thread(call.observed)))
+        for slot in slots:
+            spy = _Spy(
+                log, hooks.id_of(slot.hook), slot.hook.kind, call.observed.call_id(slot.call), slot.table[slot.key]
+            )
+            stack.enter_context(_put_in(spy, slot))
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind.on_several_tensors:
                 stack.enter_context(_spied_multi_grad(log, rank, hook))
@@ -151,24 +155,24 @@ def _backward(call: EngineCall, hooks: HookCollector, watch: RegistrationWatch) 
     return tuple(log.firings)
 
 
-def _runs_in_this_thread(observation: Observation) -> bool:
+def _runs_in_this_thread(observed: ObservedGraph) -> bool:
     """Whether the engine calls all hooks in the thread that calls backward: where nothing is on an accelerator
     (torch/csrc/autograd/engine.cpp: should_run_in_cpu_ready_queue)."""
-    leaves = [node.variable for node in observation.leaves.values()]  # type: ignore[attr-defined]
+    leaves = [node.variable for node in observed.leaves.values()]  # type: ignore[attr-defined]
     with torch._C.DisableTorchFunctionSubclass():
-        return all(tensor.device.type in ("cpu", "meta") for tensor in (*observation.root_tensors, *leaves))
+        return all(tensor.device.type in ("cpu", "meta") for tensor in (*observed.root_tensors, *leaves))
 
 
 def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
-    with UserCode(partial(_told, call.observation, log)), collect_warnings():
+    with UserCode(partial(_make_error, call.observed, log)), collect_warnings():
         call.run(retain_graph=retain_graph)  # PyTorch warns of hooks here, too, as while forward is recorded
 
 
-def _told(observation: Observation, log: _Log, error: BaseException) -> TargetError:
+def _make_error(observed: ObservedGraph, log: _Log, error: BaseException) -> TargetError:
     return TargetError(
         f"{log.culprit(error)} raised {escape(type(error).__name__)}: {message_of(error)}",
         "a backward that runs, with hooks that do not raise",
-        "call backward() on " + ", ".join(format_path(path) for path, _ in observation.root_paths[:3]) + " by itself",
+        "call backward() on " + ", ".join(format_path(path) for path in observed.root_paths[:3]) + " by itself",
         user_traceback(error),
     )
 
@@ -176,12 +180,12 @@ def _told(observation: Observation, log: _Log, error: BaseException) -> TargetEr
 class _Log:
     """The firings so far."""
 
-    def __init__(self, observation: Observation, hooks: HookCollector) -> None:
+    def __init__(self, observed: ObservedGraph, hooks: HookRecords) -> None:
         self.firings: list[Firing] = []
         self.failure: tuple[BaseException, int] | None = None
         self._hooks = hooks
-        self._thread = threading.get_ident() if _runs_in_this_thread(observation) else None
-        self._ids: dict[AutogradNode, int] = observation.walked.ids
+        self._thread = threading.get_ident() if _runs_in_this_thread(observed) else None
+        self._ids: dict[AutogradNode, int] = observed.walked.ids
         self._retaining = [
             (rank, hook, hook.tensor, hook.tensor.grad)
             for rank, hook in enumerate(hooks.hooks)
@@ -266,15 +270,15 @@ class _Spy:
 
 
 @contextmanager
-def _spied(log: _Log, place: Place) -> Iterator[None]:
-    table, key = place.table, place.key
-    hook = table[key]
-    table[key] = _Spy(log, place.hook, place.kind, place.call, hook)
+def _put_in(spy: _Spy, slot: HookSlot) -> Iterator[None]:
+    """Let a spy stand where the hook stands that it calls."""
+    table, key = slot.table, slot.key
+    table[key] = spy
     try:
         yield
     finally:
         if isinstance(table, list) or key in table:
-            table[key] = hook
+            table[key] = spy.hook
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
 from fxgrad.observe.autograd.provenance import OUTSIDE
 from fxgrad.observe.autograd.python_code import find_nested_backward
+from fxgrad.observe.build import build_graph, device_of, graph_info
 from fxgrad.observe.copy_on_write import Memory
-from fxgrad.observe.hooks.records import HookCollector
+from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.hooks.search import HookSearch, existing_hooks
 from fxgrad.observe.hooks.tables import hooks_on_tensor
-from fxgrad.observe.observation import Observation, device_of, graph_info
+from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.forward_graph import ForwardGraph, RecordedForward
@@ -98,17 +99,17 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
     tensor_names = TensorNames(model)
     tensor_names.add_attributes(model)
     with claim_process(), torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
-        observation = Observation(found.roots, ModuleNames(model), tensor_names)
-        search = HookSearch(observation, every_node=node_hooks)
+        observed = ObservedGraph(found.roots, ModuleNames(model), tensor_names)
+        search = HookSearch(observed, every_node=node_hooks)
         info = graph_info(
-            device=device_of(observation.root_tensors),
+            device=device_of(observed.root_tensors),
             root_rule=found.rule,
             skipped=found.skipped,
             notes=search.notes,
             calls_reason=NO_CALLS,
         )
-        hooks = HookCollector(observation, search)
-        return TracedRun(observation.graph(info, hooks), None, tensor_finder(tensor_names))
+        hooks = HookRecords(observed, search)
+        return TracedRun(build_graph(observed, hooks, info), None, tensor_finder(tensor_names))
 
 
 def check_model(model: object) -> None:
@@ -227,7 +228,7 @@ class ModelRun:
         """Make the records of the run, from the roots in `found`."""
         return self.trace_live(output, found)[0]
 
-    def trace_live(self, output: Any, found: FoundRoots) -> tuple[TracedRun, Observation, HookCollector]:
+    def trace_live(self, output: Any, found: FoundRoots) -> tuple[TracedRun, ObservedGraph, HookRecords]:
         """The same, with the live objects behind the records: to run backward on."""
         if self.recorder.cursor.call is not None:
             raise UsageError(
@@ -236,7 +237,7 @@ class ModelRun:
                 "call recording.trace after the model",
             )
         with self._unobserved():
-            observation, hooks, forward = self._observe(output, found, with_loss=False)
+            observed, hooks, forward = self._observe(output, found, with_loss=False)
             tensors = [named.tensor for named in self._tensor_names.named.values()]
             info = graph_info(
                 device=device_of(tensors),
@@ -244,15 +245,15 @@ class ModelRun:
                 skipped=found.skipped,
                 notes=(*self.notes, *hooks.notes),
             )
-            graph = observation.graph(info, hooks)
+            graph = build_graph(observed, hooks, info)
             forward.refusal = forward.refusal or _find_unseen_function(graph)
-            return TracedRun(graph, forward.finish(), tensor_finder(self._tensor_names)), observation, hooks
+            return TracedRun(graph, forward.finish(), tensor_finder(self._tensor_names)), observed, hooks
 
     def trace_unrooted(self, output: Any) -> BackwardGraph:
         """The records of a run of which no output requires grad: of what forward did, the loss function included."""
         with self._unobserved():
-            observation, hooks, _ = self._observe(output, FoundRoots([], "none", ()), with_loss=True)
-            return observation.graph(graph_info(device="none", root_rule="none"), hooks)
+            observed, hooks, _ = self._observe(output, FoundRoots([], "none", ()), with_loss=True)
+            return build_graph(observed, hooks, graph_info(device="none", root_rule="none"))
 
     @contextmanager
     def _unobserved(self) -> Iterator[None]:
@@ -267,10 +268,10 @@ class ModelRun:
 
     def _observe(
         self, output: Any, found: FoundRoots, *, with_loss: bool
-    ) -> tuple[Observation, HookCollector, ForwardGraph]:
+    ) -> tuple[ObservedGraph, HookRecords, ForwardGraph]:
         forget_sources()
         forward = self._make_forward_graph(self._complete_names(), output, with_loss=with_loss)
-        observation = Observation(
+        observed = ObservedGraph(
             found.roots,
             self._module_names,
             self._tensor_names,
@@ -278,8 +279,8 @@ class ModelRun:
             forward=forward,
             metas=self._metas,
         )
-        search = HookSearch(observation, earlier=self._earlier, watch=self._watch)
-        return observation, HookCollector(observation, search), forward
+        search = HookSearch(observed, earlier=self._earlier, watch=self._watch)
+        return observed, HookRecords(observed, search), forward
 
     def _complete_names(self) -> Arguments | None:
         """Name what the model got meanwhile; the arguments that become placeholders of the recorded graph."""

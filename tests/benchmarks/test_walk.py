@@ -13,7 +13,8 @@ import torch
 import torchviz
 
 import fxgrad
-from fxgrad.observe.autograd.walk import node_records, walk
+from fxgrad.observe.autograd.node_records import make_node_records
+from fxgrad.observe.autograd.walk import walk
 from tests.benchmarks.conftest import Compared, timed
 from tests.benchmarks.models import chain, resnet
 
@@ -31,7 +32,7 @@ def bare_walk(root: Any) -> set[Any]:
 
 
 def recorded(root: Any) -> tuple[Any, ...]:
-    return node_records(walk([root]))
+    return make_node_records(walk([root]))
 
 
 @pytest.mark.parametrize(("length", "rounds"), [(1_000, 15), (30_000, 9), (300_000, 3), (1_000_000, 1)])

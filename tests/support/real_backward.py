@@ -13,7 +13,8 @@ from same_graph import ids_in
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
 
 from fxgrad.graph import BackwardGraph, FxNode, GraphInfo, Hook, HookKind, Root
-from fxgrad.observe.autograd.walk import node_records, walk
+from fxgrad.observe.autograd.node_records import make_node_records
+from fxgrad.observe.autograd.walk import walk
 from fxgrad.predict import BackwardCall, predict
 
 INFO = GraphInfo(
@@ -123,7 +124,7 @@ class Bench:
     # Records and predictions
 
     def graph(self) -> BackwardGraph:
-        nodes = list(node_records(self.walked))
+        nodes = list(make_node_records(self.walked))
         for node in range(len(nodes)):
             hooks, prehooks = self.post_hooks.get(node, ()), self.prehooks.get(node, ())
             nodes[node] = replace(nodes[node], hooks=tuple(hooks), prehooks=tuple(prehooks))

@@ -92,12 +92,11 @@ def decisive_argument(short_name: str) -> str | None:
     return None if match is None else _DECISIVE.get(match[1])
 
 
-def decisive_settings(node: AutogradNode, short_name: str) -> tuple[tuple[str, str], ...]:
+def decisive_settings(node: AutogradNode, argument: str) -> tuple[tuple[str, str], ...]:
     """What `Node.settings` holds: (argument, value as text).
 
     A generated node shows what it saved as ``_saved_<argument>`` (torchgen/packaged/autograd/gen_autograd_functions.py).
     Numbers only: unpacking a saved tensor would run the user's ``saved_tensors_hooks``.
     """
-    argument = decisive_argument(short_name)
-    value = None if argument is None else getattr(node, f"_saved_{argument}", None)
-    return () if argument is None or value is None else ((argument, str(value)),)
+    value = getattr(node, f"_saved_{argument}", None)
+    return () if value is None else ((argument, str(value)),)

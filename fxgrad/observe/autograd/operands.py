@@ -12,6 +12,7 @@ torch/csrc/autograd/function.h), so the recorded call of the node's own function
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ import torch
 from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, Node, NodeKind, TensorMeta, Value
+from fxgrad.graph import Edge, NodeKind, TensorMeta, Value
+from fxgrad.observe.autograd.node_types import node_type
+from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
 from fxgrad.observe.record.tensors import MetaTable, tensors_in
@@ -34,8 +37,13 @@ class Operands:
     """
 
     def __init__(
-        self, metas: MetaTable, calls: Mapping[str, OpEvent], value_of: Callable[[OpArgument], Value | None]
+        self,
+        walked: WalkedGraph,
+        metas: MetaTable,
+        calls: Mapping[str, OpEvent],
+        value_of: Callable[[OpArgument], Value | None],
     ) -> None:
+        self._walked = walked
         self._metas = metas
         self._calls = calls
         self._value_of = value_of
@@ -47,38 +55,48 @@ class Operands:
         if key is not None:
             self._values.setdefault(key, value)
 
-    def with_operands(self, nodes: Sequence[Node], order: Sequence[AutogradNode]) -> tuple[Node, ...]:
-        """The same nodes; edges that lead nowhere say what stands behind them, where that is known."""
-        return tuple([self._with_operands(node, live, nodes) for node, live in zip(nodes, order, strict=True)])
-
-    def _with_operands(self, node: Node, live: AutogradNode, nodes: Sequence[Node]) -> Node:
-        if node.kind is not NodeKind.FUNCTION or all(edge.next_node is not None for edge in node.edges):
-            return node
-        lists = self._lists(node, nodes)
-        edges: list[Edge] = []
-        for edge, member in zip(node.edges, node.members, strict=True):
+    def complete_edges(
+        self, edges: Sequence[Edge], node: AutogradNode, schema: str | None, fx_node: str | None
+    ) -> list[Edge]:
+        """The edges of a C++ node; those that lead nowhere say what stands behind them, where that is known."""
+        lists = self._lists(edges, schema, fx_node)
+        members: Counter[str | None] = Counter()
+        completed: list[Edge] = []
+        for edge in edges:
+            member, members[edge.group] = members[edge.group], members[edge.group] + 1
             if edge.next_node is not None:
-                edges.append(edge)
-            elif member is not None and edge.group in lists:
-                edges.append(self._with_member(edge, lists[edge.group], member))
+                completed.append(edge)
+            elif edge.group in lists:
+                completed.append(self._with_member(edge, lists[edge.group], member))
             else:
-                edges.append(self._with_saved(edge, live))
-        return replace(node, edges=tuple(edges))
+                completed.append(self._with_saved(edge, node))
+        return completed
 
-    def _lists(self, node: Node, nodes: Sequence[Node]) -> dict[str | None, TensorList]:
+    def _lists(self, edges: Sequence[Edge], schema: str | None, fx_node: str | None) -> dict[str | None, TensorList]:
         """The list arguments of the node's function, where it was called by its own name and with these tensors: a
         ``__torch_function__`` of the user's may have passed on others."""
-        groups = dict.fromkeys(edge.group for edge in node.edges if edge.group is not None)
-        seen = self._calls.get(node.fx_node or "") if groups else None
-        if seen is None or getattr(seen.target, "__name__", None) != _function_name(node.schema):
+        groups = dict.fromkeys(edge.group for edge in edges if edge.group is not None)
+        seen = self._calls.get(fx_node or "") if groups else None
+        if seen is None or getattr(seen.target, "__name__", None) != _function_name(schema):
             return {}
         by_place = dict(zip(groups, (given for given in seen.lists if given.name is None), strict=False))
         passed = by_place | {given.name: given for given in seen.lists if given.name in groups}
-        return {group: given for group, given in passed.items() if _fit(given, node, group, nodes)}
+        grouped = {group: [edge for edge in edges if edge.group == group] for group in passed}
+        return {group: given for group, given in passed.items() if self._fit(given, grouped[group])}
+
+    def _fit(self, given: TensorList, edges: Sequence[Edge]) -> bool:
+        """Whether the edges may be those of the members: each that leads somewhere to a gradient of its member's shape."""
+        return len(given.members) == len(edges) and all(
+            edge.next_node is None
+            or (
+                member.tensor.requires_grad and self._walked.gradient(edge.next_node, edge.input_nr).shape == meta.shape
+            )
+            for edge, member, meta in zip(edges, given.members, given.metas, strict=True)
+        )
 
     def _with_member(self, edge: Edge, given: TensorList, place: int) -> Edge:
         member = given.members[place]
-        return _told(edge, member.tensor, given.metas[place], self._value_of(member))
+        return _with_operand(edge, member.tensor, given.metas[place], self._value_of(member))
 
     def _with_saved(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
@@ -91,22 +109,14 @@ class Operands:
         if not is_a(saved, torch.Tensor):
             return edge
         memory = _memory_of(saved)
-        return _told(edge, saved, self._metas.of_tensor(saved), None if memory is None else self._values.get(memory))
+        return _with_operand(
+            edge, saved, self._metas.of_tensor(saved), None if memory is None else self._values.get(memory)
+        )
 
 
-def _told(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | None) -> Edge:
+def _with_operand(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | None) -> Edge:
     reason = edge.null_reason if tensor.requires_grad else NO_GRAD
     return replace(edge, operand=meta, value=value, null_reason=reason)
-
-
-def _fit(given: TensorList, node: Node, group: str | None, nodes: Sequence[Node]) -> bool:
-    """Whether the edges may be those of the members: each that leads somewhere to a gradient of its member's shape."""
-    edges = [edge for edge in node.edges if edge.group == group]
-    return len(given.members) == len(edges) and all(
-        edge.next_node is None
-        or (member.tensor.requires_grad and nodes[edge.next_node].grad_outputs[edge.input_nr].shape == meta.shape)
-        for edge, member, meta in zip(edges, given.members, given.metas, strict=True)
-    )
 
 
 def _function_name(schema: str | None) -> str | None:
@@ -137,24 +147,17 @@ _SAVED, _RAW = "_saved_", "_raw_saved_"
 _CHANGED = "modified by an inplace operation"
 
 
-def with_overwritten(
-    nodes: tuple[Node, ...],
-    order: Sequence[AutogradNode],
-    owners: Mapping[AutogradNode, int],
-    calls: Sequence[OpEvent],
-) -> tuple[Node, ...]:
-    """The same nodes; those that raise when they are executed say what they saved and what was changed since."""
+def find_overwritten(
+    walked: WalkedGraph, owners: Mapping[AutogradNode, int], calls: Sequence[OpEvent]
+) -> dict[int, tuple[str, ...]]:
+    """By the ids of nodes, what they saved that was changed since. `owners` are the calls, by number, that made nodes."""
     wanted = _calls_to_look_at(calls)
-    if not wanted:
-        return nodes
-    return tuple(
-        [
-            replace(node, overwritten=_changed_since_saved(live))
-            if node.kind is NodeKind.FUNCTION and owners.get(live) in wanted
-            else node
-            for node, live in zip(nodes, order, strict=True)
-        ]
-    )
+    overwritten: dict[int, tuple[str, ...]] = {}
+    for node, call in owners.items() if wanted else ():
+        number = walked.ids.get(node)
+        if call in wanted and number is not None and node_type(node, walked.names[number]).kind is NodeKind.FUNCTION:
+            overwritten[number] = _changed_since_saved(node)
+    return overwritten
 
 
 def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from torch import fx
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, Provenance, WalkedGraph, sequence_nr_of
+from fxgrad.graph import Source
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, sequence_nr_of
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
 from fxgrad.observe.record.frames import source_of
 from fxgrad.observe.record.recorder import Recorder
@@ -29,6 +31,16 @@ OUTSIDE = "made by no recorded function call"
 HOOK_FUNCTION = "put there by PyTorch for a full module hook; it stands for no operation of forward"
 CHECKPOINT = "a reentrant checkpoint: the operations inside are recorded one by one"
 NO_NUMBER = "the node has no sequence number"
+
+
+class Provenance(NamedTuple):
+    """Where a node comes from, as the recorded forward knows it."""
+
+    call: str | None = None
+    call_reason: str | None = None
+    fx_node: str | None = None
+    fx_reason: str | None = None
+    source: Source | None = None
 
 
 class Ownership:

@@ -1,4 +1,4 @@
-"""Walks ``next_functions`` from the roots and makes a record of every node that can be reached.
+"""Walks ``next_functions`` from the roots and reads what every node shows.
 
 Nothing here recurses: autograd graphs are as deep as the program ran long. What is done for every node is written for
 speed, as a graph may have a million of them. Sources relied on: torch/csrc/autograd/python_cpp_function.cpp (what a node
@@ -8,21 +8,13 @@ shows to Python), torch/csrc/autograd/function.h (topological numbers, sequence 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from types import MappingProxyType
-from typing import NamedTuple
 
-import torch
-from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, Node, NodeKind, Source, TensorMeta
-from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, edge_arguments, output_names, signature_of
-from fxgrad.observe.autograd.backward_code import Answers
-from fxgrad.observe.autograd.node_types import decisive_settings, node_type
-from fxgrad.observe.autograd.python_functions import custom_signature, read_backward
+from fxgrad.graph import TensorMeta
 from fxgrad.observe.record.tensors import MetaTable
 
 ACCUMULATE_GRAD = "torch::autograd::AccumulateGrad"
@@ -33,9 +25,6 @@ NO_SEQUENCE_NR = 2**64 - 1
 DEEP = 10_000
 """Graphs of more nodes than this get the cure of `free_without_recursion`."""
 SEGMENT = 1_000
-
-NULL_CPP = "it required no grad when it was made or used, or is no tensor"
-NULL_PYTHON = "it required no grad when it was made or used"
 
 
 def name_of(node: AutogradNode) -> str:
@@ -107,6 +96,10 @@ class WalkedGraph:
             add_gradients(describe(node._input_metadata))
         return waiting
 
+    def gradient(self, number: int, slot: int) -> TensorMeta:
+        """The gradient that a node receives in one of its slots, by the node's id."""
+        return self.gradients[self.places[number]][slot]
+
     @cached_property
     def order(self) -> list[AutogradNode]:
         """The nodes by id."""
@@ -118,19 +111,14 @@ class WalkedGraph:
         return [self.all_names[place] for place in self.places]
 
     @cached_property
+    def labels(self) -> list[str]:
+        """Their labels, by id."""
+        return make_labels(self.names)
+
+    @cached_property
     def ids(self) -> dict[AutogradNode, int]:
         """The id of each node."""
         return dict(zip(self.nodes, self.id_of_place, strict=False))
-
-
-class Provenance(NamedTuple):
-    """Where a node comes from, as the recorded forward knows it."""
-
-    call: str | None = None
-    call_reason: str | None = None
-    fx_node: str | None = None
-    fx_reason: str | None = None
-    source: Source | None = None
 
 
 @contextmanager
@@ -185,10 +173,10 @@ def free_without_recursion(order: Sequence[AutogradNode]) -> None:
         order[start].metadata["fxgrad.keepalive"] = segment  # type: ignore[index]  # a property, in C++
 
 
-def labels(names: Iterable[str]) -> list[str]:
+def make_labels(names: Iterable[str]) -> list[str]:
     """A unique label for each node name: the short name, and how many nodes of that name came before.
 
-    >>> labels(["AddBackward0", "MulBackward0", "AddBackward0", "torch::autograd::AccumulateGrad"])
+    >>> make_labels(["AddBackward0", "MulBackward0", "AddBackward0", "torch::autograd::AccumulateGrad"])
     ['AddBackward0_0', 'MulBackward0_0', 'AddBackward0_1', 'AccumulateGrad_0']
     """
     counts: dict[str, int] = {}
@@ -202,122 +190,3 @@ def labels(names: Iterable[str]) -> list[str]:
         counts[prefix] = count + 1
         made.append(f"{prefix}{count}")
     return made
-
-
-class _Form(NamedTuple):
-    """What the C++ nodes of one name, with as many edges and gradients, have in common."""
-
-    kind: NodeKind
-    schema: str | None
-    outputs: tuple[str, ...]
-    edges: tuple[tuple[str | None, str | None, Edge], ...]
-    """Of each edge the argument, its group, and the record where the edge leads nowhere."""
-    decisive: bool
-
-
-@collection_paused()
-def node_records(
-    walked: WalkedGraph,
-    variables: Mapping[int, str] = MappingProxyType({}),
-    provenance: Callable[[int], Provenance] | None = None,
-) -> tuple[Node, ...]:
-    """One record per node, in id order.
-
-    `variables` names the leaf of an AccumulateGrad by the node's id, `provenance` says where a node comes from.
-    """
-    forms: dict[str, _Form] = {}
-    records: list[Node] = []
-    origin = Provenance()
-    answers: Answers = {}
-    python_function, variable_of, id_of_place = torch._C._FunctionBase, variables.get, walked.id_of_place
-    nodes, names, all_gradients, sequence_nrs = walked.nodes, walked.all_names, walked.gradients, walked.sequence_nrs
-    all_targets, all_slots = walked.targets, walked.slots
-    for number, (place, label) in enumerate(zip(walked.places, labels(walked.names), strict=True)):
-        if provenance is not None:
-            origin = provenance(number)
-        node, name, gradients, targets = nodes[place], names[place], all_gradients[place], all_targets[place]
-        if isinstance(node, python_function):
-            records.append(_python_record(walked, number, label, origin, answers))
-            continue
-        form = forms.get(name)
-        if form is None or len(form.edges) != len(targets) or len(form.outputs) != len(gradients):
-            form = _form_of(node, name, len(targets), len(gradients))
-            if form.kind is not NodeKind.COPY_SLICES:  # their arguments are those of the operation inside
-                forms[name] = form
-        kind, schema, outputs, arguments, decisive = form
-        edges = []
-        for (argument, group, null_edge), target, slot in zip(arguments, targets, all_slots[place]):  # noqa: B905
-            edges.append(null_edge if target < 0 else Edge(argument, group, id_of_place[target], slot))
-        # positional arguments are the fastest way to build a record: this runs for each of a million nodes
-        record = Node(
-            number,
-            label,
-            name,
-            kind,
-            schema,
-            sequence_nrs[place],
-            gradients,
-            outputs,
-            tuple(edges),
-            variable_of(number),
-            *origin,
-        )
-        if decisive:
-            record = replace(record, settings=decisive_settings(node, record.short_name))
-        records.append(record)
-    return tuple(records)
-
-
-def _form_of(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Form:
-    kind, signature, decisive_argument = node_type(node, name)
-    is_copy = kind is NodeKind.COPY_SLICES
-    named = copy_slices_arguments(node, n_edges) if is_copy else edge_arguments(signature, n_edges)
-    edges = [(argument, group, Edge(argument, group, None, 0, NULL_CPP)) for argument, group in named]
-    schema = None if signature is None else signature.schema
-    return _Form(kind, schema, output_names(signature, n_outputs), tuple(edges), decisive_argument is not None)
-
-
-def copy_slices_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
-    """The names of the edges of a ``CopySlices``, an in-place operation on a view as its base sees it.
-
-    Edge 0 goes to the base, the others are those of the operation's own node, which Python can reach from torch 2.14 on
-    (torch/csrc/autograd/functions/tensor.cpp).
-    """
-    wrapped = getattr(node, "_wrapped_node", None)
-    operation = (UNNAMED,) * n_edges if wrapped is None else _operation_arguments(wrapped, n_edges)
-    return (("base", None), *operation[1:])
-
-
-def _operation_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
-    if isinstance(node, torch._C._FunctionBase):
-        custom = custom_signature(node)
-        return tuple(zip(custom.arguments, custom.groups, strict=True))
-    return edge_arguments(signature_of(node.name()), n_edges)
-
-
-def _python_record(walked: WalkedGraph, number: int, label: str, origin: Provenance, answers: Answers) -> Node:
-    place = walked.places[number]
-    node, name = walked.nodes[place], walked.all_names[place]
-    kind = node_type(node, name).kind
-    custom = custom_signature(node)  # type: ignore[arg-type]
-    named = zip(custom.arguments, custom.groups, walked.targets[place], walked.slots[place], strict=True)
-    edges = [
-        Edge(argument, group, walked.id_of_place[target], slot)
-        if target >= 0
-        else Edge(argument, group, None, 0, NULL_PYTHON)
-        for argument, group, target, slot in named
-    ]
-    return Node(
-        id=number,
-        label=label,
-        name=name,
-        kind=kind,
-        schema=custom.schema,
-        sequence_nr=walked.sequence_nrs[place],
-        grad_outputs=walked.gradients[place],
-        output_names=custom.outputs,
-        edges=tuple(edges),
-        **origin._asdict(),
-        needs_input_grad=custom.needs_input_grad,
-        returned=read_backward(node, custom, answers) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
-    )

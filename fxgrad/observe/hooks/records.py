@@ -3,62 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from msgspec.structs import replace
 from torch import nn
 
-from fxgrad.graph import Held, Hook, HookKind, Node, UnrecordedCall
+from fxgrad.graph import Held, Hook, HookKind, UnrecordedCall
+from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import name_of
 from fxgrad.observe.hooks.hook_code import grad_reads, holds
-from fxgrad.observe.hooks.search import HookSearch, Spot
+from fxgrad.observe.hooks.search import HookSearch, HookSlot
 from fxgrad.observe.hooks.tables import LiveHook, function_name, multi_grad_mode
+from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.frames import source_of
 from fxgrad.observe.record.tensors import origin_of
-
-if TYPE_CHECKING:
-    from fxgrad.observe.observation import Observation
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
 NO_GRAD = "its tensor requires no grad"
 
 
-class Place(NamedTuple):
-    """Where backward will find the function of a hook: ``table[key]``; the call whose snapshot that belongs to."""
+class HookRecords:
+    """The hooks that a search has found, as records. The id of a hook is its position in ``hooks``."""
 
-    table: Any
-    key: Any
-    hook: int
-    kind: HookKind
-    call: str | None
-
-
-class HookCollector:
-    """The hooks that a search has found, as records."""
-
-    def __init__(self, observation: Observation, search: HookSearch) -> None:
-        self._observation = observation
+    def __init__(self, observed: ObservedGraph, search: HookSearch) -> None:
+        self._observed = observed
         self._search = search
         self.hooks = search.hooks
         self.notes = search.notes
-        self._rank = {hook.key: rank for rank, hook in enumerate(self.hooks)}
+        self._ids = {hook.key: number for number, hook in enumerate(self.hooks)}
         self._on_module: dict[int, list[int]] = {}
-        for rank, hook in enumerate(self.hooks):
-            self._on_module.setdefault(id(hook.module), []).append(rank)
+        for number, hook in enumerate(self.hooks):
+            self._on_module.setdefault(id(hook.module), []).append(number)
 
     def records(self) -> tuple[Hook, ...]:
         """One Hook for each, in order of registration."""
-        return tuple([self._record(rank, hook) for rank, hook in enumerate(self.hooks)])
+        return tuple([self._record(number, hook) for number, hook in enumerate(self.hooks)])
 
-    def _record(self, rank: int, hook: LiveHook) -> Hook:
-        observed = None if hook.parts else self._observed(hook)
-        slots = tuple([self._slot(part) for part in hook.parts])
+    def _record(self, number: int, hook: LiveHook) -> Hook:
+        found = None if hook.parts else self._find_slot(hook)
+        slots = tuple([self._observed.find_slot(part.tensor, part.origin) for part in hook.parts])
         return Hook(
-            id=rank,
+            id=number,
             kind=hook.kind,
             owner=self._owner(hook),
             function=function_name(hook.function),
@@ -67,14 +54,14 @@ class HookCollector:
             prepend=hook.prepend,
             targets=tuple([self._owner(part) for part in hook.parts]),
             mode=multi_grad_mode(hook.inner),
-            observed=observed,
+            observed=found,
             active=hook.active,
-            unplaced=self._unplaced(hook, observed),
+            unplaced=self._unplaced(hook, found),
             may_return=False if hook.function is None else may_return_a_value(hook.function),
             target_slots=slots,
             uncounted=self._uncounted(hook, slots),
             registered_nr=hook.sequence_nr,
-            registered_in=None if hook.call is None else self._observation.call_ids[hook.call],
+            registered_in=self._observed.call_id(hook.call),
             grad_reads=grad_reads(hook.function) if hook.kind.is_module else (),
             more_targets=hook.more_parts,
             holds=tuple([Held(name, self._node(tensor), inside) for name, tensor, inside in holds(hook.function)]),
@@ -83,31 +70,25 @@ class HookCollector:
     def _node(self, tensor: torch.Tensor) -> int | None:
         """The id of a tensor's node. That of a view is not looked at: PyTorch might make one for that."""
         origin = None if tensor._is_view() else origin_of(tensor)
-        return None if origin is None else self._observation.walked.ids.get(origin[0])
+        return None if origin is None else self._observed.node_id(origin[0])
 
-    def _observed(self, hook: LiveHook) -> tuple[int, int | None] | None:
+    def _find_slot(self, hook: LiveHook) -> tuple[int, int | None] | None:
+        """The node, and for a hook on a tensor the slot, that it was found on."""
         if hook.node is not None:
-            rank = self._observation.walked.ids.get(hook.node)
-            return None if rank is None else (rank, None)
-        rank, slot = self._slot(hook)
-        return None if rank is None else (rank, slot)
-
-    def _slot(self, hook: LiveHook) -> tuple[int | None, int]:
-        if hook.origin is not None:
-            rank = self._observation.walked.ids.get(hook.origin[0])
-            return (None, 0) if rank is None else (rank, hook.origin[1])
-        leaf = self._observation.leaves.get(id(hook.tensor))
-        return (None, 0) if leaf is None else (self._observation.walked.ids[leaf], 0)
+            number = self._observed.node_id(hook.node)
+            return None if number is None else (number, None)
+        number, slot = self._observed.find_slot(hook.tensor, hook.origin)
+        return None if number is None else (number, slot)
 
     def _uncounted(self, hook: LiveHook, slots: Sequence[tuple[int | None, int]]) -> tuple[int, ...]:
         """``_get_grad_fn_or_grad_acc`` (torch/autograd/graph.py) takes a view of a leaf to find its node. Where the leaf is
         of a class of its own, the view may have another node in between, and that is what it takes."""
-        ids = [self._observation.walked.ids.get(node) for node in hook.counted]
+        ids = [self._observed.walked.ids.get(node) for node in hook.counted]
         pairs = zip(ids, slots, strict=False)
         return tuple([index for index, (counted, (node, _)) in enumerate(pairs) if counted != node])
 
-    def _unplaced(self, hook: LiveHook, observed: tuple[int, int | None] | None) -> str | None:
-        if hook.kind.is_module or hook.parts or observed is not None:
+    def _unplaced(self, hook: LiveHook, found: tuple[int, int | None] | None) -> str | None:
+        if hook.kind.is_module or hook.parts or found is not None:
             return None
         if hook.origin is not None:
             return NOT_REACHED.format(name=name_of(hook.origin[0]))
@@ -117,11 +98,11 @@ class HookCollector:
 
     def _owner(self, hook: LiveHook) -> str:
         if hook.module is not None:
-            return self._observation.module_names.path_of(hook.module)
+            return self._observed.module_names.path_of(hook.module)
         if hook.tensor is not None or hook.origin is not None:
-            return self._observation.tensor_name(hook.tensor, hook.origin)
+            return self._observed.tensor_name(hook.tensor, hook.origin)
         if hook.node is not None:
-            return self._observation.node_name(hook.node)
+            return self._observed.node_name(hook.node)
         return ""
 
     def ids_on_module(self, module: nn.Module) -> tuple[int, ...]:
@@ -130,34 +111,33 @@ class HookCollector:
 
     def ids_of_call(self, call: ModuleEvent) -> tuple[int, ...]:
         """Ids of the hooks that a call took along, in run order."""
-        return tuple([self._rank[carried.number, id(carried.table)] for carried in call.hooks])
+        return tuple([self._ids[carried.number, id(carried.table)] for carried in call.hooks])
 
     def unrecorded_calls(self) -> tuple[UnrecordedCall, ...]:
         """The calls that nobody watched, and whose full hooks are on nodes of the graph."""
-        return self._search.unrecorded_calls.records(self._observation.module_names, self._observation.walked.ids)
+        return self._search.unrecorded_calls.records(self._observed.module_names, self._observed.walked.ids)
 
     # Hooks on nodes
 
-    def placed_on(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        """The same nodes, with the ids of the hooks that are on them."""
-        placed = list(nodes)
-        for live, spots in self._search.posts.items():
-            hooks = tuple([self._rank[spot.hook.key] for spot in spots])
-            prehooks = tuple([self._rank[spot.hook.key] for spot in self._search.pres[live]])
+    def ids_on_nodes(self) -> dict[int, HookIds]:
+        """Of each node that has hooks, by its id, the ids of the hooks and of the prehooks, in order."""
+        found: dict[int, HookIds] = {}
+        for node, slots in self._search.post_hooks.items():
+            hooks = tuple([self.id_of(slot.hook) for slot in slots])
+            prehooks = tuple([self.id_of(slot.hook) for slot in self._search.pre_hooks[node]])
             if hooks or prehooks:
-                rank = self._observation.walked.ids[live]
-                placed[rank] = replace(placed[rank], hooks=hooks, prehooks=prehooks)
-        return tuple(placed)
+                found[self._observed.walked.ids[node]] = hooks, prehooks
+        return found
 
-    def places(self) -> Iterator[Place]:
+    def id_of(self, hook: LiveHook) -> int:
+        """The id of a hook that the search has found."""
+        return self._ids[hook.key]
+
+    def slots(self) -> Iterator[HookSlot]:
         """Where backward looks up each hook's function. retain_grad has none, multi-grad hooks theirs in a closure."""
-        for live, spots in self._search.posts.items():
-            for spot in (*self._search.pres[live], *spots):
-                yield self._place(spot)
-        for rank, hook in enumerate(self.hooks):
-            if hook.kind.is_called_for_leaf and hook.active:
-                yield Place(hook.table, hook.number, rank, hook.kind, None)
-
-    def _place(self, spot: Spot) -> Place:
-        call = None if spot.call is None else self._observation.call_ids[spot.call]
-        return Place(spot.table, spot.key, self._rank[spot.hook.key], spot.hook.kind, call)
+        for node, slots in self._search.post_hooks.items():
+            yield from self._search.pre_hooks[node]
+            yield from slots
+        for hook in self.hooks:
+            if hook.kind in (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD) and hook.active:
+                yield HookSlot(hook.table, hook.number, hook)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -34,13 +34,10 @@ from fxgrad.observe.hooks.tables import (
     legacy_hook_behind,
     with_multi_grad_hooks,
 )
+from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
 from fxgrad.observe.record.names import ModuleNames, argument_names
 from fxgrad.observe.record.tensors import Origin, is_leaf, origin_of
-
-if TYPE_CHECKING:
-    from fxgrad.observe.observation import Observation
-
 
 _OFTEN_HOOKED = (ACCUMULATE_GRAD, "BackwardHookFunctionBackward")
 """Nodes to look at in any case: leaves', and those of full hooks."""
@@ -110,7 +107,7 @@ def full_hook_setup(hook: BackwardHook) -> FullHookSetup:
     )
 
 
-class Spot(NamedTuple):
+class HookSlot(NamedTuple):
     """Where backward will find the function of a hook: ``table[key]``; the call whose snapshot that belongs to."""
 
     table: Any
@@ -120,31 +117,31 @@ class Spot(NamedTuple):
 
 
 class HookSearch:
-    """All hooks of one observation. `earlier` are those that were there before the forward ran.
+    """All hooks on one graph. `earlier` are those that were there before the forward ran.
 
-    ``posts`` and ``pres`` are what was found on the nodes that were looked at, ``unrecorded_calls`` whose full hooks
+    ``post_hooks`` and ``pre_hooks`` are what was found on the nodes that were looked at, ``unrecorded_calls`` whose full hooks
     are there without that the call was watched.
     """
 
     def __init__(
         self,
-        observation: Observation,
+        observed: ObservedGraph,
         *,
         earlier: Sequence[LiveHook] = (),
         watch: RegistrationWatch | None = None,
         every_node: bool = False,
     ) -> None:
-        self._observation = observation
+        self._observed = observed
         self._every_node = every_node
         self._registrations = {} if watch is None else watch.registrations
         self._found: dict[Key, LiveHook] = {}
-        self.posts: dict[AutogradNode, list[Spot]] = {}
-        self.pres: dict[AutogradNode, list[Spot]] = {}
+        self.post_hooks: dict[AutogradNode, list[HookSlot]] = {}
+        self.pre_hooks: dict[AutogradNode, list[HookSlot]] = {}
         self.unrecorded_calls = UnrecordedCalls()
         self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
         self._add_all(earlier)
-        self._add_all([] if observation.recorder is None else observation.recorder.log.hooks)
-        self._add_all(hooks_on_modules(observation.module_names.modules.values()))
+        self._add_all([] if observed.recorder is None else observed.recorder.log.hooks)
+        self._add_all(hooks_on_modules(observed.module_names.modules.values()))
         self._add_all(self._carried())
         self._add_all(self._registered_on_tensors())
         self._add_all(self._on_tensors())
@@ -156,7 +153,7 @@ class HookSearch:
     @property
     def notes(self) -> tuple[str, ...]:
         """Which hooks may not have been found, and what finds them."""
-        if self._observation.upstream == set():  # all of the graph was recorded
+        if self._observed.upstream == set():  # all of the graph was recorded
             return ()
         return (_ON_TENSORS,) if self._was_recorded() or self._every_node else (_ON_TENSORS, _ON_NODES)
 
@@ -177,13 +174,13 @@ class HookSearch:
             if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None:
                 self._settle_retained(hook, hook.tensor)
         ordered = sorted(self._found.values(), key=lambda hook: hook.number)
-        return with_multi_grad_hooks(ordered, self._nearby.tensors, may_be_on_more=self._observation.upstream != set())
+        return with_multi_grad_hooks(ordered, self._nearby.tensors, may_be_on_more=self._observed.upstream != set())
 
     def _settle_retained(self, hook: LiveHook, tensor: torch.Tensor) -> None:
         """retain_grad follows its tensor when that is changed in place."""
         hook.origin = origin_of(tensor)
-        if self._observation.recorder is not None:
-            retained = self._observation.recorder.ops.retained
+        if self._observed.recorder is not None:
+            retained = self._observed.recorder.ops.retained
             hook.call, hook.sequence_nr = retained.get(id(tensor), (None, None))
 
     # Modules and tensors
@@ -195,7 +192,7 @@ class HookSearch:
                 yield LiveHook(kind, number, table, function, module=None if kind.is_global else call.module)
 
     def _calls(self) -> list[ModuleEvent]:
-        recorder = self._observation.recorder
+        recorder = self._observed.recorder
         return [] if recorder is None else recorder.module_calls
 
     def _registered_on_tensors(self) -> Iterator[LiveHook]:
@@ -215,11 +212,11 @@ class HookSearch:
         return origin if tensor._backward_hooks is table else None
 
     def _on_tensors(self) -> Iterator[LiveHook]:
-        for tensor in self._observation.seen_tensors():
+        for tensor in self._observed.known_tensors():
             if has_hooks(tensor):
                 yield from hooks_on_tensor(tensor)
         for tensor in self._nearby.tensors:
-            if _belongs_to(tensor, self._observation.walked.ids):
+            if _belongs_to(tensor, self._observed.walked.ids):
                 yield from hooks_on_tensor(tensor)
 
     @cached_property
@@ -228,9 +225,9 @@ class HookSearch:
 
         A process without any handle has no hooks, unless the user retains gradients alone.
         """
-        upstream = self._observation.upstream
+        upstream = self._observed.upstream
         if upstream is None and RemovableHandle.next_id > 0:
-            return search_nearby(self._observation.walked.order)
+            return search_nearby(self._observed.walked.order)
         return search_nearby(list(upstream)) if upstream else Nearby([], [])
 
     # Nodes
@@ -240,21 +237,21 @@ class HookSearch:
         full = {id(call.backward_hook): call for call in self._calls() if call.backward_hook is not None}
         if RemovableHandle.next_id == 0:  # this process has never registered a hook
             return
-        nodes = self._observation.walked.order if self._every_node or self._on_unknown_nodes() else self._likely_nodes()
+        nodes = self._observed.walked.order if self._every_node or self._on_unknown_nodes() else self._likely_nodes()
         for node, table, pre_table in _tables_on(nodes):
             if table is not None:
                 self._tables[id(table)] = HookKind.NODE, node
             if pre_table is not None:
                 self._tables[id(pre_table)] = HookKind.NODE_PRE, node
-            self.posts[node] = list(self._post_hooks(node, table or {}, legacy.get(node, []), full))
-            self.pres[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()]
+            self.post_hooks[node] = list(self._post_hooks(node, table or {}, legacy.get(node, []), full))
+            self.pre_hooks[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()]
 
     def _on_nodes_out_of_reach(self) -> Iterator[LiveHook]:
         """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
         nodes = [*self._nodes_of_named_tensors(), *self._nodes_at_first_use()]
-        outside = [node for node in dict.fromkeys(nodes) if node not in self._observation.walked.ids]
+        outside = [node for node in dict.fromkeys(nodes) if node not in self._observed.walked.ids]
         for node, after, before in _tables_on(outside):
             for kind, table in ((HookKind.NODE, after), (HookKind.NODE_PRE, before)):
                 for key, function in (table or {}).items():
@@ -262,34 +259,34 @@ class HookSearch:
                         yield LiveHook(kind, key, table, function, node=node)
 
     def _nodes_of_named_tensors(self) -> Iterator[AutogradNode]:
-        for named in self._observation.tensor_names.named.values():
+        for named in self._observed.tensor_names.named.values():
             node = _node_of(named.tensor) if self._every_node or is_leaf(named.tensor) or self._was_recorded() else None
             if node is not None:
                 yield node
 
     def _nodes_at_first_use(self) -> Iterator[AutogradNode]:
         """The nodes that tensors from elsewhere had when forward was given them: it may have changed them in place."""
-        recorder = self._observation.recorder
+        recorder = self._observed.recorder
         for seen in () if recorder is None else (*recorder.log.inputs, *recorder.log.foreign):
             if seen.origin is not None:
                 yield seen.origin[0]
 
     def _was_recorded(self) -> bool:
-        return self._observation.recorder is not None
+        return self._observed.recorder is not None
 
     def _likely_nodes(self) -> list[AutogradNode]:
         """Nodes that may carry hooks: leaves', those of full hooks and of hooked calls, and a graph's that was there."""
-        observation = self._observation
+        observed = self._observed
         hooked = {node for call in self._calls() if call.hooks for node in _hooked_nodes(call)}
-        hooked |= observation.upstream or set()
-        named = zip(observation.walked.order, observation.walked.names, strict=True)
+        hooked |= observed.upstream or set()
+        named = zip(observed.walked.order, observed.walked.names, strict=True)
         return [node for node, name in named if name in _OFTEN_HOOKED or node in hooked]
 
     def _on_unknown_nodes(self) -> bool:
         """Whether a hook is on some node, and nothing says on which: one registered while recording, or a legacy hook
         that a call before left there. A module says for good that it had legacy hooks."""
-        modules = [*self._observation.module_names.modules.values(), *self._nearby.modules]
-        legacy_before = self._observation.upstream != set() and (
+        modules = [*self._observed.module_names.modules.values(), *self._nearby.modules]
+        legacy_before = self._observed.upstream != set() and (
             global_backward_kind() is HookKind.GLOBAL_BACKWARD
             or any(backward_kind(module) is HookKind.MODULE_BACKWARD for module in modules)
         )
@@ -312,42 +309,42 @@ class HookSearch:
         table: Any,
         legacy: list[tuple[LiveHook, ModuleEvent]],
         full: dict[int, ModuleEvent],
-    ) -> Iterator[Spot]:
+    ) -> Iterator[HookSlot]:
         for key, function in table.items():
             wrapped, behind = legacy_hook_behind(function), backward_hook_behind(function)
             if wrapped is not None:
-                yield self._legacy_spot(table, key, wrapped, legacy)
+                yield self._legacy_slot(table, key, wrapped, legacy)
             elif behind is not None:
                 call = full.get(id(behind[0]))
                 if call is None:
                     self.unrecorded_calls.add(*behind, node)
-                yield from self._full_spots(*behind, call)
+                yield from self._full_slots(*behind, call)
             else:
                 yield self._on_node(HookKind.NODE, node, table, key)
 
-    def _on_node(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> Spot:
-        return Spot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
+    def _on_node(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> HookSlot:
+        return HookSlot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
 
-    def _legacy_spot(
+    def _legacy_slot(
         self, table: Any, key: Any, wrapped: tuple[nn.Module | None, Any], legacy: list[tuple[LiveHook, ModuleEvent]]
-    ) -> Spot:
+    ) -> HookSlot:
         module, function = wrapped
         for position, (hook, call) in enumerate(legacy):
             if hook.function is function:
                 del legacy[position]
-                return Spot(table, key, hook, call)
-        return Spot(table, key, self._earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key))
+                return HookSlot(table, key, hook, call)
+        return HookSlot(table, key, self._earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key))
 
-    def _full_spots(self, hook: BackwardHook, side: str, call: ModuleEvent | None) -> Iterator[Spot]:
+    def _full_slots(self, hook: BackwardHook, side: str, call: ModuleEvent | None) -> Iterator[HookSlot]:
         """The user's functions stand in lists that the BackwardHook keeps, in the order of the call's snapshot."""
         if side == "output":
-            yield from self._full_spots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
+            yield from self._full_slots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
         if side == "input" or hook.input_tensors_index is None:
-            yield from self._full_spots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
+            yield from self._full_slots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
 
-    def _full_spots_in(
+    def _full_slots_in(
         self, functions: list[Any], hook: BackwardHook, call: ModuleEvent | None, kind: HookKind
-    ) -> Iterator[Spot]:
+    ) -> Iterator[HookSlot]:
         is_pre = kind.is_full_pre
         carried = [one for one in call.hooks if (one.kind.is_full_pre if is_pre else one.kind.is_full)] if call else []
         for position, function in enumerate(functions):
@@ -355,12 +352,12 @@ class HookSearch:
                 found = self._found[carried[position].number, id(carried[position].table)]
             else:
                 found = self._earlier_module_hook(function, hook.module, kind, functions, position)
-            yield Spot(functions, position, found, call)
+            yield HookSlot(functions, position, found, call)
 
     def _earlier_module_hook(
         self, function: Any, module: nn.Module | None, kind: HookKind, place: Any, key: Any
     ) -> LiveHook:
-        """The registration behind a hook that a call before this observation put on a node."""
+        """The registration behind a hook that a call before put on a node."""
         registered = [*(() if module is None else hooks_on_module(module)), *hooks_on_modules(())]
         same = [hook for hook in registered if hook.function is function and _same_sort(hook.kind, kind)]
         if not same:

@@ -7,6 +7,7 @@ from module_hooks import FromFunction
 import fxgrad
 from fxgrad.graph import Edge
 from fxgrad.observe.autograd.operands import Operands
+from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.record.tensors import MetaTable
 from tests.support.needs import needs_saved_tensors
 
@@ -42,7 +43,7 @@ def test_nothing_is_unpacked_where_torch_does_not_tell_whether_there_is_a_hook()
             raise AssertionError
 
     edge = Edge("other", None, None, 0)
-    assert Operands(MetaTable(), {}, lambda _: None)._with_saved(edge, Node()) == edge
+    assert Operands(WalkedGraph([], MetaTable()), MetaTable(), {}, lambda _: None)._with_saved(edge, Node()) == edge
 
 
 SIZES = ((2, 2), (2, 3), (2, 4))

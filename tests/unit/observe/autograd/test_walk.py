@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 import fxgrad
 from fxgrad.graph import Edge, Node, NodeKind
-from fxgrad.observe.autograd.walk import copy_slices_arguments, node_records, walk
+from fxgrad.observe.autograd.node_records import NodeNotes, copy_slices_arguments, make_node_records
+from fxgrad.observe.autograd.walk import walk
 
 
 def leaf(*shape: int) -> torch.Tensor:
@@ -21,7 +22,7 @@ def leaf(*shape: int) -> torch.Tensor:
 
 
 def records(*tensors: torch.Tensor) -> tuple[Node, ...]:
-    return node_records(walk([tensor.grad_fn for tensor in tensors]))
+    return make_node_records(walk([tensor.grad_fn for tensor in tensors]))
 
 
 def edges(node: Node) -> list[tuple[str | None, int | None, int]]:
@@ -91,7 +92,7 @@ def test_an_edge_tells_which_gradient_of_the_next_node_it_adds_to():
 def test_accumulate_grad_names_its_leaf_and_takes_no_sequence_number():
     x = leaf()
     walked = walk([(x * 2).grad_fn])
-    node = node_records(walked, {1: "the leaf"})[1]
+    node = make_node_records(walked, NodeNotes({1: "the leaf"}))[1]
     assert (node.name, node.kind) == ("torch::autograd::AccumulateGrad", NodeKind.ACCUMULATE_GRAD)
     assert (node.label, node.variable, node.sequence_nr, node.edges) == ("AccumulateGrad_0", "the leaf", None, ())
 
@@ -255,11 +256,12 @@ def test_a_graph_100_000_nodes_deep_is_recorded_without_recursion():
 
 FREED = """
 import torch
-from fxgrad.observe.autograd.walk import node_records, walk
+from fxgrad.observe.autograd.node_records import make_node_records
+from fxgrad.observe.autograd.walk import walk
 value = torch.ones(1, requires_grad=True)
 for _ in range(150_000):
     value = value * 1.0001
-node_records(walk([value.grad_fn]))
+make_node_records(walk([value.grad_fn]))
 del value
 print("alive")
 """
