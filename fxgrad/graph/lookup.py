@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.graph_records import GraphRecords
@@ -227,7 +227,7 @@ def _list_input_names(graph: GraphRecords) -> tuple[str, ...]:
     return (*wanted, *graph.nodes_by_label)
 
 
-def _raise_unknown(text: str, what: str, known: Iterable[str]) -> GradientPlace:
+def _raise_unknown(text: str, what: str, known: Iterable[str]) -> NoReturn:
     names = list(known)
     near = difflib.get_close_matches(text, names, n=_MOST_NAMES, cutoff=0.4) or names[:_MOST_NAMES]
     raise UsageError(

@@ -93,11 +93,14 @@ class HookCalls:
 
     def _run_tensor_hooks(self, hooks: Sequence[TensorHook]) -> Iterator[int]:
         for hook in hooks:
-            called = True if hook.target is None else self.counters[hook.site].visit(hook.target)
-            if called is None:
-                self.raises = True
-                return
-            if called and not (hook.site in self._somewhere or hook.site in self._miscounted):
+            if hook.target is not None:
+                counter = self.counters[hook.site]
+                if counter.raises:
+                    self.raises = True
+                    return
+                if not counter.visit(hook.target):
+                    continue
+            if not (hook.site in self._somewhere or hook.site in self._miscounted):
                 yield hook.site
 
     def _find_called_by_others(self, called: Sequence[int]) -> Iterator[int]:
@@ -154,7 +157,7 @@ def group_by_node(graph: BackwardGraph, sites: Sequence[HookSite]) -> dict[int, 
             others.setdefault(site.hook.kind.moment, []).append(number)
     for node, on_tensors in tensor_hooks.items():
         found.setdefault(node, NodeHooks()).tensor_hooks = _group_by_tensor(on_tensors, sites)
-    ends = {call.id: rank for rank, call in enumerate(sort_by_end(graph.calls))}
+    ends = {call.id: rank for rank, call in enumerate(_sort_by_end(graph.calls))}
     for node, hooks in found.items():
         hooks.at(HookMoment.POST_ACCUMULATE).sort(key=lambda number: sites[number].hook.id)
         listed = {HookMoment.PRE_HOOK: graph.nodes[node].prehooks, HookMoment.POST_HOOK: graph.nodes[node].hooks}
@@ -208,7 +211,7 @@ def _sort_as_listed(
     return [*ordered, *[number for numbers in waiting.values() for number in numbers]]
 
 
-def sort_by_end(calls: Iterable[ModuleCall]) -> Iterator[ModuleCall]:
+def _sort_by_end(calls: Iterable[ModuleCall]) -> Iterator[ModuleCall]:
     """Sort module calls, which come in the order of their start, by their end: those inside a call before it."""
     running: list[ModuleCall] = []
     for call in calls:
@@ -233,6 +236,7 @@ class MultiGradCounter:
 
     torch/autograd/graph.py: an "all" hook puts a hook on each tensor, counts their calls and compares with how many of
     the tensors' nodes ``torch._C._will_engine_execute_node`` names; an "any" hook lets the first call through.
+    ``raises`` says whether the "all" hook raises instead, at its first call.
     """
 
     def __init__(self, simulation: Simulation, hook: Hook) -> None:
@@ -240,13 +244,11 @@ class MultiGradCounter:
         self._hook = hook
         self._seen: list[int] = []
         self._expected = simulation.count_awaited(hook)
-        self._raises = simulation.refuses_leaf(hook)
+        self.raises = simulation.refuses_leaf(hook)
         self._calls: list[_CountedCall] = []
 
-    def visit(self, target: int) -> bool | None:
-        """Call the hook on one target. Whether that calls the user's function; None: it raises."""
-        if self._raises:
-            return None
+    def visit(self, target: int) -> bool:
+        """Call the hook on one target. Whether that calls the user's function."""
         self._seen.append(target)
         if not self._is_due():
             return False

@@ -39,18 +39,18 @@ def compute_grad_inputs(
     if not schedule.runs[node.id]:
         return (NONE,) * len(node.edges)
     if node.kind.decides_alone:
-        return _returned_by_code(node, received)
+        return _apply_code(node, received)
     if node.kind is NodeKind.BACKWARD_HOOK:
-        return tuple(_returned_by_hook_function(received, len(node.edges), side))
+        return tuple(_apply_hook_function(received, len(node.edges), side))
     if TENSOR not in received and UNKNOWN not in received:
         return (NONE,) * len(node.edges)
     special = apply_special_formula(graph, node, received)
-    computed = _returned_by_formula(node, received) if special is None else special.statuses
+    computed = _apply_formula(node, received) if special is None else special.statuses
     wanted = find_wanted_edges(node, schedule.needed)
     return tuple([status if want else NONE for status, want in zip(computed, wanted, strict=True)])
 
 
-def _returned_by_code(node: Node, received: Statuses) -> Statuses:
+def _apply_code(node: Node, received: Statuses) -> Statuses:
     """What the code of a Python backward returns, as far as it could be read; it returns also what is not needed."""
     returned = node.returned
     if returned is None:
@@ -59,7 +59,7 @@ def _returned_by_code(node: Node, received: Statuses) -> Statuses:
     return returned.if_arrived if arrived else returned.whenever
 
 
-def _returned_by_hook_function(received: Statuses, edges: int, side: str | None) -> Iterator[Status]:
+def _apply_hook_function(received: Statuses, edges: int, side: str | None) -> Iterator[Status]:
     """BackwardHookFunction (torch/nn/modules/_functions.py) is the identity, with zeros for what is undefined.
 
     On the output side ``BackwardHook.setup_output_hook`` (torch/utils/hooks.py) turns those zeros back into None.
@@ -72,7 +72,7 @@ def _returned_by_hook_function(received: Statuses, edges: int, side: str | None)
             yield status if side == OUTPUT_SIDE else UNKNOWN
 
 
-def _returned_by_formula(node: Node, received: Statuses) -> Statuses:
+def _apply_formula(node: Node, received: Statuses) -> Statuses:
     """One defined gradient is enough for all that the node computes (``any_grad_defined`` in Functions.cpp)."""
     whole = TENSOR if TENSOR in received else UNKNOWN
     return tuple([whole if slot is None else received[slot] for slot in find_own_slots(node)])

@@ -95,7 +95,7 @@ def _needs_grad(tensor: Tensor | None) -> bool:
 def choose_kernel(call: Attention, *, mask_needs_grad: bool) -> KernelChoice:
     """Return the kernel that CUDA would run. Only the memory-efficient one can have a mask that requires grad."""
     dtype = call.query.dtype
-    if any(tensor.dtype != dtype for tensor in call.tensors) or not _dense(call):
+    if any(tensor.dtype != dtype for tensor in call.tensors) or not _is_dense(call):
         return KernelChoice(AttentionKernel.MATH)
     if dtype == torch.float32:
         return _choose_efficient(call, alignment=ALIGNMENT_FLOAT)
@@ -113,7 +113,7 @@ def _choose_half(call: Attention) -> KernelChoice:
 
 def _choose_efficient(call: Attention, *, alignment: int) -> KernelChoice:
     """The memory-efficient kernel or none: can_use_mem_efficient_attention."""
-    if not (torch._C._get_mem_efficient_sdp_enabled() and _efficient_shapes(call)):
+    if not (torch._C._get_mem_efficient_sdp_enabled() and _efficient_takes(call)):
         return KernelChoice(AttentionKernel.MATH)
     if len({tensor.size(1) for tensor in call.tensors}) > 1:
         return KernelChoice(AttentionKernel.MATH, _HEADS)
@@ -122,7 +122,7 @@ def _choose_efficient(call: Attention, *, alignment: int) -> KernelChoice:
     return KernelChoice(AttentionKernel.EFFICIENT)
 
 
-def _dense(call: Attention) -> bool:
+def _is_dense(call: Attention) -> bool:
     """check_tensor_shapes, check_nonzero_sequence_lengths_dense, and the same batch size everywhere."""
     if any(tensor.dim() != BATCHED for tensor in call.tensors):
         return False
@@ -130,7 +130,7 @@ def _dense(call: Attention) -> bool:
     return same_batch and call.query.size(2) > 0 and call.key.size(2) > 0
 
 
-def _efficient_shapes(call: Attention) -> bool:
+def _efficient_takes(call: Attention) -> bool:
     """check_head_dim_size_mem_efficient but for the alignment, check_last_dim_stride_equals_1_dense<false>."""
     strided = all(tensor.stride(-1) == 1 for tensor in call.tensors)
     mask_strided = call.mask is None or call.mask.stride(-1) == 1
@@ -156,14 +156,14 @@ def _run_flash(call: Attention, scale: float | None) -> Tensor:
     """attention.cpp: the head is padded to a multiple of 8 by nodes of its own, and cut off again."""
     head = call.query.size(-1)
     padding = -head % ALIGNMENT_HALF
-    query, key, value = (_padded(tensor, padding) for tensor in call.tensors)
+    query, key, value = (_pad(tensor, padding) for tensor in call.tensors)
     scale = head**-0.5 if scale is None else scale
     flash = torch.ops.aten._scaled_dot_product_flash_attention.default
     output: Tensor = flash(query, key, value, call.dropout, call.causal, False, scale=scale)[0]
     return output.narrow(-1, 0, head) if padding else output
 
 
-def _padded(tensor: Tensor, padding: int) -> Tensor:
+def _pad(tensor: Tensor, padding: int) -> Tensor:
     return torch.ops.aten.pad.default(tensor, [0, padding]) if padding else tensor
 
 
@@ -181,13 +181,13 @@ def _bias(call: Attention) -> Tensor | None:
         return None
     shape = (*call.query.shape[:3], call.key.size(2))
     if _needs_grad(call.mask):
-        return _aligned(call.mask).expand(shape)
+        return _align_mask(call.mask).expand(shape)
     dtype = call.query.dtype if call.mask.dtype == torch.bool else call.mask.dtype
     width = shape[-1] + -shape[-1] % MASK_ALIGNMENT
     return call.query.new_empty((*shape[:3], width), dtype=dtype)[..., : shape[-1]]
 
 
-def _aligned(mask: Tensor) -> Tensor:
+def _align_mask(mask: Tensor) -> Tensor:
     """attention.cpp: aligned_tensor, pad_bias."""
     *strides, last = mask.stride()
     if last == 1 and not any(stride % MASK_ALIGNMENT for stride in strides):

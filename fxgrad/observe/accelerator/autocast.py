@@ -42,7 +42,7 @@ def list_kernels() -> Iterator[tuple[str, _Kernel]]:
     for operator, policy in read_policies().items():
         name, _, overload = operator.partition(".")
         yield operator, _POLICIES[policy](getattr(getattr(torch.ops.aten, name), overload or "default"))
-    yield "binary_cross_entropy", _banned
+    yield "binary_cross_entropy", _refuse_cross_entropy
     for operator in _cast_on_cuda() - read_policies().keys() - {"binary_cross_entropy"}:
         yield operator, _make_refusal(operator)
 
@@ -140,7 +140,7 @@ def _float32_as_dtype(operator: Any) -> _Kernel:
     return _below_autocast(kernel)
 
 
-def _float32_appended(operator: Any) -> _Kernel:
+def _append_float32(operator: Any) -> _Kernel:
     """``norm`` without a dtype becomes the overload with one."""
     with_dtype = {"Scalar": "ScalarOpt_dtype", "ScalarOpt_dim": "ScalarOpt_dim_dtype"}[operator._overloadname]
     target = getattr(torch.ops.aten.norm, with_dtype)
@@ -167,7 +167,7 @@ def _promote(operator: Any) -> _Kernel:
     return _below_autocast(kernel)
 
 
-def _banned(*_args: Any, **_kwargs: Any) -> Any:
+def _refuse_cross_entropy(*_args: Any, **_kwargs: Any) -> Any:
     """aten/src/ATen/autocast_mode.cpp: binary_cross_entropy_banned."""
     raise RuntimeError("torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.")
 
@@ -194,10 +194,10 @@ def _call(operator: Any, dtype: torch.dtype, args: Any, kwargs: Any) -> Any:
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (list, tuple)):
         return [_cast(each, dtype) for each in value]
-    return _cached_cast(value, dtype) if isinstance(value, Tensor) and _is_eligible(value) else value
+    return _cast_with_cache(value, dtype) if isinstance(value, Tensor) and _is_eligible(value) else value
 
 
-def _cached_cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _cast_with_cache(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """autocast_mode.cpp: cached_cast. A weight is cast once per autocast region: all its uses share one node."""
     if tensor.dtype == dtype:
         return tensor
@@ -234,6 +234,6 @@ _POLICIES: dict[str, _Policy] = {
     "LOWER_PRECISION_FP": _lower_precision,
     "FP32": _float32,
     "FP32_SET_OPT_DTYPE": _float32_as_dtype,
-    "DIFFERENT_REDISPATCH_SIGNATURE": _float32_appended,
+    "DIFFERENT_REDISPATCH_SIGNATURE": _append_float32,
     "PROMOTE": _promote,
 }
