@@ -344,10 +344,10 @@ def _run_target(options: TargetOptions) -> Trace:
         from fxgrad.emulated import trace_in_interpreter
 
         return Trace(predict(trace_in_interpreter(options)))
-    from fxgrad.observe.target import running
+    from fxgrad.observe.target import loading
 
     with _explain_errors():
-        return _make_trace(*running.observe_target(options))
+        return _make_trace(*loading.observe_target(options))
 
 
 def _needs_interpreter(options: TargetOptions) -> bool:
@@ -376,10 +376,10 @@ def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
         from fxgrad.emulated import probe_in_interpreter
 
         return _make_probe(probe_in_interpreter(options, module, added))
-    from fxgrad.observe.target import running
+    from fxgrad.observe.target import loading
 
     with _explain_errors():
-        return _make_probe(running.observe_target_with_hook(options, module, added))
+        return _make_probe(loading.observe_target_with_hook(options, module, added))
 
 
 def check_target(options: TargetOptions) -> list[Finding]:
@@ -410,10 +410,10 @@ def verify_target(options: TargetOptions) -> Verification:
 
         executed = execute_in_interpreter(options)
     else:
-        from fxgrad.observe.target import running
+        from fxgrad.observe.target import loading
 
         with _explain_errors():
-            executed = running.execute_target(
+            executed = loading.execute_target(
                 options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )
     return compare(predict(executed.graph), executed.firings)

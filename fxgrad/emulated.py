@@ -30,7 +30,7 @@ from fxgrad.graph import BackwardGraph, HookKind, OtherDevice
 from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.observe.accelerator import forked
 from fxgrad.observe.execution import Executed
-from fxgrad.observe.target import devices, running
+from fxgrad.observe.target import devices, loading
 from fxgrad.predict import find_landings, find_places, set_backward_call
 from fxgrad.target_options import TargetOptions
 
@@ -150,12 +150,12 @@ def _run(question: dict[str, Any]) -> BackwardGraph | ProbeRun | Executed:
         case "probe":
             return _probe(options, question["module"], HookKind(question["hook"]))
     calling = partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
-    return devices.run_emulated(options.device, lambda _: running.execute_target(options, calling))
+    return devices.run_emulated(options.device, lambda _: loading.execute_target(options, calling))
 
 
 def _trace(options: TargetOptions) -> BackwardGraph:
     def emulated() -> BackwardGraph:
-        return devices.run_emulated(options.device, lambda _: running.observe_target(options)[0]).graph
+        return devices.run_emulated(options.device, lambda _: loading.observe_target(options)[0]).graph
 
     if not forked.can_fork():
         return emulated()
@@ -167,7 +167,7 @@ def _trace(options: TargetOptions) -> BackwardGraph:
 
 def _probe(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
     def emulated() -> ProbeRun:
-        return devices.run_emulated(options.device, lambda _: running.observe_target_with_hook(options, module, kind))
+        return devices.run_emulated(options.device, lambda _: loading.observe_target_with_hook(options, module, kind))
 
     if not forked.can_fork():
         return emulated()
@@ -190,7 +190,7 @@ def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevic
 
     def silent() -> BackwardGraph:
         _discard_output()
-        return running.observe_target(replace(options, device=_CPU))[0].graph
+        return loading.observe_target(replace(options, device=_CPU))[0].graph
 
     try:
         return OtherDevice(_CPU, find_landings(run_in_fork(silent, BackwardGraph, timeout=_MOST_SECONDS)))
