@@ -81,8 +81,8 @@ def _explain_errors() -> Iterator[None]:
 
         if not isinstance(error.graph, BackwardGraph):
             raise
-        told = explain_missing_grad(error.graph)
-        raise TargetError(f"{error.given}. {told.because} ({told.code})", error.allowed, told.fix) from error
+        finding = explain_missing_grad(error.graph)
+        raise TargetError(f"{error.given}. {finding.because} ({finding.code})", error.allowed, finding.fix) from error
     except TargetError as error:
         from fxgrad.observe.record.frames import message_of
         from fxgrad.rules import explain_error
@@ -193,7 +193,7 @@ def _make_probe(run: ProbeRun) -> Probe:
         sites = tuple([site for site in run.after.sites if site.hook.id == run.hook.id])
         moved = find_moved_sites(run.before, run.after, run.hook)
         zeros = find_zero_gradients(run.before, run.after)
-        findings = tuple([told for told in explain_graph(run.after) if told.site in sites])
+        findings = tuple([finding for finding in explain_graph(run.after) if finding.site in sites])
     graph = run.after or run.before
     document = compose_probe(graph, run.hook, findings, moved=moved, zeros=zeros, refused=run.refused)
     return Probe(sites, moved, zeros, run.refused, Explanations(graph, findings, document))

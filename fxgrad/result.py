@@ -246,7 +246,9 @@ class Trace:
         path = None if module is None else self._path(module)
         findings = explain_graph(self.graph)
         if path is not None:
-            findings = tuple([told for told in findings if told.site is not None and self._is_at(told.site, path)])
+            findings = tuple(
+                [finding for finding in findings if finding.site is not None and self._is_at(finding.site, path)]
+            )
         return Explanations(self.graph, findings, compose_explanation(self.graph, findings, module=path))
 
     def order(self, module: Any = None) -> Order:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
 from fxgrad.render import theme
-from fxgrad.render.labels import Line
-from fxgrad.render.picture import Arrow, Box, Cluster, Entry, Picture, list_legend
+from fxgrad.render.picture import Arrow, Box, Cluster, Entry, Line, Picture, list_legend
 from fxgrad.render.theme import Flow, Look
 
 if TYPE_CHECKING:
@@ -62,14 +61,14 @@ _EDGE = {"fontname": theme.FONT, "fontsize": str(SMALL_SIZE), "color": theme.EDG
 
 def _write_boxes(dot: graphviz.Digraph, drawn: Picture, turned: frozenset[str]) -> None:
     """Write each box into its frame and each frame into the one around it, innermost first."""
-    frames = {cluster.key: _frame(cluster, is_turned=cluster.key in turned) for cluster in drawn.clusters}
+    frames = {cluster.key: _make_frame(cluster, is_turned=cluster.key in turned) for cluster in drawn.clusters}
     for box in drawn.boxes:
         frames.get(box.cluster or "", dot).node(box.key, **_box_attributes(box))
     for cluster in sorted(drawn.clusters, key=lambda cluster: -cluster.level):
         frames.get(cluster.parent or "", dot).subgraph(frames[cluster.key])
 
 
-def _frame(cluster: Cluster, *, is_turned: bool) -> graphviz.Digraph:
+def _make_frame(cluster: Cluster, *, is_turned: bool) -> graphviz.Digraph:
     import graphviz
 
     return graphviz.Digraph(cluster.key, graph_attr=_cluster_attributes(cluster, is_turned=is_turned))
@@ -80,11 +79,11 @@ def _cluster_attributes(cluster: Cluster, *, is_turned: bool) -> dict[str, str]:
         "color": theme.MODULE_LINE,
         "fillcolor": theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)],
         "fontsize": str(BOX_SIZE),
-        "label": cluster_label(cluster, is_turned=is_turned),
+        "label": format_cluster(cluster, is_turned=is_turned),
         "labeljust": "r" if is_turned else "l",
         "margin": "14",
         "style": "rounded,filled",
-        "tooltip": _tooltip(cluster.tooltip),
+        "tooltip": _format_tooltip(cluster.tooltip),
     }
 
 
@@ -93,9 +92,9 @@ def _box_attributes(box: Box) -> dict[str, str]:
     fill = theme.HOOK_FILLS[kinds[0]] if len(kinds) == 1 else box.look.fill
     return {
         **_look_attributes(box.look, fill),
-        "label": box_label(box.lines, fill),
+        "label": format_box(box.lines, fill),
         "penwidth": "2" if kinds else "1.2",
-        "tooltip": _tooltip(box.tooltip),
+        "tooltip": _format_tooltip(box.tooltip),
     }
 
 
@@ -111,8 +110,8 @@ def _look_attributes(look: Look, fill: str) -> dict[str, str]:
 
 
 def _arrow_attributes(arrow: Arrow) -> dict[str, str]:
-    tooltip = _tooltip(arrow.tooltip)
-    label = {"label": arrow_label(arrow.lines)} if arrow.lines else {}
+    tooltip = _format_tooltip(arrow.tooltip)
+    label = {"label": format_arrow(arrow.lines)} if arrow.lines else {}
     return {**label, "labeltooltip": tooltip, "style": arrow.flow.value, "tooltip": tooltip}
 
 
@@ -120,8 +119,8 @@ def _write_legend(dot: graphviz.Digraph, drawn: Picture) -> None:
     """Write the legend as rows of samples above everything that nothing leads to."""
     import graphviz
 
-    rows = list(_rows(list(list_legend(drawn))))
-    legend = graphviz.Digraph(LEGEND, graph_attr=_LEGEND | {"label": headline_label(drawn.headline)})
+    rows = list(_split_rows(list(list_legend(drawn))))
+    legend = graphviz.Digraph(LEGEND, graph_attr=_LEGEND | {"label": format_headline(drawn.headline)})
     for rank, row in enumerate(rows):
         with legend.subgraph() as line:
             line.attr(rank="same")
@@ -131,7 +130,7 @@ def _write_legend(dot: graphviz.Digraph, drawn: Picture) -> None:
         for column in range(len(row)):
             legend.edge(f"l{rank}_{column}", f"l{rank + 1}_{column}", style="invis", weight="100")
     dot.subgraph(legend)
-    for top in _tops(drawn):
+    for top in _find_tops(drawn):
         dot.edge(f"l{len(rows) - 1}_0", top, style="invis")
 
 
@@ -144,22 +143,26 @@ _LEGEND = {
 }
 
 
-def _rows(all_entries: list[Entry]) -> Iterator[list[Entry]]:
+def _split_rows(all_entries: list[Entry]) -> Iterator[list[Entry]]:
     for start in range(0, len(all_entries), LEGEND_COLUMNS):
         yield all_entries[start : start + LEGEND_COLUMNS]
 
 
 def _entry_attributes(entry: Entry) -> dict[str, str]:
     fill = theme.HOOK_FILLS[entry.hook] if entry.hook else entry.look.fill
-    return {**_look_attributes(entry.look, fill), "label": entry_label(entry), "tooltip": _tooltip((entry.meaning,))}
+    return {
+        **_look_attributes(entry.look, fill),
+        "label": format_entry_label(entry),
+        "tooltip": _format_tooltip((entry.meaning,)),
+    }
 
 
-def _tops(drawn: Picture) -> Iterator[str]:
+def _find_tops(drawn: Picture) -> Iterator[str]:
     heads = {arrow.head for arrow in drawn.arrows}
     return (box.key for box in drawn.boxes if box.key not in heads)
 
 
-def _tooltip(lines: Iterable[str]) -> str:
+def _format_tooltip(lines: Iterable[str]) -> str:
     import graphviz
 
     text: str = graphviz.nohtml(quote_tooltip(lines))
@@ -169,30 +172,30 @@ def _tooltip(lines: Iterable[str]) -> str:
 # Labels in the HTML-like notation of Graphviz: boxes are wide enough for any font
 
 
-def box_label(lines: Iterable[Line], fill: str) -> str:
+def format_box(lines: Iterable[Line], fill: str) -> str:
     """The lines of a box below each other; a hook's line stands on its kind's colour."""
-    return _table(_label_row(line, fill) for line in lines)
+    return _format_table(_format_row(line, fill) for line in lines)
 
 
-def _label_row(line: Line, fill: str) -> str:
+def _format_row(line: Line, fill: str) -> str:
     background = fill if line.hook is None else theme.HOOK_FILLS[line.hook]
     text = quote_html(line.text)
     colour = f'<FONT COLOR="{theme.text_on(background)}">{f"<B>{text}</B>" if line.bold else text}</FONT>'
     chip = f' BGCOLOR="{background}" STYLE="ROUNDED"' if background != fill else ""
     width = measure_ems(line.text) * BOX_SIZE * (BOLD if line.bold else 1)
-    return _cell(colour, width=width, attributes=chip)
+    return _format_cell(colour, width=width, attributes=chip)
 
 
-def arrow_label(lines: Iterable[str]) -> str:
+def format_arrow(lines: Iterable[str]) -> str:
     """The lines on an arrow, on a plate that keeps them readable over anything but leaves the arrow itself free."""
-    plate = _table(
-        (_cell(quote_html(line), width=measure_ems(line) * SMALL_SIZE) for line in lines),
+    plate = _format_table(
+        (_format_cell(quote_html(line), width=measure_ems(line) * SMALL_SIZE) for line in lines),
         attributes=f' BGCOLOR="{theme.LABEL_FILL}" STYLE="ROUNDED"',
     )
-    return _table([f"<TD>{plate[1:-1]}</TD>"])
+    return _format_table([f"<TD>{plate[1:-1]}</TD>"])
 
 
-def cluster_label(cluster: Cluster, *, is_turned: bool = False) -> str:
+def format_cluster(cluster: Cluster, *, is_turned: bool = False) -> str:
     """The path of a module in bold, and below it its type and which call this is: on the left, or turned to the right.
 
     As much room again is left free beside it, where most arrows come in: they are drawn over it.
@@ -200,39 +203,39 @@ def cluster_label(cluster: Cluster, *, is_turned: bool = False) -> str:
     side = RIGHT if is_turned else LEFT
     notes = " · ".join(cluster.notes)
     width = max(measure_ems(cluster.title) * BOLD, measure_ems(notes)) * BOX_SIZE
-    title = _cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width, attributes=side)
-    return _table([title, _cell(quote_html(notes), width=0, attributes=side)] if notes else [title])
+    title = _format_cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width, attributes=side)
+    return _format_table([title, _format_cell(quote_html(notes), width=0, attributes=side)] if notes else [title])
 
 
-def headline_label(lines: Iterable[str]) -> str:
+def format_headline(lines: Iterable[str]) -> str:
     """What stands above the legend."""
-    return _table(_cell(quote_html(line), width=measure_ems(line) * HEADLINE_SIZE) for line in lines)
+    return _format_table(_format_cell(quote_html(line), width=measure_ems(line) * HEADLINE_SIZE) for line in lines)
 
 
-def entry_label(entry: Entry) -> str:
+def format_entry_label(entry: Entry) -> str:
     """A legend sample's meaning; a line's stands beside a piece of the line."""
     words = textwrap.wrap(entry.meaning, ENTRY_WIDTH, break_long_words=False)
     fill = theme.HOOK_FILLS[entry.hook] if entry.hook else entry.look.fill
-    label = box_label([Line(line) for line in words], fill)
-    return label if entry.flow is None else _beside(_line_sample(entry.flow), label)
+    label = format_box([Line(line) for line in words], fill)
+    return label if entry.flow is None else _put_beside(_draw_sample(entry.flow), label)
 
 
-def _beside(left: str, right: str) -> str:
-    return _table([f"<TD>{left[1:-1]}</TD><TD>{right[1:-1]}</TD>"])
+def _put_beside(left: str, right: str) -> str:
+    return _format_table([f"<TD>{left[1:-1]}</TD><TD>{right[1:-1]}</TD>"])
 
 
-def _line_sample(flow: Flow) -> str:
+def _draw_sample(flow: Flow) -> str:
     """A piece of line: the lower border of an empty cell."""
     style = "" if flow is Flow.GRADIENT else f' STYLE="{flow.value.upper()}"'
     line = f'<TD SIDES="B" BORDER="2" COLOR="{theme.EDGE_LINE}" WIDTH="34" HEIGHT="8"{style}></TD>'
-    return _table([line, '<TD HEIGHT="8"></TD>'])
+    return _format_table([line, '<TD HEIGHT="8"></TD>'])
 
 
-def _cell(content: str, *, width: float, attributes: str = "") -> str:
+def _format_cell(content: str, *, width: float, attributes: str = "") -> str:
     return f'<TD WIDTH="{math.ceil(width)}"{attributes}>{content}</TD>'
 
 
-def _table(rows: Iterable[str], *, attributes: str = "") -> str:
+def _format_table(rows: Iterable[str], *, attributes: str = "") -> str:
     inside = "".join(f"<TR>{row}</TR>" for row in rows)
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="1" CELLPADDING="2"{attributes}>{inside}</TABLE>>'
 
@@ -278,10 +281,10 @@ def measure_ems(text: str) -> float:
     >>> round(measure_ems("AddmmBackward0"), 2)
     10.08
     """
-    return sum(map(_em, text))
+    return sum(map(_measure_em, text))
 
 
-def _em(character: str) -> float:
+def _measure_em(character: str) -> float:
     if character in NARROW:
         return NARROW_EM
     if character in WIDE:

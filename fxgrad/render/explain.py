@@ -46,11 +46,15 @@ def compose_explanation(
 
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
-    wanted = group_sites(graph) if module is None else _of_module(graph, module)
+    wanted = group_sites(graph) if module is None else _select_module(graph, module)
     every, head = tuple(explanations), tuple(introduce_graph(graph))
-    told = _by_subject(graph, every)
-    hooks: list[Block] = [_hook_section(subject, told.get(subject.key, [])) for subject in wanted]
-    return (*head, *(hooks or [Paragraph(_nothing(graph, module))]), *_without_hook(graph, every, module))
+    by_subject = _group_by_subject(graph, every)
+    hooks: list[Block] = [_hook_section(subject, by_subject.get(subject.key, [])) for subject in wanted]
+    return (
+        *head,
+        *(hooks or [Paragraph(_explain_absence(graph, module))]),
+        *_findings_about_no_hook(graph, every, module),
+    )
 
 
 def compose_probe(
@@ -71,10 +75,12 @@ def compose_probe(
     blocks: list[Block] = [*introduce_graph(graph), supposed]
     if refused is not None:
         return (*blocks, Terms((("refused", refused),), "error"), *map(_finding_terms, findings))
-    told = _by_subject(graph, findings)
-    blocks += [_hook_section(each, told.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id]
+    by_subject = _group_by_subject(graph, findings)
+    blocks += [
+        _hook_section(each, by_subject.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id
+    ]
     if moved:
-        blocks.append(_moved(graph, moved))
+        blocks.append(_moved_section(graph, moved))
     if zeros:
         names = join_words([quote_code(name) for name in zeros])
         sentence = f"the hook makes the gradient of {names} a tensor of zeros, where it is None without it"
@@ -82,9 +88,14 @@ def compose_probe(
     return tuple(blocks)
 
 
-def _moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSite]]) -> Section:
+def _moved_section(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSite]]) -> Section:
     rows = [
-        (escape(after.hook.owner) or "all", say.registration(after.hook), _receives(before), _at(graph, after))
+        (
+            escape(after.hook.owner) or "all",
+            say.format_registration(after.hook),
+            _describe_gradients(before),
+            _describe_after(graph, after),
+        )
         for before, after in moved[:_MOST_MOVED]
     ]
     body: list[Block] = [Table(("on", "hook", "gets", "would get"), tuple(rows))]
@@ -93,45 +104,53 @@ def _moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSite]]) -> 
     return Section(("other hooks that it would move",), tuple(body))
 
 
-def _at(graph: BackwardGraph, site: HookSite) -> str:
+def _describe_after(graph: BackwardGraph, site: HookSite) -> str:
     node = "" if site.node is None else f" at {escape(graph.nodes[site.node].label)}"
-    return _receives(site) + node
+    return _describe_gradients(site) + node
 
 
-def _receives(site: HookSite) -> str:
+def _describe_gradients(site: HookSite) -> str:
     if site.fires is False:
         return "nothing: it does not fire"
     sides = (("grad_input", site.grad_input), ("grad_output", site.grad_output))
-    shown = [f"{name} ({', '.join(map(say.entry_shape, gradients))})" for name, gradients in sides if gradients]
+    shown = [f"{name} ({', '.join(map(say.format_gradient, gradients))})" for name, gradients in sides if gradients]
     return ", ".join(shown) or "a call"
 
 
-def _without_hook(graph: BackwardGraph, explanations: Iterable[Explanation], module: str | None) -> Iterator[Section]:
+def _findings_about_no_hook(
+    graph: BackwardGraph, explanations: Iterable[Explanation], module: str | None
+) -> Iterator[Section]:
     """The findings that are about no hook, or those of them about one module and its parameters."""
-    found = [told for told in explanations if told.site is None]
+    found = [finding for finding in explanations if finding.site is None]
     if module is not None:
         owner = graph.modules_by_path[find_module_path(graph, module)]
         about = {owner.path, *owner.aliases, *owner.parameters}
-        found = [told for told in found if told.owner in about]
+        found = [finding for finding in found if finding.owner in about]
     if found:
         yield Section(("about no hook",), tuple(map(_finding_terms, found)))
 
 
-def _by_subject(graph: BackwardGraph, explanations: Iterable[Explanation]) -> dict[tuple[int, str], list[Explanation]]:
+def _group_by_subject(
+    graph: BackwardGraph, explanations: Iterable[Explanation]
+) -> dict[tuple[int, str], list[Explanation]]:
     found: dict[tuple[int, str], list[Explanation]] = {}
-    for told in explanations:
-        if told.site is not None:
-            found.setdefault(find_owner(graph, told.site), []).append(told)
+    for finding in explanations:
+        if finding.site is not None:
+            found.setdefault(find_owner(graph, finding.site), []).append(finding)
     return found
 
 
 def introduce_graph(graph: BackwardGraph) -> Iterator[Paragraph]:
     """What backward starts from, and whether the trace was emulated."""
-    lines = (say.roots_sentence(graph.info), say.call_sentence(graph.info), say.emulation_sentence(graph.info))
+    lines = (
+        say.describe_roots(graph.info),
+        say.describe_call_of_backward(graph.info),
+        say.describe_emulation(graph.info),
+    )
     yield from (Paragraph(line) for line in lines if line)
 
 
-def _of_module(graph: BackwardGraph, path: str) -> tuple[HookSites, ...]:
+def _select_module(graph: BackwardGraph, path: str) -> tuple[HookSites, ...]:
     module = graph.modules_by_path[find_module_path(graph, path)]
     paths = {module.path, *module.aliases}
     return tuple(
@@ -145,7 +164,7 @@ def _is_on_parameter(subject: HookSites, module: Module) -> bool:
     return bool({subject.hook.owner, *subject.hook.targets} & set(module.parameters))
 
 
-def _nothing(graph: BackwardGraph, module: str | None) -> str:
+def _explain_absence(graph: BackwardGraph, module: str | None) -> str:
     if module is None:
         return "no hook is registered on any module, tensor or node of this graph"
     path = find_module_path(graph, module)
@@ -158,7 +177,7 @@ def _nothing(graph: BackwardGraph, module: str | None) -> str:
 
 def _hook_section(subject: HookSites, explanations: Sequence[Explanation]) -> Section:
     """One hook at one owner: what it is, each of its sites, alike ones folded, and what the rules say."""
-    title = (*say.owner_title(subject), say.registration(subject.hook), say.registered_at(subject.hook))
+    title = (*say.describe_owner(subject), say.format_registration(subject.hook), say.locate_hook(subject.hook))
     return Section(title, (*_fold_sections(subject), *map(_finding_terms, explanations)))
 
 
@@ -175,36 +194,36 @@ def _fold_sections(subject: HookSites) -> Iterator[Block]:
 def _site_section(subject: HookSites, fold: _Fold) -> Section:
     site, call = fold.shown, subject.call(fold.shown)
     node = subject.graph.nodes[site.node] if site.node is not None else None
-    body: list[Block] = [Paragraph(line) for line in _lines(site, node, call) if line]
+    body: list[Block] = [Paragraph(line) for line in _site_lines(site, node, call) if line]
     if site.grad_output and site.hook.kind.gets_one_gradient:
         body.append(Table(_COLUMNS, (("the gradient", *_entry_cells(site.grad_output[0])),), headed=False))
     elif site.grad_output:
-        body.append(_gradients(say.grad_output_sentence(site, node, call), site.grad_output))
+        body.append(_gradients(say.describe_grad_output(site, node, call), site.grad_output))
     if site.grad_input:
-        body.append(_gradients(say.grad_input_sentence(site, node, call), site.grad_input))
+        body.append(_gradients(say.describe_grad_input(site, node, call), site.grad_input))
     return Section((*_fold_title(subject, fold), site.reason), tuple(body))
 
 
-def _lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterator[str]:
-    yield say.firing_sentence(site)
+def _site_lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterator[str]:
+    yield say.describe_firing(site)
     if node is not None:
         # PyTorch makes the nodes of full hooks around a call: what is the user's is the call
-        yield say.called_at(call) if call and node.kind is NodeKind.BACKWARD_HOOK else say.made_at(node)
+        yield say.locate_call(call) if call and node.kind is NodeKind.BACKWARD_HOOK else say.locate_node(node)
         yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else describe_node_kind(node)
     if not site.grad_output or site.hook.kind.gets_one_gradient:
-        yield say.receives_sentence(site.hook)
+        yield say.describe_argument(site.hook)
 
 
 def _fold_title(subject: HookSites, fold: _Fold) -> Iterator[str]:
-    calls, nodes = say.calls_title(subject, fold.sites), say.nodes_title(subject.graph, fold.sites)
+    calls, nodes = say.name_calls(subject, fold.sites), say.name_nodes(subject.graph, fold.sites)
     yield f"{calls}  {nodes}".strip()
-    shown = say.calls_title(subject, (fold.shown,))
+    shown = say.name_calls(subject, (fold.shown,))
     if len(fold.sites) > 1 and shown:
         yield f"alike; shown is {shown.partition(' of ')[0]}"
 
 
 def _changes_section(subject: HookSites, base: _Fold, fold: _Fold, changed: Sequence[_Change]) -> Section:
-    as_base = say.calls_title(subject, (base.shown,)).partition(" of ")[0] or "above"
+    as_base = say.name_calls(subject, (base.shown,)).partition(" of ")[0] or "above"
     rows = [(f"{side}{name_entry(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
     title = (*_fold_title(subject, fold), f"as {as_base}, but")
     return Section(title, (Table(_COLUMNS, tuple(rows), headed=False),))
@@ -214,18 +233,22 @@ def _gradients(title: str, gradients: Sequence[Gradient]) -> Section:
     rows = [(name_entry(gradient), *_entry_cells(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
     body: list[Block] = [Table(_COLUMNS, tuple(rows), headed=False)]
     if len(gradients) > _MOST_ENTRIES:
-        body.append(Paragraph(f"and {say.entries(len(gradients) - _MOST_ENTRIES)} more, in `trace.sites`"))
+        body.append(Paragraph(f"and {say.count_entries(len(gradients) - _MOST_ENTRIES)} more, in `trace.sites`"))
     return Section((title,), tuple(body))
 
 
 def _entry_cells(gradient: Gradient) -> tuple[str, str]:
-    return say.entry_shape(gradient), say.entry_meaning(gradient)
+    return say.format_gradient(gradient), say.explain_gradient(gradient)
 
 
-def _finding_terms(told: Explanation) -> Terms:
+def _finding_terms(finding: Explanation) -> Terms:
     """What a rule says, with its code."""
-    items = ((told.code, f"{told.severity}: {told.headline}"), ("because", told.because), ("fix", told.fix))
-    return Terms(tuple(item for item in items if item[1]), told.severity)
+    items = (
+        (finding.code, f"{finding.severity}: {finding.headline}"),
+        ("because", finding.because),
+        ("fix", finding.fix),
+    )
+    return Terms(tuple(item for item in items if item[1]), finding.severity)
 
 
 # Sites that say the same are told once: a recurrent cell has one for each step, and a reader wants the differences

@@ -56,42 +56,42 @@ def list_findings(graph: BackwardGraph, explanations: Iterable[Explanation], *, 
     A finding about a hook belongs to the line that registered it, else to the line that defines its function.
     """
     by_key = {subject.key: subject for subject in group_sites(graph)}
-    for told in explanations:
-        subject = None if told.site is None else by_key[find_owner(graph, told.site)]
-        source = _line_of(told)
+    for explanation in explanations:
+        subject = None if explanation.site is None else by_key[find_owner(graph, explanation.site)]
+        source = _find_line(explanation)
         yield Finding(
             file=target if source is None else source.file,
             line=None if source is None else source.line,
-            code=told.code,
-            severity=told.severity,
-            headline=told.headline,
-            because=told.because,
-            fix=told.fix,
-            owners=_owners(told, subject),
+            code=explanation.code,
+            severity=explanation.severity,
+            headline=explanation.headline,
+            because=explanation.because,
+            fix=explanation.fix,
+            owners=_list_owners(explanation, subject),
         )
 
 
-def _line_of(told: Explanation) -> Source | None:
-    if told.source is not None or told.site is None:
-        return told.source
-    return told.site.hook.registered or told.site.hook.source
+def _find_line(explanation: Explanation) -> Source | None:
+    if explanation.source is not None or explanation.site is None:
+        return explanation.source
+    return explanation.site.hook.registered or explanation.site.hook.source
 
 
-def _owners(told: Explanation, subject: HookSites | None) -> tuple[str, ...]:
+def _list_owners(explanation: Explanation, subject: HookSites | None) -> tuple[str, ...]:
     if subject is not None:
-        return (next(say.owner_title(subject)),)
-    return () if told.owner is None else (told.owner or "the model",)
+        return (next(say.describe_owner(subject)),)
+    return () if explanation.owner is None else (explanation.owner or "the model",)
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """By file, line and code; those that differ in what they are about alone are told together."""
+    """By file, line and code; those that differ in what they are about alone are one finding."""
     groups: dict[Finding, dict[str, None]] = {}
     for finding in findings:
         groups.setdefault(replace(finding, because="", fix="", owners=()), {}).update(dict.fromkeys(finding.owners))
-    return tuple(sorted(_joined(findings, groups), key=_rank))
+    return tuple(sorted(_merge_owners(findings, groups), key=_rank))
 
 
-def _joined(findings: Iterable[Finding], groups: dict[Finding, dict[str, None]]) -> Iterator[Finding]:
+def _merge_owners(findings: Iterable[Finding], groups: dict[Finding, dict[str, None]]) -> Iterator[Finding]:
     for finding in findings:
         owners = groups.pop(replace(finding, because="", fix="", owners=()), None)
         if owners is not None:

@@ -64,7 +64,7 @@ def render_dot(source: str, format: str) -> bytes:
     """
     if format not in FORMATS:
         raise UsageError(f'format "{escape(format)}"', name_formats(""), '"svg"')
-    return source.encode() if format == "dot" else _laid_out(source, format)
+    return source.encode() if format == "dot" else _lay_out(source, format)
 
 
 def read_positions(source: str) -> Any:
@@ -72,25 +72,25 @@ def read_positions(source: str) -> Any:
 
     Raises `OutputError` where the engine fails.
     """
-    return json.loads(_laid_out(source, "json").decode(errors="replace"))
+    return json.loads(_lay_out(source, "json").decode(errors="replace"))
 
 
-def _laid_out(source: str, format: str) -> bytes:
+def _lay_out(source: str, format: str) -> bytes:
     try:
-        run = subprocess.run(_engine(format), input=source.encode(), capture_output=True, check=False)
+        run = subprocess.run(_find_engine(format), input=source.encode(), capture_output=True, check=False)
     except OSError as error:
-        raise _failed(str(error)) from error
+        raise _make_error(str(error)) from error
     if run.returncode or not run.stdout:
-        raise _failed(run.stderr.decode(errors="replace"))
+        raise _make_error(run.stderr.decode(errors="replace"))
     return run.stdout
 
 
-def _engine(format: str) -> list[str]:
+def _find_engine(format: str) -> list[str]:
     dot = shutil.which("dot")
     return [dot, f"-T{format}"] if dot else [sys.executable, "-c", _BUNDLED_ENGINE, format, *sys.path]
 
 
-def _failed(errors: str) -> OutputError:
+def _make_error(errors: str) -> OutputError:
     last = "; ".join(escape(line) for line in errors.strip().splitlines()[-SHOWN_LINES:])
     return OutputError(
         f"the layout engine failed: {last or 'it said nothing'}",
@@ -129,22 +129,22 @@ class Area(NamedTuple):
 def find_crossed_titles(layout: Mapping[str, Any]) -> frozenset[str]:
     """The frames whose title more arrows cross on the left than would on the right, by name.
 
-    ``layout`` is Graphviz's JSON (`fxgrad.render.layout.positions`).
+    ``layout`` is Graphviz's JSON (`fxgrad.render.layout.read_positions`).
     """
-    arrows = [list(_along(edge["pos"])) for edge in layout.get("edges", ()) if "pos" in edge]
+    arrows = [list(_list_points(edge["pos"])) for edge in layout.get("edges", ()) if "pos" in edge]
     frames = [each for each in layout["objects"] if each["name"].startswith(_FRAME) and "lp" in each]
     return frozenset(frame["name"] for frame in frames if _is_better_turned(frame, arrows))
 
 
 def _is_better_turned(frame: Mapping[str, Any], arrows: Sequence[Sequence[Point]]) -> bool:
-    left, right = (sum(any(map(side.holds, arrow)) for arrow in arrows) for side in _sides(frame))
+    left, right = (sum(any(map(side.holds, arrow)) for arrow in arrows) for side in _find_sides(frame))
     return right < left
 
 
-def _sides(frame: Mapping[str, Any]) -> tuple[Area, Area]:
+def _find_sides(frame: Mapping[str, Any]) -> tuple[Area, Area]:
     """Where the title is, and where it would be: its words take half of the label's width, on the outer side."""
-    start, _, end, _ = _numbers(frame["bb"])
-    x, y = _numbers(frame["lp"])
+    start, _, end, _ = _parse_numbers(frame["bb"])
+    x, y = _parse_numbers(frame["lp"])
     half_width = float(frame["lwidth"]) * _POINTS_PER_INCH / 2
     half_height = float(frame["lheight"]) * _POINTS_PER_INCH / 2
     mirrored = start + end - x
@@ -154,16 +154,16 @@ def _sides(frame: Mapping[str, Any]) -> tuple[Area, Area]:
     )
 
 
-def _along(pos: str) -> Iterator[Point]:
+def _list_points(pos: str) -> Iterator[Point]:
     """Points along an arrow, from Graphviz's ``e,x,y x,y x,y ...``: its tip, and the points of Bezier curves."""
-    tips = [_numbers(part[2:]) for part in pos.split() if part.startswith(("e,", "s,"))]
-    corners = [_numbers(part) for part in pos.split() if not part.startswith(("e,", "s,"))]
+    tips = [_parse_numbers(part[2:]) for part in pos.split() if part.startswith(("e,", "s,"))]
+    corners = [_parse_numbers(part) for part in pos.split() if not part.startswith(("e,", "s,"))]
     for at in range(0, len(corners) - 3, 3):
-        yield from _curve(corners[at : at + 4])
+        yield from _list_curve_points(corners[at : at + 4])
     yield from ((x, y) for x, y in tips)
 
 
-def _curve(corners: Sequence[Sequence[float]]) -> Iterator[Point]:
+def _list_curve_points(corners: Sequence[Sequence[float]]) -> Iterator[Point]:
     length = sum(math.dist(one, other) for one, other in itertools.pairwise(corners))
     steps = max(1, math.ceil(length / _POINT_DISTANCE))
     for step in range(steps + 1):
@@ -173,5 +173,5 @@ def _curve(corners: Sequence[Sequence[float]]) -> Iterator[Point]:
         yield x, y
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split(",")))

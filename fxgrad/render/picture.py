@@ -5,20 +5,44 @@ DOT is one notation (`fxgrad.render.dot`). All text is one printable line each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, HookKind, ModuleCall, Node
-from fxgrad.graph.text import count_noun, escape
+from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, Root
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    escape_unprintable,
+    format_backward_call,
+    format_path,
+    format_ranges,
+    format_shape,
+    name_registering_function,
+)
 from fxgrad.predict import predict_nodes
-from fxgrad.render import labels, scope, theme
-from fxgrad.render.labels import Line
-from fxgrad.render.scope import Link, View, find_edge_flows, find_node_flows, make_view, pick_strongest
+from fxgrad.render import scope, theme
+from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, make_view, pick_strongest
+from fxgrad.render.sentences import qualify_place
 from fxgrad.render.theme import Flow, Look
 
+_NAME_WIDTH = 44
+_PART_WIDTH = 32
+_HEADLINE_WIDTH = 100
+_MOST_HOOKS = 8
+_MOST_UNPLACED = 5
+
+
 # What a picture is made of
+
+
+class Line(NamedTuple):
+    """One line of a box; ``hook`` is the kind of the hook that it names."""
+
+    text: str
+    bold: bool = False
+    hook: HookKind | None = None
 
 
 class Box(NamedTuple):
@@ -81,63 +105,62 @@ def compose_picture(
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth}", "a depth of 0 or more", "leave depth out to draw everything")
     predictions = predict_nodes(graph)
-    flows = find_edge_flows(predictions)
-    drawn = scope.select_all(graph, flows) if module is None else scope.select_module(graph, flows, module)
+    drawn = scope.select_all(graph, predictions) if module is None else scope.select_module(graph, predictions, module)
     seen = make_view(graph, predictions, scope.select_hooked(graph, drawn) if hooks_only else drawn, depth)
-    drawn_boxes = make_boxes(seen)
+    drawn_boxes = _make_boxes(seen)
     return Picture(
-        headline=tuple(labels.headline(graph, shown=len(seen.scope.nodes))),
+        headline=tuple(_format_headline(graph, shown=len(seen.scope.nodes))),
         boxes=drawn_boxes,
-        arrows=make_arrows(seen),
-        clusters=make_clusters(seen, drawn_boxes),
+        arrows=_make_arrows(seen),
+        clusters=_make_clusters(seen, drawn_boxes),
     )
 
 
 # Boxes and frames
 
 
-def make_boxes(view: View) -> tuple[Box, ...]:
+def _make_boxes(view: View) -> tuple[Box, ...]:
     """Every box: the roots, the nodes in id order, collapsed module calls, and where no gradient goes on."""
     alone = [view.graph.nodes[node] for node in view.scope.nodes if node not in view.groups]
     return (
-        *_root_boxes(view),
-        *(_node_box(view, node) for node in alone),
-        *_group_boxes(view),
-        *(_dead_end(view, node) for node in alone if dead_ends(view, node)),
+        *_make_root_boxes(view),
+        *(_make_node_box(view, node) for node in alone),
+        *_make_group_boxes(view),
+        *(_make_dead_end(view, node) for node in alone if _find_dead_ends(view, node)),
     )
 
 
-def make_clusters(view: View, drawn: Iterable[Box]) -> tuple[Cluster, ...]:
+def _make_clusters(view: View, drawn: Iterable[Box]) -> tuple[Cluster, ...]:
     """The module calls that have a box in them, each before those in it."""
     needed = {box.cluster for box in drawn}
     calls = [call for call in view.graph.calls if view.cluster_key(call.id) in needed]
     around = {one for call in calls for one in view.lineages[call.id]}
     frames = sorted(around, key=lambda call: (len(view.lineages[call]), view.call_ranks[call]))
-    return tuple(_cluster(view, view.graph.calls_by_id[call]) for call in frames)
+    return tuple(_make_cluster(view, view.graph.calls_by_id[call]) for call in frames)
 
 
-def _cluster(view: View, call: ModuleCall) -> Cluster:
+def _make_cluster(view: View, call: ModuleCall) -> Cluster:
     return Cluster(
         key=f"cluster{view.call_ranks[call.id]}",
         parent=view.cluster_key(call.parent),
         level=len(view.lineages[call.id]) - 1,
-        title=labels.call_title(call),
-        notes=tuple(labels.call_notes(call, times=view.call_counts[call.path])),
-        tooltip=tuple(labels.call_tooltip(view.graph, call)),
+        title=_title_call(call),
+        notes=tuple(_note_call(call, times=view.graph.calls_per_module[call.path])),
+        tooltip=tuple(_describe_call(view.graph, call)),
     )
 
 
-def root_key(rank: int) -> str:
+def _root_key(rank: int) -> str:
     """The key of the box that stands above the rank-th root."""
     return f"r{rank}"
 
 
-def dead_end_key(node: int) -> str:
+def _dead_end_key(node: int) -> str:
     """The key of the box where a node's edges that lead nowhere end."""
     return f"x{node}"
 
 
-def dead_ends(view: View, node: Node) -> tuple[int, ...]:
+def _find_dead_ends(view: View, node: Node) -> tuple[int, ...]:
     """Which edges of a node are drawn as leading nowhere.
 
     A hook on the node gets a None for each. Elsewhere only those are worth ink behind which a tensor is known to stand:
@@ -145,7 +168,7 @@ def dead_ends(view: View, node: Node) -> tuple[int, ...]:
     """
     if node.id in view.scope.stubs:
         return ()
-    hooked = node.id in view.sites
+    hooked = node.id in view.graph.sites_by_node
     return tuple(
         index
         for index, edge in enumerate(node.edges)
@@ -153,54 +176,54 @@ def dead_ends(view: View, node: Node) -> tuple[int, ...]:
     )
 
 
-def _root_boxes(view: View) -> Iterator[Box]:
+def _make_root_boxes(view: View) -> Iterator[Box]:
     for rank, root in view.roots:
-        title = labels.root_title(root)
-        yield Box(root_key(rank), theme.ROOT, (Line(title, bold=True),), (f"root: {title}",), None)
+        title = _title_root(root)
+        yield Box(_root_key(rank), theme.ROOT, (Line(title, bold=True),), (f"root: {title}",), None)
 
 
-def _node_box(view: View, node: Node) -> Box:
-    sites = view.sites.get(node.id, [])
-    tooltip = tuple(labels.node_tooltip(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
+def _make_node_box(view: View, node: Node) -> Box:
+    sites = view.graph.sites_by_node.get(node.id, ())
+    tooltip = tuple(_describe_node(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
     if node.id in view.scope.stubs:
-        lines = (*labels.node_lines(view.graph, node), *_place(view, node))
+        lines = (*_format_node(view.graph, node), *_format_home(view, node))
         return Box(view.key(node.id), theme.STUB, lines, tooltip, None)
-    lines = (*labels.node_lines(view.graph, node), *labels.hook_lines(sites))
+    lines = (*_format_node(view.graph, node), *_format_hooks(sites))
     return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, view.cluster_key(view.homes[node.id]))
 
 
-def _place(view: View, node: Node) -> Iterator[Line]:
+def _format_home(view: View, node: Node) -> Iterator[Line]:
     home = view.homes[node.id]
     if home is not None:
         call = view.graph.calls_by_id[home]
-        yield Line(labels.place_text(call, times=view.call_counts[call.path]))
+        yield Line(_format_place(call, times=view.graph.calls_per_module[call.path]))
 
 
-def _group_boxes(view: View) -> Iterator[Box]:
+def _make_group_boxes(view: View) -> Iterator[Box]:
     members: dict[str, list[int]] = {}
     for node in view.scope.nodes:
         if node in view.groups:
             members.setdefault(view.groups[node], []).append(node)
     for group, nodes in members.items():
-        yield _group_box(view, view.graph.calls_by_id[group], nodes)
+        yield _make_group_box(view, view.graph.calls_by_id[group], nodes)
 
 
-def _group_box(view: View, call: ModuleCall, nodes: list[int]) -> Box:
-    sites = [site for node in nodes for site in view.sites.get(node, [])]
-    notes = [*labels.call_notes(call, times=view.call_counts[call.path]), count_noun(len(nodes), "node", zero="0")]
+def _make_group_box(view: View, call: ModuleCall, nodes: list[int]) -> Box:
+    sites = [site for node in nodes for site in view.graph.sites_by_node.get(node, ())]
+    notes = [*_note_call(call, times=view.graph.calls_per_module[call.path]), count_noun(len(nodes), "node", zero="0")]
     return Box(
         key=view.group_key(call.id),
         look=theme.COLLAPSED,
-        lines=(Line(labels.call_title(call), bold=True), Line(" · ".join(notes)), *labels.hook_lines(sites)),
-        tooltip=tuple(labels.call_tooltip(view.graph, call)),
+        lines=(Line(_title_call(call), bold=True), Line(" · ".join(notes)), *_format_hooks(sites)),
+        tooltip=tuple(_describe_call(view.graph, call)),
         cluster=view.cluster_key(call.parent),
     )
 
 
-def _dead_end(view: View, node: Node) -> Box:
-    reasons = dict.fromkeys(node.edges[index].null_reason or "" for index in dead_ends(view, node))
+def _make_dead_end(view: View, node: Node) -> Box:
+    reasons = dict.fromkeys(node.edges[index].null_reason or "" for index in _find_dead_ends(view, node))
     return Box(
-        key=dead_end_key(node.id),
+        key=_dead_end_key(node.id),
         look=theme.NO_GRADIENT,
         lines=(Line("needs no gradient"),),
         tooltip=tuple(escape(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
@@ -211,18 +234,18 @@ def _dead_end(view: View, node: Node) -> Box:
 # Arrows
 
 
-def make_arrows(view: View) -> tuple[Arrow, ...]:
+def _make_arrows(view: View) -> tuple[Arrow, ...]:
     """Every arrow: from the roots, between the nodes, and to where no gradient goes on."""
-    return (*_root_arrows(view), *_links(view), *_dead_end_arrows(view))
+    return (*_make_root_arrows(view), *_make_link_arrows(view), *_make_dead_end_arrows(view))
 
 
-def _root_arrows(view: View) -> Iterator[Arrow]:
+def _make_root_arrows(view: View) -> Iterator[Arrow]:
     for rank, root in view.roots:
-        lines = tuple(labels.root_lines(view.graph, root))
-        yield Arrow(root_key(rank), view.key(root.node), lines, (theme.ROOT.meaning,), Flow.GRADIENT)
+        lines = tuple(_format_root(view.graph, root))
+        yield Arrow(_root_key(rank), view.key(root.node), lines, (theme.ROOT.meaning,), Flow.GRADIENT)
 
 
-def _links(view: View) -> Iterator[Arrow]:
+def _make_link_arrows(view: View) -> Iterator[Arrow]:
     bundles: dict[tuple[str, str], list[Link]] = {}
     for link in view.scope.links:
         bundles.setdefault((view.key(link.tail), view.key(link.head)), []).append(link)
@@ -230,45 +253,260 @@ def _links(view: View) -> Iterator[Arrow]:
         if tail == head:
             continue
         if len(links) > 1 and (links[0].tail in view.groups or links[0].head in view.groups):
-            yield _bundle(view, tail, head, links)
+            yield _make_bundle(view, tail, head, links)
         else:
-            yield from (_link(view, tail, head, link) for link in links)
+            yield from (_make_arrow(view, tail, head, link) for link in links)
 
 
-def _bundle(view: View, tail: str, head: str, links: list[Link]) -> Arrow:
-    tooltip = tuple(line for link in links for line in _tooltip(view, link))
+def _make_bundle(view: View, tail: str, head: str, links: list[Link]) -> Arrow:
+    tooltip = tuple(line for link in links for line in _describe_link(view, link))
     flow = pick_strongest(*(link.flow for link in links))
     return Arrow(tail, head, (count_noun(len(links), "edge"),), tooltip, flow)
 
 
-def _link(view: View, tail: str, head: str, link: Link) -> Arrow:
-    return Arrow(tail, head, tuple(_lines(view, link)), tuple(_tooltip(view, link)), link.flow)
+def _make_arrow(view: View, tail: str, head: str, link: Link) -> Arrow:
+    return Arrow(tail, head, tuple(_format_link(view, link)), tuple(_describe_link(view, link)), link.flow)
 
 
-def _lines(view: View, link: Link) -> Iterator[str]:
+def _format_link(view: View, link: Link) -> Iterator[str]:
     if link.edge is None:
         yield f"{count_noun(link.between, 'node')} between"
         return
     edge = view.graph.nodes[link.tail].edges[link.edge]
     # an argument is its node's: without the node in sight its name says nothing
-    yield from (labels.shape_lines if link.tail in view.groups else labels.edge_lines)(view.graph, edge)
+    yield from (_format_edge_shape if link.tail in view.groups else _format_edge)(view.graph, edge)
 
 
-def _tooltip(view: View, link: Link) -> Iterator[str]:
+def _describe_link(view: View, link: Link) -> Iterator[str]:
     if link.edge is None:
-        yield from _lines(view, link)
+        yield from _format_link(view, link)
     else:
-        yield from labels.edge_tooltip(view.graph.nodes[link.tail], link.edge)
+        yield from _describe_edge(view.graph.nodes[link.tail], link.edge)
 
 
-def _dead_end_arrows(view: View) -> Iterator[Arrow]:
+def _make_dead_end_arrows(view: View) -> Iterator[Arrow]:
     for node_id in view.scope.nodes:
         node = view.graph.nodes[node_id]
-        flows = find_node_flows(view.predictions[node_id])
-        for index in () if node_id in view.groups else dead_ends(view, node):
-            lines = tuple(labels.edge_lines(view.graph, node.edges[index]))
-            tooltip = tuple(labels.edge_tooltip(node, index))
-            yield Arrow(view.key(node_id), dead_end_key(node_id), lines, tooltip, flows[index])
+        for index in () if node_id in view.groups else _find_dead_ends(view, node):
+            lines = tuple(_format_edge(view.graph, node.edges[index]))
+            tooltip = tuple(_describe_edge(node, index))
+            flow = FLOW_OF_STATUS[view.predictions[node_id].grad_inputs[index]]
+            yield Arrow(view.key(node_id), _dead_end_key(node_id), lines, tooltip, flow)
+
+
+# What stands in boxes, on arrows and in tooltips: lines in boxes are cut to a width, those of tooltips are not
+
+
+def _format_node(graph: BackwardGraph, node: Node) -> Iterator[Line]:
+    """What a node is: its label, or for a leaf the variable's name and shape."""
+    yield Line(shorten(_title_node(node), _NAME_WIDTH), bold=True)
+    if node.kind.is_leaf:
+        yield Line(_format_leaf(graph, node))
+
+
+def _title_node(node: Node) -> str:
+    if node.kind.is_leaf and node.variable is not None:
+        return escape(node.variable)
+    return escape(node.label)
+
+
+def _format_leaf(graph: BackwardGraph, node: Node) -> str:
+    shape = format_shape(node.grad_outputs[0].shape) if node.grad_outputs else "shape unknown"
+    variable = graph.variables_by_name.get(node.variable or "")
+    return f"{shape} · {escape(variable.kind)}" if variable and variable.kind != "parameter" else shape
+
+
+def _format_place(call: ModuleCall, *, times: int) -> str:
+    """The module call that a neighbour is in."""
+    return f"in {_title_call(call)}" + (f", call {call.index} of {times}" if times > 1 else "")
+
+
+def _format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
+    """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
+    places = list(sites)
+    by_hook: dict[_HookName, list[HookSite]] = {}
+    for site in places:
+        by_hook.setdefault(_name_of_hook(site), []).append(site)
+    hooks = list(by_hook.items())
+    for hook, alike in hooks[:_MOST_HOOKS]:
+        yield Line(_format_hook(hook, alike), hook=hook.kind)
+    if len(hooks) > _MOST_HOOKS:
+        yield Line(f"and {len(hooks) - _MOST_HOOKS} more hooks")
+
+
+class _HookName(NamedTuple):
+    function: str
+    kind: HookKind
+    owner: str
+
+
+def _name_of_hook(site: HookSite) -> _HookName:
+    return _HookName(site.hook.function, site.hook.kind, site.hook.owner)
+
+
+def _format_hook(hook: _HookName, alike: Sequence[HookSite]) -> str:
+    notes = [*([f"{len(alike)} times"] if len(alike) > 1 else []), _format_order(alike)]
+    return " · ".join([_format_hook_name(hook), *notes])
+
+
+def _format_order(alike: Sequence[HookSite]) -> str:
+    """The place in the firing order, from 1 as in the report."""
+    orders = sorted(site.order + 1 for site in alike if site.order is not None)
+    if not orders:
+        return "never fires"
+    if not any(site.fires for site in alike):
+        return f"no. {format_ranges(orders)}, if it fires"
+    return f"no. {format_ranges(orders)}{qualify_place(alike)}"
+
+
+def _format_hook_name(hook: _HookName) -> str:
+    owner = "every module" if hook.kind.is_global else escape(hook.owner) or "the model"
+    function = shorten(escape(hook.function) or "hook", _PART_WIDTH)
+    return " · ".join([function, name_registering_function(hook.kind), shorten(owner, _PART_WIDTH)])
+
+
+def _describe_node(
+    graph: BackwardGraph, node: Node, sites: Iterable[HookSite], *, received: Sequence[str]
+) -> Iterator[str]:
+    """Everything known of a node that its box has no room for; ``received`` holds a status per gradient it gets."""
+    yield escape(node.label)
+    if node.variable is not None:
+        yield from _describe_variable(graph, node.variable)
+    yield f"schema: {escape(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
+    yield f"sequence number: {'none' if node.sequence_nr is None else node.sequence_nr}"
+    yield f"receives: {', '.join(_format_received(node, received)) or 'nothing'}"
+    if node.call is not None:
+        yield f"made in the module call {escape(node.call)}"
+    if node.source is not None:
+        yield escape(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
+    yield from (f"hook: {_describe_hook(site)}" for site in sites)
+
+
+def _describe_variable(graph: BackwardGraph, name: str) -> Iterator[str]:
+    variable = graph.variables_by_name.get(name)
+    yield f"leaf: {escape(name)}" if variable is None else f"{escape(variable.kind)}: {escape(name)}"
+    if variable is not None and variable.aliases:
+        yield f"also called: {', '.join(map(escape, variable.aliases))}"
+
+
+def _format_received(node: Node, statuses: Sequence[str]) -> Iterator[str]:
+    for slot, (meta, status) in enumerate(zip(node.grad_outputs, statuses, strict=True)):
+        known = {"tensor": format_shape(meta.shape), "none": "None", "unknown": f"{format_shape(meta.shape)} or None"}
+        yield f"{_name_slot(node, slot)} {known[status]}"
+
+
+def _describe_hook(site: HookSite) -> str:
+    hook = site.hook
+    return escape(f"{hook.function} · {hook.kind.value} · {hook.owner}".removesuffix(" · "))
+
+
+def _format_edge(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
+    """The argument's name, the shape of its gradient, and which gradient of the next node it adds to, of several."""
+    if edge.argument is not None:
+        yield shorten(escape(edge.argument), _PART_WIDTH)
+    yield from _format_edge_shape(graph, edge)
+
+
+def _format_edge_shape(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
+    """The shape of an edge's gradient, and which gradient of the next node it adds to, of several."""
+    return iter(()) if edge.next_node is None else _format_slot(graph.nodes[edge.next_node], edge.input_nr)
+
+
+def _format_slot(node: Node, slot: int) -> Iterator[str]:
+    yield format_shape(node.grad_outputs[slot].shape)
+    if len(node.grad_outputs) > 1:
+        yield f"to {_name_slot(node, slot)}"
+
+
+def _name_slot(node: Node, slot: int) -> str:
+    return escape(node.output_names[slot]) if slot < len(node.output_names) else f"result {slot}"
+
+
+def _describe_edge(node: Node, index: int) -> Iterator[str]:
+    """Which entry of grad_input goes along the edge, and why none does where none does."""
+    edge = node.edges[index]
+    name = f": {escape(edge.argument)}" if edge.argument else ""
+    yield f"grad_input[{index}] of {escape(node.label)}{name}"
+    if edge.next_node is None:
+        yield escape(edge.null_reason or "no gradient goes there")
+
+
+def _format_root(graph: BackwardGraph, root: Root) -> Iterator[str]:
+    """The shape of the gradient that backward starts with, and which gradient of the node it is, of several."""
+    return _format_slot(graph.nodes[root.node], root.slot)
+
+
+def _title_root(root: Root) -> str:
+    """Where the root was found: ``result[0]``."""
+    return shorten(format_path(root.path) or "the output", _NAME_WIDTH)
+
+
+def _title_call(call: ModuleCall) -> str:
+    """The path of the called module; the model itself has none and goes by its type."""
+    return shorten(escape(call.path or call.type_name), _NAME_WIDTH)
+
+
+def _note_call(call: ModuleCall, *, times: int) -> Iterator[str]:
+    """The module's type, and which of its calls this is where there are several."""
+    if call.path:
+        yield shorten(escape(call.type_name), _PART_WIDTH)
+    if times > 1:
+        yield f"call {call.index} of {times}"
+
+
+def _describe_call(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
+    """Everything known of a module call that its frame has no room for."""
+    yield f"module call {escape(call.id)}"
+    module = graph.modules_by_path.get(call.path)
+    yield escape(module.description if module is not None and module.description else call.type_name)
+    if call.source is not None:
+        yield escape(f"{call.source.file}:{call.source.line}  {call.source.code}".rstrip())
+
+
+def _format_headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
+    """What the picture is of, and how it is read."""
+    yield " · ".join(_list_headline_parts(graph, shown))
+    yield "Backward runs from the roots at the top down to the leaves."
+    yield f"roots: {shorten(escape_unprintable(graph.info.root_rule), _HEADLINE_WIDTH)}"
+    call = format_backward_call(graph.info.backward)
+    if call:
+        yield f"predicted for {shorten(call, _HEADLINE_WIDTH)}"
+    unplaced = list(_find_unplaced_hooks(graph))
+    if unplaced:
+        yield f"{count_noun(len(unplaced), 'hook')} on no node of this graph: {unplaced[0]}"
+        yield from unplaced[1:_MOST_UNPLACED]
+    if len(unplaced) > _MOST_UNPLACED:
+        yield f"and {count_noun(len(unplaced) - _MOST_UNPLACED, 'more hook')}"
+
+
+def _list_headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
+    outermost = next((call for call in graph.calls if call.parent is None), None)
+    yield f"Backward graph of {shorten(escape(outermost.type_name), _PART_WIDTH)}" if outermost else "Backward graph"
+    nodes = count_noun(len(graph.nodes), "node", zero="0")
+    yield nodes if shown == len(graph.nodes) else f"{shown:,} of {nodes}"
+    if graph.hooks:
+        yield count_noun(len(graph.hooks), "hook")
+    yield f"emulated {escape(graph.info.device)}" if graph.info.emulated else escape(graph.info.device)
+
+
+def _find_unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
+    """The hooks that sit on no node: a picture that left them out would keep silent about them."""
+    placed = {site.hook.id for site in graph.sites if site.node is not None}
+    for hook in graph.hooks:
+        if hook.id not in placed:
+            yield _format_hook_name(_HookName(hook.function, hook.kind, hook.owner))
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut the text to at most that many characters; what goes is in the middle, because both ends of a name tell.
+
+    >>> shorten("encoder.layers.0.self_attn.out_proj.weight", 20)
+    'encoder.la…oj.weight'
+    """
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 # The legend

@@ -28,24 +28,23 @@ _SEVERITIES = ("error", "warning", "info")
 
 def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
     """Everything that is known of the graph, for a reader who knows the model."""
-    told = tuple(explanations)
     every = group_sites(graph)
     sections = (
         _summary(graph),
         _hooks(every),
         _firing_order(graph, every),
-        _findings(every, graph, told),
+        _findings(every, graph, tuple(explanations)),
         _without_gradient(graph),
         _skipped(graph),
     )
-    return (*_head(graph), *(section for section in sections if section.body), Paragraph(say.promise_sentence()))
+    return (*_head(graph), *(section for section in sections if section.body), Paragraph(say.describe_promise()))
 
 
 def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
     info = graph.info
-    yield from (Paragraph(line) for line in (say.roots_sentence(info), say.call_sentence(info)) if line)
-    yield Paragraph(say.trace_sentence(info))
-    lines = (say.emulation_sentence(info), *info.notes, info.calls_reason)
+    yield from (Paragraph(line) for line in (say.describe_roots(info), say.describe_call_of_backward(info)) if line)
+    yield Paragraph(say.describe_trace(info))
+    lines = (say.describe_emulation(info), *info.notes, info.calls_reason)
     yield from (Paragraph(line) for line in lines if line)
 
 
@@ -81,8 +80,8 @@ def _roots(graph: BackwardGraph) -> list[str]:
 
 def _fires(sites: Sequence[HookSite]) -> str:
     counts = Counter(site.fires for site in sites)
-    told = f"{counts[True]:,} of {count_noun(len(sites), 'site')}"
-    return f"{told}; {counts[None]:,} only backward decides" if counts[None] else told
+    fire = f"{counts[True]:,} of {count_noun(len(sites), 'site')}"
+    return f"{fire}; {counts[None]:,} only backward decides" if counts[None] else fire
 
 
 def _entries(sites: Sequence[HookSite]) -> str:
@@ -101,8 +100,8 @@ def _hooks(every: Sequence[HookSites]) -> Section:
 
 
 def _hook_cells(subject: HookSites) -> tuple[str, str, str]:
-    on, *_ = say.owner_title(subject)
-    return on, say.short_kind(subject.hook), say.short_function(subject.hook)
+    on, *_ = say.describe_owner(subject)
+    return on, subject.hook.kind.short_name, say.shorten_function(subject.hook)
 
 
 def _times(subject: HookSites) -> str:
@@ -135,9 +134,9 @@ def _firing_order(graph: BackwardGraph, every: Sequence[HookSites]) -> Section:
 
 def _order_row(subject: HookSites, site: HookSite) -> tuple[str, str, str, str]:
     on, kind, _ = _hook_cells(subject)
-    call = say.calls_title(subject, (site,))
+    call = say.name_calls(subject, (site,))
     node = escape(subject.graph.nodes[site.node].label) if site.node is not None else ""
-    return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind + say.how_sure(site), node)
+    return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind + say.qualify_order(site), node)
 
 
 # Findings
@@ -147,33 +146,33 @@ def _findings(every: Sequence[HookSites], graph: BackwardGraph, explanations: Se
     """The findings of one code, severity and fix together: the first in full, of the others the headline."""
     by_key = {subject.key: subject for subject in every}
     groups: dict[tuple[int, str], dict[str, list[_Found]]] = {}
-    for told in explanations:
-        subject = by_key[find_owner(graph, told.site)] if told.site is not None else None
-        by_fix = groups.setdefault((_SEVERITIES.index(told.severity), told.code), {})
-        fix = told.fix if told.fix in by_fix or len(by_fix) < _MOST_FIXES else next(iter(by_fix))
-        by_fix.setdefault(fix, []).append(_Found(subject, told))
+    for finding in explanations:
+        subject = by_key[find_owner(graph, finding.site)] if finding.site is not None else None
+        by_fix = groups.setdefault((_SEVERITIES.index(finding.severity), finding.code), {})
+        fix = finding.fix if finding.fix in by_fix or len(by_fix) < _MOST_FIXES else next(iter(by_fix))
+        by_fix.setdefault(fix, []).append(_Found(subject, finding))
     return Section(("findings",), tuple(_group(found) for key in sorted(groups) for found in groups[key].values()))
 
 
 class _Found(NamedTuple):
     subject: HookSites | None
-    told: Explanation
+    finding: Explanation
 
 
 def _group(found: Sequence[_Found]) -> Section:
-    (subject, told), *others = found
-    items = (("on", _place(subject, told)), ("because", told.because), ("fix", told.fix))
+    (subject, finding), *others = found
+    items = (("on", _place(subject, finding)), ("because", finding.because), ("fix", finding.fix))
     body: list[Block] = [Terms(tuple(item for item in items if item[1]))]
     if others:
-        body.append(_others(told, others[:_MOST_FINDINGS]))
+        body.append(_others(finding, others[:_MOST_FINDINGS]))
     if len(others) > _MOST_FINDINGS:
         body.append(Paragraph(f"and {len(others) - _MOST_FINDINGS:,} more"))
-    return Section((told.code, f"{told.severity}: {told.headline}"), tuple(body))
+    return Section((finding.code, f"{finding.severity}: {finding.headline}"), tuple(body))
 
 
 def _others(shown: Explanation, others: Sequence[_Found]) -> Table:
     """The columns about hooks are there where the findings are about some."""
-    rows = [(*_cells(each), _difference(shown, each.told)) for each in others]
+    rows = [(*_cells(each), _difference(shown, each.finding)) for each in others]
     if any(each.subject for each in others):
         return Table(("the same code on", "kind", "function", "finding"), tuple(rows))
     return Table(("the same code on", "finding"), tuple((row[0], row[-1]) for row in rows))
@@ -184,19 +183,19 @@ def _difference(shown: Explanation, other: Explanation) -> str:
     return other.headline if other.headline != shown.headline else other.because.partition(". ")[0].rstrip(".")
 
 
-def _place(subject: HookSites | None, told: Explanation) -> str:
+def _place(subject: HookSites | None, finding: Explanation) -> str:
     if subject is None:
-        return _owner(told)
-    on, *_ = say.owner_title(subject)
-    return f"{on}, {say.registration(subject.hook)}"
+        return _owner(finding)
+    on, *_ = say.describe_owner(subject)
+    return f"{on}, {say.format_registration(subject.hook)}"
 
 
-def _owner(told: Explanation) -> str:
-    return "" if told.owner is None else escape(told.owner) or "the model"
+def _owner(finding: Explanation) -> str:
+    return "" if finding.owner is None else escape(finding.owner) or "the model"
 
 
 def _cells(found: _Found) -> tuple[str, str, str]:
-    return _hook_cells(found.subject) if found.subject else (_owner(found.told), "", "")
+    return _hook_cells(found.subject) if found.subject else (_owner(found.finding), "", "")
 
 
 # What gets no gradient
@@ -249,7 +248,7 @@ def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -
 def _call_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
     number, on, kind, _ = _order_row(subject, site)
     node = "backward decides" if site.node is None else escape(subject.graph.nodes[site.node].label)
-    return number, node, _name_gradient(subject, site), kind, on, say.short_function(site.hook)
+    return number, node, _name_gradient(subject, site), kind, on, say.shorten_function(site.hook)
 
 
 def _name_gradient(subject: HookSites, site: HookSite) -> str:
@@ -262,4 +261,4 @@ def _name_gradient(subject: HookSites, site: HookSite) -> str:
 
 def _silent_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
     _, on, _, _ = _order_row(subject, site)
-    return on, say.short_kind(site.hook), say.short_function(site.hook), site.reason
+    return on, site.hook.kind.short_name, say.shorten_function(site.hook), site.reason

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, HookSite, ModuleCall, Root
+from fxgrad.graph import BackwardGraph, Root
 from fxgrad.graph.text import escape
 from fxgrad.predict import NodePrediction
 from fxgrad.render.theme import Flow
@@ -17,21 +16,11 @@ from fxgrad.render.theme import Flow
 # Where gradients flow
 
 
-EdgeFlows = tuple[tuple[Flow, ...], ...]
-"""For each node, by id, one Flow per edge."""
-
-_FLOW_OF_STATUS = {"tensor": Flow.GRADIENT, "none": Flow.NONE, "unknown": Flow.UNKNOWN}
+FLOW_OF_STATUS = {"tensor": Flow.GRADIENT, "none": Flow.NONE, "unknown": Flow.UNKNOWN}
+"""Whether a gradient goes along an edge, for what `fxgrad.predict` says of the entry of grad_input."""
+Predictions = Sequence[NodePrediction]
+"""What each node receives and sends, by id."""
 _STRENGTH = (Flow.NONE, Flow.UNKNOWN, Flow.GRADIENT)
-
-
-def find_edge_flows(predictions: Iterable[NodePrediction]) -> EdgeFlows:
-    """Say for each edge of each node whether a gradient goes along it, as `fxgrad.predict` foresees."""
-    return tuple(map(find_node_flows, predictions))
-
-
-def find_node_flows(prediction: NodePrediction) -> tuple[Flow, ...]:
-    """Say for each edge of one node whether a gradient goes along it."""
-    return tuple(_FLOW_OF_STATUS[status] for status in prediction.grad_inputs)
 
 
 def pick_strongest(*flows: Flow) -> Flow:
@@ -61,14 +50,7 @@ Lineage = tuple[str, ...]
 
 def find_lineages(graph: BackwardGraph) -> dict[str, Lineage]:
     """For each module call, the calls around it and itself, outermost first."""
-    return {call.id: _lineage(graph, call) for call in graph.calls}
-
-
-def _lineage(graph: BackwardGraph, call: ModuleCall) -> Lineage:
-    found = [call.id]
-    while (parent := graph.calls_by_id[found[-1]].parent) is not None:
-        found.append(parent)
-    return tuple(reversed(found))
+    return {call.id: tuple(outer.id for outer in graph.enclosing_calls(call.id))[::-1] for call in graph.calls}
 
 
 def find_homes(graph: BackwardGraph) -> tuple[str | None, ...]:
@@ -77,34 +59,20 @@ def find_homes(graph: BackwardGraph) -> tuple[str | None, ...]:
     A node is at home in the call that made it. The nodes that a full hook puts around a module belong to its call,
     and a leaf to the innermost call that holds everything that sends gradients to it.
     """
-    made_by = [node.call for node in graph.nodes]
-    for node, call in _hook_nodes(graph):
-        made_by[node] = call
-    leaf_homes = _leaf_homes(graph, made_by)
-    return tuple(leaf_homes.get(node, call) for node, call in enumerate(made_by))
-
-
-def _hook_nodes(graph: BackwardGraph) -> Iterator[tuple[int, str]]:
-    for call in graph.calls:
-        for node in (call.input_hook_node, call.output_hook_node):
-            if node is not None:
-                yield node, call.id
-
-
-def _leaf_homes(graph: BackwardGraph, found: list[str | None]) -> dict[int, str | None]:
     around = find_lineages(graph)
+    homes = [node.call for node in graph.nodes]
+    for node_id, call in graph.calls_by_hook_node.items():
+        homes[node_id] = call.id
     shared: dict[int, Lineage] = {}
     for node in graph.nodes:
-        lineage = around.get(found[node.id] or "", ())
+        lineage = around.get(homes[node.id] or "", ())
         for edge in node.edges:
             leaf = edge.next_node
-            if leaf is not None and _is_homeless_leaf(graph, leaf, found):
+            if leaf is not None and homes[leaf] is None and graph.nodes[leaf].kind.is_leaf:
                 shared[leaf] = find_common_calls(shared.get(leaf, lineage), lineage)
-    return {leaf: lineage[-1] if lineage else None for leaf, lineage in shared.items()}
-
-
-def _is_homeless_leaf(graph: BackwardGraph, node: int, found: list[str | None]) -> bool:
-    return found[node] is None and graph.nodes[node].kind.is_leaf
+    for leaf, lineage in shared.items():
+        homes[leaf] = lineage[-1] if lineage else None
+    return tuple(homes)
 
 
 def find_common_calls(one: Lineage, other: Lineage) -> Lineage:
@@ -121,10 +89,10 @@ def find_common_calls(one: Lineage, other: Lineage) -> Lineage:
 
 def find_collapsed_call(graph: BackwardGraph, lineage: Iterable[str], depth: int) -> str | None:
     """The outermost of the calls whose module lies deeper than ``depth`` path components, if one does."""
-    return next((call for call in lineage if len(_components(graph.calls_by_id[call].path)) > depth), None)
+    return next((call for call in lineage if len(_split_path(graph.calls_by_id[call].path)) > depth), None)
 
 
-def _components(path: str) -> list[str]:
+def _split_path(path: str) -> list[str]:
     return path.split(".") if path else []
 
 
@@ -159,18 +127,18 @@ class Scope:
     stubs: frozenset[int] = frozenset()
 
 
-def select_all(graph: BackwardGraph, flows: EdgeFlows) -> Scope:
+def select_all(graph: BackwardGraph, predictions: Predictions) -> Scope:
     """Every node."""
-    return Scope(tuple(range(len(graph.nodes))), tuple(_links(graph, flows)))
+    return Scope(tuple(range(len(graph.nodes))), tuple(_list_links(graph, predictions)))
 
 
-def select_module(graph: BackwardGraph, flows: EdgeFlows, module: str) -> Scope:
+def select_module(graph: BackwardGraph, predictions: Predictions, module: str) -> Scope:
     """What the calls of one module made, the leaves it uses, and as stubs the nodes that these are joined to.
 
     Raises `UsageError` for a path that names no module called in this graph.
     """
-    members = _members(graph, _called_path(graph, module))
-    links = tuple(link for link in _links(graph, flows) if link.tail in members or link.head in members)
+    members = _find_members(graph, _find_called_path(graph, module))
+    links = tuple(link for link in _list_links(graph, predictions) if link.tail in members or link.head in members)
     nodes = members.union(*((link.tail, link.head) for link in links))
     leaves = {node for node in nodes if graph.nodes[node].kind.is_leaf}
     return Scope(tuple(sorted(nodes)), links, nodes - members - leaves)
@@ -178,29 +146,28 @@ def select_module(graph: BackwardGraph, flows: EdgeFlows, module: str) -> Scope:
 
 def select_hooked(graph: BackwardGraph, scope: Scope) -> Scope:
     """Of these nodes those that carry hooks, the roots and the leaves, joined by the paths between them."""
-    landmarks = _landmarks(graph) | scope.stubs
+    landmarks = _find_landmarks(graph) | scope.stubs
     kept = tuple(node for node in scope.nodes if node in landmarks)
     leaving: dict[int, list[Link]] = {}
     for link in scope.links:
         leaving.setdefault(link.tail, []).append(link)
-    links = (link for node in kept for link in _joins(node, leaving, frozenset(kept)))
+    links = (link for node in kept for link in _join_kept_nodes(node, leaving, frozenset(kept)))
     return Scope(kept, tuple(links), scope.stubs)
 
 
-def _links(graph: BackwardGraph, flows: EdgeFlows) -> Iterator[Link]:
+def _list_links(graph: BackwardGraph, predictions: Predictions) -> Iterator[Link]:
     for node in graph.nodes:
         for index, edge in enumerate(node.edges):
             if edge.next_node is not None:
-                yield Link(node.id, edge.next_node, index, flows[node.id][index])
+                yield Link(node.id, edge.next_node, index, FLOW_OF_STATUS[predictions[node.id].grad_inputs[index]])
 
 
-def _members(graph: BackwardGraph, path: str) -> frozenset[int]:
-    around = find_lineages(graph)
-    inside = {call for call, lineage in around.items() if any(graph.calls_by_id[one].path == path for one in lineage)}
+def _find_members(graph: BackwardGraph, path: str) -> frozenset[int]:
+    inside = {call.id for call in graph.calls if any(one.path == path for one in graph.enclosing_calls(call.id))}
     return frozenset(node for node, home in enumerate(find_homes(graph)) if home in inside)
 
 
-def _called_path(graph: BackwardGraph, module: str) -> str:
+def _find_called_path(graph: BackwardGraph, module: str) -> str:
     known = graph.modules_by_path.get(module)
     path = known.path if known is not None else module
     called = list(dict.fromkeys(call.path for call in graph.calls))
@@ -216,38 +183,38 @@ def _called_path(graph: BackwardGraph, module: str) -> str:
     problem = "was not called in this graph" if known is not None else "is not a module of this model"
     raise UsageError(
         f'"{escape(module)}" {problem}',
-        f"the path of a module that was called: {_listed(called)}",
-        _nearest(module, called),
+        f"the path of a module that was called: {_list_paths(called)}",
+        _suggest_path(module, called),
     )
 
 
-def _listed(paths: list[str]) -> str:
+def _list_paths(paths: list[str]) -> str:
     quoted = [f'"{escape(path)}"' for path in paths[:MOST_NAMES]]
     more = len(paths) - len(quoted)
     return ", ".join(quoted) + (f" and {more} more" if more else "")
 
 
-def _nearest(module: str, called: Iterable[str]) -> str:
+def _suggest_path(module: str, called: Iterable[str]) -> str:
     near = difflib.get_close_matches(module, called, n=1)
     return f'"{escape(near[0])}"' if near else "leave module out to draw everything"
 
 
-def _landmarks(graph: BackwardGraph) -> set[int]:
+def _find_landmarks(graph: BackwardGraph) -> set[int]:
     hooked = {site.node for site in graph.sites if site.node is not None}
     leaves = {node.id for node in graph.nodes if node.kind.is_leaf}
     return hooked | leaves | {root.node for root in graph.roots}
 
 
-def _joins(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -> Iterator[Link]:
+def _join_kept_nodes(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -> Iterator[Link]:
     """The links from a kept node to the kept nodes that it reaches without passing through a third."""
     yield from (link for link in leaving.get(start, ()) if link.head in kept)
-    arriving = _detours(start, leaving, kept)
-    flows = _flows_from(start, arriving)
+    arriving = _find_detours(start, leaving, kept)
+    flows = _find_flows(start, arriving)
     for end in sorted(arriving.keys() & kept):
-        yield Link(start, end, None, flows[end], len(_left_out_before(end, arriving, start)))
+        yield Link(start, end, None, flows[end], len(_find_nodes_between(end, arriving, start)))
 
 
-def _detours(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -> dict[int, list[Link]]:
+def _find_detours(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -> dict[int, list[Link]]:
     """The links on all paths from ``start`` through nodes left out, by the node where they arrive."""
     arriving: dict[int, list[Link]] = {}
     stack = [start]
@@ -262,7 +229,7 @@ def _detours(start: int, leaving: dict[int, list[Link]], kept: frozenset[int]) -
     return arriving
 
 
-def _flows_from(start: int, arriving: dict[int, list[Link]]) -> dict[int, Flow]:
+def _find_flows(start: int, arriving: dict[int, list[Link]]) -> dict[int, Flow]:
     """Whether a gradient of ``start`` gets to each node: along at least one path, and all the way."""
     flows = {start: Flow.GRADIENT}
     for node in sorted(arriving):  # ids are in topological order
@@ -270,7 +237,7 @@ def _flows_from(start: int, arriving: dict[int, list[Link]]) -> dict[int, Flow]:
     return flows
 
 
-def _left_out_before(end: int, arriving: dict[int, list[Link]], start: int) -> set[int]:
+def _find_nodes_between(end: int, arriving: dict[int, list[Link]], start: int) -> set[int]:
     """The nodes left out on the paths from ``start`` to ``end``."""
     found: set[int] = set()
     stack = [end]
@@ -289,24 +256,19 @@ def _left_out_before(end: int, arriving: dict[int, list[Link]], start: int) -> s
 class View:
     """The nodes drawn and what is known of them.
 
-    ``predictions``  for each node what it receives and sends
-    ``homes``        for each node the id of the module call that it is drawn in
-    ``lineages``     for each module call the calls around it and itself
-    ``groups``       for each node drawn in one box with others, the id of the call that the box stands for
-    ``sites``        for each node the sites on it, in firing order
-    ``call_ranks``   for each module call its place among all
-    ``call_counts``  how often each module was called
+    ``homes``       for each node the id of the module call that it is drawn in
+    ``lineages``    for each module call the calls around it and itself
+    ``groups``      for each node drawn in one box with others, the id of the call that the box stands for
+    ``call_ranks``  for each module call its place among all
     """
 
     graph: BackwardGraph
-    predictions: Sequence[NodePrediction]
+    predictions: Predictions
     scope: Scope
     homes: tuple[str | None, ...]
     lineages: Mapping[str, Lineage]
     groups: Mapping[int, str]
-    sites: Mapping[int, list[HookSite]]
     call_ranks: Mapping[str, int]
-    call_counts: Counter[str]
 
     @property
     def roots(self) -> tuple[tuple[int, Root], ...]:
@@ -327,7 +289,7 @@ class View:
         return None if call is None else f"cluster{self.call_ranks[call]}"
 
 
-def make_view(graph: BackwardGraph, predictions: Sequence[NodePrediction], scope: Scope, depth: int | None) -> View:
+def make_view(graph: BackwardGraph, predictions: Predictions, scope: Scope, depth: int | None) -> View:
     """Look up everything; calls deeper than ``depth`` path components become one box each."""
     home, around = find_homes(graph), find_lineages(graph)
     return View(
@@ -336,14 +298,12 @@ def make_view(graph: BackwardGraph, predictions: Sequence[NodePrediction], scope
         scope=scope,
         homes=home,
         lineages=around,
-        groups={} if depth is None else dict(_groups(graph, scope, home, around, depth)),
-        sites=_sites_by_node(graph),
+        groups={} if depth is None else dict(_group_nodes(graph, scope, home, around, depth)),
         call_ranks={call.id: rank for rank, call in enumerate(graph.calls)},
-        call_counts=Counter(call.path for call in graph.calls),
     )
 
 
-def _groups(
+def _group_nodes(
     graph: BackwardGraph, scope: Scope, home: tuple[str | None, ...], around: Mapping[str, Lineage], depth: int
 ) -> Iterator[tuple[int, str]]:
     for node in scope.nodes:
@@ -351,11 +311,3 @@ def _groups(
         group = find_collapsed_call(graph, around[call], depth) if call is not None else None
         if group is not None:
             yield node, group
-
-
-def _sites_by_node(graph: BackwardGraph) -> Mapping[int, list[HookSite]]:
-    found: defaultdict[int, list[HookSite]] = defaultdict(list)
-    for site in graph.sites:
-        if site.node is not None:
-            found[site.node].append(site)
-    return found

@@ -30,30 +30,30 @@ _ALL = "all"
 # How the graph was made
 
 
-def roots_sentence(info: GraphInfo) -> str:
+def describe_roots(info: GraphInfo) -> str:
     """Which rule found what backward starts from."""
     return f"roots: {info.root_rule}"
 
 
-def call_sentence(info: GraphInfo) -> str:
+def describe_call_of_backward(info: GraphInfo) -> str:
     """For which call of backward all is said; "" for a plain first one."""
     call = format_backward_call(info.backward)
     return f"predicted for {call}" if call else ""
 
 
-def trace_sentence(info: GraphInfo) -> str:
+def describe_trace(info: GraphInfo) -> str:
     """With which versions, and for which device."""
     return f"traced with fxgrad {info.fxgrad}, torch {info.torch} and Python {info.python}, on {info.device}"
 
 
-def emulation_sentence(info: GraphInfo) -> str:
+def describe_emulation(info: GraphInfo) -> str:
     """What emulated means; "" for a trace on a device that is there."""
     if not info.emulated:
         return ""
     return f"no {info.device} device here: traced on a fake accelerator (the kernels of an accelerator, and no data)"
 
 
-def promise_sentence() -> str:
+def describe_promise() -> str:
     """Under which condition all that is said holds."""
     return (
         "What is said here of None, shapes, order and firing is right, given that every hook returns None and none "
@@ -64,35 +64,30 @@ def promise_sentence() -> str:
 # Hooks
 
 
-def registration(hook: Hook) -> str:
+def format_registration(hook: Hook) -> str:
     """The registering function with the user's: ``register_backward_hook(show)``."""
     removed = "" if hook.active else ", handle removed"
-    return f"{name_registering_function(hook.kind)}({short_function(hook)}){removed}"
+    return f"{name_registering_function(hook.kind)}({shorten_function(hook)}){removed}"
 
 
-def short_kind(hook: Hook) -> str:
-    """The kind of a hook in a word or two, for tables."""
-    return hook.kind.short_name
-
-
-def short_function(hook: Hook) -> str:
+def shorten_function(hook: Hook) -> str:
     """The user's function without the functions that it is defined in."""
     return escape(hook.function.rpartition("<locals>.")[2])
 
 
-def registered_at(hook: Hook) -> str:
+def locate_hook(hook: Hook) -> str:
     """Where the hook was registered, else where its function is defined."""
     if hook.registered is not None:
         return f"registered at {format_source(hook.registered)}"
     return f"defined at {format_source(hook.source)}" if hook.source is not None else ""
 
 
-def owner_title(subject: HookSites) -> Iterator[str]:
+def describe_owner(subject: HookSites) -> Iterator[str]:
     """What the hook is on: path, description and number of calls of a module; name and shape of a tensor."""
     graph, hook = subject.graph, subject.hook
     if hook.kind.is_module:
         yield escape(subject.path) or "the model"
-        yield module_description(subject)
+        yield describe_module(subject)
         yield count_noun(len(subject.calls), "call") if graph.info.calls_reason is None else ""
     elif hook.kind.on_several_tensors:
         yield join_words(map(escape, hook.targets)) or "no tensors"
@@ -102,7 +97,7 @@ def owner_title(subject: HookSites) -> Iterator[str]:
         yield f"{variable.kind} {format_meta(variable.meta)}" if variable else ""
 
 
-def module_description(subject: HookSites) -> str:
+def describe_module(subject: HookSites) -> str:
     """What repr shows of the module, else its type."""
     module = subject.module
     if module is not None:
@@ -113,7 +108,7 @@ def module_description(subject: HookSites) -> str:
 # Sites
 
 
-def calls_title(subject: HookSites, sites: tuple[HookSite, ...]) -> str:
+def name_calls(subject: HookSites, sites: tuple[HookSite, ...]) -> str:
     """Which calls the sites belong to: ``calls 2 and 1 of 3``; "" where there is one or none."""
     indices = [call.index for call in map(subject.call, sites) if call is not None]
     if not indices or len(subject.calls) == 1:
@@ -121,58 +116,58 @@ def calls_title(subject: HookSites, sites: tuple[HookSite, ...]) -> str:
     return f"{'call' if len(indices) == 1 else 'calls'} {format_ranges(indices)} of {len(subject.calls)}"
 
 
-def nodes_title(graph: BackwardGraph, sites: tuple[HookSite, ...]) -> str:
+def name_nodes(graph: BackwardGraph, sites: tuple[HookSite, ...]) -> str:
     """The nodes that the sites are on."""
     nodes = [graph.nodes[site.node] for site in sites if site.node is not None]
     return f"→  {join_labels(nodes)}" if nodes else "on no node of the graph"
 
 
-def firing_sentence(site: HookSite) -> str:
+def describe_firing(site: HookSite) -> str:
     """Whether the hook fires there, how often and when."""
     if site.fires is None:
         return "only backward decides whether it fires"
     if not site.fires:
         return "never fires"
-    place = "" if site.order is None else f", number {site.order + 1} in the firing order{at_the_latest((site,))}"
-    return f"fires{_times(site.times)}{place}"
+    place = "" if site.order is None else f", number {site.order + 1} in the firing order{qualify_place((site,))}"
+    return f"fires{_format_times(site.times)}{place}"
 
 
-def how_sure(site: HookSite) -> str:
+def qualify_order(site: HookSite) -> str:
     """What is left open of a site's place in the firing order; "" where nothing is."""
     if site.fires is None:
         return ", if at all"
-    latest = at_the_latest((site,))
+    latest = qualify_place((site,))
     return f",{latest}" if latest else ""
 
 
-def at_the_latest(sites: Iterable[HookSite]) -> str:
+def qualify_place(sites: Iterable[HookSite]) -> str:
     """What to say of places in the firing order where a backward that starts inside this one may call a hook before its
     turn; "" where none does."""
     return " at the latest" if any(site.fires and site.times is None for site in sites) else ""
 
 
-def _times(times: int | None) -> str:
+def _format_times(times: int | None) -> str:
     if times is None:
         return ", only backward decides how often"
     return "" if times == 1 else f" {times} times"
 
 
-def made_at(node: Node) -> str:
+def locate_node(node: Node) -> str:
     """The user's line that made the node; "" where that is not known."""
-    return f"made at {_line(node.source)}" if node.source else ""
+    return f"made at {_format_line(node.source)}" if node.source else ""
 
 
-def called_at(call: ModuleCall) -> str:
+def locate_call(call: ModuleCall) -> str:
     """The line that calls the module, directly or through a container; "" where that is not known."""
-    return f"called at {_line(call.source)}" if call.source else ""
+    return f"called at {_format_line(call.source)}" if call.source else ""
 
 
-def _line(source: Source) -> str:
+def _format_line(source: Source) -> str:
     text = f": {quote_code(source.code)}" if source.code else ""
     return f"{format_source(source)}{text}"
 
 
-def receives_sentence(hook: Hook) -> str:
+def describe_argument(hook: Hook) -> str:
     """What a hook gets that is no tuple of gradients; "" for those that get one."""
     match hook.kind.arguments:
         case HookArguments.LEAF:
@@ -187,34 +182,34 @@ def receives_sentence(hook: Hook) -> str:
             return ""
 
 
-def grad_output_sentence(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
+def describe_grad_output(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
     """How many entries grad_output has, and what there is one for."""
-    number = f"grad_output   {entries(len(site.grad_output))}"
+    number = f"grad_output   {count_entries(len(site.grad_output))}"
     kind = site.hook.kind
     if (kind.is_full or kind.is_full_pre) and call is not None:
         return f"{number}: one per result of {name_forward(call)}"
     if kind.is_module or kind.owner is HookOwner.NODE:
         return f"{number}: one per {describe_grad_outputs(node)}" if node else number
-    return receives_sentence(site.hook)
+    return describe_argument(site.hook)
 
 
-def grad_input_sentence(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
+def describe_grad_input(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
     """How many entries grad_input has, what there is one for, and what one might have expected."""
-    number = f"grad_input   {entries(len(site.grad_input))}"
+    number = f"grad_input   {count_entries(len(site.grad_input))}"
     if site.hook.kind.is_full and call is not None:
         return f"{number}: one per positional argument of {name_forward(call)}"
     if node is None:
         return number
-    return f"{number}: one per {describe_grad_inputs(node)}{_not_the_inputs(site, call)}"
+    return f"{number}: one per {describe_grad_inputs(node)}{_contrast_with_inputs(site, call)}"
 
 
-def _not_the_inputs(site: HookSite, call: ModuleCall | None) -> str:
+def _contrast_with_inputs(site: HookSite, call: ModuleCall | None) -> str:
     if call is None or not site.hook.kind.is_legacy or len(call.inputs) == len(site.grad_input):
         return ""
     return f", not the {count_noun(len(call.inputs), 'tensor')} given to {name_forward(call)}"
 
 
-def entries(number: int) -> str:
+def count_entries(number: int) -> str:
     """A number of entries."""
     return count_noun(number, "entry", plural="entries")
 
@@ -222,7 +217,7 @@ def entries(number: int) -> str:
 # Entries
 
 
-def entry_shape(gradient: Gradient) -> str:
+def format_gradient(gradient: Gradient) -> str:
     """What the entry is: a shape with its dtype where that is unusual, ``None``, or ``unknown``."""
     value = format_entry(gradient)
     if gradient.status == "unknown" and gradient.shape is not None:
@@ -231,6 +226,6 @@ def entry_shape(gradient: Gradient) -> str:
     return f"{value} {escape(gradient.dtype or '')}" if unusual else value
 
 
-def entry_meaning(gradient: Gradient) -> str:
+def explain_gradient(gradient: Gradient) -> str:
     """What the entry stands for, and why it is None or unknown."""
     return ": ".join(part for part in (gradient.expression, gradient.reason) if part)

@@ -12,8 +12,8 @@ from drawn import dot_source
 from fxgrad.graph import BackwardGraph, HookKind, NodeKind
 from fxgrad.graph.text import escape
 from fxgrad.render import theme
-from fxgrad.render.labels import shorten
 from fxgrad.render.layout import render_dot
+from fxgrad.render.picture import shorten
 
 HOSTILE = [
     'a "quoted" name',
