@@ -50,7 +50,9 @@ class Verification:
         return not self.differences
 
     def __str__(self) -> str:
-        return "\n".join([self._summary(), *map(_difference_line, self.differences), *map(_unknown_line, self.unknown)])
+        return "\n".join(
+            [self._summary(), *map(_format_difference, self.differences), *map(_format_unknown, self.unknown)]
+        )
 
     def _repr_html_(self) -> str:
         import html
@@ -78,43 +80,43 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
     differences: list[Difference] = []
     unknown: list[Unknown] = []
     came: list[tuple[int, HookSite]] = []
-    for key, sites in _by_key(graph.sites).items():
-        for site, there in zip(sites, _shared_out(sites, seen.pop(key, [])), strict=True):
-            differences += _site_differences(site, there)
-            unknown += _open(site)
+    for key, sites in _group_by_key(graph.sites).items():
+        for site, there in zip(sites, _share_firings(sites, seen.pop(key, [])), strict=True):
+            differences += _compare_site(site, there)
+            unknown += _list_unknown(site)
             came += [(firing.order, site) for firing in there[:1] if firing.order is not None]
-    differences += _order_differences(came)
-    differences += _unforeseen(graph, seen)
+    differences += _compare_order(came)
+    differences += _list_unpredicted(graph, seen)
     entries = sum(len(site.grad_input) + len(site.grad_output) for site in graph.sites)
     return Verification(graph, tuple(differences), tuple(unknown), entries)
 
 
-def _site_differences(site: HookSite, seen: Sequence[Firing]) -> Iterator[Difference]:
+def _compare_site(site: HookSite, seen: Sequence[Firing]) -> Iterator[Difference]:
     if site.fires is not None and site.fires != bool(seen):
-        yield Difference(site, "fires", "fires" if site.fires else "does not fire", _times(len(seen)))
+        yield Difference(site, "fires", "fires" if site.fires else "does not fire", _format_times(len(seen)))
         return
     if site.times is not None and site.times != len(seen):
-        yield Difference(site, "times", _times(site.times), _times(len(seen)))
+        yield Difference(site, "times", _format_times(site.times), _format_times(len(seen)))
     if site.node is not None:  # else it attaches while backward recomputes
-        yield from dict.fromkeys([difference for firing in seen for difference in _firing_differences(site, firing)])
+        yield from dict.fromkeys([difference for firing in seen for difference in _compare_firing(site, firing)])
 
 
-def _firing_differences(site: HookSite, firing: Firing) -> Iterator[Difference]:
+def _compare_firing(site: HookSite, firing: Firing) -> Iterator[Difference]:
     if site.node != firing.node:
-        yield Difference(site, "node", _node_text(site.node), _node_text(firing.node))
-    yield from _entries(site, "grad_input", site.grad_input, firing.grad_input)
-    yield from _entries(site, "grad_output", site.grad_output, firing.grad_output)
+        yield Difference(site, "node", _format_node(site.node), _format_node(firing.node))
+    yield from _compare_entries(site, "grad_input", site.grad_input, firing.grad_input)
+    yield from _compare_entries(site, "grad_output", site.grad_output, firing.grad_output)
 
 
-def _node_text(node: int | None) -> str:
+def _format_node(node: int | None) -> str:
     return "no node of the graph" if node is None else f"node {node}"
 
 
-def _times(count: int) -> str:
+def _format_times(count: int) -> str:
     return "never" if count == 0 else "once" if count == 1 else f"{count} times"
 
 
-def _entries(
+def _compare_entries(
     site: HookSite, name: str, predicted: Sequence[Gradient], got: Sequence[Received | None]
 ) -> Iterator[Difference]:
     if site.node is None and site.fires is None:
@@ -123,14 +125,16 @@ def _entries(
         yield Difference(site, "length", f"{len(predicted)} in {name}", f"{len(got)} in {name}")
         return
     for gradient, received in zip(predicted, got, strict=True):
-        yield from _entry(site, f"{name}[{gradient.index}]", gradient, received)
+        yield from _compare_entry(site, f"{name}[{gradient.index}]", gradient, received)
 
 
-def _entry(site: HookSite, place: str, gradient: Gradient, received: Received | None) -> Iterator[Difference]:
+def _compare_entry(site: HookSite, place: str, gradient: Gradient, received: Received | None) -> Iterator[Difference]:
     if gradient.status == "unknown":
         return
     if (gradient.status == "none") != (received is None):
-        yield Difference(site, "none", f"{place} {_predicted_text(gradient)}", f"{place} {_received_text(received)}")
+        yield Difference(
+            site, "none", f"{place} {_format_predicted(gradient)}", f"{place} {_format_received(received)}"
+        )
         return
     if received is None:
         return
@@ -141,15 +145,15 @@ def _entry(site: HookSite, place: str, gradient: Gradient, received: Received | 
         yield Difference(site, "dtype", f"{place} {gradient.dtype}", f"{place} {dtype}")
 
 
-def _predicted_text(gradient: Gradient) -> str:
+def _format_predicted(gradient: Gradient) -> str:
     return "None" if gradient.status == "none" else f"a tensor {format_shape(gradient.shape)}"
 
 
-def _received_text(received: Received | None) -> str:
+def _format_received(received: Received | None) -> str:
     return "None" if received is None else f"a tensor {format_shape(received[0])}"
 
 
-def _open(site: HookSite) -> Iterator[Unknown]:
+def _list_unknown(site: HookSite) -> Iterator[Unknown]:
     if site.fires is None:
         yield Unknown(site, "fires", site.reason)
     for name, gradients in (("grad_input", site.grad_input), ("grad_output", site.grad_output)):
@@ -158,14 +162,14 @@ def _open(site: HookSite) -> Iterator[Unknown]:
                 yield Unknown(site, f"{name}[{gradient.index}]", gradient.reason or "")
 
 
-def _by_key(sites: Sequence[HookSite]) -> dict[_Key, list[HookSite]]:
+def _group_by_key(sites: Sequence[HookSite]) -> dict[_Key, list[HookSite]]:
     found: dict[_Key, list[HookSite]] = {}
     for site in sites:
         found.setdefault((site.hook.id, site.call), []).append(site)
     return found
 
 
-def _shared_out(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list[list[Firing]]:
+def _share_firings(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list[list[Firing]]:
     """What each of the sites that one hook has at one call takes of its firings: one on its node, if there is one, else
     the next. All that are left belong to a site of which nothing is certain, else to the last."""
     if len(sites) == 1:
@@ -181,34 +185,34 @@ def _shared_out(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list[li
     return shares
 
 
-def _order_differences(came: Sequence[tuple[int, HookSite]]) -> Iterator[Difference]:
+def _compare_order(came: Sequence[tuple[int, HookSite]]) -> Iterator[Difference]:
     """Nothing is said about order where nothing is said about firing, nor where a hook may be called before its turn."""
     really = [site for _, site in sorted(came, key=lambda first: first[0]) if site.fires and site.times is not None]
     predicted = sorted(really, key=lambda site: -1 if site.order is None else site.order)
     for rank, (expected, site) in enumerate(zip(predicted, really, strict=True)):
         if expected is not site:
-            yield Difference(site, "order", f"{_site_text(expected)} as number {rank}", f"{_site_text(site)}")
+            yield Difference(site, "order", f"{_format_site(expected)} as number {rank}", f"{_format_site(site)}")
 
 
-def _unforeseen(graph: BackwardGraph, left: dict[_Key, list[Firing]]) -> Iterator[Difference]:
+def _list_unpredicted(graph: BackwardGraph, left: dict[_Key, list[Firing]]) -> Iterator[Difference]:
     """Firings of a hook at a call for which there is no site, or of a hook that has none."""
     for (hook_id, call), firings in left.items():
         sites = [site for site in graph.sites if site.hook.id == hook_id]
         if any(site.fires is None for site in sites):
             continue
         site = HookSite(graph.hooks[hook_id], call, firings[0].node, None, (), (), None, None, None, _NOT_PREDICTED)
-        yield Difference(site, "fires", "no site there", _times(len(firings)))
+        yield Difference(site, "fires", "no site there", _format_times(len(firings)))
 
 
-def _site_text(site: HookSite) -> str:
+def _format_site(site: HookSite) -> str:
     place = site.call or (f"node {site.node}" if site.node is not None else "no place")
     return f"{format_hook(site.hook)} at {escape(place)}"
 
 
-def _difference_line(difference: Difference) -> str:
-    site = _site_text(difference.site)
+def _format_difference(difference: Difference) -> str:
+    site = _format_site(difference.site)
     return f"  wrong {difference.what}: {site}: predicted {difference.predicted}, got {difference.got}"
 
 
-def _unknown_line(unknown: Unknown) -> str:
-    return f"  unknown {unknown.what}: {_site_text(unknown.site)}: {escape(unknown.reason)}"
+def _format_unknown(unknown: Unknown) -> str:
+    return f"  unknown {unknown.what}: {_format_site(unknown.site)}: {escape(unknown.reason)}"

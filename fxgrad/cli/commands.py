@@ -17,7 +17,7 @@ from fxgrad.cli.options import (
     with_target,
     with_targets,
 )
-from fxgrad.cli.output import File, check_distinct, progress, say_written, show, write_files
+from fxgrad.cli.output import File, announce_file, check_distinct, progress, show, write_files
 from fxgrad.errors import FxgradError, UsageError
 from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.graph.records import BACKWARD_APIS
@@ -115,7 +115,7 @@ def report(options: TargetOptions, *, svg: str | None, json: str | None, markdow
     show(shown)
     wanted = ((svg, trace.draw), (json, trace.to_json), (markdown, trace.to_markdown))
     write_files([File(path, make) for path, make in wanted if path is not None])
-    return _status(shown.findings, strict=strict)
+    return _find_status(shown.findings, strict=strict)
 
 
 @fxgrad.command(
@@ -165,7 +165,7 @@ def explain(
         with contain_user_code("tracing", options):
             shown = api.probe_target(options, _THE_MODEL if module is None else module, kind).explanations
     show(shown.to_json() if json else shown)
-    return _status(shown.findings, strict=strict)
+    return _find_status(shown.findings, strict=strict)
 
 
 def _check_plain(options: TargetOptions, hook: str, *, order: bool) -> None:
@@ -202,7 +202,7 @@ def draw(options: TargetOptions, *, output: str, depth: int | None, module: str 
         trace = api.trace_target(options)
     with progress(f"drawing {output}"):
         trace.draw(output, depth=depth, hooks_only=hooks_only, module=module)
-    say_written(output)
+    announce_file(output)
     return 0
 
 
@@ -296,7 +296,7 @@ def rule(code: str) -> int:
     return 0
 
 
-def _status(findings: Iterable[Explanation], *, strict: bool) -> int:
+def _find_status(findings: Iterable[Explanation], *, strict: bool) -> int:
     grave = any(finding.severity in ("warning", "error") for finding in findings)
     return _FOUND if strict and grave else 0
 

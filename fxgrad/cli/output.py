@@ -127,22 +127,22 @@ def write_files(files: Sequence[File]) -> None:
         except OutputError as error:
             errors.append(error)
     if errors:
-        raise _with_the_others(errors, written)
+        raise _join_errors(errors, written)
 
 
 def _write(file: File) -> None:
     from fxgrad.render.files import write_file
 
     write_file(file.make().encode(errors="backslashreplace"), file.path)
-    say_written(file.path)
+    announce_file(file.path)
 
 
-def say_written(path: str) -> None:
+def announce_file(path: str) -> None:
     """Say on stderr that a file was written."""
     click.echo(f"wrote {escape(path)}", err=True)
 
 
-def _with_the_others(errors: Sequence[OutputError], written: Sequence[str]) -> OutputError:
+def _join_errors(errors: Sequence[OutputError], written: Sequence[str]) -> OutputError:
     first = errors[0]
     also = "".join(f"\n{error.given}" for error in errors[1:])
     others = f"\nwritten: {', '.join(map(escape, written))}" if written else ""

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = fxgrad.main(list(arguments), prog_name="fxgrad", standalone_mode=False, obj=cli_context)
         return int(status or 0)
     except click.ClickException as error:
-        return _report(_usage_error(error), debug=False)
+        return _report(_make_usage_error(error), debug=False)
     except FxgradError as error:
         return _report(error, debug=cli_context.debug)
     except click.Abort:
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, ImportError) and "torch" not in sys.modules:
-            return _report(_no_torch(error), debug=cli_context.debug)
-        _report(_own_mistake(error), debug=cli_context.debug)
+            return _report(_make_torch_error(error), debug=cli_context.debug)
+        _report(_make_own_error(error), debug=cli_context.debug)
         return OWN_MISTAKE
 
 
@@ -75,7 +75,7 @@ def _report(error: FxgradError, *, debug: bool) -> int:
     return error.exit_status
 
 
-def _usage_error(error: click.ClickException) -> UsageError:
+def _make_usage_error(error: click.ClickException) -> UsageError:
     """What click says, in the shape of all errors."""
     context = getattr(error, "ctx", None)
     if context is None:
@@ -84,7 +84,7 @@ def _usage_error(error: click.ClickException) -> UsageError:
     return UsageError(error.format_message(), usage, f"{context.command_path} --help")
 
 
-def _no_torch(error: ImportError) -> FxgradError:
+def _make_torch_error(error: ImportError) -> FxgradError:
     from fxgrad.graph.text import escape_unprintable
 
     return FxgradError(
@@ -94,7 +94,7 @@ def _no_torch(error: ImportError) -> FxgradError:
     )
 
 
-def _own_mistake(error: Exception) -> FxgradError:
+def _make_own_error(error: Exception) -> FxgradError:
     said = traceback.format_exception_only(type(error), error)[-1].strip()
     return FxgradError(
         f"fxgrad itself failed: {said}",
@@ -106,10 +106,10 @@ def _own_mistake(error: Exception) -> FxgradError:
 def _print_error(text: str) -> None:
     """Write to stderr, which may be closed. Characters that a terminal would obey are escaped."""
     with contextlib.suppress(OSError, ValueError):
-        print("".join(map(_harmless, text)), file=sys.stderr)
+        print("".join(map(_escape_character, text)), file=sys.stderr)
 
 
-def _harmless(char: str) -> str:
+def _escape_character(char: str) -> str:
     if char.isprintable() or char in "\n\t":
         return char
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
