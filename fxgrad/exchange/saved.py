@@ -106,7 +106,7 @@ def _share_equal_parts() -> Callable[[dict[str, Any]], Any]:
 
 def _find_shared_kind(entry: dict[str, Any]) -> type[Record] | None:
     """Which of these records an object is, by its keys. A wrong answer does no harm: the whole graph is checked later."""
-    if "device" in entry and "dtype" in entry:
+    if "device" in entry and "dtype" in entry:  # GraphInfo has a device as well
         return TensorMeta
     if "file" in entry:
         return Source

@@ -47,7 +47,7 @@ def lint(graph: GraphRecords) -> None:
     Raises `GraphLintError` with the first 20 problems found, each naming its record and the rule.
     """
     problems = find_structural_problems(graph)
-    first = next(problems, None)
+    first = next(problems, None)  # where the structure is broken, the look-ups of the other rules would raise
     problems = _find_contradictions(graph) if first is None else chain((first,), problems)
     found = list(islice(problems, MOST_PROBLEMS + 1))
     if found:

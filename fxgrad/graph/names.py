@@ -14,7 +14,6 @@ from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.records import Edge, ModuleCall, Node, NodeKind, Path, Source, TensorRef, Value
 from fxgrad.graph.text import escape, format_argument, format_path, join_words
 
-_MOST_VIEWS = 6
 _LONGEST_ARGUMENTS = 60
 _MOST_LABELS = 6
 
@@ -92,13 +91,11 @@ def name_call(graph: GraphRecords, call: ModuleCall, *, seen_from: str | None = 
 
 def _format_arguments(graph: GraphRecords, node: Node, *, call: str | None, depth: int, width: int) -> list[str]:
     view = _is_view(node.schema) and len([edge for edge in node.edges if edge.next_node is not None]) == 1
-    left = depth if view else depth - 1
-    if left < 0 or (view and depth < -_MOST_VIEWS):
+    # the last level names no arguments, but what a view is of: weight.t()
+    if depth < (0 if view else 1):
         return ["…"]
     shown = [
-        format_expression(graph, edge, call=call, depth=left if not view else depth - 1, width=width)
-        or edge.argument
-        or "…"
+        format_expression(graph, edge, call=call, depth=depth - 1, width=width) or edge.argument or "…"
         for edge in node.edges[:width]
     ]
     return [*shown, "…"] if len(node.edges) > width else shown

@@ -82,6 +82,7 @@ class HookCalls:
         yield from hooks.at(HookMoment.RETAIN_GRAD)
         if self._simulation.schedule.runs[node]:
             yield from hooks.at(HookMoment.PRE_HOOK)
+        # what a backward inside this one calls has no order of its own: it comes where the first of them starts
         if self._simulation.nesting and self._simulation.nesting[0].id == node:
             yield from sorted(self._recomputed)
             yield from sorted(self._miscounted)

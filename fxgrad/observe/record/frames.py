@@ -64,7 +64,7 @@ def read_stack(frame: FrameType | None, limit: FrameType | None, around: Stack =
     while frame is not None and frame is not limit:
         code = frame.f_code
         file = code.co_filename
-        try:
+        try:  # in line: this loop goes through every frame of every recorded call
             users = kinds[file]
         except KeyError:
             users = kinds[file] = _kind(file)

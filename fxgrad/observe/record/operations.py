@@ -293,6 +293,7 @@ class OpRecorder:
         *,
         needs_result: bool,
     ) -> Any:
+        # a mode that the run itself has entered: the calls alone would not compute the same without it
         if self.refusal is None and (_count_dispatch_modes() > self._dispatch_modes or _read_modes() != self._modes):
             self._refuse_modes()
         arguments: list[OpArgument] = []
@@ -321,7 +322,7 @@ class OpRecorder:
 
     def _add(self, event: OpEvent) -> None:
         cursor = self._cursor
-        event.stack = read_stack(sys._getframe(3), cursor.limit, cursor.stack)
+        event.stack = read_stack(sys._getframe(3), cursor.limit, cursor.stack)  # without the recorder's own
         event.module_call = cursor.call
         event.in_loss = cursor.in_loss
         if cursor.checkpoints:
@@ -353,10 +354,8 @@ class OpRecorder:
         return kind([self._freeze(member, found, depth + 1) for member in value])
 
     def _find_lists(self, event: OpEvent, arguments: Sequence[OpArgument]) -> Sequence[TensorList]:
-        lists: list[tuple[str | None, Any]] = [
-            (None, value) for value in event.args if type(value) in (list, tuple) and value
-        ]
-        lists += [(name, value) for name, value in event.kwargs.items() if type(value) in (list, tuple) and value]
+        given: list[tuple[str | None, Any]] = [*[(None, value) for value in event.args], *event.kwargs.items()]
+        lists = [(name, value) for name, value in given if type(value) in (list, tuple) and value]
         if not lists:
             return ()
         known = {id(argument.tensor): argument for argument in arguments}

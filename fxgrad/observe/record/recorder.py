@@ -128,7 +128,7 @@ class Recorder:
             result = call_impl(module, *args, **kwargs)
             call.completed = True
         except BaseException as error:
-            if self.failure is None or self.failure[0] is not error:
+            if self.failure is None or self.failure[0] is not error:  # else a call inside has raised it
                 self.failure = (error, call)
             raise
         finally:
@@ -176,7 +176,7 @@ class Recorder:
         module = call.module
         if not (module._forward_pre_hooks or module_hooks._global_forward_pre_hooks):
             return None
-        key = -1 - call.number
+        key = -1 - call.number  # PyTorch counts its keys from 0 up (RemovableHandle.next_id, torch/utils/hooks.py)
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.ignores_this_thread():
