@@ -117,12 +117,12 @@ def execute(
             output = run_forward(run, loss)
         traced, observed, hooks = run.trace_live(output.value, output.found)
         graph = traced.graph if called is None else called(traced.graph)
-        with preserve(model, (args, kwargs, *_with_gradients(observed, hooks))):
+        with preserve(model, (args, kwargs, *_list_tensors_with_gradient(observed, hooks))):
             firings = _backward(EngineCall(observed, graph), hooks, watch)
     return Executed(graph, firings)
 
 
-def _with_gradients(observed: ObservedGraph, hooks: HookRecords) -> list[torch.Tensor]:
+def _list_tensors_with_gradient(observed: ObservedGraph, hooks: HookRecords) -> list[torch.Tensor]:
     """The tensors that backward will give a gradient: leaves, and those that retain theirs."""
     leaves = [node.variable for node in observed.leaves.values()]  # type: ignore[attr-defined]
     retaining = [
@@ -149,7 +149,7 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
             stack.enter_context(_put_in(spy, slot))
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind.on_several_tensors:
-                stack.enter_context(_spied_multi_grad(log, rank, hook))
+                stack.enter_context(_put_in_closure(log, rank, hook))
         _run(call, log, retain_graph=True)
         log.note_retained()
     return tuple(log.firings)
@@ -282,7 +282,7 @@ def _put_in(spy: _Spy, slot: HookSlot) -> Iterator[None]:
 
 
 @contextmanager
-def _spied_multi_grad(log: _Log, rank: int, hook: LiveHook) -> Iterator[None]:
+def _put_in_closure(log: _Log, rank: int, hook: LiveHook) -> Iterator[None]:
     """The user's function sits in a closure cell of the tensor hooks (torch/autograd/graph.py)."""
     inner = hook.inner
     cell = inner.__closure__[inner.__code__.co_freevars.index("fn")]

@@ -24,7 +24,7 @@ from fxgrad.observe.build import build_graph, device_of, graph_info
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.registrations import RegistrationWatch
-from fxgrad.observe.hooks.search import HookSearch, existing_hooks
+from fxgrad.observe.hooks.search import HookSearch, list_hooks
 from fxgrad.observe.hooks.tables import hooks_on_tensor
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
@@ -193,7 +193,7 @@ class ModelRun:
             if arguments is not None:
                 self._name_inputs(arguments)
             known = [named.tensor for named in self._tensor_names.named.values()]
-            self._earlier = existing_hooks(self._module_names.modules.values(), known)
+            self._earlier = list_hooks(self._module_names.modules.values(), known)
             self.recorder = Recorder(
                 self._metas, known, hooks_on=hooks_on_tensor, detaches_nested=_detaches_nested, memory=memory
             )

@@ -13,7 +13,7 @@ torch/csrc/autograd/function.h), so the recorded call of the node's own function
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ class Operands:
 
     def _with_saved(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
-        if raw is None or is_a(raw, tuple) or _may_have_hook(raw):
+        if raw is None or is_a(raw, tuple) or may_run_unpack_hook(raw):
             return edge
         try:
             saved = getattr(live, f"_saved_{edge.argument}")
@@ -128,9 +128,13 @@ def _function_name(schema: str | None) -> str | None:
     return None if schema is None else schema.partition("(")[0].rpartition("::")[2].partition(".")[0]
 
 
-def _may_have_hook(raw: Any) -> bool:
-    """Whether unpacking may run the user's hook: torch 2.9 does not tell."""
-    return getattr(raw, "unpack_hook", NotImplemented) is not None
+def may_run_unpack_hook(raw: Any) -> bool:
+    """Whether unpacking what a node saved runs a hook of the user's, or may: torch 2.9 does not tell.
+
+    `raw` is what the node shows as ``_raw_saved_<argument>``: a SavedTensor, a tuple of them for a list, or None.
+    """
+    several = raw if is_a(raw, tuple) else (raw,)
+    return any(one is not None and getattr(one, "unpack_hook", NotImplemented) is not None for one in several)
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
@@ -163,21 +167,21 @@ def find_overwritten(
 def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:
     """The function calls, by number, of which an argument or a result shares memory with what was changed later."""
     changed: dict[object, int] = {}
-    for number, seen in enumerate(calls):
-        changed.update((_storage_of(earlier.tensor), number) for earlier in seen.changes)
+    for number, event in enumerate(calls):
+        changed.update((_storage_of(earlier.tensor), number) for earlier in event.changes)
     changed.pop(None, None)
     if not changed:
         return frozenset()
     return frozenset(
         number
-        for number, seen in enumerate(calls)
-        if any(changed.get(_storage_of(tensor), -1) > number for tensor in _tensors_of(seen))
+        for number, event in enumerate(calls)
+        if any(changed.get(_storage_of(tensor), -1) > number for tensor in _tensors_of(event))
     )
 
 
-def _tensors_of(seen: OpEvent) -> Iterator[torch.Tensor]:
-    yield from (result.tensor for result in seen.results)
-    yield from (tensor for _, tensor in tensors_in((seen.args, seen.kwargs)).tensors)
+def _tensors_of(event: OpEvent) -> Iterator[torch.Tensor]:
+    yield from (result.tensor for result in event.results)
+    yield from (tensor for _, tensor in tensors_in((event.args, event.kwargs)).tensors)
 
 
 def _storage_of(tensor: torch.Tensor) -> object:
@@ -195,16 +199,9 @@ def _changed_since_saved(node: AutogradNode) -> tuple[str, ...]:
 
 def _is_changed(node: AutogradNode, name: str) -> bool:
     try:
-        if _has_hooks(getattr(node, _RAW + name)):
+        if may_run_unpack_hook(getattr(node, _RAW + name)):
             return False
         getattr(node, _SAVED + name)
     except RuntimeError as error:  # freed by an earlier backward, or changed
         return _CHANGED in str(error)
     return False
-
-
-def _has_hooks(raw: object) -> bool:
-    """Whether hooks would run, or may: torch 2.9 does not tell."""
-    several: Iterable[object] = raw if isinstance(raw, tuple) else (raw,)
-    saved = [each for each in several if isinstance(each, torch._C._autograd.SavedTensor)]
-    return any(not hasattr(each, "unpack_hook") or each.unpack_hook is not None for each in saved)

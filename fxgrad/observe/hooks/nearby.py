@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node as AutogradNode
 
+from fxgrad.observe.autograd.operands import may_run_unpack_hook
 from fxgrad.observe.real_types import is_a
 
 _MOST_OBJECTS = 50_000
@@ -106,15 +107,11 @@ def _list_saved(nodes: Iterable[AutogradNode]) -> Iterator[torch.Tensor]:
         for raw_name, name in names[kind]:
             try:
                 raw = getattr(node, raw_name)
-                if all(_has_no_hook(one) for one in (raw if type(raw) is tuple else (raw,))):
+                if not may_run_unpack_hook(raw):
                     saved = getattr(node, name)
                     yield from [one for one in (saved if type(saved) is tuple else (saved,)) if is_a(one, torch.Tensor)]
             except RuntimeError:  # freed by an earlier backward, or changed in place since
                 continue
-
-
-def _has_no_hook(raw: Any) -> bool:
-    return raw is None or getattr(raw, "unpack_hook", NotImplemented) is None  # torch 2.9 does not tell
 
 
 def _list_variables() -> Iterator[list[Any]]:

@@ -27,12 +27,12 @@ from fxgrad.observe.hooks.tables import (
     LiveHook,
     NodeTables,
     backward_hook_behind,
+    gather_multi_grad_hooks,
     has_hooks,
     hooks_on_module,
     hooks_on_modules,
     hooks_on_tensor,
     legacy_hook_behind,
-    with_multi_grad_hooks,
 )
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
@@ -50,7 +50,7 @@ _ON_TENSORS = (
 _ON_NODES = "hooks that Node.register_hook put on other nodes than leaves' are looked for with node_hooks=True"
 
 
-def existing_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:
+def list_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:
     """The hooks on modules and tensors, and the global ones, as they are now."""
     found = list(hooks_on_modules(modules))
     for tensor in tensors:
@@ -142,13 +142,13 @@ class HookSearch:
         self._add_all(earlier)
         self._add_all([] if observed.recorder is None else observed.recorder.log.hooks)
         self._add_all(hooks_on_modules(observed.module_names.modules.values()))
-        self._add_all(self._carried())
-        self._add_all(self._registered_on_tensors())
-        self._add_all(self._on_tensors())
+        self._add_all(self._list_carried())
+        self._add_all(self._list_registered_on_tensors())
+        self._add_all(self._list_on_tensors())
         self._look_at_nodes()
-        self._add_all(self._on_nodes_out_of_reach())
-        self._add_all(self._registered_on_other_nodes())
-        self.hooks = self._finished()
+        self._add_all(self._list_on_nodes_out_of_reach())
+        self._add_all(self._list_registered_on_other_nodes())
+        self.hooks = self._finish()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ class HookSearch:
     def _add(self, hook: LiveHook) -> LiveHook:
         return self._found.setdefault(hook.key, hook)
 
-    def _finished(self) -> list[LiveHook]:
+    def _finish(self) -> list[LiveHook]:
         """In the order of registration; retain_grad makes no handle and comes last."""
         for hook in self._found.values():
             hook.active = hook.kind is HookKind.RETAIN_GRAD or hook.number in hook.table
@@ -174,7 +174,7 @@ class HookSearch:
             if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None:
                 self._settle_retained(hook, hook.tensor)
         ordered = sorted(self._found.values(), key=lambda hook: hook.number)
-        return with_multi_grad_hooks(ordered, self._nearby.tensors, may_be_on_more=self._observed.upstream != set())
+        return gather_multi_grad_hooks(ordered, self._nearby.tensors, may_be_on_more=self._observed.upstream != set())
 
     def _settle_retained(self, hook: LiveHook, tensor: torch.Tensor) -> None:
         """retain_grad follows its tensor when that is changed in place."""
@@ -185,7 +185,7 @@ class HookSearch:
 
     # Modules and tensors
 
-    def _carried(self) -> Iterator[LiveHook]:
+    def _list_carried(self) -> Iterator[LiveHook]:
         """Hooks that were removed again, but that a call took along."""
         for call in self._calls():
             for kind, number, function, table in call.hooks:
@@ -195,7 +195,7 @@ class HookSearch:
         recorder = self._observed.recorder
         return [] if recorder is None else recorder.module_calls
 
-    def _registered_on_tensors(self) -> Iterator[LiveHook]:
+    def _list_registered_on_tensors(self) -> Iterator[LiveHook]:
         for made in self._registrations.values():
             if made.tensor is not None and made.function is not None:
                 after = made.table is getattr(made.tensor, "_post_accumulate_grad_hooks", None)
@@ -211,7 +211,7 @@ class HookSearch:
         origin = origin_of(tensor)
         return origin if tensor._backward_hooks is table else None
 
-    def _on_tensors(self) -> Iterator[LiveHook]:
+    def _list_on_tensors(self) -> Iterator[LiveHook]:
         for tensor in self._observed.known_tensors():
             if has_hooks(tensor):
                 yield from hooks_on_tensor(tensor)
@@ -233,20 +233,22 @@ class HookSearch:
     # Nodes
 
     def _look_at_nodes(self) -> None:
-        legacy = self._legacy_expected()
+        legacy = self._expect_legacy()
         full = {id(call.backward_hook): call for call in self._calls() if call.backward_hook is not None}
         if RemovableHandle.next_id == 0:  # this process has never registered a hook
             return
-        nodes = self._observed.walked.order if self._every_node or self._on_unknown_nodes() else self._likely_nodes()
+        nodes = self._observed.walked.order if self._every_node or self._is_on_unknown_nodes() else self._likely_nodes()
         for node, table, pre_table in _tables_on(nodes):
             if table is not None:
                 self._tables[id(table)] = HookKind.NODE, node
             if pre_table is not None:
                 self._tables[id(pre_table)] = HookKind.NODE_PRE, node
-            self.post_hooks[node] = list(self._post_hooks(node, table or {}, legacy.get(node, []), full))
-            self.pre_hooks[node] = [self._on_node(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()]
+            self.post_hooks[node] = list(self._find_post_hooks(node, table or {}, legacy.get(node, []), full))
+            self.pre_hooks[node] = [
+                self._make_node_slot(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()
+            ]
 
-    def _on_nodes_out_of_reach(self) -> Iterator[LiveHook]:
+    def _list_on_nodes_out_of_reach(self) -> Iterator[LiveHook]:
         """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
@@ -282,7 +284,7 @@ class HookSearch:
         named = zip(observed.walked.order, observed.walked.names, strict=True)
         return [node for node, name in named if name in _OFTEN_HOOKED or node in hooked]
 
-    def _on_unknown_nodes(self) -> bool:
+    def _is_on_unknown_nodes(self) -> bool:
         """Whether a hook is on some node, and nothing says on which: one registered while recording, or a legacy hook
         that a call before left there. A module says for good that it had legacy hooks."""
         modules = [*self._observed.module_names.modules.values(), *self._nearby.modules]
@@ -292,7 +294,7 @@ class HookSearch:
         )
         return legacy_before or any(made.on_node for made in self._registrations.values())
 
-    def _legacy_expected(self) -> dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]]:
+    def _expect_legacy(self) -> dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]]:
         """The legacy hooks on each node, in the order in which the calls that put them there ended."""
         expected: dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]] = {}
         for call in sorted(self._calls(), key=lambda call: call.finished):
@@ -303,7 +305,7 @@ class HookSearch:
                     expected.setdefault(origin[0], []).append((hook, call))
         return expected
 
-    def _post_hooks(
+    def _find_post_hooks(
         self,
         node: AutogradNode,
         table: Any,
@@ -320,9 +322,9 @@ class HookSearch:
                     self.unrecorded_calls.add(*behind, node)
                 yield from self._full_slots(*behind, call)
             else:
-                yield self._on_node(HookKind.NODE, node, table, key)
+                yield self._make_node_slot(HookKind.NODE, node, table, key)
 
-    def _on_node(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> HookSlot:
+    def _make_node_slot(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> HookSlot:
         return HookSlot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
 
     def _legacy_slot(
@@ -364,7 +366,7 @@ class HookSearch:
             return self._add(LiveHook(kind, LAST, _Unseen(place, key), function, module=module))
         return self._add(same[_equals_before(place, key) % len(same)])
 
-    def _registered_on_other_nodes(self) -> Iterator[LiveHook]:
+    def _list_registered_on_other_nodes(self) -> Iterator[LiveHook]:
         """Hooks on nodes that the roots do not reach, and those that were removed again."""
         for made in self._registrations.values():
             if made.on_node and made.function is not None:

@@ -158,7 +158,7 @@ def backward_hook_behind(function: Any) -> tuple[BackwardHook, str] | None:
     return hook, "output" if name == _OUTPUT_HOOK else "input"
 
 
-def with_multi_grad_hooks(
+def gather_multi_grad_hooks(
     hooks: Iterable[LiveHook], others: Sequence[torch.Tensor] = (), *, may_be_on_more: bool = False
 ) -> list[LiveHook]:
     """The same hooks, with the tensor hooks that one multi-grad hook put on its tensors gathered into one.
