@@ -84,10 +84,10 @@ def _explain_errors() -> Iterator[None]:
         finding = explain_missing_grad(error.graph)
         raise TargetError(f"{error.given}. {finding.because} ({finding.code})", error.allowed, finding.fix) from error
     except TargetError as error:
-        from fxgrad.observe.record.frames import message_of
+        from fxgrad.observe.record.frames import format_message
         from fxgrad.rules import explain_error
 
-        known = None if error.__cause__ is None else explain_error(message_of(error.__cause__))
+        known = None if error.__cause__ is None else explain_error(format_message(error.__cause__))
         if known is None:
             raise
         given = f"{error.given}\n{known.because} ({known.code})"
@@ -98,22 +98,24 @@ def _trace_emulated(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], Any] | None, device: str
 ) -> Trace:
     from fxgrad.emulated import run_in_fork
-    from fxgrad.observe.record.names import TensorNames, path_finder, tensor_finder
+    from fxgrad.observe.record.names import TensorNames, make_path_finder, make_tensor_finder
     from fxgrad.observe.run import observe_forward
     from fxgrad.observe.target.devices import run_moved_model
 
     observe = partial(observe_forward, model, loss=loss)
     graph = run_in_fork(lambda: run_moved_model(model, args, kwargs, observe, device=device).graph, BackwardGraph)
-    return Trace(predict(graph), path_of_module=path_finder(model), name_of_tensor=tensor_finder(TensorNames(model)))
+    return Trace(
+        predict(graph), path_of_module=make_path_finder(model), name_of_tensor=make_tensor_finder(TensorNames(model))
+    )
 
 
 def _make_trace(traced: TracedRun, model: Any) -> Trace:
-    from fxgrad.observe.record.names import path_finder
+    from fxgrad.observe.record.names import make_path_finder
 
     return Trace(
         predict(traced.graph),
         forward=traced.forward,
-        path_of_module=path_finder(model),
+        path_of_module=make_path_finder(model),
         name_of_tensor=traced.name_of_tensor,
     )
 

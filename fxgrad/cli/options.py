@@ -134,8 +134,8 @@ def contain_user_code(doing: str, options: TargetOptions) -> Iterator[None]:
         try:
             yield
         except SystemExit as error:
-            from fxgrad.observe.record.frames import user_traceback
+            from fxgrad.observe.record.frames import format_user_traceback
 
             allowed = "a target that runs without leaving Python"
             given = f"SystemExit while {what}"
-            raise TargetError(given, allowed, "take the exit out", user_traceback(error)) from error
+            raise TargetError(given, allowed, "take the exit out", format_user_traceback(error)) from error

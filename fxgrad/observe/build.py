@@ -37,13 +37,13 @@ from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.search import full_hook_setup
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
-from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, backward_kind
+from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_backward_kind
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
-from fxgrad.observe.record.frames import source_of
-from fxgrad.observe.record.names import argument_names, table_of
+from fxgrad.observe.record.frames import find_stack_source
+from fxgrad.observe.record.names import get_table, list_argument_names
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import is_leaf, origin_of
+from fxgrad.observe.record.tensors import is_leaf, read_origin
 from fxgrad.version import __version__
 
 _LONGEST_ARGUMENTS = 2_000
@@ -139,8 +139,8 @@ def _module_record(module: nn.Module, observed: ObservedGraph, hooks: HookRecord
     names = observed.module_names
     path, *aliases = names.paths[id(module)]
     prefix = f"{path}." if path else ""
-    kind = backward_kind(module)
-    parameters = table_of(module, "_parameters").items()
+    kind = find_backward_kind(module)
+    parameters = get_table(module, "_parameters").items()
     return Module(
         path=path,
         aliases=tuple(aliases),
@@ -198,8 +198,8 @@ def _call_record(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords)
         output_hook_node=observed.node_id(call.output_hook_node),
         full_hook=None if call.backward_hook is None else full_hook_setup(call.backward_hook),
         checkpointed=call.checkpointed,
-        argument_names=argument_names(call.module, len(call.args)),
-        source=source_of(call.stack),
+        argument_names=list_argument_names(call.module, len(call.args)),
+        source=find_stack_source(call.stack),
         on_source_line=call.stack.direct,
     )
 
@@ -238,7 +238,7 @@ def _variables(observed: ObservedGraph) -> Iterator[Variable]:
     for named in filter(observed.is_variable, observed.tensor_names.named.values()):
         tensor = named.tensor
         has_node = tensor.requires_grad and id(tensor) not in observed.leaves
-        node, slot = observed.find_slot(tensor, origin_of(tensor) if has_node else None)
+        node, slot = observed.find_slot(tensor, read_origin(tensor) if has_node else None)
         yield Variable(
             name=named.name,
             aliases=tuple(named.aliases),
@@ -269,7 +269,7 @@ def _fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[FxNode
             target=fx_node._pretty_print_target(fx_node.target),
             args_text=_arguments_text(fx_node),
             modules=() if event is None else tuple(_running_calls(event.module_call, observed)),
-            source=None if event is None else source_of(event.stack),
+            source=None if event is None else find_stack_source(event.stack),
             meta=tuple([result.meta for result in origin.results]),
             sequence_window=origin.window,
             changes=() if own is None else tuple(_values_before(fx_node, own, forward)),
@@ -291,7 +291,7 @@ def _host_reads(
     for function, tensor, stack, call in () if observed.recorder is None else observed.recorder.ops.host_reads:
         value = forward.value_of(tensor)
         if value is not None:
-            read = Taken(function, source_of(stack), observed.call_id(call))
+            read = Taken(function, find_stack_source(stack), observed.call_id(call))
             (asked if function == ASKS else taken)[value.fx_node].append(read)
     return taken, asked
 

@@ -31,7 +31,7 @@ from fxgrad.observe.hooks.search import HookSlot
 from fxgrad.observe.hooks.tables import LiveHook
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.frames import UserCode, message_of, user_traceback
+from fxgrad.observe.record.frames import UserCode, format_message, format_user_traceback
 from fxgrad.observe.restore import preserve
 from fxgrad.observe.run import check_model, claim_process, collect_warnings, record_run, run_forward
 
@@ -170,10 +170,10 @@ def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
 
 def _make_error(observed: ObservedGraph, log: _Log, error: BaseException) -> TargetError:
     return TargetError(
-        f"{log.culprit(error)} raised {escape(type(error).__name__)}: {message_of(error)}",
+        f"{log.culprit(error)} raised {escape(type(error).__name__)}: {format_message(error)}",
         "a backward that runs, with hooks that do not raise",
         "call backward() on " + ", ".join(format_path(path) for path in observed.root_paths[:3]) + " by itself",
-        user_traceback(error),
+        format_user_traceback(error),
     )
 
 

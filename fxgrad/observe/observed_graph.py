@@ -18,7 +18,7 @@ from fxgrad.observe.autograd.provenance import Ownership
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, name_of, walk
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.forward_graph import ForwardGraph
-from fxgrad.observe.record.frames import message_of
+from fxgrad.observe.record.frames import format_message
 from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf
@@ -142,7 +142,7 @@ def _gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
         edge = get_gradient_edge(tensor)
     except RuntimeError as error:
         raise TargetError(
-            f"backward cannot start from {format_path(path)}: {message_of(error)}",
+            f"backward cannot start from {format_path(path)}: {format_message(error)}",
             "outputs of which PyTorch tells the grad_fn",
             "return a clone() of it" if is_leaf(tensor) else "change a clone() of it instead of itself",
         ) from error

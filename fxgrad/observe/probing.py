@@ -23,8 +23,8 @@ from fxgrad.observe.autograd.python_code import find_source
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import NEVER_ENDS, next_sequence_nr
-from fxgrad.observe.record.frames import message_of
-from fxgrad.observe.record.names import module_paths, modules_of
+from fxgrad.observe.record.frames import format_message
+from fxgrad.observe.record.names import list_module_paths, list_modules
 from fxgrad.observe.run import check_model, observe_forward
 
 _FLAG = "_is_full_backward_hook"
@@ -83,7 +83,7 @@ def _run_with_hook(
             with registering.watching():
                 _register(place, kind)
         except Exception as error:  # a class may override the registering function, and raise anything
-            return f"{kind.value} raises {type(error).__name__}: {message_of(error)}"
+            return f"{kind.value} raises {type(error).__name__}: {format_message(error)}"
         try:
             return run()
         except NothingRequiresGradError:
@@ -123,7 +123,7 @@ def _not_repeatable(given: str) -> TargetError:
 def _find_module(model: nn.Module, graph: BackwardGraph, module: str | nn.Module) -> tuple[str, nn.Module]:
     if is_a(module, str):
         path = find_module_path(graph, module)
-        found = next((held for known, held in module_paths(model) if known == path), None)
+        found = next((held for known, held in list_module_paths(model) if known == path), None)
         if found is None:
             raise UsageError(
                 f"a hook on {escape(path)}, which the model does not hold",
@@ -131,7 +131,7 @@ def _find_module(model: nn.Module, graph: BackwardGraph, module: str | nn.Module
                 "make it an attribute, or put it into an nn.ModuleList",
             )
         return path, found
-    known_path = next((known for known, held in module_paths(model) if held is module), None)
+    known_path = next((known for known, held in list_module_paths(model) if held is module), None)
     if known_path is None:
         raise UsageError(
             f"a {escape(type(module).__name__)} as the module",
@@ -163,7 +163,7 @@ def _preserve_flags(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.callback(setattr, module_hooks, _GLOBAL_FLAG, getattr(module_hooks, _GLOBAL_FLAG))
-        for attributes in map(vars, modules_of(model)):
+        for attributes in map(vars, list_modules(model)):
             stack.callback(_put_back, attributes, attributes.get(_FLAG, _MISSING))
         yield
 

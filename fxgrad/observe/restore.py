@@ -49,8 +49,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxgrad.graph.text import escape
 from fxgrad.observe.copy_on_write import Memory
-from fxgrad.observe.record.names import tensor_paths
-from fxgrad.observe.record.tensors import is_leaf, tensors_in
+from fxgrad.observe.record.names import list_tensor_paths
+from fxgrad.observe.record.tensors import find_tensors, is_leaf
 
 Undo = Callable[[], object]
 
@@ -77,7 +77,7 @@ def preserve(model: nn.Module, arguments: Any, *, on_write: bool = False) -> Ite
 
 def _take_stock(model: nn.Module, arguments: Any, *, on_write: bool) -> tuple[list[Undo], Memory]:
     """What puts all back, in the order in which to call it, and the values."""
-    inputs = [tensor for _, tensor in tensors_in(arguments).tensors]
+    inputs = [tensor for _, tensor in find_tensors(arguments).tensors]
     held = _Reachable([model, arguments, *inputs, *_GLOBAL_HOOK_TABLES, *_waiting_seeds()])
     weights = [state.tensor for state in held.tensors if issubclass(state.kind, nn.Parameter)]
     grads = [state.grad for state in held.tensors if state.grad is not None]
@@ -282,7 +282,7 @@ def _put_tensor_back(state: _Tensor) -> None:
 def _warn_of_lost(model: nn.Module, lost: Sequence[torch.Tensor]) -> None:
     if not lost:
         return
-    tables = [*tensor_paths(model, "_parameters"), *tensor_paths(model, "_buffers")]
+    tables = [*list_tensor_paths(model, "_parameters"), *list_tensor_paths(model, "_buffers")]
     paths = {id(tensor): path for path, tensor in reversed(tables)}
     names = [escape(paths[id(one)]) if id(one) in paths else f"a tensor of shape {tuple(one.shape)}" for one in lost]
     warnings.warn(

@@ -30,19 +30,25 @@ from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.forward_graph import ForwardGraph, RecordedForward
-from fxgrad.observe.record.frames import UserCode, forget_sources, message_of, source_of_error, user_traceback
+from fxgrad.observe.record.frames import (
+    UserCode,
+    find_error_source,
+    forget_sources,
+    format_message,
+    format_user_traceback,
+)
 from fxgrad.observe.record.names import (
     ModuleNames,
     TensorNames,
-    argument_names,
-    module_paths,
-    modules_of,
-    table_of,
-    tensor_finder,
+    get_table,
+    list_argument_names,
+    list_module_paths,
+    list_modules,
+    make_tensor_finder,
 )
 from fxgrad.observe.record.patches import Compiler, patch_torch
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, tensors_in
+from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, find_tensors
 from fxgrad.observe.restore import preserve
 
 NO_CALLS = "captured from tensors that exist already: the forward was not watched"
@@ -109,7 +115,7 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
             calls_reason=NO_CALLS,
         )
         hooks = HookRecords(observed, search)
-        return TracedRun(build_graph(observed, hooks, info), None, tensor_finder(tensor_names))
+        return TracedRun(build_graph(observed, hooks, info), None, make_tensor_finder(tensor_names))
 
 
 def check_model(model: object) -> None:
@@ -120,8 +126,8 @@ def check_model(model: object) -> None:
             "a torch.nn.Module",
             "wrap a function in a Module whose forward calls it, or use fxgrad.capture(outputs)",
         )
-    for path, module in module_paths(model):
-        if any(map(is_lazy, [*table_of(module, "_parameters").values(), *table_of(module, "_buffers").values()])):
+    for path, module in list_module_paths(model):
+        if any(map(is_lazy, [*get_table(module, "_parameters").values(), *get_table(module, "_buffers").values()])):
             raise UsageError(
                 f"{escape(path) or 'the model'} is a {escape(type(module).__name__)}, whose parameters have no shape yet",
                 "modules whose parameters are initialized: the first call of a lazy module changes its class",
@@ -201,13 +207,13 @@ class ModelRun:
 
     def _name_inputs(self, arguments: Arguments) -> None:
         args, kwargs = arguments
-        inputs = [*tensors_in(args, ("args",)).tensors, *tensors_in(dict(kwargs), ("kwargs",)).tensors]
-        self._tensor_names.add_inputs(argument_names(self.model, len(args)), inputs)
+        inputs = [*find_tensors(args, ("args",)).tensors, *find_tensors(dict(kwargs), ("kwargs",)).tensors]
+        self._tensor_names.add_inputs(list_argument_names(self.model, len(args)), inputs)
 
     @contextmanager
     def without_compiled_calls(self) -> Iterator[None]:
         """Let modules that were compiled in place run as they are written: a compiled region would show as one node."""
-        modules = modules_of(self.model)
+        modules = list_modules(self.model)
         compiled = [module for module in modules if vars(module).get("_compiled_call_impl") is not None]
         count = len(compiled) + sum(map(is_optimized, modules))
         if count:
@@ -247,7 +253,7 @@ class ModelRun:
             )
             graph = build_graph(observed, hooks, info)
             forward.refusal = forward.refusal or _find_unseen_function(graph)
-            return TracedRun(graph, forward.finish(), tensor_finder(self._tensor_names)), observed, hooks
+            return TracedRun(graph, forward.finish(), make_tensor_finder(self._tensor_names)), observed, hooks
 
     def trace_unrooted(self, output: Any) -> BackwardGraph:
         """The records of a run of which no output requires grad: of what forward did, the loss function included."""
@@ -291,7 +297,7 @@ class ModelRun:
             for call in calls:
                 self._name_inputs(call.given)
             if len(calls) == 1:
-                tensors = [tensor for _, tensor in tensors_in(calls[0].given).tensors]
+                tensors = [tensor for _, tensor in find_tensors(calls[0].given).tensors]
                 if not any(id(tensor) in recorder.log.producers for tensor in tensors):  # else they are the run's own
                     placeholders = calls[0].given
         self._tensor_names.add_model(self.model)
@@ -303,7 +309,7 @@ class ModelRun:
         call_names = {call: (names.path_of(call.module), type(call.module)) for call in recorder.module_calls}
         forward = ForwardGraph(recorder, self._attributes, call_names)
         args, kwargs = placeholders or ((), {})
-        forward.add_placeholders(argument_names(self.model, len(args)), args, kwargs)
+        forward.add_placeholders(list_argument_names(self.model, len(args)), args, kwargs)
         for number, event in enumerate(recorder.function_calls):
             if with_loss or not event.in_loss:
                 forward.add_call(number, event)
@@ -423,10 +429,10 @@ def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
     def make_error(error: BaseException) -> TargetError:
         place = _format_place(run.model, run.recorder, error)
         return TargetError(
-            f"{what} raised {escape(type(error).__name__)}{place}: {message_of(error)}",
+            f"{what} raised {escape(type(error).__name__)}{place}: {format_message(error)}",
             f"{what} that runs with these arguments",
             f"{alone} by itself: {_without_fxgrad(error)}",
-            user_traceback(error),
+            format_user_traceback(error),
         )
 
     return UserCode(make_error, passing=(FxgradError, KeyboardInterrupt))
@@ -441,7 +447,7 @@ def _without_fxgrad(error: BaseException) -> str:
 
 def _format_place(model: nn.Module, recorder: Recorder, error: BaseException) -> str:
     """The innermost module call that the error left, and the user's line."""
-    failure, source = recorder.failure, source_of_error(error)
+    failure, source = recorder.failure, find_error_source(error)
     call = failure[1] if failure is not None and failure[0] is error else None
     parts = [] if call is None else [f" in {_format_call(model, recorder, call)}"]
     if source is not None:

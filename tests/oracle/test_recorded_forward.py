@@ -70,7 +70,7 @@ def own_failure(model: nn.Module, inputs: Inputs) -> str | None:
         result = twin(*args, **kwargs)
     except Exception as error:  # PyTorch's own
         return f"{type(error).__name__} for these arguments"
-    if not any(tensor.requires_grad for _, tensor in fxgrad.observe.record.tensors.routes_in(result)):
+    if not any(tensor.requires_grad for _, tensor in fxgrad.observe.record.tensors.find_tensor_routes(result)):
         return "nothing that it returns requires grad"
     return None
 

@@ -15,7 +15,7 @@ import fxgrad
 from fxgrad.errors import UsageError
 from fxgrad.graph import NodeKind
 from fxgrad.observe.autograd.provenance import CHECKPOINT, EARLIER, HOOK_FUNCTION, LATER, LEAF, OTHER_THREAD
-from fxgrad.observe.record.tensors import find_roots, tensors_in
+from fxgrad.observe.record.tensors import find_roots, find_tensors
 
 REFUSED = "refused: "
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -149,7 +149,7 @@ def told_metas(node: fx.Node) -> list[tuple[Any, ...]] | None:
 
 def real_metas(result: Any) -> list[tuple[Any, ...]] | None:
     """The same of what it really gave; None where that cannot be looked into."""
-    found = tensors_in(result)
+    found = find_tensors(result)
     tensors = [tensor for _, tensor in found.tensors]
     if found.opaque or any(tensor.is_nested for tensor in tensors):
         return None

@@ -25,7 +25,7 @@ from fxgrad.observe.autograd.node_types import node_type
 from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
-from fxgrad.observe.record.tensors import MetaTable, tensors_in
+from fxgrad.observe.record.tensors import MetaTable, find_tensors
 
 NO_GRAD = "it requires no grad"
 
@@ -181,7 +181,7 @@ def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:
 
 def _tensors_of(event: OpEvent) -> Iterator[torch.Tensor]:
     yield from (result.tensor for result in event.results)
-    yield from (tensor for _, tensor in tensors_in((event.args, event.kwargs)).tensors)
+    yield from (tensor for _, tensor in find_tensors((event.args, event.kwargs)).tensors)
 
 
 def _storage_of(tensor: torch.Tensor) -> object:

@@ -17,7 +17,7 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.graph import Source
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, sequence_nr_of
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
-from fxgrad.observe.record.frames import source_of
+from fxgrad.observe.record.frames import find_stack_source
 from fxgrad.observe.record.recorder import Recorder
 
 LEAF = "a leaf's: made once, shared by every call that uses it"
@@ -131,7 +131,7 @@ class Timeline:
             None if call is not None else IN_LOSS if seen.in_loss else NO_CALL,
             None if fx_node is None else fx_node.name,
             None if fx_node is not None else _no_fx_reason(name, seen),
-            source_of(seen.stack),
+            find_stack_source(seen.stack),
         )
 
     def _function_call(self, sequence_nr: int) -> int | None:

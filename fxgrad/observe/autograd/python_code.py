@@ -24,7 +24,7 @@ from torch.utils._contextlib import context_decorator
 
 from fxgrad.graph import Source
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.frames import lines_of, package_of, source_at
+from fxgrad.observe.record.frames import find_package, make_source, read_lines
 
 UNKNOWN: Any = object()
 """What a name stands for that is not found, or that may stand for something else when the code runs."""
@@ -119,7 +119,7 @@ def look_up_attribute(owner: Any, name: str) -> Any:
 def find_source(function: Any) -> Source | None:
     """Where a function, the function behind a partial, or the class of a callable object is defined."""
     found = find_function(function)
-    return None if found is None else source_at(found.__code__, found.__code__.co_firstlineno)
+    return None if found is None else make_source(found.__code__, found.__code__.co_firstlineno)
 
 
 def makes_an_object(code: CodeType) -> bool:
@@ -156,7 +156,7 @@ def find_definition(function: FunctionType) -> Definition | None:
 
 
 def _find_definition(function: FunctionType, code: CodeType) -> Definition | None:
-    file = _read_file("".join(lines_of(code.co_filename, function.__globals__)))
+    file = _read_file("".join(read_lines(code.co_filename, function.__globals__)))
     place = (code.co_name, code.co_firstlineno)
     if file is None or file.codes.get(place) != [code] or len(file.definitions.get(place, ())) != 1:
         return None
@@ -293,7 +293,7 @@ class _BackwardSearch:
         self._names: set[str] = set()
         self._waiting = [function]
         self._seen = {function}
-        self._packages = {"", package_of(function.__code__)} - {None}
+        self._packages = {"", find_package(function.__code__)} - {None}
         while self._waiting:
             found = self._waiting.pop()
             for code in _with_inner_code(found.__code__):
@@ -335,17 +335,17 @@ class _BackwardSearch:
 
     def _note_name(self, code: CodeType, name: str) -> None:
         # torch's own code counts only for checkpoints: wrappers like once_differentiable detach what they return
-        if package_of(code) is not None or name == "detach_variable":
+        if find_package(code) is not None or name == "detach_variable":
             self._names.add(name)
 
     def _note_value(self, code: CodeType, value: Any) -> None:
         if any(value is starter for starter in _STARTS):
-            self.starts |= value is not torch.enable_grad or package_of(code) is not None
+            self.starts |= value is not torch.enable_grad or find_package(code) is not None
             return
         function = find_function(value)
         if function is None or function in self._seen or len(self._seen) >= _MOST_FUNCTIONS:
             return
-        if package_of(function.__code__) in self._packages:
+        if find_package(function.__code__) in self._packages:
             self._seen.add(function)
             self._waiting.append(function)
 

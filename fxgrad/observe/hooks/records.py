@@ -16,8 +16,8 @@ from fxgrad.observe.hooks.search import HookSearch, HookSlot
 from fxgrad.observe.hooks.tables import LiveHook, function_name, multi_grad_mode
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent
-from fxgrad.observe.record.frames import source_of
-from fxgrad.observe.record.tensors import origin_of
+from fxgrad.observe.record.frames import find_stack_source
+from fxgrad.observe.record.tensors import read_origin
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
@@ -50,7 +50,7 @@ class HookRecords:
             owner=self._owner(hook),
             function=function_name(hook.function),
             source=None if hook.function is None else find_source(hook.function),
-            registered=source_of(hook.stack),
+            registered=find_stack_source(hook.stack),
             prepend=hook.prepend,
             targets=tuple([self._owner(part) for part in hook.parts]),
             mode=multi_grad_mode(hook.inner),
@@ -69,7 +69,7 @@ class HookRecords:
 
     def _node(self, tensor: torch.Tensor) -> int | None:
         """The id of a tensor's node. That of a view is not looked at: PyTorch might make one for that."""
-        origin = None if tensor._is_view() else origin_of(tensor)
+        origin = None if tensor._is_view() else read_origin(tensor)
         return None if origin is None else self._observed.node_id(origin[0])
 
     def _find_slot(self, hook: LiveHook) -> tuple[int, int | None] | None:

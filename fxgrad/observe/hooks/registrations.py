@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fxgrad.observe.record.events import ModuleEvent, next_sequence_nr
 from fxgrad.observe.record.frames import Stack, read_stack
-from fxgrad.observe.record.tensors import Origin, origin_of
+from fxgrad.observe.record.tensors import Origin, read_origin
 
 Key = tuple[Any, int]
 """A handle's number, and the identity of the table that it stands in: copies of a module have the same numbers."""
@@ -161,7 +161,7 @@ def _registration(
         with torch._C.DisableTorchFunction():
             # Where the tensor had hooks, `register_hook` has not read its grad_fn. That of a view whose base has changed
             # is made when it is read, and the hooks stay behind: what register_hook is about to write to is gone then.
-            origin = None if table and tensor._is_view() else origin_of(tensor)
+            origin = None if table and tensor._is_view() else read_origin(tensor)
     elif on_node and caller.f_back is not None:
         on_node = caller.f_back.f_globals.get("__name__") not in _OF_MODULE_HOOKS
     return Registration(handle.id, table, read_stack(caller, None), tensor, origin, on_node, *running_then)

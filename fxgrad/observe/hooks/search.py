@@ -35,9 +35,9 @@ from fxgrad.observe.hooks.tables import (
     legacy_hook_behind,
 )
 from fxgrad.observe.observed_graph import ObservedGraph
-from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
-from fxgrad.observe.record.names import ModuleNames, argument_names
-from fxgrad.observe.record.tensors import Origin, is_leaf, origin_of
+from fxgrad.observe.record.events import ModuleEvent, find_backward_kind, find_global_backward_kind
+from fxgrad.observe.record.names import ModuleNames, list_argument_names
+from fxgrad.observe.record.tensors import Origin, is_leaf, read_origin
 
 _OFTEN_HOOKED = (ACCUMULATE_GRAD, "BackwardHookFunctionBackward")
 """Nodes to look at in any case: leaves', and those of full hooks."""
@@ -92,7 +92,7 @@ def _record(sides: _Sides, modules: ModuleNames, ids: Mapping[AutogradNode, int]
         full_hook=full_hook_setup(hook),
         input_hook_node=nodes.get("input"),
         output_hook_node=nodes.get("output"),
-        argument_names=argument_names(hook.module, max(hook.n_inputs, 0)),
+        argument_names=list_argument_names(hook.module, max(hook.n_inputs, 0)),
         has_waiting=hook.grad_outputs is not None,
     )
 
@@ -178,7 +178,7 @@ class HookSearch:
 
     def _settle_retained(self, hook: LiveHook, tensor: torch.Tensor) -> None:
         """retain_grad follows its tensor when that is changed in place."""
-        hook.origin = origin_of(tensor)
+        hook.origin = read_origin(tensor)
         if self._observed.recorder is not None:
             retained = self._observed.recorder.ops.retained
             hook.call, hook.sequence_nr = retained.get(id(tensor), (None, None))
@@ -208,7 +208,7 @@ class HookSearch:
         for made in self._registrations.values():
             if made.table is table and made.origin is not None:
                 return made.origin
-        origin = origin_of(tensor)
+        origin = read_origin(tensor)
         return origin if tensor._backward_hooks is table else None
 
     def _list_on_tensors(self) -> Iterator[LiveHook]:
@@ -289,8 +289,8 @@ class HookSearch:
         that a call before left there. A module says for good that it had legacy hooks."""
         modules = [*self._observed.module_names.modules.values(), *self._nearby.modules]
         legacy_before = self._observed.upstream != set() and (
-            global_backward_kind() is HookKind.GLOBAL_BACKWARD
-            or any(backward_kind(module) is HookKind.MODULE_BACKWARD for module in modules)
+            find_global_backward_kind() is HookKind.GLOBAL_BACKWARD
+            or any(find_backward_kind(module) is HookKind.MODULE_BACKWARD for module in modules)
         )
         return legacy_before or any(made.on_node for made in self._registrations.values())
 
@@ -379,7 +379,7 @@ def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
     tell it: ``get_gradient_edge`` takes a view of a leaf, and there are none of sparse and mkldnn tensors."""
     if not tensor.requires_grad:
         return None
-    origin = origin_of(tensor)
+    origin = read_origin(tensor)
     if origin is not None or not is_leaf(tensor):
         return None if origin is None else origin[0]
     with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
@@ -437,5 +437,5 @@ def _belongs_to(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:
 
 
 def _has_node_in(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:
-    origin = origin_of(tensor)
+    origin = read_origin(tensor)
     return origin is not None and origin[0] in nodes

@@ -23,9 +23,9 @@ from torch.utils.hooks import BackwardHook
 from fxgrad.graph import HookKind
 from fxgrad.observe.hooks.registrations import Key
 from fxgrad.observe.real_types import is_a, is_optimized
-from fxgrad.observe.record.events import ModuleEvent, backward_kind, global_backward_kind
+from fxgrad.observe.record.events import ModuleEvent, find_backward_kind, find_global_backward_kind
 from fxgrad.observe.record.frames import NO_STACK, Stack
-from fxgrad.observe.record.tensors import Origin, is_leaf, origin_of
+from fxgrad.observe.record.tensors import Origin, is_leaf, read_origin
 
 _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
@@ -84,7 +84,9 @@ LAST = 2**62
 
 def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
     """The backward hooks in the global tables and in the modules' own."""
-    yield from _in_table(module_hooks._global_backward_hooks, global_backward_kind() or HookKind.GLOBAL_FULL_BACKWARD)
+    yield from _in_table(
+        module_hooks._global_backward_hooks, find_global_backward_kind() or HookKind.GLOBAL_FULL_BACKWARD
+    )
     yield from _in_table(module_hooks._global_backward_pre_hooks, HookKind.GLOBAL_FULL_BACKWARD_PRE)
     for module in modules:
         yield from hooks_on_module(module)
@@ -103,9 +105,9 @@ def registered_kind(module: nn.Module) -> HookKind:
     (torch/_dynamo/eval_frame.py, OptimizedModule.__setattr__). Where no flag tells, the hook passes for a full one.
     """
     flagged = module
-    while backward_kind(flagged) is None and is_optimized(flagged):
+    while find_backward_kind(flagged) is None and is_optimized(flagged):
         flagged = flagged._orig_mod
-    return backward_kind(flagged) or HookKind.MODULE_FULL_BACKWARD
+    return find_backward_kind(flagged) or HookKind.MODULE_FULL_BACKWARD
 
 
 def _in_table(table: dict[Any, Any], kind: HookKind, *, module: nn.Module | None = None) -> list[LiveHook]:
@@ -125,7 +127,7 @@ def has_hooks(tensor: torch.Tensor) -> bool:
 
 def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
     """The hooks in a tensor's own tables, and retain_grad. Reads ``grad_fn`` first: a stale view shows its old hooks."""
-    origin = origin_of(tensor)
+    origin = read_origin(tensor)
     for kind, table in (
         (HookKind.TENSOR, tensor._backward_hooks),
         (HookKind.POST_ACCUMULATE_GRAD, getattr(tensor, "_post_accumulate_grad_hooks", None)),
@@ -218,7 +220,7 @@ def _complete_any(whole: LiveHook, others: Sequence[torch.Tensor], *, may_be_on_
         if table and id(table) not in known and not tensor._is_view():  # PyTorch might make a node for a view
             known.add(id(table))
             numbers = [number for number, function in table.items() if function is whole.inner]
-            origin = origin_of(tensor) if numbers else None
+            origin = read_origin(tensor) if numbers else None
             for number in numbers:
                 whole.parts.append(LiveHook(HookKind.TENSOR, number, table, whole.inner, tensor=tensor, origin=origin))
     if may_be_on_more and _is_in_more_tables(whole):

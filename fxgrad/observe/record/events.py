@@ -16,7 +16,7 @@ from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind, Path, TensorMeta
 from fxgrad.observe.record.frames import NO_STACK, Stack
-from fxgrad.observe.record.tensors import Origin, Route, origin_of
+from fxgrad.observe.record.tensors import Origin, Route, read_origin
 
 next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
@@ -54,13 +54,13 @@ class TensorSnapshot:
             if stale:
                 self.late = tensor._version
             else:
-                self.origin = origin_of(tensor)
+                self.origin = read_origin(tensor)
 
     def settle(self) -> None:
         """Read what had to wait, now that the run is over. A tensor that has changed since stays without an origin."""
         if self.late is not None and self.tensor._version == self.late:
             self.late = None
-            self.origin = origin_of(self.tensor)
+            self.origin = read_origin(self.tensor)
 
     @property
     def is_leaf(self) -> bool:
@@ -221,8 +221,8 @@ def snapshot_hooks(module: nn.Module) -> list[CarriedHook]:
     tables = (
         (HookKind.GLOBAL_FULL_BACKWARD_PRE, global_pre),
         (HookKind.MODULE_FULL_BACKWARD_PRE, pre),
-        (global_backward_kind(), global_own),
-        (backward_kind(module), own),
+        (find_global_backward_kind(), global_own),
+        (find_backward_kind(module), own),
     )
     return [
         CarriedHook(kind, number, function, table)
@@ -232,7 +232,7 @@ def snapshot_hooks(module: nn.Module) -> list[CarriedHook]:
     ]
 
 
-def backward_kind(module: nn.Module) -> HookKind | None:
+def find_backward_kind(module: nn.Module) -> HookKind | None:
     """As which kind a call captures ``module._backward_hooks``: full or legacy hooks; None: it captures none of them.
 
     It captures none before the first was registered, where somebody set the flag back, and on what torch.compile returns.
@@ -241,7 +241,7 @@ def backward_kind(module: nn.Module) -> HookKind | None:
     return HookKind.MODULE_FULL_BACKWARD if full is True else HookKind.MODULE_BACKWARD if full is False else None
 
 
-def global_backward_kind() -> HookKind | None:
+def find_global_backward_kind() -> HookKind | None:
     """As which kind a call captures ``_global_backward_hooks``: full or legacy hooks; None: it captures none of them."""
     full = module_hooks._global_is_full_backward_hook
     return HookKind.GLOBAL_FULL_BACKWARD if full is True else HookKind.GLOBAL_BACKWARD if full is False else None

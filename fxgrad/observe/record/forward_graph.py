@@ -36,14 +36,21 @@ from fxgrad.observe.record.fx_operations import (
     is_literal,
     is_plain,
     make_apply,
+    make_placeholder_names,
     make_stand_in,
     name_of_function,
-    placeholder_names,
     wrap_for_printing,
 )
-from fxgrad.observe.record.names import tensor_paths
+from fxgrad.observe.record.names import list_tensor_paths
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import Route, may_have_history, memory_of, routes_in, routes_to, stride_of
+from fxgrad.observe.record.tensors import (
+    Route,
+    find_routes,
+    find_tensor_routes,
+    identify_memory,
+    may_have_history,
+    read_stride,
+)
 
 ModuleStack = dict[str, tuple[str, type]]
 
@@ -105,21 +112,24 @@ class ForwardGraph:
     def add_placeholders(self, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Add one placeholder per argument; the tensors inside an argument are reached from it when they are used."""
         plain = [name for name in kwargs if name.isidentifier() and not keyword.iskeyword(name)]
-        values = [*zip(placeholder_names(names, plain), args, strict=True), *[(name, kwargs[name]) for name in plain]]
+        values = [
+            *zip(make_placeholder_names(names, plain), args, strict=True),
+            *[(name, kwargs[name]) for name in plain],
+        ]
         odd = {name: value for name, value in kwargs.items() if name not in plain}
         if odd:
             values.append(("**keywords", odd))
         for name, value in values:
             placeholder = self.graph.placeholder(name)
-            tensors = routes_in(value)
+            tensors = find_tensor_routes(value)
             self._arguments += [tensor for _, tensor in tensors]
             self._members[placeholder] = [self._first_seen(route, tensor) for route, tensor in tensors]
-            for route, member in [*tensors, *routes_to(torch.Generator, value)]:
+            for route, member in [*tensors, *find_routes(torch.Generator, value)]:
                 self._routes.setdefault(id(member), (placeholder, route))
 
     def _first_seen(self, route: Route, tensor: torch.Tensor) -> OpResult:
         meta = self._recorder.log.first_meta(tensor)
-        stride = stride_of(tensor) if meta == self._recorder.metas.of_tensor(tensor) else None
+        stride = read_stride(tensor) if meta == self._recorder.metas.of_tensor(tensor) else None
         return OpResult(route, tensor, meta, stride, tensor.requires_grad, None)
 
     # Calls
@@ -239,7 +249,7 @@ class ForwardGraph:
             return self._reach(*self._routes[id(value)])
         if is_plain(value):
             return self._constant(value)
-        tensors = routes_in(value)
+        tensors = find_tensor_routes(value)
         leaves, spec = flatten(value)
         if spec is not None:
             members = [self._convert(leaf) for leaf in leaves]
@@ -315,10 +325,10 @@ class ForwardGraph:
         """
         log, recorder = self._recorder.log, self._recorder
         changed = {id(each.tensor) for event in recorder.function_calls for each in event.changes}
-        memories = {memory_of(each.tensor) for event in recorder.function_calls for each in event.changes}
+        memories = {identify_memory(each.tensor) for event in recorder.function_calls for each in event.changes}
 
         def is_changed(tensor: torch.Tensor) -> bool:
-            return bool(changed) and (id(tensor) in changed or memory_of(tensor) in memories)
+            return bool(changed) and (id(tensor) in changed or identify_memory(tensor) in memories)
 
         constants = [value for value in self._constants.values() if is_a(value, torch.Tensor)]
         if any(map(is_changed, constants)):
@@ -326,8 +336,8 @@ class ForwardGraph:
         if any(map(may_have_history, constants)):
             self._refuse("it uses a tensor with a history that no recorded operation made")
         own = [tensor for tensor in log.kept if id(tensor) in self._attributes]
-        written = {self._attributes[id(tensor)]: memory_of(tensor) for tensor in own if is_changed(tensor)}
-        if any(is_changed(argument) and memory_of(argument) in written.values() for argument in self._arguments):
+        written = {self._attributes[id(tensor)]: identify_memory(tensor) for tensor in own if is_changed(tensor)}
+        if any(is_changed(argument) and identify_memory(argument) in written.values() for argument in self._arguments):
             self._refuse("it changes memory that an argument shares with a parameter or buffer")
         if any(log.has_changed(tensor) and not is_changed(tensor) for tensor in (*own, *self._arguments, *constants)):
             self._refuse("it changes a tensor in place where no recorded operation shows it")
@@ -430,7 +440,7 @@ class RecordedForward:
 
     def _take_from(self, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
         """The model's parameters and buffers of these names: in its memory, or copied where the graph may write."""
-        parameters, buffers = dict(tensor_paths(model, "_parameters")), dict(tensor_paths(model, "_buffers"))
+        parameters, buffers = dict(list_tensor_paths(model, "_parameters")), dict(list_tensor_paths(model, "_buffers"))
         found: dict[str, torch.Tensor] = {}
         for name in names:
             tensor = parameters.get(name, buffers.get(name))

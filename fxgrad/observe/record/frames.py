@@ -92,15 +92,15 @@ def _kind(file: str) -> bool | None:
     return file.startswith(_SITE_PACKAGES) or not file.startswith(_STANDARD_LIBRARY)
 
 
-def is_users(code: CodeType) -> bool:
+def is_user_code(code: CodeType) -> bool:
     """Whether code is the user's: not torch's, fxgrad's or the standard library's."""
     return _kind(code.co_filename) is True
 
 
-def package_of(code: CodeType) -> str | None:
+def find_package(code: CodeType) -> str | None:
     """The folder or file in site-packages that code is installed in; "" for what is the program's own, None for torch,
     fxgrad and the standard library."""
-    if not is_users(code):
+    if not is_user_code(code):
         return None
     folder = next((folder for folder in _SITE_PACKAGES if code.co_filename.startswith(folder)), None)
     return "" if folder is None else folder + code.co_filename.removeprefix(folder).partition(os.sep)[0]
@@ -113,17 +113,17 @@ def forget_sources() -> None:
     linecache.checkcache()
 
 
-def source_of(stack: Stack) -> Source | None:
+def find_stack_source(stack: Stack) -> Source | None:
     """The innermost frame, with the text of its line."""
     return _source(*stack.frames[0]) if stack.frames else None
 
 
 @functools.cache
 def _source(code: CodeType, instruction: int) -> Source:
-    return source_at(code, _line_number(code, instruction))
+    return make_source(code, _line_number(code, instruction))
 
 
-def source_at(code: CodeType, line: int) -> Source:
+def make_source(code: CodeType, line: int) -> Source:
     """A line of a piece of code, with its text."""
     name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
     return Source(shorten_path(code.co_filename), line, _line(code.co_filename, line), name)
@@ -136,13 +136,13 @@ def _line_number(code: CodeType, instruction: int) -> int:
     return code.co_firstlineno
 
 
-def source_of_error(error: BaseException) -> Source | None:
+def find_error_source(error: BaseException) -> Source | None:
     """The innermost of the user's lines that an error passed through."""
     step: TracebackType | None = error.__traceback__
     found: Source | None = None
     while step is not None:
-        if is_users(step.tb_frame.f_code):
-            found = source_at(step.tb_frame.f_code, step.tb_lineno)
+        if is_user_code(step.tb_frame.f_code):
+            found = make_source(step.tb_frame.f_code, step.tb_lineno)
         step = step.tb_next
     return found
 
@@ -160,14 +160,14 @@ def _trace_of(code: CodeType, instruction: int) -> str:
 
 
 def _line(file: str, line: int) -> str:
-    lines = lines_of(file)
+    lines = read_lines(file)
     return lines[line - 1].strip() if 0 < line <= len(lines) else ""
 
 
-def lines_of(file: str, names: dict[str, Any] | None = None) -> list[str]:
+def read_lines(file: str, names: dict[str, Any] | None = None) -> list[str]:
     """The lines of a source file, whose module has the global `names`; none of what is a device, or no name of a file.
 
-    >>> lines_of(os.devnull), lines_of("a" + chr(0))
+    >>> read_lines(os.devnull), read_lines("a" + chr(0))
     ([], [])
     """
     if os.path.exists(file) and not os.path.isfile(file):
@@ -208,7 +208,7 @@ def _relative(file: str, folders: Iterable[str]) -> str:
 # Errors in the user's code
 
 
-def user_traceback(error: BaseException) -> str:
+def format_user_traceback(error: BaseException) -> str:
     """The traceback of an error as Python prints it, causes included, cut to the user's own frames.
 
     Frames of fxgrad, of the import machinery and of torch are left out. Where that leaves none (a module class of
@@ -250,7 +250,7 @@ def user_code(doing: str, *, allowed: str, advice: Callable[[BaseException], str
 
     def make_error(error: BaseException) -> TargetError:
         given = f"{escape(type(error).__name__)} while {doing}"
-        return TargetError(given, allowed, _after_exit(error) or advice(error), user_traceback(error))
+        return TargetError(given, allowed, _after_exit(error) or advice(error), format_user_traceback(error))
 
     return UserCode(make_error)
 
@@ -283,7 +283,7 @@ def _without(frames: Iterable[traceback.FrameSummary], is_hidden: Callable[[str]
     return traceback.StackSummary.from_list([frame for frame in frames if not is_hidden(frame.filename)])
 
 
-def message_of(error: BaseException) -> str:
+def format_message(error: BaseException) -> str:
     """The first line of what the error says; all of it is in the traceback."""
     try:
         lines = str(error).strip().splitlines()

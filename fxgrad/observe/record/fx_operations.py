@@ -239,10 +239,10 @@ def flatten(value: Any) -> tuple[list[Any], pytree.TreeSpec | None]:
     return leaves, None if spec.is_leaf() else spec
 
 
-def placeholder_names(names: Iterable[str], taken: Iterable[str]) -> list[str]:
+def make_placeholder_names(names: Iterable[str], taken: Iterable[str]) -> list[str]:
     """Names for positional placeholders: identifiers, each different, and none like a keyword argument's.
 
-    >>> placeholder_names(["input", "rest[0]", "mask"], ["mask"])
+    >>> make_placeholder_names(["input", "rest[0]", "mask"], ["mask"])
     ['input', 'rest_0', 'mask_']
     """
     used = {"self", *taken}

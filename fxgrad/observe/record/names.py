@@ -18,7 +18,7 @@ from torch import nn
 from fxgrad.graph import Path
 from fxgrad.graph.text import format_argument
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.tensors import tensors_in
+from fxgrad.observe.record.tensors import find_tensors
 
 _CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
 _SIMPLE = frozenset({bool, float, int, set, str, type(None)})
@@ -26,7 +26,7 @@ _MOST_ENTRIES = 32
 """A module that is shared is looked into this many times at most: nested sharing has paths beyond number."""
 
 
-def module_paths(model: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
+def list_module_paths(model: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
     """Every path of every module, in the order of ``named_modules``; a path passes each module once."""
     entries: Counter[int] = Counter()
     trail: dict[int, None] = {}
@@ -37,7 +37,7 @@ def module_paths(model: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
             trail.popitem()
             continue
         yield path, module
-        children = table_of(module, "_modules")
+        children = get_table(module, "_modules")
         if not children:
             continue
         entries[id(module)] += 1
@@ -53,26 +53,26 @@ def _children(path: str, children: dict[str, Any], trail: dict[int, None]) -> li
     return [(prefix + name, child) for name, child in backwards if child is not None and id(child) not in trail]
 
 
-def modules_of(model: nn.Module | None) -> list[nn.Module]:
+def list_modules(model: nn.Module | None) -> list[nn.Module]:
     """Every module once, as ``model.modules()``."""
-    return list({id(module): module for _, module in module_paths(model)}.values())
+    return list({id(module): module for _, module in list_module_paths(model)}.values())
 
 
-def table_of(module: nn.Module, name: str) -> dict[str, Any]:
+def get_table(module: nn.Module, name: str) -> dict[str, Any]:
     """A table that Module.__init__ makes, like ``_parameters``; {} for a module that has none."""
     table: dict[str, Any] = vars(module).get(name) or {}
     return table
 
 
-def tensor_paths(model: nn.Module | None, table: str) -> Iterator[tuple[str, torch.Tensor]]:
+def list_tensor_paths(model: nn.Module | None, table: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Every path of every tensor in one table of the modules: ``_parameters`` or ``_buffers``."""
-    return _tensors_at(module_paths(model), table)
+    return _list_tensors_at(list_module_paths(model), table)
 
 
-def _tensors_at(paths: Iterable[tuple[str, nn.Module]], table: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _list_tensors_at(paths: Iterable[tuple[str, nn.Module]], table: str) -> Iterator[tuple[str, torch.Tensor]]:
     for path, module in paths:
         prefix = f"{path}." if path else ""
-        for name, tensor in table_of(module, table).items():
+        for name, tensor in get_table(module, table).items():
             if tensor is not None:
                 yield prefix + name, tensor
 
@@ -90,7 +90,7 @@ class ModuleNames:
         """Add what the model holds now. A path stays with the module that had it first."""
         if model is None:
             return
-        for path, module in module_paths(model):
+        for path, module in list_module_paths(model):
             if path not in self._taken:
                 self._add(path, module)
 
@@ -154,9 +154,9 @@ class TensorNames:
 
     def add_model(self, model: nn.Module | None) -> None:
         """Name the parameters and buffers that the model has now."""
-        paths = [*module_paths(model)]
+        paths = [*list_module_paths(model)]
         for table, kind in (("_parameters", "parameter"), ("_buffers", "buffer")):
-            for name, tensor in _tensors_at(paths, table):
+            for name, tensor in _list_tensors_at(paths, table):
                 self.add(name, kind, tensor)
 
     def add_inputs(self, argument_names: tuple[str, ...], inputs: Iterable[tuple[Path, torch.Tensor]]) -> None:
@@ -170,9 +170,11 @@ class TensorNames:
 
     def add_attributes(self, model: nn.Module | None) -> None:
         """Name the tensors that modules hold as plain attributes, or in containers."""
-        for path, module in {id(module): (path, module) for path, module in reversed([*module_paths(model)])}.values():
+        for path, module in {
+            id(module): (path, module) for path, module in reversed([*list_module_paths(model)])
+        }.values():
             for attribute, value in _plain_attributes(module):
-                for inner, tensor in tensors_in(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
+                for inner, tensor in find_tensors(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
                     self.add(format_argument((), ("kwargs", *inner)), "other leaf", tensor)
 
 
@@ -189,7 +191,7 @@ def _may_hold_tensors(value: Any) -> bool:
     return kind not in _SIMPLE and is_a(value, (torch.Tensor, list, tuple, dict))
 
 
-def tensor_finder(names: TensorNames) -> Callable[[object], str | None]:
+def make_tensor_finder(names: TensorNames) -> Callable[[object], str | None]:
     """Finds the name of a tensor object, without keeping any tensor alive."""
     known = {key: (weakref.ref(named.tensor), named.name) for key, named in names.named.items()}
 
@@ -200,9 +202,9 @@ def tensor_finder(names: TensorNames) -> Callable[[object], str | None]:
     return name_of
 
 
-def path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
+def make_path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
     """Finds the path of a module object, without keeping any module alive."""
-    first = {id(module): (path, module) for path, module in reversed([*module_paths(model)])}
+    first = {id(module): (path, module) for path, module in reversed([*list_module_paths(model)])}
     known = {key: (weakref.ref(module), path) for key, (path, module) in first.items()}
 
     def path_of(module: object) -> str | None:
@@ -212,7 +214,7 @@ def path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
     return path_of
 
 
-def argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
+def list_argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
     """The names that ``module.forward`` gives to its first `n_args` positional arguments: ``rest[0]`` for varargs."""
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())

@@ -36,12 +36,12 @@ from fxgrad.observe.record.tensors import (
     MetaTable,
     Origin,
     Route,
+    find_tensor_routes,
+    find_tensors,
     is_leaf,
     may_have_history,
-    origin_of,
-    routes_in,
-    stride_of,
-    tensors_in,
+    read_origin,
+    read_stride,
 )
 
 _WITHOUT_EFFECT = frozenset({"retain_grad", "__get__", "__delete__"})
@@ -150,7 +150,7 @@ class TensorLog:
             if was_known and self.is_stale(tensor):
                 return None
             self.note_fresh(tensor)
-        return origin_of(tensor)
+        return read_origin(tensor)
 
     def note_fresh(self, view: torch.Tensor) -> None:
         """Note that a view knows its grad_fn now: it was just made, or changed itself."""
@@ -385,7 +385,7 @@ class OpRecorder:
                 self._log.note_fresh(tensor)
             if tensor.requires_grad and not self._log.is_stale(tensor):
                 changed = [tensor, tensor._base] if is_view else [tensor]
-                origins = [origin_of(one) for one in changed if one is not None and not one.is_leaf]
+                origins = [read_origin(one) for one in changed if one is not None and not one.is_leaf]
                 event.nodes += [origin[0] for origin in origins if origin is not None]
 
     def _note_results(self, event: OpEvent, result: Any, arguments: list[OpArgument]) -> None:
@@ -394,12 +394,12 @@ class OpRecorder:
         if kind in _TENSORS or is_a(result, torch.Tensor):
             found = (((), result),)
         elif kind not in _ATOMS:
-            found = routes_in(result)
+            found = find_tensor_routes(result)
         number = len(self.events)
         detaches = getattr(event.target, "__name__", "") == "detach"
         for position, (route, tensor) in enumerate(found):
             shares = _find_shared(tensor, arguments, detaches=detaches)
-            meta, stride = self._metas.of_tensor(tensor), stride_of(tensor)
+            meta, stride = self._metas.of_tensor(tensor), read_stride(tensor)
             event.results.append(OpResult(route, tensor, meta, stride, tensor.requires_grad, shares))
             origin = self._log.add_result(tensor, (number, position))
             if origin is not None:
@@ -424,16 +424,16 @@ class NestingCall:
     def note_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         """Note what an operation inside the forward got of the graph around."""
         with _DisableTorchFunction():
-            for _, tensor in tensors_in((tuple(args), dict(kwargs))).tensors:
+            for _, tensor in find_tensors((tuple(args), dict(kwargs))).tensors:
                 if id(tensor) not in self._detached and tensor.requires_grad and not is_leaf(tensor):
-                    origin = origin_of(tensor)
+                    origin = read_origin(tensor)
                     if origin is not None and origin[0]._sequence_nr() < self._started:
                         self.origins.append(origin)
 
     def find_node(self, result: Any) -> bool:
         """Find the Function's node by what the call returned; whether there is one."""
         with _DisableTorchFunction():
-            origins = [origin_of(tensor) for _, tensor in tensors_in(result).tensors if tensor.requires_grad]
+            origins = [read_origin(tensor) for _, tensor in find_tensors(result).tensors if tensor.requires_grad]
         nodes = [origin[0] for origin in origins if origin is not None]
         self.node = next((node for node in nodes if getattr(node, "_forward_cls", None) is self._function), None)
         return self.node is not None

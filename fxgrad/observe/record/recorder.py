@@ -25,7 +25,7 @@ from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_legacy_tensor, next_sequence_nr
 from fxgrad.observe.record.frames import read_stack
 from fxgrad.observe.record.operations import Cursor, OpRecorder, TensorLog
-from fxgrad.observe.record.tensors import MetaTable, tensors_in
+from fxgrad.observe.record.tensors import MetaTable, find_tensors
 
 _DisableTorchFunction = torch._C.DisableTorchFunction  # it is monkey-patched while a forward is recorded
 
@@ -167,7 +167,7 @@ class Recorder:
         elif type(value) is tuple and len(value) == 1 and is_a(value[0], torch.Tensor):
             found = [((place, 0), value[0])]
         else:
-            found = tensors_in(value, (place,)).tensors
+            found = find_tensors(value, (place,)).tensors
         return [self.log.snapshot(path, tensor) for path, tensor in found]
 
     def _watch_pre_hooks(self, call: ModuleEvent) -> int | None:

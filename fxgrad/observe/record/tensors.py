@@ -33,7 +33,7 @@ Route = tuple[Step, ...]
 
 
 class Found(NamedTuple):
-    """What `tensors_in` found: each tensor with its path, and the paths of objects that it could not look into."""
+    """What `find_tensors` found: each tensor with its path, and the paths of objects that it could not look into."""
 
     tensors: list[tuple[Path, torch.Tensor]]
     opaque: list[tuple[Path, str]]
@@ -46,14 +46,14 @@ _SHOWN_KEYS = (bool, bytes, complex, float, torch.device, torch.dtype, torch.lay
 """Keys that their repr() describes, the same in every process."""
 
 
-def tensors_in(value: Any, path: Path = ()) -> Found:
+def find_tensors(value: Any, path: Path = ()) -> Found:
     """Every tensor in nested tuples, lists, mappings and dataclasses, depth first, in order; each container once.
 
     The steps of a path are exact ints and strs, whatever the keys of the mappings are.
     """
     found = Found([], [])
     for route, member in _members_at_any_depth(value):
-        place = (*path, *[key_step(step.key, step.position) for step in route]) if route else path
+        place = (*path, *[make_path_step(step.key, step.position) for step in route]) if route else path
         if is_a(member, torch.Tensor):
             found.tensors.append((place, member))
         else:
@@ -61,12 +61,12 @@ def tensors_in(value: Any, path: Path = ()) -> Found:
     return found
 
 
-def routes_in(value: Any) -> list[tuple[Route, torch.Tensor]]:
+def find_tensor_routes(value: Any) -> list[tuple[Route, torch.Tensor]]:
     """The same tensors, each with how a program reaches it."""
-    return routes_to(torch.Tensor, value)
+    return find_routes(torch.Tensor, value)
 
 
-def routes_to(kind: type, value: Any) -> list[tuple[Route, Any]]:
+def find_routes(kind: type, value: Any) -> list[tuple[Route, Any]]:
     """The objects of a class that is no container, each with how a program reaches it."""
     return [(route, member) for route, member in _members_at_any_depth(value) if is_a(member, kind)]
 
@@ -111,10 +111,10 @@ def _members_of_subclass(value: Any) -> list[tuple[Step, Any]] | None:
     return None
 
 
-def key_step(key: Any, position: int) -> str | int:
+def make_path_step(key: Any, position: int) -> str | int:
     """A key as a step of a Path, which is saved and shown: an exact str or int, the same in every process.
 
-    >>> key_step("mask", 0), key_step(True, 0), key_step(None, 0), key_step((1, "a"), 0), key_step(object(), 3)
+    >>> make_path_step("mask", 0), make_path_step(True, 0), make_path_step(None, 0), make_path_step((1, "a"), 0), make_path_step(object(), 3)
     ('mask', 1, 'None', "(1, 'a')", '<object 3>')
     """
     if is_a(key, str):
@@ -191,7 +191,7 @@ def _last(name: object) -> str:
     return str(name).rpartition(".")[2]
 
 
-def stride_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
+def read_stride(tensor: torch.Tensor) -> tuple[int, ...] | None:
     """The strides of a tensor; None for one that has none: sparse, or strided nested."""
     return None if tensor.layout is not torch.strided or tensor.is_nested else tensor.stride()
 
@@ -202,7 +202,7 @@ Origin = tuple[AutogradNode, int]
 """A node, and which of its outputs a tensor is."""
 
 
-def origin_of(tensor: torch.Tensor) -> Origin | None:
+def read_origin(tensor: torch.Tensor) -> Origin | None:
     """The grad_fn and output_nr of a tensor; None for a leaf and where no grad is required.
 
     None too for a view that a custom Function returned and whose memory has changed since, which has none any more:
@@ -228,7 +228,7 @@ def may_have_history(tensor: torch.Tensor) -> bool:
     return tensor.requires_grad and (tensor._is_view() or not is_leaf(tensor))
 
 
-def memory_of(tensor: torch.Tensor) -> object:
+def identify_memory(tensor: torch.Tensor) -> object:
     """Tells the memory of a tensor apart from others, as long as it lives; the tensor itself where it has no storage."""
     try:
         return "storage", tensor.untyped_storage()._cdata
@@ -260,10 +260,10 @@ def find_roots(output: Any, *, what: str = "the output of forward") -> FoundRoot
 def _find_roots_in(output: Any, what: str) -> FoundRoots:
     loss = _loss_of(output)
     if loss is not None:
-        others = [path for path, tensor in tensors_in(output, ("result",)).tensors if tensor is not loss]
+        others = [path for path, tensor in find_tensors(output, ("result",)).tensors if tensor is not loss]
         left = tuple([f"{format_path(path)}: backward starts from the loss alone" for path in others])
         return FoundRoots([(("result", "loss"), loss)], "the loss in the output of forward", left)
-    found = tensors_in(output, ("result",))
+    found = find_tensors(output, ("result",))
     roots = [(path, tensor) for path, tensor in found.tensors if tensor.requires_grad]
     skipped = [f"{format_path(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]
     skipped += [f"{format_path(path)}: a {escape(name)}, which is not looked into" for path, name in found.opaque]

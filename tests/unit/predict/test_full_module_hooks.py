@@ -161,7 +161,7 @@ def test_where_no_result_is_hooked_it_never_fires_and_says_why(notebook, result,
 
 
 def tensors_in(value):
-    from fxgrad.observe.record.tensors import tensors_in as found
+    from fxgrad.observe.record.tensors import find_tensors as found
 
     return found(value).tensors
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fxgrad.errors import TargetError
-from fxgrad.observe.record.frames import user_code, user_traceback
+from fxgrad.observe.record.frames import format_user_traceback, user_code
 
 
 def raised(function):
@@ -31,7 +31,7 @@ def multiply_wrong_shapes():
 
 
 def test_frames_of_torch_are_cut():
-    shown = user_traceback(raised(multiply_wrong_shapes))
+    shown = format_user_traceback(raised(multiply_wrong_shapes))
     assert "return torch.nn.Linear(3, 4)(torch.ones(9, 5))" in shown
     assert "torch/nn/modules" not in shown
     assert shown.splitlines()[-1].startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
@@ -41,7 +41,7 @@ def test_frames_of_torch_are_kept_where_there_are_no_others():
     error = raised(multiply_wrong_shapes)
     while "torch" not in error.__traceback__.tb_frame.f_globals["__name__"]:
         error.__traceback__ = error.__traceback__.tb_next
-    assert "in _wrapped_call_impl" in user_traceback(error)
+    assert "in _wrapped_call_impl" in format_user_traceback(error)
 
 
 def test_frames_of_fxgrad_are_cut():
@@ -55,7 +55,7 @@ def test_the_cause_is_shown_and_cut_as_well():
         except RuntimeError as error:
             raise ValueError("bad shapes") from error
 
-    shown = user_traceback(raised(cause))
+    shown = format_user_traceback(raised(cause))
     assert "direct cause" in shown
     assert "torch/nn/modules" not in shown
 
@@ -63,7 +63,7 @@ def test_the_cause_is_shown_and_cut_as_well():
 def test_a_cycle_of_causes_ends():
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
-    assert "ValueError: one" in user_traceback(one)
+    assert "ValueError: one" in format_user_traceback(one)
 
 
 def test_an_error_whose_text_raises_is_shown():
