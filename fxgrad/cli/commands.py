@@ -22,6 +22,7 @@ from fxgrad.errors import FxgradError, UsageError
 from fxgrad.graph.lookup import find_hook_kind
 from fxgrad.graph.records import BACKWARD_APIS
 from fxgrad.graph.text import escape
+from fxgrad.render.files import name_formats
 from fxgrad.target_options import TargetOptions
 from fxgrad.version import __version__
 
@@ -186,7 +187,7 @@ Examples:
 """
 )
 @target_argument
-@click.option("-o", "--output", metavar="FILE", required=True, help="Where to; .svg, .png, .pdf or .dot.")
+@click.option("-o", "--output", metavar="FILE", required=True, help=f"Where to; {name_formats('.')}.")
 @click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Show modules to this depth; close the others.")
 @click.option("--module", metavar="PATH", help="Draw this module's part only.")
 @click.option("--hooks-only", is_flag=True, help="Draw the nodes that carry hooks, and what joins them.")

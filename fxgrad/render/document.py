@@ -102,13 +102,13 @@ def format_document(document: Document, *, width: int = WIDTH) -> str:
     console = Console(
         file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
     )
-    console.print(_Writer(plain=True).group(document, 0), crop=False)
+    console.print(_Writer(plain=True).render_blocks(document, 0), crop=False)
     return "\n".join(line.rstrip() for line in text.getvalue().split("\n"))
 
 
 def render_document(document: Document) -> RenderableType:
     """Make a document something that ``rich.console.Console.print`` writes, as wide as the terminal, in colour."""
-    return _Writer(plain=False).group(document, 0)
+    return _Writer(plain=False).render_blocks(document, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class _Writer:
 
     plain: bool
 
-    def group(self, blocks: Sequence[Block], depth: int) -> RenderableType:
+    def render_blocks(self, blocks: Sequence[Block], depth: int) -> RenderableType:
         """One renderable for all the blocks, which are so deep in sections."""
         from rich.console import Group
         from rich.text import Text
@@ -130,29 +130,31 @@ class _Writer:
         for before, block in zip((None, *blocks), blocks, strict=False):
             if _is_spaced(before, block, depth):
                 parts.append(Text())
-            parts += self._block(block, depth)
+            parts += self._render_block(block, depth)
         return Group(*parts)
 
-    def _block(self, block: Block, depth: int) -> Iterator[RenderableType]:
+    def _render_block(self, block: Block, depth: int) -> Iterator[RenderableType]:
         match block:
             case Paragraph(text):
-                yield _Wrapped(self._text(text), others=_STEP * min(depth, 1))
+                yield _Wrapped(self._render_text(text), others=_STEP * min(depth, 1))
             case Terms(items, tone):
-                labels = [self._text(label, "dim" if row else _TONES[tone]) for row, (label, _) in enumerate(items)]
+                labels = [
+                    self._render_text(label, "dim" if row else _TONES[tone]) for row, (label, _) in enumerate(items)
+                ]
                 room = max(label.cell_len for label in labels) + _GAP
                 for label, (_, text) in zip(labels, items, strict=True):
                     label.pad_right(room - label.cell_len)
-                    yield _Wrapped(self._text("").join([label, self._text(text)]), others=room)
+                    yield _Wrapped(self._render_text("").join([label, self._render_text(text)]), others=room)
             case Table(names, rows, headed):
-                columns = [[self._text(row[index]) for row in rows] for index in range(len(names))]
-                headers = [self._text(name, "bold") for name in names if headed]
+                columns = [[self._render_text(row[index]) for row in rows] for index in range(len(names))]
+                headers = [self._render_text(name, "bold") for name in names if headed]
                 yield _Grid(columns, headers, plain=self.plain)
             case Section(title, body):
-                parts = [self._text(part, "" if place else "bold") for place, part in enumerate(title)]
+                parts = [self._render_text(part, "" if place else "bold") for place, part in enumerate(title)]
                 yield _Title(parts)
-                yield _Indented(self.group(body, depth + 1))
+                yield _Indented(self.render_blocks(body, depth + 1))
 
-    def _text(self, text: str, style: str = "") -> Text:
+    def _render_text(self, text: str, style: str = "") -> Text:
         from rich.text import Text
 
         if self.plain:

@@ -102,7 +102,7 @@ def _look_attributes(look: Look, fill: str) -> dict[str, str]:
     return {
         "color": look.line,
         "fillcolor": fill,
-        "fontcolor": theme.text_on(fill),
+        "fontcolor": theme.pick_text_colour(fill),
         "peripheries": str(look.outlines),
         "shape": look.shape,
         "style": look.style,
@@ -180,7 +180,7 @@ def format_box(lines: Iterable[Line], fill: str) -> str:
 def _format_row(line: Line, fill: str) -> str:
     background = fill if line.hook is None else theme.HOOK_FILLS[line.hook]
     text = quote_html(line.text)
-    colour = f'<FONT COLOR="{theme.text_on(background)}">{f"<B>{text}</B>" if line.bold else text}</FONT>'
+    colour = f'<FONT COLOR="{theme.pick_text_colour(background)}">{f"<B>{text}</B>" if line.bold else text}</FONT>'
     chip = f' BGCOLOR="{background}" STYLE="ROUNDED"' if background != fill else ""
     width = measure_ems(line.text) * BOX_SIZE * (BOLD if line.bold else 1)
     return _format_cell(colour, width=width, attributes=chip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from fxgrad.graph import (
     BackwardGraph,
@@ -49,11 +48,11 @@ def compose_explanation(
     wanted = group_sites(graph) if module is None else _select_module(graph, module)
     every, head = tuple(explanations), tuple(introduce_graph(graph))
     by_subject = _group_by_subject(graph, every)
-    hooks: list[Block] = [_hook_section(subject, by_subject.get(subject.key, [])) for subject in wanted]
+    hooks: list[Block] = [_compose_hook(subject, by_subject.get(subject.key, [])) for subject in wanted]
     return (
         *head,
         *(hooks or [Paragraph(_explain_absence(graph, module))]),
-        *_findings_about_no_hook(graph, every, module),
+        *_compose_other_findings(graph, every, module),
     )
 
 
@@ -74,13 +73,13 @@ def compose_probe(
     supposed = Paragraph(f"supposed, not registered: {name_registering_function(hook.kind)} on {where}")
     blocks: list[Block] = [*introduce_graph(graph), supposed]
     if refused is not None:
-        return (*blocks, Terms((("refused", refused),), "error"), *map(_finding_terms, findings))
+        return (*blocks, Terms((("refused", refused),), "error"), *map(_compose_finding, findings))
     by_subject = _group_by_subject(graph, findings)
     blocks += [
-        _hook_section(each, by_subject.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id
+        _compose_hook(each, by_subject.get(each.key, [])) for each in group_sites(graph) if each.hook.id == hook.id
     ]
     if moved:
-        blocks.append(_moved_section(graph, moved))
+        blocks.append(_compose_moved(graph, moved))
     if zeros:
         names = join_words([quote_code(name) for name in zeros])
         sentence = f"the hook makes the gradient of {names} a tensor of zeros, where it is None without it"
@@ -88,7 +87,7 @@ def compose_probe(
     return tuple(blocks)
 
 
-def _moved_section(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSite]]) -> Section:
+def _compose_moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSite]]) -> Section:
     rows = [
         (
             escape(after.hook.owner) or "all",
@@ -117,7 +116,7 @@ def _describe_gradients(site: HookSite) -> str:
     return ", ".join(shown) or "a call"
 
 
-def _findings_about_no_hook(
+def _compose_other_findings(
     graph: BackwardGraph, explanations: Iterable[Explanation], module: str | None
 ) -> Iterator[Section]:
     """The findings that are about no hook, or those of them about one module and its parameters."""
@@ -127,7 +126,7 @@ def _findings_about_no_hook(
         about = {owner.path, *owner.aliases, *owner.parameters}
         found = [finding for finding in found if finding.owner in about]
     if found:
-        yield Section(("about no hook",), tuple(map(_finding_terms, found)))
+        yield Section(("about no hook",), tuple(map(_compose_finding, found)))
 
 
 def _group_by_subject(
@@ -175,36 +174,36 @@ def _explain_absence(graph: BackwardGraph, module: str | None) -> str:
     )
 
 
-def _hook_section(subject: HookSites, explanations: Sequence[Explanation]) -> Section:
+def _compose_hook(subject: HookSites, explanations: Sequence[Explanation]) -> Section:
     """One hook at one owner: what it is, each of its sites, alike ones folded, and what the rules say."""
     title = (*say.describe_owner(subject), say.format_registration(subject.hook), say.locate_hook(subject.hook))
-    return Section(title, (*_fold_sections(subject), *map(_finding_terms, explanations)))
+    return Section(title, (*_compose_sites(subject), *map(_compose_finding, explanations)))
 
 
-def _fold_sections(subject: HookSites) -> Iterator[Block]:
+def _compose_sites(subject: HookSites) -> Iterator[Block]:
     every = _fold_sites(subject)
     for number, fold in enumerate(every[:_MOST_FOLDS]):
-        changed = _list_changes(subject, every[0].shown, fold.shown) if number else None
-        yield _site_section(subject, fold) if changed is None else _changes_section(subject, every[0], fold, changed)
-    left = sum(len(fold.sites) for fold in every[_MOST_FOLDS:])
+        changed = _list_changes(subject, every[0][0], fold[0]) if number else None
+        yield _compose_site(subject, fold) if changed is None else _compose_changes(subject, every[0], fold, changed)
+    left = sum(len(fold) for fold in every[_MOST_FOLDS:])
     if left:
         yield Paragraph(f"and {count_noun(left, 'more site')}, which differ from these: `trace.sites` has them all")
 
 
-def _site_section(subject: HookSites, fold: _Fold) -> Section:
-    site, call = fold.shown, subject.call(fold.shown)
+def _compose_site(subject: HookSites, fold: _Fold) -> Section:
+    site, call = fold[0], subject.call(fold[0])
     node = subject.graph.nodes[site.node] if site.node is not None else None
-    body: list[Block] = [Paragraph(line) for line in _site_lines(site, node, call) if line]
+    body: list[Block] = [Paragraph(line) for line in _describe_site(site, node, call) if line]
     if site.grad_output and site.hook.kind.gets_one_gradient:
-        body.append(Table(_COLUMNS, (("the gradient", *_entry_cells(site.grad_output[0])),), headed=False))
+        body.append(Table(_COLUMNS, (("the gradient", *_describe_entry(site.grad_output[0])),), headed=False))
     elif site.grad_output:
-        body.append(_gradients(say.describe_grad_output(site, node, call), site.grad_output))
+        body.append(_compose_gradients(say.describe_grad_output(site, node, call), site.grad_output))
     if site.grad_input:
-        body.append(_gradients(say.describe_grad_input(site, node, call), site.grad_input))
-    return Section((*_fold_title(subject, fold), site.reason), tuple(body))
+        body.append(_compose_gradients(say.describe_grad_input(site, node, call), site.grad_input))
+    return Section((*_title_fold(subject, fold), site.reason), tuple(body))
 
 
-def _site_lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterator[str]:
+def _describe_site(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterator[str]:
     yield say.describe_firing(site)
     if node is not None:
         # PyTorch makes the nodes of full hooks around a call: what is the user's is the call
@@ -214,34 +213,34 @@ def _site_lines(site: HookSite, node: Node | None, call: ModuleCall | None) -> I
         yield say.describe_argument(site.hook)
 
 
-def _fold_title(subject: HookSites, fold: _Fold) -> Iterator[str]:
-    calls, nodes = say.name_calls(subject, fold.sites), say.name_nodes(subject.graph, fold.sites)
+def _title_fold(subject: HookSites, fold: _Fold) -> Iterator[str]:
+    calls, nodes = say.name_calls(subject, fold), say.name_nodes(subject.graph, fold)
     yield f"{calls}  {nodes}".strip()
-    shown = say.name_calls(subject, (fold.shown,))
-    if len(fold.sites) > 1 and shown:
+    shown = say.name_calls(subject, (fold[0],))
+    if len(fold) > 1 and shown:
         yield f"alike; shown is {shown.partition(' of ')[0]}"
 
 
-def _changes_section(subject: HookSites, base: _Fold, fold: _Fold, changed: Sequence[_Change]) -> Section:
-    as_base = say.name_calls(subject, (base.shown,)).partition(" of ")[0] or "above"
-    rows = [(f"{side}{name_entry(gradient)}", *_entry_cells(gradient)) for side, gradient in changed]
-    title = (*_fold_title(subject, fold), f"as {as_base}, but")
+def _compose_changes(subject: HookSites, base: _Fold, fold: _Fold, changed: Sequence[tuple[str, Gradient]]) -> Section:
+    as_base = say.name_calls(subject, (base[0],)).partition(" of ")[0] or "above"
+    rows = [(f"{side}{name_entry(gradient)}", *_describe_entry(gradient)) for side, gradient in changed]
+    title = (*_title_fold(subject, fold), f"as {as_base}, but")
     return Section(title, (Table(_COLUMNS, tuple(rows), headed=False),))
 
 
-def _gradients(title: str, gradients: Sequence[Gradient]) -> Section:
-    rows = [(name_entry(gradient), *_entry_cells(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
+def _compose_gradients(title: str, gradients: Sequence[Gradient]) -> Section:
+    rows = [(name_entry(gradient), *_describe_entry(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
     body: list[Block] = [Table(_COLUMNS, tuple(rows), headed=False)]
     if len(gradients) > _MOST_ENTRIES:
         body.append(Paragraph(f"and {say.count_entries(len(gradients) - _MOST_ENTRIES)} more, in `trace.sites`"))
     return Section((title,), tuple(body))
 
 
-def _entry_cells(gradient: Gradient) -> tuple[str, str]:
+def _describe_entry(gradient: Gradient) -> tuple[str, str]:
     return say.format_gradient(gradient), say.explain_gradient(gradient)
 
 
-def _finding_terms(finding: Explanation) -> Terms:
+def _compose_finding(finding: Explanation) -> Terms:
     """What a rule says, with its code."""
     items = (
         (finding.code, f"{finding.severity}: {finding.headline}"),
@@ -251,58 +250,39 @@ def _finding_terms(finding: Explanation) -> Terms:
     return Terms(tuple(item for item in items if item[1]), finding.severity)
 
 
-# Sites that say the same are told once: a recurrent cell has one for each step, and a reader wants the differences
+# Sites that say the same are shown once: a recurrent cell has one for each step, and a reader wants the differences
 
 
-class _Fold(NamedTuple):
-    """Sites with the same content but for numbers in names. The first one is shown."""
-
-    sites: tuple[HookSite, ...]
-
-    @property
-    def shown(self) -> HookSite:
-        """The site that stands for all."""
-        return self.sites[0]
+_Fold = Sequence[HookSite]
+"""Sites with the same content but for numbers in names. The first one stands for all."""
 
 
-class _Change(NamedTuple):
-    """An entry that is not as in another site: ``side`` is "grad_output" or "grad_input"."""
-
-    side: str
-    gradient: Gradient
-
-
-def _fold_sites(subject: HookSites) -> tuple[_Fold, ...]:
+def _fold_sites(subject: HookSites) -> list[_Fold]:
     """The subject's sites, those of the same content together, in the order of the first of each."""
     found: dict[object, list[HookSite]] = {}
     for site in subject.sites:
-        found.setdefault(_content_key(subject, site), []).append(site)
-    return tuple(_Fold(tuple(sites)) for sites in found.values())
+        found.setdefault(_make_content_key(subject, site), []).append(site)
+    return list(found.values())
 
 
-def _list_changes(subject: HookSites, base: HookSite, other: HookSite) -> tuple[_Change, ...] | None:
-    """The entries of ``other`` that are not as in ``base``; None where there is more to tell than a few entries."""
-    if _frame_key(subject, base) != _frame_key(subject, other):
+def _list_changes(subject: HookSites, base: HookSite, other: HookSite) -> list[tuple[str, Gradient]] | None:
+    """The entries of ``other`` that are not as in ``base``, each with its side; None where more differs than a few."""
+    if _make_frame_key(subject, base) != _make_frame_key(subject, other):
         return None
-    found = (
-        *_compare_entries("grad_output", base.grad_output, other.grad_output),
-        *_compare_entries("grad_input", base.grad_input, other.grad_input),
-    )
-    return found if len(found) <= _MOST_CHANGES else None
+    pairs = [
+        *(("grad_output", old, new) for old, new in zip(base.grad_output, other.grad_output, strict=True)),
+        *(("grad_input", old, new) for old, new in zip(base.grad_input, other.grad_input, strict=True)),
+    ]
+    changes = [(side, new) for side, old, new in pairs if _make_entry_key(old) != _make_entry_key(new)]
+    return changes if len(changes) <= _MOST_CHANGES else None
 
 
-def _compare_entries(side: str, base: Sequence[Gradient], other: Sequence[Gradient]) -> Iterator[_Change]:
-    for old, new in zip(base, other, strict=True):
-        if _entry_key(old) != _entry_key(new):
-            yield _Change(side, new)
+def _make_content_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
+    entries = tuple(_make_entry_key(gradient) for gradient in (*site.grad_output, *site.grad_input))
+    return (*_make_frame_key(subject, site), entries)
 
 
-def _content_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
-    entries = tuple(_entry_key(gradient) for gradient in (*site.grad_output, *site.grad_input))
-    return (*_frame_key(subject, site), entries)
-
-
-def _frame_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
+def _make_frame_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
     node = subject.graph.nodes[site.node].name if site.node is not None else None
     return (
         node,
@@ -316,7 +296,7 @@ def _frame_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
     )
 
 
-def _entry_key(gradient: Gradient) -> tuple[object, ...]:
+def _make_entry_key(gradient: Gradient) -> tuple[object, ...]:
     texts = (_erase_numbers(gradient.expression), _erase_numbers(gradient.reason))
     return (gradient.argument, gradient.status, gradient.shape, gradient.dtype, *texts)
 

@@ -51,9 +51,9 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     """Raise the `OutputError` that `write_file` would raise for a file in a folder that is not there, before any work."""
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
-        raise _cannot_write(path, os.strerror(errno.ENOENT))
+        raise _make_error(path, os.strerror(errno.ENOENT))
     if place.is_dir():
-        raise _cannot_write(path, os.strerror(errno.EISDIR))
+        raise _make_error(path, os.strerror(errno.EISDIR))
 
 
 def write_file(content: bytes, path: str | os.PathLike[str]) -> None:
@@ -68,7 +68,7 @@ def write_file(content: bytes, path: str | os.PathLike[str]) -> None:
         else:
             _replace(place, content)
     except (OSError, ValueError) as error:  # a null character in the name is a ValueError
-        raise _cannot_write(path, getattr(error, "strerror", None) or str(error)) from error
+        raise _make_error(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def _replace(place: Path, content: bytes) -> None:
@@ -82,15 +82,15 @@ def _replace(place: Path, content: bytes) -> None:
             draft.unlink()
 
 
-def _cannot_write(path: str | os.PathLike[str], why: str) -> OutputError:
+def _make_error(path: str | os.PathLike[str], why: str) -> OutputError:
     return OutputError(
         f'cannot write "{escape(os.fspath(path))}": {why}',
         "a file in a folder that exists and that you may write to",
-        _instead(Path(path)),
+        _suggest_path(Path(path)),
     )
 
 
-def _instead(place: Path) -> str:
+def _suggest_path(place: Path) -> str:
     if place.is_dir():
         return f'"{escape(str(place / "graph.svg"))}": it is a folder'
     if not place.parent.is_dir():

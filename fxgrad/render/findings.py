@@ -88,7 +88,7 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     groups: dict[Finding, dict[str, None]] = {}
     for finding in findings:
         groups.setdefault(replace(finding, because="", fix="", owners=()), {}).update(dict.fromkeys(finding.owners))
-    return tuple(sorted(_merge_owners(findings, groups), key=_rank))
+    return tuple(sorted(_merge_owners(findings, groups), key=_rank_finding))
 
 
 def _merge_owners(findings: Iterable[Finding], groups: dict[Finding, dict[str, None]]) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _merge_owners(findings: Iterable[Finding], groups: dict[Finding, dict[str, N
             yield replace(finding, owners=tuple(owners))
 
 
-def _rank(finding: Finding) -> tuple[str, int, str, str]:
+def _rank_finding(finding: Finding) -> tuple[str, int, str, str]:
     return finding.file, finding.line or 0, finding.code, finding.headline
 
 
@@ -114,7 +114,7 @@ _Format = Callable[[Sequence[Finding]], str]
 _GITHUB_COMMANDS = {"info": "notice", "warning": "warning", "error": "error"}
 
 
-def _text(findings: Sequence[Finding]) -> str:
+def _format_text(findings: Sequence[Finding]) -> str:
     return "\n".join(format_line(finding) for finding in findings)
 
 
@@ -123,11 +123,11 @@ def format_line(finding: Finding) -> str:
     return f"{finding.place}: {finding.code} {finding.severity} {finding.sentence}"
 
 
-def _json(findings: Sequence[Finding]) -> str:
+def _format_json(findings: Sequence[Finding]) -> str:
     return json.dumps(json.loads(records_to_json(tuple(findings))), indent=2)
 
 
-def _github(findings: Sequence[Finding]) -> str:
+def _format_github(findings: Sequence[Finding]) -> str:
     return "\n".join(format_github_command(finding) for finding in findings)
 
 
@@ -164,11 +164,16 @@ def escape_github_property(text: str) -> str:
     return escape_github_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _sarif(findings: Sequence[Finding]) -> str:
+def _format_sarif(findings: Sequence[Finding]) -> str:
     return json.dumps(make_sarif_log(findings), indent=2)
 
 
-_FORMATS: dict[str, _Format] = {"text": _text, "json": _json, "github": _github, "sarif": _sarif}
+_FORMATS: dict[str, _Format] = {
+    "text": _format_text,
+    "json": _format_json,
+    "github": _format_github,
+    "sarif": _format_sarif,
+}
 
 
 def format_findings(findings: Sequence[Finding], name: str) -> str:
@@ -188,18 +193,18 @@ Json = dict[str, Any]
 def make_sarif_log(findings: Sequence[Finding]) -> Json:
     """One run of one tool: the rules that it has, and a result for each finding."""
     run = {
-        "tool": {"driver": _driver()},
+        "tool": {"driver": _describe_tool()},
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding) for finding in findings],
+        "results": [_make_result(finding) for finding in findings],
     }
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def _driver() -> Json:
-    return {"name": "fxgrad", "semanticVersion": __version__, "rules": [_rule_entry(code) for code in list_codes()]}
+def _describe_tool() -> Json:
+    return {"name": "fxgrad", "semanticVersion": __version__, "rules": [_describe_rule(code) for code in list_codes()]}
 
 
-def _rule_entry(code: str) -> Json:
+def _describe_rule(code: str) -> Json:
     about = find_page(code)
     return {
         "id": code,
@@ -209,17 +214,17 @@ def _rule_entry(code: str) -> Json:
     }
 
 
-def _result(finding: Finding) -> Json:
+def _make_result(finding: Finding) -> Json:
     return {
         "ruleId": finding.code,
         "ruleIndex": list_codes().index(finding.code),
         "level": _LEVELS[finding.severity],
         "message": {"text": f"{finding.sentence}\n{finding.because}\nfix: {finding.fix}"},
-        "locations": [_location(finding)],
+        "locations": [_make_location(finding)],
     }
 
 
-def _location(finding: Finding) -> Json:
+def _make_location(finding: Finding) -> Json:
     """A file's name becomes a URI reference, relative to the folder that fxgrad ran in."""
     physical: Json = {"artifactLocation": {"uri": quote(finding.file, errors="backslashreplace")}}
     if finding.line is not None:

@@ -15,7 +15,7 @@ _LIST_MARK = re.compile(r"^(\d*)([-+.)])")
 
 def format_markdown(document: Document, *, title: str | None = None) -> str:
     """Write a document as Markdown, its outer sections as headings of the second and third level."""
-    return "\n\n".join([*([] if title is None else [f"# {title}"]), *_blocks(document, 0)]) + "\n"
+    return "\n\n".join([*([] if title is None else [f"# {title}"]), *_format_blocks(document, 0)]) + "\n"
 
 
 def escape_prose(text: str) -> str:
@@ -26,7 +26,7 @@ def escape_prose(text: str) -> str:
     >>> print(escape_prose("1. no list"))
     1\. no list
     """
-    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_span, split_code(escape_unprintable(text)))))
+    return _LIST_MARK.sub(r"\1\\\2", "".join(map(_format_span, split_code(escape_unprintable(text)))))
 
 
 def escape_cell(text: str) -> str:
@@ -35,19 +35,21 @@ def escape_cell(text: str) -> str:
     >>> print(escape_cell("`a|b` and `c`"))
     a\|b and `c`
     """
-    parts = (_prose(part) if "|" in part.text else _span(part) for part in split_code(escape_unprintable(text)))
+    parts = (
+        _escape_span(part) if "|" in part.text else _format_span(part) for part in split_code(escape_unprintable(text))
+    )
     return "".join(parts)
 
 
-def _span(span: Span) -> str:
-    return f"`{span.text}`" if span.is_code else _prose(span)
+def _format_span(span: Span) -> str:
+    return f"`{span.text}`" if span.is_code else _escape_span(span)
 
 
-def _prose(span: Span) -> str:
+def _escape_span(span: Span) -> str:
     return _SPECIAL.sub(r"\\\g<0>", span.text)
 
 
-def _blocks(blocks: Sequence[Block], depth: int) -> Iterator[str]:
+def _format_blocks(blocks: Sequence[Block], depth: int) -> Iterator[str]:
     for block in blocks:
         match block:
             case Paragraph(text):
@@ -55,22 +57,22 @@ def _blocks(blocks: Sequence[Block], depth: int) -> Iterator[str]:
             case Terms(items):
                 yield "\n".join(f"- **{escape_prose(label)}** {escape_prose(text)}" for label, text in items)
             case Table():
-                yield "\n".join(_table(block))
+                yield "\n".join(_format_table(block))
             case Section(title, body):
-                yield _title(title, depth)
-                yield from _blocks(body, depth + 1)
+                yield _format_title(title, depth)
+                yield from _format_blocks(body, depth + 1)
 
 
-def _title(parts: Sequence[str], depth: int) -> str:
+def _format_title(parts: Sequence[str], depth: int) -> str:
     text = " · ".join(escape_prose(part) for part in parts if part)
     return f"{_HEADINGS[depth]} {text}" if depth < len(_HEADINGS) else f"**{text}**"
 
 
-def _table(table: Table) -> Iterator[str]:
-    yield _line(table.columns)
-    yield _line(["---"] * len(table.columns))
-    yield from map(_line, ([escape_cell(text) for text in row] for row in table.rows))
+def _format_table(table: Table) -> Iterator[str]:
+    yield _format_row(table.columns)
+    yield _format_row(["---"] * len(table.columns))
+    yield from map(_format_row, ([escape_cell(text) for text in row] for row in table.rows))
 
 
-def _line(cells: Sequence[str]) -> str:
+def _format_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

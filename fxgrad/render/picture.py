@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Edge, HookKind, HookSite, ModuleCall, Node, Root
+from fxgrad.graph import BackwardGraph, Edge, Hook, HookKind, HookSite, ModuleCall, Node, Root
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -323,30 +323,16 @@ def _format_place(call: ModuleCall, *, times: int) -> str:
 
 def _format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
     """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
-    places = list(sites)
-    by_hook: dict[_HookName, list[HookSite]] = {}
-    for site in places:
-        by_hook.setdefault(_name_of_hook(site), []).append(site)
-    hooks = list(by_hook.items())
-    for hook, alike in hooks[:_MOST_HOOKS]:
-        yield Line(_format_hook(hook, alike), hook=hook.kind)
-    if len(hooks) > _MOST_HOOKS:
-        yield Line(f"and {len(hooks) - _MOST_HOOKS} more hooks")
-
-
-class _HookName(NamedTuple):
-    function: str
-    kind: HookKind
-    owner: str
-
-
-def _name_of_hook(site: HookSite) -> _HookName:
-    return _HookName(site.hook.function, site.hook.kind, site.hook.owner)
-
-
-def _format_hook(hook: _HookName, alike: Sequence[HookSite]) -> str:
-    notes = [*([f"{len(alike)} times"] if len(alike) > 1 else []), _format_order(alike)]
-    return " · ".join([_format_hook_name(hook), *notes])
+    alike: dict[tuple[str, HookKind, str], list[HookSite]] = {}
+    for site in sites:
+        alike.setdefault((site.hook.function, site.hook.kind, site.hook.owner), []).append(site)
+    groups = list(alike.values())
+    for group in groups[:_MOST_HOOKS]:
+        times = [f"{len(group)} times"] if len(group) > 1 else []
+        text = " · ".join([_format_hook_name(group[0].hook), *times, _format_order(group)])
+        yield Line(text, hook=group[0].hook.kind)
+    if len(groups) > _MOST_HOOKS:
+        yield Line(f"and {len(groups) - _MOST_HOOKS} more hooks")
 
 
 def _format_order(alike: Sequence[HookSite]) -> str:
@@ -359,7 +345,7 @@ def _format_order(alike: Sequence[HookSite]) -> str:
     return f"no. {format_ranges(orders)}{qualify_place(alike)}"
 
 
-def _format_hook_name(hook: _HookName) -> str:
+def _format_hook_name(hook: Hook) -> str:
     owner = "every module" if hook.kind.is_global else escape(hook.owner) or "the model"
     function = shorten(escape(hook.function) or "hook", _PART_WIDTH)
     return " · ".join([function, name_registering_function(hook.kind), shorten(owner, _PART_WIDTH)])
@@ -494,7 +480,7 @@ def _find_unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
     placed = {site.hook.id for site in graph.sites if site.node is not None}
     for hook in graph.hooks:
         if hook.id not in placed:
-            yield _format_hook_name(_HookName(hook.function, hook.kind, hook.owner))
+            yield _format_hook_name(hook)
 
 
 def shorten(text: str, width: int) -> str:

@@ -30,17 +30,21 @@ def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation]) ->
     """Everything that is known of the graph, for a reader who knows the model."""
     every = group_sites(graph)
     sections = (
-        _summary(graph),
-        _hooks(every),
-        _firing_order(graph, every),
-        _findings(every, graph, tuple(explanations)),
-        _without_gradient(graph),
-        _skipped(graph),
+        _summarize_graph(graph),
+        _tabulate_hooks(every),
+        _tabulate_order(graph, every),
+        _compose_findings(every, graph, tuple(explanations)),
+        _tabulate_lost(graph),
+        _list_skipped(graph),
     )
-    return (*_head(graph), *(section for section in sections if section.body), Paragraph(say.describe_promise()))
+    return (
+        *_introduce_trace(graph),
+        *(section for section in sections if section.body),
+        Paragraph(say.describe_promise()),
+    )
 
 
-def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
+def _introduce_trace(graph: BackwardGraph) -> Iterator[Paragraph]:
     info = graph.info
     yield from (Paragraph(line) for line in (say.describe_roots(info), say.describe_call_of_backward(info)) if line)
     yield Paragraph(say.describe_trace(info))
@@ -51,13 +55,13 @@ def _head(graph: BackwardGraph) -> Iterator[Paragraph]:
 # Summary
 
 
-def _summary(graph: BackwardGraph) -> Section:
+def _summarize_graph(graph: BackwardGraph) -> Section:
     kinds = Counter(node.kind.value for node in graph.nodes)
     shown = [f"{number:,} {kind}" for kind, number in kinds.most_common()]
     modules = {call.path for call in graph.calls}
     rows = [
         ("nodes", f"{len(graph.nodes):,}" + (f": {join_words(shown, most=_MOST_KINDS)}" if shown else "")),
-        ("roots", f"{len(graph.roots):,}: {join_words(_roots(graph))}"),
+        ("roots", f"{len(graph.roots):,}: {join_words(escape(graph.nodes[root.node].label) for root in graph.roots)}"),
         (
             "module calls",
             f"{len(graph.calls):,}; {len(modules):,} of {count_noun(len(graph.modules), 'module')} called",
@@ -66,25 +70,21 @@ def _summary(graph: BackwardGraph) -> Section:
             "hooks",
             f"{len(graph.hooks):,}, at {count_noun(len(graph.sites), 'site')} (a hook at one call, node or tensor)",
         ),
-        ("fire", _fires(graph.sites)),
-        ("entries", _entries(graph.sites)),
+        ("fire", _count_firing(graph.sites)),
+        ("entries", _count_entries(graph.sites)),
     ]
     if graph.info.calls_reason is not None:
         rows = [row for row in rows if row[0] != "module calls"]
     return Section(("summary",), (Terms(tuple(rows)),))
 
 
-def _roots(graph: BackwardGraph) -> list[str]:
-    return [escape(graph.nodes[root.node].label) for root in graph.roots]
-
-
-def _fires(sites: Sequence[HookSite]) -> str:
+def _count_firing(sites: Sequence[HookSite]) -> str:
     counts = Counter(site.fires for site in sites)
     fire = f"{counts[True]:,} of {count_noun(len(sites), 'site')}"
     return f"{fire}; {counts[None]:,} only backward decides" if counts[None] else fire
 
 
-def _entries(sites: Sequence[HookSite]) -> str:
+def _count_entries(sites: Sequence[HookSite]) -> str:
     every = Counter(entry.status for site in sites for entry in (*site.grad_output, *site.grad_input))
     tensors = count_noun(every["tensor"], "tensor", zero="0")
     return f"{every.total():,}: {tensors}, {every['none']:,} None, {every['unknown']:,} unknown"
@@ -93,25 +93,25 @@ def _entries(sites: Sequence[HookSite]) -> str:
 # Hooks
 
 
-def _hooks(every: Sequence[HookSites]) -> Section:
+def _tabulate_hooks(every: Sequence[HookSites]) -> Section:
     in_order = sorted(every, key=lambda subject: subject.hook.id)
-    rows = [(*_hook_cells(subject), _times(subject)) for subject in in_order[:_MOST_ROWS]]
-    return _long_table("hooks, as they were registered", ("on", "kind", "function", "fires"), rows, len(every))
+    rows = [(*_describe_hook(subject), _count_times(subject)) for subject in in_order[:_MOST_ROWS]]
+    return _make_table("hooks, as they were registered", ("on", "kind", "function", "fires"), rows, len(every))
 
 
-def _hook_cells(subject: HookSites) -> tuple[str, str, str]:
+def _describe_hook(subject: HookSites) -> tuple[str, str, str]:
     on, *_ = say.describe_owner(subject)
     return on, subject.hook.kind.short_name, say.shorten_function(subject.hook)
 
 
-def _times(subject: HookSites) -> str:
+def _count_times(subject: HookSites) -> str:
     if any(site.fires is None or (site.fires and site.times is None) for site in subject.sites):
         return "backward decides"
     times = sum(site.times or 0 for site in subject.sites)
     return {0: "never", 1: "once"}.get(times, f"{times} times")
 
 
-def _long_table(
+def _make_table(
     title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], number: int, *, where: str = _IN_THE_TRACE
 ) -> Section:
     if not rows:
@@ -125,15 +125,15 @@ def _long_table(
 # Firing order
 
 
-def _firing_order(graph: BackwardGraph, every: Sequence[HookSites]) -> Section:
+def _tabulate_order(graph: BackwardGraph, every: Sequence[HookSites]) -> Section:
     by_key = {subject.key: subject for subject in every}
     firing = [site for site in graph.sites if site.order is not None]
-    rows = [_order_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_ROWS]]
-    return _long_table("firing order", ("no.", "on", "kind", "node"), rows, len(firing))
+    rows = [_make_order_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_ROWS]]
+    return _make_table("firing order", ("no.", "on", "kind", "node"), rows, len(firing))
 
 
-def _order_row(subject: HookSites, site: HookSite) -> tuple[str, str, str, str]:
-    on, kind, _ = _hook_cells(subject)
+def _make_order_row(subject: HookSites, site: HookSite) -> tuple[str, str, str, str]:
+    on, kind, _ = _describe_hook(subject)
     call = say.name_calls(subject, (site,))
     node = escape(subject.graph.nodes[site.node].label) if site.node is not None else ""
     return (f"{(site.order or 0) + 1}", f"{on}, {call}" if call else on, kind + say.qualify_order(site), node)
@@ -142,7 +142,7 @@ def _order_row(subject: HookSites, site: HookSite) -> tuple[str, str, str, str]:
 # Findings
 
 
-def _findings(every: Sequence[HookSites], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
+def _compose_findings(every: Sequence[HookSites], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
     """The findings of one code, severity and fix together: the first in full, of the others the headline."""
     by_key = {subject.key: subject for subject in every}
     groups: dict[tuple[int, str], dict[str, list[_Found]]] = {}
@@ -151,7 +151,9 @@ def _findings(every: Sequence[HookSites], graph: BackwardGraph, explanations: Se
         by_fix = groups.setdefault((_SEVERITIES.index(finding.severity), finding.code), {})
         fix = finding.fix if finding.fix in by_fix or len(by_fix) < _MOST_FIXES else next(iter(by_fix))
         by_fix.setdefault(fix, []).append(_Found(subject, finding))
-    return Section(("findings",), tuple(_group(found) for key in sorted(groups) for found in groups[key].values()))
+    return Section(
+        ("findings",), tuple(_compose_group(found) for key in sorted(groups) for found in groups[key].values())
+    )
 
 
 class _Found(NamedTuple):
@@ -159,49 +161,49 @@ class _Found(NamedTuple):
     finding: Explanation
 
 
-def _group(found: Sequence[_Found]) -> Section:
+def _compose_group(found: Sequence[_Found]) -> Section:
     (subject, finding), *others = found
-    items = (("on", _place(subject, finding)), ("because", finding.because), ("fix", finding.fix))
+    items = (("on", _describe_place(subject, finding)), ("because", finding.because), ("fix", finding.fix))
     body: list[Block] = [Terms(tuple(item for item in items if item[1]))]
     if others:
-        body.append(_others(finding, others[:_MOST_FINDINGS]))
+        body.append(_tabulate_others(finding, others[:_MOST_FINDINGS]))
     if len(others) > _MOST_FINDINGS:
         body.append(Paragraph(f"and {len(others) - _MOST_FINDINGS:,} more"))
     return Section((finding.code, f"{finding.severity}: {finding.headline}"), tuple(body))
 
 
-def _others(shown: Explanation, others: Sequence[_Found]) -> Table:
+def _tabulate_others(shown: Explanation, others: Sequence[_Found]) -> Table:
     """The columns about hooks are there where the findings are about some."""
-    rows = [(*_cells(each), _difference(shown, each.finding)) for each in others]
+    rows = [(*_describe_finding(each), _tell_apart(shown, each.finding)) for each in others]
     if any(each.subject for each in others):
         return Table(("the same code on", "kind", "function", "finding"), tuple(rows))
     return Table(("the same code on", "finding"), tuple((row[0], row[-1]) for row in rows))
 
 
-def _difference(shown: Explanation, other: Explanation) -> str:
+def _tell_apart(shown: Explanation, other: Explanation) -> str:
     """The other's headline; where that is the same, the first sentence of its reason."""
     return other.headline if other.headline != shown.headline else other.because.partition(". ")[0].rstrip(".")
 
 
-def _place(subject: HookSites | None, finding: Explanation) -> str:
+def _describe_place(subject: HookSites | None, finding: Explanation) -> str:
     if subject is None:
-        return _owner(finding)
+        return _name_owner(finding)
     on, *_ = say.describe_owner(subject)
     return f"{on}, {say.format_registration(subject.hook)}"
 
 
-def _owner(finding: Explanation) -> str:
+def _name_owner(finding: Explanation) -> str:
     return "" if finding.owner is None else escape(finding.owner) or "the model"
 
 
-def _cells(found: _Found) -> tuple[str, str, str]:
-    return _hook_cells(found.subject) if found.subject else (_owner(found.finding), "", "")
+def _describe_finding(found: _Found) -> tuple[str, str, str]:
+    return _describe_hook(found.subject) if found.subject else (_name_owner(found.finding), "", "")
 
 
 # What gets no gradient
 
 
-def _without_gradient(graph: BackwardGraph) -> Section:
+def _tabulate_lost(graph: BackwardGraph) -> Section:
     lost, left = find_lost_gradients(graph), find_unreached_nodes(graph)
     parameters = graph.parameters
     reasons = {each.parameter.name: describe_lost_gradient(graph, each) for each in lost[:_MOST_ROWS]}
@@ -211,14 +213,14 @@ def _without_gradient(graph: BackwardGraph) -> Section:
         (quote_code(each.name), format_meta(each.meta), reasons[each.name] if each.node is None else left[each.node])
         for each in missing[:_MOST_ROWS]
     ]
-    section = _long_table(
+    section = _make_table(
         "parameters that no gradient reaches in this graph", ("parameter", "shape", "why"), rows, len(missing)
     )
     note = Paragraph(f"{count_noun(frozen, 'more parameter')} with requires_grad=False")
     return Section(section.title, (*section.body, *([note] if rows and frozen else [])))
 
 
-def _skipped(graph: BackwardGraph) -> Section:
+def _list_skipped(graph: BackwardGraph) -> Section:
     return Section(("outputs that backward does not start from",), tuple(map(Paragraph, graph.info.skipped)))
 
 
@@ -230,12 +232,12 @@ def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -
     by_key = {subject.key: subject for subject in group_sites(graph)}
     firing = [site for site in graph.sites if site.order is not None and wanted(site)]
     silent = [site for site in graph.sites if site.fires is False and wanted(site)]
-    calls = [_call_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_CALLS]]
-    others = [_silent_row(by_key[find_owner(graph, site)], site) for site in silent[:_MOST_CALLS]]
+    calls = [_make_call_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_CALLS]]
+    others = [_make_silent_row(by_key[find_owner(graph, site)], site) for site in silent[:_MOST_CALLS]]
     caveat = find_order_caveat(graph)
     sections = (
-        _long_table("the calls of hooks, in their order", _CALL_COLUMNS, calls, len(firing), where=""),
-        _long_table("hooks that are not called", _SILENT_COLUMNS, others, len(silent), where=""),
+        _make_table("the calls of hooks, in their order", _CALL_COLUMNS, calls, len(firing), where=""),
+        _make_table("hooks that are not called", _SILENT_COLUMNS, others, len(silent), where=""),
     )
     return (
         *introduce_graph(graph),
@@ -245,8 +247,8 @@ def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -
     )
 
 
-def _call_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
-    number, on, kind, _ = _order_row(subject, site)
+def _make_call_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
+    number, on, kind, _ = _make_order_row(subject, site)
     node = "backward decides" if site.node is None else escape(subject.graph.nodes[site.node].label)
     return number, node, _name_gradient(subject, site), kind, on, say.shorten_function(site.hook)
 
@@ -259,6 +261,6 @@ def _name_gradient(subject: HookSites, site: HookSite) -> str:
     return f"[{site.slot}] {escape(names[site.slot])}" if site.slot < len(names) else f"[{site.slot}]"
 
 
-def _silent_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
-    _, on, _, _ = _order_row(subject, site)
+def _make_silent_row(subject: HookSites, site: HookSite) -> tuple[str, ...]:
+    _, on, _, _ = _make_order_row(subject, site)
     return on, site.hook.kind.short_name, say.shorten_function(site.hook), site.reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookSite, ModuleCall, Node, Source
 from fxgrad.graph.backward_graph import HookSites
@@ -108,7 +108,7 @@ def describe_module(subject: HookSites) -> str:
 # Sites
 
 
-def name_calls(subject: HookSites, sites: tuple[HookSite, ...]) -> str:
+def name_calls(subject: HookSites, sites: Sequence[HookSite]) -> str:
     """Which calls the sites belong to: ``calls 2 and 1 of 3``; "" where there is one or none."""
     indices = [call.index for call in map(subject.call, sites) if call is not None]
     if not indices or len(subject.calls) == 1:
@@ -116,7 +116,7 @@ def name_calls(subject: HookSites, sites: tuple[HookSite, ...]) -> str:
     return f"{'call' if len(indices) == 1 else 'calls'} {format_ranges(indices)} of {len(subject.calls)}"
 
 
-def name_nodes(graph: BackwardGraph, sites: tuple[HookSite, ...]) -> str:
+def name_nodes(graph: BackwardGraph, sites: Sequence[HookSite]) -> str:
     """The nodes that the sites are on."""
     nodes = [graph.nodes[site.node] for site in sites if site.node is not None]
     return f"→  {join_labels(nodes)}" if nodes else "on no node of the graph"

@@ -106,11 +106,11 @@ def luminance(colour: str) -> float:
     >>> luminance("#FFFFFF")
     1.0
     """
-    red, green, blue = (_linear(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
+    red, green, blue = (_undo_gamma(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def _linear(channel: float) -> float:
+def _undo_gamma(channel: float) -> float:
     """One sRGB channel with its gamma taken out: the constants are WCAG's."""
     return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
 
@@ -125,10 +125,10 @@ def contrast(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def text_on(fill: str) -> str:
+def pick_text_colour(fill: str) -> str:
     """Black or white: whichever reads better on that fill.
 
-    >>> text_on("#F0E442"), text_on("#0072B2")
+    >>> pick_text_colour("#F0E442"), pick_text_colour("#0072B2")
     ('#000000', '#FFFFFF')
     """
     return max((BLACK, WHITE), key=lambda text: contrast(text, fill))

@@ -75,7 +75,7 @@ def test_no_two_looks_mean_the_same():
 
 @pytest.mark.parametrize("fill", sorted(FILLS))
 def test_text_reads_on_every_fill(fill):
-    assert theme.contrast(theme.text_on(fill), fill) >= READABLE
+    assert theme.contrast(theme.pick_text_colour(fill), fill) >= READABLE
 
 
 @pytest.mark.parametrize("fill", [*theme.MODULE_FILLS, theme.LEGEND_FILL, theme.LABEL_FILL])
