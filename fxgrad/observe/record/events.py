@@ -110,7 +110,7 @@ class OpEvent:
 
     ``args``, ``kwargs``  with copies of the containers, which may change later
     ``window``  autograd's sequence number before the call and after it
-    ``results``  the tensors in what it returned, which was a ``result_type``
+    ``results``  the tensors in what it returned
     ``changes``  the arguments that it changed in place
     ``lists``  the lists of tensors among the arguments, of a call that made nodes
     ``nodes``  the nodes that its results and the tensors that it changed had
@@ -121,7 +121,7 @@ class OpEvent:
 
     __slots__ = (
         *("args", "changes", "differentiable", "grad_enabled", "in_loss", "kwargs", "lists", "module_call"),
-        *("nodes", "result_type", "results", "stack", "target", "window"),
+        *("nodes", "results", "stack", "target", "window"),
     )
 
     def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -131,7 +131,6 @@ class OpEvent:
         self.grad_enabled = self.differentiable = torch.is_grad_enabled()
         self.window = (0, 0)
         self.results: list[OpResult] = []
-        self.result_type: type = type(None)
         self.changes: list[OpArgument] = []
         self.lists: Sequence[TensorList] = ()
         self.nodes: list[AutogradNode] = []
@@ -166,7 +165,6 @@ class ModuleEvent:
 
     completed = False
     finished = 0
-    in_loss = False
     checkpointed: str | None = None
     args: tuple[Any, ...] = ()
     inputs: Sequence[TensorSnapshot] = ()

@@ -389,7 +389,7 @@ class OpRecorder:
                 event.nodes += [origin[0] for origin in origins if origin is not None]
 
     def _note_results(self, event: OpEvent, result: Any, arguments: list[OpArgument]) -> None:
-        event.result_type = kind = type(result)
+        kind = type(result)
         found: Sequence[tuple[Route, torch.Tensor]] = ()
         if kind in _TENSORS or is_a(result, torch.Tensor):
             found = (((), result),)

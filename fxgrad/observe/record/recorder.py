@@ -119,7 +119,6 @@ class Recorder:
         stack = read_stack(frame, cursor.limit, cursor.stack)
         call = ModuleEvent(module, args, kwargs, parent=cursor.call, number=len(self.module_calls), stack=stack)
         self.module_calls.append(call)
-        call.in_loss = cursor.in_loss
         call.checkpointed = self._read_checkpoint()
         cursor.call, cursor.limit, cursor.stack = call, frame, stack
         self._note_inputs(call, args, kwargs)
