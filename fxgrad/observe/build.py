@@ -34,7 +34,7 @@ from fxgrad.observe.autograd.operands import Operands, find_overwritten
 from fxgrad.observe.autograd.provenance import Timeline
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 from fxgrad.observe.hooks.records import HookRecords
-from fxgrad.observe.hooks.search import full_hook_setup
+from fxgrad.observe.hooks.search import describe_full_hook
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_backward_kind
@@ -56,19 +56,19 @@ def build_graph(observed: ObservedGraph, hooks: HookRecords, info: GraphInfo) ->
     modules = list(observed.module_names.modules.values())  # describing one runs code of the user's
     return BackwardGraph(
         roots=observed.roots,
-        nodes=_node_records(observed, hooks),
-        modules=tuple([_module_record(module, observed, hooks) for module in modules]),
-        calls=tuple([_call_record(call, observed, hooks) for call in observed.call_ids]),
-        variables=tuple(_variables(observed)),
-        hooks=hooks.records(),
+        nodes=_make_nodes(observed, hooks),
+        modules=tuple([_make_module(module, observed, hooks) for module in modules]),
+        calls=tuple([_make_call(call, observed, hooks) for call in observed.call_ids]),
+        variables=tuple(_make_variables(observed)),
+        hooks=hooks.make_records(),
         sites=(),
-        forward=() if observed.forward is None else tuple(_fx_nodes(observed, observed.forward)),
+        forward=() if observed.forward is None else tuple(_make_fx_nodes(observed, observed.forward)),
         info=info,
-        unrecorded_calls=hooks.unrecorded_calls(),
+        unrecorded_calls=hooks.make_unrecorded_calls(),
     )
 
 
-def graph_info(
+def make_graph_info(
     *,
     device: str,
     root_rule: str,
@@ -100,7 +100,7 @@ def device_of(tensors: Iterable[torch.Tensor]) -> str:
 # Nodes
 
 
-def _node_records(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]:
+def _make_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]:
     """The records of the nodes, in id order: all that is known of one beforehand, so that each is made once."""
     walked, recorder, forward, ownership = observed.walked, observed.recorder, observed.forward, observed.ownership
     named = observed.tensor_names.named
@@ -113,12 +113,12 @@ def _node_records(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ..
         find_overwritten(walked, ownership.owner, recorder.function_calls),
         {call.node: call.origins for call in recorder.ops.nesting if call.node is not None},
         Timeline(walked, recorder, ownership, observed.call_ids, forward.node_of_call),
-        _operands(observed, recorder, forward),
+        _make_operands(observed, recorder, forward),
     )
     return make_node_records(walked, notes)
 
 
-def _operands(observed: ObservedGraph, recorder: Recorder, forward: ForwardGraph) -> Operands:
+def _make_operands(observed: ObservedGraph, recorder: Recorder, forward: ForwardGraph) -> Operands:
     calls = {node.name: recorder.function_calls[number] for number, node in forward.node_of_call.items()}
     operands = Operands(observed.walked, observed.metas, calls, forward.value_of)
     for tensor_id, fx_node in forward.named_nodes():
@@ -135,7 +135,7 @@ def _operands(observed: ObservedGraph, recorder: Recorder, forward: ForwardGraph
 # Modules and their calls
 
 
-def _module_record(module: nn.Module, observed: ObservedGraph, hooks: HookRecords) -> Module:
+def _make_module(module: nn.Module, observed: ObservedGraph, hooks: HookRecords) -> Module:
     names = observed.module_names
     path, *aliases = names.paths[id(module)]
     prefix = f"{path}." if path else ""
@@ -149,14 +149,14 @@ def _module_record(module: nn.Module, observed: ObservedGraph, hooks: HookRecord
         full_backward_sticky=None if kind is None else kind.is_full,
         hooks=hooks.ids_on_module(module),
         parameters=tuple([prefix + name for name, parameter in parameters if parameter is not None]),
-        description=_description(module),
+        description=_describe_module(module),
         is_fx_leaf=_TRACER.is_leaf_module(module, path),
-        made_by=_made_by(module),
+        made_by=_find_maker(module),
         wraps=names.path_of(module._orig_mod) if is_optimized(module) else None,
     )
 
 
-def _description(module: nn.Module) -> str:
+def _describe_module(module: nn.Module) -> str:
     """``LSTMCell(1000, 1000)``: what the module says of itself; its class alone where that raises."""
     try:
         extra = module.extra_repr()
@@ -166,14 +166,14 @@ def _description(module: nn.Module) -> str:
     return f"{name}({strip_addresses(extra)})" if isinstance(extra, str) and "\n" not in extra else name
 
 
-def _made_by(module: nn.Module) -> str | None:
+def _find_maker(module: nn.Module) -> str | None:
     if is_a(module, torch.jit.ScriptModule):
         return "torch.jit"
     is_compiled = is_optimized(module) or vars(module).get("_compiled_call_impl") is not None
     return "torch.compile" if is_compiled else None
 
 
-def _call_record(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -> ModuleCall:
+def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -> ModuleCall:
     call_id = observed.call_ids[call]
     path, _, index = call_id.rpartition("#")
     return ModuleCall(
@@ -183,8 +183,8 @@ def _call_record(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords)
         index=int(index),
         parent=observed.call_id(call.parent),
         sequence_window=(call.start, call.end),
-        inputs=tuple([_tensor_ref(seen, observed) for seen in call.inputs]),
-        outputs=tuple([_tensor_ref(seen, observed) for seen in call.outputs]),
+        inputs=tuple([_make_tensor_ref(seen, observed) for seen in call.inputs]),
+        outputs=tuple([_make_tensor_ref(seen, observed) for seen in call.outputs]),
         n_args=len(call.args),
         n_results=len(call.result) if is_a(call.result, tuple) else 1,
         result_type=type(call.result).__name__,
@@ -192,11 +192,11 @@ def _call_record(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords)
         completed=call.completed,
         training=call.training,
         hooks=hooks.ids_of_call(call),
-        legacy_tensor=None if call.legacy is None else _tensor_ref(call.legacy, observed),
+        legacy_tensor=None if call.legacy is None else _make_tensor_ref(call.legacy, observed),
         legacy_reason=call.legacy_reason,
         input_hook_node=observed.node_id(call.input_hook_node),
         output_hook_node=observed.node_id(call.output_hook_node),
-        full_hook=None if call.backward_hook is None else full_hook_setup(call.backward_hook),
+        full_hook=None if call.backward_hook is None else describe_full_hook(call.backward_hook),
         checkpointed=call.checkpointed,
         argument_names=list_argument_names(call.module, len(call.args)),
         source=find_stack_source(call.stack),
@@ -204,7 +204,7 @@ def _call_record(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords)
     )
 
 
-def _tensor_ref(seen: TensorSnapshot, observed: ObservedGraph) -> TensorRef:
+def _make_tensor_ref(seen: TensorSnapshot, observed: ObservedGraph) -> TensorRef:
     """The record of a tensor as it was at one moment of the run."""
     seen.settle()
     node, slot, node_name, sequence_nr = None, 0, None, None
@@ -234,7 +234,7 @@ def _tensor_ref(seen: TensorSnapshot, observed: ObservedGraph) -> TensorRef:
 # Variables
 
 
-def _variables(observed: ObservedGraph) -> Iterator[Variable]:
+def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
     for named in filter(observed.is_variable, observed.tensor_names.named.values()):
         tensor = named.tensor
         has_node = tensor.requires_grad and id(tensor) not in observed.leaves
@@ -257,8 +257,8 @@ def _variables(observed: ObservedGraph) -> Iterator[Variable]:
 # The recorded forward
 
 
-def _fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[FxNode]:
-    taken, asked = _host_reads(observed, forward)
+def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[FxNode]:
+    taken, asked = _list_host_reads(observed, forward)
     for fx_node in forward.graph.nodes:
         origin: FxOrigin = forward.origins.get(fx_node, _NOT_MADE)
         event = origin.event
@@ -267,13 +267,13 @@ def _fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[FxNode
             name=fx_node.name,
             op=fx_node.op,
             target=fx_node._pretty_print_target(fx_node.target),
-            args_text=_arguments_text(fx_node),
-            modules=() if event is None else tuple(_running_calls(event.module_call, observed)),
+            args_text=_format_arguments(fx_node),
+            modules=() if event is None else tuple(_list_running_calls(event.module_call, observed)),
             source=None if event is None else find_stack_source(event.stack),
             meta=tuple([result.meta for result in origin.results]),
             sequence_window=origin.window,
-            changes=() if own is None else tuple(_values_before(fx_node, own, forward)),
-            aliases=() if own is None else tuple(_shared_values(own, forward)),
+            changes=() if own is None else tuple(_list_values_before(fx_node, own, forward)),
+            aliases=() if own is None else tuple(_list_shared_values(own, forward)),
             grad_enabled=own is None or own.grad_enabled,
             inputs=tuple([argument.name for argument in fx_node.all_input_nodes]),
             requires_grad=tuple([result.requires_grad for result in origin.results]),
@@ -282,7 +282,7 @@ def _fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[FxNode
         )
 
 
-def _host_reads(
+def _list_host_reads(
     observed: ObservedGraph, forward: ForwardGraph
 ) -> tuple[dict[str, list[Taken]], dict[str, list[Taken]]]:
     """By the name of an fx node, where Python took its results, and where it asked whether they are true."""
@@ -296,19 +296,19 @@ def _host_reads(
     return taken, asked
 
 
-def _values_before(fx_node: fx.Node, event: OpEvent, forward: ForwardGraph) -> Iterator[Value]:
+def _list_values_before(fx_node: fx.Node, event: OpEvent, forward: ForwardGraph) -> Iterator[Value]:
     for earlier in event.changes:
         value = forward.value_of(earlier)
         if value is not None and value.fx_node != fx_node.name:
             yield value
 
 
-def _shared_values(event: OpEvent, forward: ForwardGraph) -> Iterator[Value | None]:
+def _list_shared_values(event: OpEvent, forward: ForwardGraph) -> Iterator[Value | None]:
     for result in event.results:
         yield None if result.shares is None else forward.value_of(result.shares)
 
 
-def _running_calls(call: ModuleEvent | None, observed: ObservedGraph) -> list[str]:
+def _list_running_calls(call: ModuleEvent | None, observed: ObservedGraph) -> list[str]:
     """The ids of a module call and of those around it, the outermost first."""
     stack = []
     while call is not None:
@@ -317,7 +317,7 @@ def _running_calls(call: ModuleEvent | None, observed: ObservedGraph) -> list[st
     return stack[::-1]
 
 
-def _arguments_text(fx_node: fx.Node) -> str:
+def _format_arguments(fx_node: fx.Node) -> str:
     args, kwargs = map_aggregate((fx_node.args, fx_node.kwargs), _as_the_user_names_it)
     keywords = [f"{name}={value}" for name, value in kwargs.items()]
     text = strip_addresses(", ".join([*map(str, args), *keywords]))

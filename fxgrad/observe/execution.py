@@ -52,9 +52,9 @@ class EngineCall:
 
     def run(self, *, retain_graph: bool) -> None:
         """Call backward. That it ends at what an earlier call has freed is no error where that is asked for."""
-        roots, gradients = self._roots(), self._gradients()
+        roots, gradients = self._list_roots(), self._make_gradients()
         try:
-            inputs = self._inputs()
+            inputs = self._list_inputs()
             if self.graph.info.backward.api == "grad":
                 assert inputs is not None
                 torch.autograd.grad(roots, inputs, gradients, retain_graph=retain_graph, allow_unused=True)
@@ -64,28 +64,28 @@ class EngineCall:
             if self.after != "freed" or not str(error).startswith(_FREED):
                 raise
 
-    def _roots(self) -> list[Any]:
+    def _list_roots(self) -> list[Any]:
         if self.graph.info.backward.roots is None:
             return list(self.observed.root_tensors)
-        return [GradientEdge(self._node(root.node), root.slot) for root in self.graph.roots]
+        return [GradientEdge(self._find_node(root.node), root.slot) for root in self.graph.roots]
 
-    def _gradients(self) -> list[torch.Tensor]:
+    def _make_gradients(self) -> list[torch.Tensor]:
         if self.graph.info.backward.roots is None:
             return [torch.ones_like(root) for root in self.observed.root_tensors]
-        metas = [self._node(root.node)._input_metadata[root.slot] for root in self.graph.roots]
+        metas = [self._find_node(root.node)._input_metadata[root.slot] for root in self.graph.roots]
         return [torch.ones(meta.shape, dtype=meta.dtype, device=meta.device) for meta in metas]
 
-    def _inputs(self) -> list[Any] | None:
+    def _list_inputs(self) -> list[Any] | None:
         """Leaves themselves, others as edges; for what is not in the graph another leaf stands, that is not either."""
         call = self.graph.info.backward
         if call.inputs is None:
             return None
         leaves = {node: node.variable for node in self.observed.leaves.values()}  # type: ignore[attr-defined]
-        nodes = [(self._node(node), slot) for node, slot in call.inputs]
+        nodes = [(self._find_node(node), slot) for node, slot in call.inputs]
         inside = [leaves[node] if node in leaves else GradientEdge(node, slot) for node, slot in nodes]
         return [*inside, *(torch.zeros((), requires_grad=True) for _ in call.absent)]
 
-    def _node(self, node: int) -> Any:
+    def _find_node(self, node: int) -> Any:
         return self.observed.walked.order[node]
 
 
@@ -112,7 +112,7 @@ def execute(
     """
     check_model(model)
     watch = watch or RegistrationWatch()
-    with claim_process(), preserve(model, (args, kwargs)), watch.undone():
+    with claim_process(), preserve(model, (args, kwargs)), watch.undo_on_exit():
         with record_run(model, (args, kwargs), watch=watch) as run:
             output = run_forward(run, loss)
         traced, observed, hooks = run.trace_live(output.value, output.found)
@@ -136,7 +136,7 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
         with watch.watching():
             _run(call, _Log(call.observed, hooks), retain_graph=call.after == "retained")
     log = _Log(call.observed, hooks)
-    slots = list(hooks.slots())
+    slots = list(hooks.list_slots())
     for slot in slots:
         if isinstance(slot.table, dict):
             watch.remember(slot.table)
@@ -170,7 +170,7 @@ def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:
 
 def _make_error(observed: ObservedGraph, log: _Log, error: BaseException) -> TargetError:
     return TargetError(
-        f"{log.culprit(error)} raised {escape(type(error).__name__)}: {format_message(error)}",
+        f"{log.name_culprit(error)} raised {escape(type(error).__name__)}: {format_message(error)}",
         "a backward that runs, with hooks that do not raise",
         "call backward() on " + ", ".join(format_path(path) for path in observed.root_paths[:3]) + " by itself",
         format_user_traceback(error),
@@ -197,10 +197,10 @@ class _Log:
         if self._thread not in (None, threading.get_ident()):
             return
         node = torch._C._current_autograd_node()
-        grad_input, grad_output = _gradients(kind, arguments)
+        grad_input, grad_output = _pick_gradients(kind, arguments)
         order = len(self.firings)
         self.firings.append(
-            Firing(rank, call, order, self._ids.get(node), _received(grad_input), _received(grad_output))
+            Firing(rank, call, order, self._ids.get(node), _describe_all(grad_input), _describe_all(grad_output))
         )
 
     def note_failure(self, error: BaseException, rank: int) -> None:
@@ -208,11 +208,11 @@ class _Log:
         if self.failure is None or self.failure[0] is not error:
             self.failure = error, rank
 
-    def culprit(self, error: BaseException) -> str:
+    def name_culprit(self, error: BaseException) -> str:
         """What raised an error: a hook, or something else in backward."""
         if self.failure is None or self.failure[0] is not error:
             return "backward"
-        hook = self._hooks.records()[self.failure[1]]
+        hook = self._hooks.make_records()[self.failure[1]]
         registered = "" if hook.registered is None else f", registered at {format_brief_source(hook.registered)},"
         return f"the hook {format_hook(hook)}{registered}"
 
@@ -221,10 +221,10 @@ class _Log:
         for rank, hook, tensor, before in self._retaining:
             if tensor.grad is not None and tensor.grad is not before:
                 node = None if hook.origin is None else self._ids.get(hook.origin[0])
-                self.firings.append(Firing(rank, None, None, node, (), _received((tensor.grad,))))
+                self.firings.append(Firing(rank, None, None, node, (), _describe_all((tensor.grad,))))
 
 
-def _gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+def _pick_gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
     """grad_input and grad_output among the arguments of a hook of this kind."""
     if kind.is_full_pre:
         return (), arguments[1]
@@ -239,7 +239,7 @@ def _gradients(kind: HookKind, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
     return (), arguments[0] if is_a(arguments[0], (list, tuple)) else (arguments[0],)
 
 
-def _received(gradients: Any) -> tuple[Received | None, ...]:
+def _describe_all(gradients: Any) -> tuple[Received | None, ...]:
     return tuple([None if gradient is None else _describe(gradient) for gradient in gradients])
 
 

@@ -49,7 +49,7 @@ class ObservedGraph:
         self.tensor_names = tensor_names
         self.root_paths = [path for path, _ in roots]
         self.root_tensors = [tensor for _, tensor in roots]
-        edges = [_gradient_edge(path, tensor) for path, tensor in roots]
+        edges = [_find_gradient_edge(path, tensor) for path, tensor in roots]
         self.walked: WalkedGraph = walk([node for node, _ in edges], self.metas)
         self.roots = tuple(
             [Root(self.walked.ids[node], slot, path) for (node, slot), (path, _) in zip(edges, roots, strict=True)]
@@ -134,7 +134,7 @@ class ObservedGraph:
         return tensors.values()
 
 
-def _gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
+def _find_gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
     """Where backward starts for a root. PyTorch may refuse to tell the grad_fn of a view that was changed since
     (torch/csrc/autograd/variable.cpp, ``check_inplace``), and so to run a backward from it; and the node of a leaf of
     which it cannot take a view (torch/autograd/graph.py, ``_get_grad_fn_or_grad_acc``)."""

@@ -78,7 +78,7 @@ def _run_with_hook(
 ) -> BackwardGraph | str:
     """The graph with the hook, or what PyTorch raises instead."""
     registering = RegistrationWatch()
-    with registering.undone(), _preserve_flags(model):
+    with registering.undo_on_exit(), _preserve_flags(model):
         try:
             with registering.watching():
                 _register(place, kind)

@@ -20,12 +20,12 @@ from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
 from fxgrad.observe.autograd.provenance import OUTSIDE
 from fxgrad.observe.autograd.python_code import find_nested_backward
-from fxgrad.observe.build import build_graph, device_of, graph_info
+from fxgrad.observe.build import build_graph, device_of, make_graph_info
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.hooks.search import HookSearch, list_hooks
-from fxgrad.observe.hooks.tables import hooks_on_tensor
+from fxgrad.observe.hooks.tables import find_hooks_on_tensor
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent
@@ -84,7 +84,7 @@ def observe_forward(
     """
     check_model(model)
     watch = watch or RegistrationWatch()
-    with claim_process(), preserve(model, (args, kwargs), on_write=True) as memory, watch.undone():
+    with claim_process(), preserve(model, (args, kwargs), on_write=True) as memory, watch.undo_on_exit():
         with record_run(model, (args, kwargs), watch=watch, memory=memory) as run:
             output = run_forward(run, loss)
         return run.trace(output.value, output.found)
@@ -107,7 +107,7 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
     with claim_process(), torch._C.DisableTorchFunctionSubclass():  # the user's tensor classes are not asked
         observed = ObservedGraph(found.roots, ModuleNames(model), tensor_names)
         search = HookSearch(observed, every_node=node_hooks)
-        info = graph_info(
+        info = make_graph_info(
             device=device_of(observed.root_tensors),
             root_rule=found.rule,
             skipped=found.skipped,
@@ -162,7 +162,7 @@ def record_run(
     `watch` has seen earlier registrations, if there were any to see. `memory` is told what is about to write to the model.
     """
     run = ModelRun(model, arguments, watch=watch, memory=memory)
-    compiler = Compiler(watch.paused_inside)
+    compiler = Compiler(watch.pause)
     with ExitStack() as stack:
         stack.enter_context(_double_recursion_limit())
         stack.callback(compiler.let_go)
@@ -201,7 +201,7 @@ class ModelRun:
             known = [named.tensor for named in self._tensor_names.named.values()]
             self._earlier = list_hooks(self._module_names.modules.values(), known)
             self.recorder = Recorder(
-                self._metas, known, hooks_on=hooks_on_tensor, detaches_nested=_detaches_nested, memory=memory
+                self._metas, known, hooks_on=find_hooks_on_tensor, detaches_nested=_detaches_nested, memory=memory
             )
         watch.running = self.recorder.read_position
 
@@ -242,10 +242,10 @@ class ModelRun:
                 "a trace when the model has returned: hooks are put on its results last",
                 "call recording.trace after the model",
             )
-        with self._unobserved():
-            observed, hooks, forward = self._observe(output, found, with_loss=False)
+        with self._pause_recording():
+            observed, hooks, forward = self._find_graph_and_hooks(output, found, with_loss=False)
             tensors = [named.tensor for named in self._tensor_names.named.values()]
-            info = graph_info(
+            info = make_graph_info(
                 device=device_of(tensors),
                 root_rule=found.rule,
                 skipped=found.skipped,
@@ -257,22 +257,22 @@ class ModelRun:
 
     def trace_unrooted(self, output: Any) -> BackwardGraph:
         """The records of a run of which no output requires grad: of what forward did, the loss function included."""
-        with self._unobserved():
-            observed, hooks, _ = self._observe(output, FoundRoots([], "none", ()), with_loss=True)
-            return build_graph(observed, hooks, graph_info(device="none", root_rule="none"))
+        with self._pause_recording():
+            observed, hooks, _ = self._find_graph_and_hooks(output, FoundRoots([], "none", ()), with_loss=True)
+            return build_graph(observed, hooks, make_graph_info(device="none", root_rule="none"))
 
     @contextmanager
-    def _unobserved(self) -> Iterator[None]:
+    def _pause_recording(self) -> Iterator[None]:
         """What the records are made with is no part of the program, which may still be being recorded."""
         self.recorder.ops.paused = True
         self.recorder.note_end()
         try:
-            with self._watch.paused_inside(), torch._C.DisableTorchFunctionSubclass():
+            with self._watch.pause(), torch._C.DisableTorchFunctionSubclass():
                 yield
         finally:
             self.recorder.ops.paused = False
 
-    def _observe(
+    def _find_graph_and_hooks(
         self, output: Any, found: FoundRoots, *, with_loss: bool
     ) -> tuple[ObservedGraph, HookRecords, ForwardGraph]:
         forget_sources()

@@ -13,7 +13,7 @@ TABLE = """
 import time, torch
 from fxgrad.observe.autograd import argument_names
 start = time.perf_counter()
-argument_names.signature_of("AddmmBackward0")
+argument_names.find_signature("AddmmBackward0")
 print(time.perf_counter() - start)
 """
 

@@ -10,15 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxgrad.observe.autograd.argument_names import (
-    edge_arguments,
-    output_names,
-    signature_of,
+    find_signature,
+    name_edges,
+    name_outputs,
 )
 
 
 def names_of(node):
     """The names of the edges of a node."""
-    return [argument for argument, _ in edge_arguments(signature_of(node.name()), len(node.next_functions))]
+    return [argument for argument, _ in name_edges(find_signature(node.name()), len(node.next_functions))]
 
 
 def connected_names(node):
@@ -27,7 +27,7 @@ def connected_names(node):
 
 
 def slot_names(node):
-    return output_names(signature_of(node.name()), len(node._input_metadata))
+    return name_outputs(find_signature(node.name()), len(node._input_metadata))
 
 
 def first_node(result):
@@ -91,7 +91,7 @@ def tensors_made(schema: torch._C.FunctionSchema, result: object) -> list[torch.
         for tensor in tree_leaves(result)
         if isinstance(tensor, torch.Tensor)
         and tensor.grad_fn is not None
-        and (signature := signature_of(tensor.grad_fn.name())) is not None
+        and (signature := find_signature(tensor.grad_fn.name())) is not None
         and signature.function == function
     ]
 

@@ -80,7 +80,7 @@ class Derivation(NamedTuple):
     single_grad: bool
     differentiable_results: tuple[bool, ...] | None
 
-    def with_gradient(self, results: tuple[Argument | None, ...]) -> tuple[Argument, ...]:
+    def select_differentiable(self, results: tuple[Argument | None, ...]) -> tuple[Argument, ...]:
         """Those of the function's `results` that have a grad_output slot (gen_differentiable_outputs)."""
         if self.differentiable_results is not None:
             kept = zip(results, self.differentiable_results, strict=False)
@@ -113,16 +113,16 @@ def parse_schema(text: str) -> Schema:
         ),
         tuple(
             match and Argument(match["name"] or name, "[" in match["rest"])
-            for match, name in zip(results, result_names(len(results)), strict=True)
+            for match, name in zip(results, name_results(len(results)), strict=True)
         ),
         any(match is not None and match["alias"] is not None and "!" not in match["alias"] for match in results),
     )
 
 
-def result_names(n_results: int) -> tuple[str, ...]:
+def name_results(n_results: int) -> tuple[str, ...]:
     """What the results of a function are called where its schema does not name them.
 
-    >>> result_names(1), result_names(2)
+    >>> name_results(1), name_results(2)
     (('result',), ('result 0', 'result 1'))
     """
     return ("result",) if n_results == 1 else tuple(f"result {index}" for index in range(n_results))
@@ -139,13 +139,13 @@ def _split_results(text: str) -> list[str]:
     return text[1:-1].split(", ") if text != "()" else []
 
 
-def node_classes(text: str) -> dict[str, Derivation]:
+def read_node_classes(text: str) -> dict[str, Derivation]:
     """Every node class that PyTorch generates from `text`, the content of derivatives.yaml, by ``node.name()``.
 
     The classes that the code generator derives from these are not listed: those of the ``_copy`` variants of view
     functions (``ExpandBackward0_copy``) and most of the foreach functions (``ForeachAddBackward0List``).
 
-    >>> node_classes('''
+    >>> read_node_classes('''
     ... - name: mul.Tensor(Tensor self, Tensor other) -> Tensor
     ...   self: mul_tensor_backward(grad, other, self.scalar_type())
     ...   other: mul_tensor_backward(grad, self, other.scalar_type())
@@ -155,38 +155,38 @@ def node_classes(text: str) -> dict[str, Derivation]:
     """
     classes: dict[str, Derivation] = {}
     numbers: Counter[str] = Counter()
-    for schema, fields in _entries(text):
-        for dispatch_key, formulas in _formulas_by_dispatch_key(fields).items():
-            derivation = _derivation(schema, formulas, fields.get("output_differentiability"))
+    for schema, fields in _split_entries(text):
+        for dispatch_key, formulas in _split_formulas(fields).items():
+            derivation = _make_derivation(schema, formulas, fields.get("output_differentiability"))
             if not derivation.arguments:
                 continue
-            family = _family(schema["function"], dispatch_key)
+            family = _name_family(schema["function"], dispatch_key)
             classes[f"{family}{numbers[family]}"] = derivation
             numbers[family] += 1
     return classes
 
 
-def _entries(text: str) -> Iterator[tuple[re.Match[str], dict[str, str]]]:
+def _split_entries(text: str) -> Iterator[tuple[re.Match[str], dict[str, str]]]:
     """An entry whose schema cannot be read is left out; the classes numbered after it are then not to be trusted."""
     for entry in _ENTRY.split(_COMMENT.sub("", text))[1:]:
         first_line, _, body = entry.partition("\n")
         schema = _SCHEMA.fullmatch(first_line.strip())
         if schema is not None:
-            yield schema, _fields(body, 2)
+            yield schema, _split_fields(body, 2)
 
 
-def _fields(block: str, indent: int) -> dict[str, str]:
+def _split_fields(block: str, indent: int) -> dict[str, str]:
     parts = _KEYS[indent].split(block)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _formulas_by_dispatch_key(fields: dict[str, str]) -> dict[str, dict[str, str]]:
+def _split_formulas(fields: dict[str, str]) -> dict[str, dict[str, str]]:
     if "dispatch" not in fields:
         return {"Default": fields}
-    return {key: _fields(block, 6) for key, block in _fields(fields["dispatch"], 4).items()}
+    return {key: _split_fields(block, 6) for key, block in _split_fields(fields["dispatch"], 4).items()}
 
 
-def _derivation(schema: re.Match[str], formulas: dict[str, str], differentiability: str | None) -> Derivation:
+def _make_derivation(schema: re.Match[str], formulas: dict[str, str], differentiability: str | None) -> Derivation:
     """A key that names no argument names a result: it is a formula for forward mode."""
     arguments = {match["name"] for match in _TENSOR_ARGUMENT.finditer(schema["arguments"])}
     backward = [
@@ -198,25 +198,25 @@ def _derivation(schema: re.Match[str], formulas: dict[str, str], differentiabili
         schema.string,
         frozenset(name for names, _ in backward for name in names),
         any(_USES_SINGLE_GRAD.search(formula) for _, formula in backward),
-        None if differentiability is None else _bools(differentiability),
+        None if differentiability is None else _parse_bools(differentiability),
     )
 
 
-def _bools(differentiability: str) -> tuple[bool, ...]:
+def _parse_bools(differentiability: str) -> tuple[bool, ...]:
     """A C++ condition stands for True: where it does not hold, no node is made.
 
-    >>> _bools('[True, False]'), _bools('["!dtype || isDifferentiableType(*dtype)"]')
+    >>> _parse_bools('[True, False]'), _parse_bools('["!dtype || isDifferentiableType(*dtype)"]')
     ((True, False), (True,))
     """
     return tuple(item != "False" for item in re.findall(r'True|False|"[^"]*"', differentiability))
 
 
-def _family(function: str, dispatch_key: str) -> str:
+def _name_family(function: str, dispatch_key: str) -> str:
     """The class name up to its number (_create_op_prefix).
 
-    >>> _family("special_i0e", "Default")
+    >>> _name_family("special_i0e", "Default")
     'SpecialI0EBackward'
-    >>> _family("mean", "AutogradNestedTensor")
+    >>> _name_family("mean", "AutogradNestedTensor")
     'MeanBackwardAutogradNestedTensor'
     """
     camel_case = "".join(word.title() for word in function.split("_"))
@@ -262,35 +262,35 @@ class Signature:
 
 
 @cache
-def signature_of(name: str) -> Signature | None:
+def find_signature(name: str) -> Signature | None:
     """The signature behind ``node.name()`` of a C++ node; None for a node that belongs to no one function.
 
     Answers None for every generated node where the installation of torch lacks its derivatives.yaml.
 
-    >>> signature_of("MmBackward0").schema
+    >>> find_signature("MmBackward0").schema
     'aten::mm(Tensor self, Tensor mat2) -> Tensor'
-    >>> signature_of("torch::autograd::AccumulateGrad") is None
+    >>> find_signature("torch::autograd::AccumulateGrad") is None
     True
     """
-    derivations = _derivations()
+    derivations = _read_derivations()
     if name in derivations:
-        return _signature(f"aten::{derivations[name].schema}", derivations[name])
+        return _make_signature(f"aten::{derivations[name].schema}", derivations[name])
     if name.endswith("_copy"):
-        return _derived_signature(derivations.get(name.removesuffix("_copy")), "{}_copy", None)
+        return _derive_signature(derivations.get(name.removesuffix("_copy")), "{}_copy", None)
     if foreach := _FOREACH.fullmatch(name):
-        return _derived_signature(derivations.get(foreach["reference"]), "_foreach_{}", foreach["overload"])
+        return _derive_signature(derivations.get(foreach["reference"]), "_foreach_{}", foreach["overload"])
     return None
 
 
 @lru_cache(maxsize=4096)
-def edge_arguments(signature: Signature | None, n_edges: int) -> tuple[EdgeName, ...]:
+def name_edges(signature: Signature | None, n_edges: int) -> tuple[EdgeName, ...]:
     """The argument's name and group of each of a node's `n_edges` ``next_functions``, (None, None) where not known.
 
     Lists are told apart by their lengths, which only one list, or lists of equal length, reveal.
 
-    >>> edge_arguments(signature_of("MmBackward0"), 2)
+    >>> name_edges(find_signature("MmBackward0"), 2)
     (('self', None), ('mat2', None))
-    >>> edge_arguments(signature_of("CatBackward0"), 2)
+    >>> name_edges(find_signature("CatBackward0"), 2)
     (('tensors[0]', 'tensors'), ('tensors[1]', 'tensors'))
     """
     if signature is None:
@@ -300,15 +300,15 @@ def edge_arguments(signature: Signature | None, n_edges: int) -> tuple[EdgeName,
 
 
 @lru_cache(maxsize=4096)
-def output_names(signature: Signature | None, n_outputs: int) -> tuple[str, ...]:
+def name_outputs(signature: Signature | None, n_outputs: int) -> tuple[str, ...]:
     """What each of a node's `n_outputs` grad_output slots is the gradient of; numbers where there are no names.
 
-    >>> output_names(signature_of("LinalgQrBackward0"), 2), output_names(signature_of("UnbindBackward0"), 2)
+    >>> name_outputs(find_signature("LinalgQrBackward0"), 2), name_outputs(find_signature("UnbindBackward0"), 2)
     (('Q', 'R'), ('result[0]', 'result[1]'))
-    >>> output_names(None, 1), output_names(None, 2)
+    >>> name_outputs(None, 1), name_outputs(None, 2)
     (('result',), ('result 0', 'result 1'))
     """
-    unnamed = result_names(n_outputs)
+    unnamed = name_results(n_outputs)
     if signature is None:
         return unnamed
     outputs = tuple(Argument(name, name in signature.output_lists) for name in signature.outputs)
@@ -316,16 +316,16 @@ def output_names(signature: Signature | None, n_outputs: int) -> tuple[str, ...]
     return tuple(name or number for (name, _), number in zip(expanded, unnamed, strict=True))
 
 
-def _signature(schema_text: str, derivation: Derivation) -> Signature | None:
+def _make_signature(schema_text: str, derivation: Derivation) -> Signature | None:
     """`schema_text` is the derivation's own schema, or that of a function derived from it with other names."""
     schema, reference = parse_schema(schema_text), parse_schema(derivation.schema)
     if len(schema.arguments) != len(reference.arguments):
         return None
     arguments = zip(schema.arguments, reference.arguments, strict=True)
-    outputs = derivation.with_gradient(schema.results)
+    outputs = derivation.select_differentiable(schema.results)
     return Signature(
         schema_text,
-        _without_inplace_underscore(schema.function),
+        _strip_inplace_underscore(schema.function),
         tuple(argument for argument, original in arguments if original.name in derivation.arguments),
         tuple(output.name for output in outputs),
         schema.view,
@@ -333,7 +333,7 @@ def _signature(schema_text: str, derivation: Derivation) -> Signature | None:
     )
 
 
-def _derived_signature(derivation: Derivation | None, pattern: str, overload: str | None) -> Signature | None:
+def _derive_signature(derivation: Derivation | None, pattern: str, overload: str | None) -> Signature | None:
     """That of a function whose derivative the code generator made from another's, ``split_copy`` from ``split``.
 
     torchgen/packaged/autograd/load_derivatives.py (add_view_copy_derivatives: same overload) and
@@ -345,28 +345,28 @@ def _derived_signature(derivation: Derivation | None, pattern: str, overload: st
     wanted = original.overload if overload is None else overload
     for schema in torch._C._jit_get_schemas_for_operator(f"aten::{pattern.format(original.function)}"):
         if schema.overload_name == wanted:
-            return _signature(str(schema), derivation)
+            return _make_signature(str(schema), derivation)
     return None
 
 
-def _without_inplace_underscore(function: str) -> str:
+def _strip_inplace_underscore(function: str) -> str:
     """The name of the function without the underscore of its in-place variant.
 
-    >>> _without_inplace_underscore("normal_"), _without_inplace_underscore("__ilshift__")
+    >>> _strip_inplace_underscore("normal_"), _strip_inplace_underscore("__ilshift__")
     ('normal', '__ilshift__')
     """
     return function if function.endswith("__") else function.removesuffix("_")
 
 
 @cache
-def _derivations() -> dict[str, Derivation]:
+def _read_derivations() -> dict[str, Derivation]:
     """Every node class of the running torch by name.
 
     A family of classes (``AddBackward0``, ``AddBackward1``) that is numbered otherwise than in the running torch is
     left out: then an entry of the file was not understood, and the names after it would be wrong.
     """
-    classes = node_classes(_derivatives_yaml())
-    found, running = _families(classes), _families(dir(torch._C._functions))
+    classes = read_node_classes(_read_derivatives_yaml())
+    found, running = _count_families(classes), _count_families(dir(torch._C._functions))
     agreed = {
         name: derivation
         for name, derivation in classes.items()
@@ -375,7 +375,7 @@ def _derivations() -> dict[str, Derivation]:
     return agreed | _HAND_WRITTEN
 
 
-def _derivatives_yaml() -> str:
+def _read_derivatives_yaml() -> str:
     """The text of the file in the torch wheel, "" where it was left out."""
     spec = importlib.util.find_spec("torchgen")
     for directory in (spec and spec.submodule_search_locations) or ():
@@ -389,7 +389,7 @@ def _strip_number(name: str) -> str:
     return _NUMBER.sub("", name)
 
 
-def _families(names: Iterable[str]) -> Counter[str]:
+def _count_families(names: Iterable[str]) -> Counter[str]:
     return Counter(map(_strip_number, names))
 
 
@@ -401,14 +401,14 @@ def _expand(arguments: Sequence[Argument], n_entries: int, *, equal_lists: bool)
     n_middle = n_entries - len(head) - len(tail)
     if n_middle < 0 or (n_middle and not middle):
         return (UNNAMED,) * n_entries
-    return (*_plain(head), *_members(middle, n_middle, equal_lists=equal_lists), *_plain(tail))
+    return (*_name_plain(head), *_name_members(middle, n_middle, equal_lists=equal_lists), *_name_plain(tail))
 
 
-def _plain(arguments: Sequence[Argument]) -> list[EdgeName]:
+def _name_plain(arguments: Sequence[Argument]) -> list[EdgeName]:
     return [(argument.name, None) for argument in arguments]
 
 
-def _members(lists: Sequence[Argument], n_entries: int, *, equal_lists: bool) -> Sequence[EdgeName]:
+def _name_members(lists: Sequence[Argument], n_entries: int, *, equal_lists: bool) -> Sequence[EdgeName]:
     all_lists = all(argument.is_list for argument in lists)
     if len(lists) > 1 and not (equal_lists and all_lists and n_entries % len(lists) == 0):
         return (UNNAMED,) * n_entries

@@ -13,14 +13,14 @@ import torch
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, Node, NodeKind
-from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, edge_arguments, output_names, signature_of
+from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, find_signature, name_edges, name_outputs
 from fxgrad.observe.autograd.backward_code import Answers
-from fxgrad.observe.autograd.node_types import decisive_settings, node_type
+from fxgrad.observe.autograd.node_types import classify_node, read_settings
 from fxgrad.observe.autograd.operands import Operands
 from fxgrad.observe.autograd.provenance import Provenance, Timeline
 from fxgrad.observe.autograd.python_code import find_nested_backward
-from fxgrad.observe.autograd.python_functions import custom_signature, read_backward
-from fxgrad.observe.autograd.walk import WalkedGraph, collection_paused
+from fxgrad.observe.autograd.python_functions import read_backward, read_custom_signature
+from fxgrad.observe.autograd.walk import WalkedGraph, pause_collection
 from fxgrad.observe.record.tensors import Origin
 
 NULL_CPP = "it required no grad when it was made or used, or is no tensor"
@@ -65,7 +65,7 @@ class _Form(NamedTuple):
     """The argument to read of each, that decides whether a gradient exists."""
 
 
-@collection_paused()
+@pause_collection()
 def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tuple[Node, ...]:
     """One record per node, in id order."""
     notes = notes or NodeNotes()
@@ -80,14 +80,14 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
     all_targets, all_slots = walked.targets, walked.slots
     for number, (place, label) in enumerate(zip(walked.places, walked.labels, strict=True)):
         if timeline is not None:
-            origin = timeline.provenance(number)
+            origin = timeline.find_provenance(number)
         node, name, gradients, targets = nodes[place], names[place], all_gradients[place], all_targets[place]
         if isinstance(node, python_function):
-            records.append(_python_record(walked, notes, number, label, origin, answers))
+            records.append(_make_python_record(walked, notes, number, label, origin, answers))
             continue
         form = forms.get(name)
         if form is None or len(form.edges) != len(targets) or len(form.outputs) != len(gradients):
-            form = _form_of(node, name, len(targets), len(gradients))
+            form = _make_form(node, name, len(targets), len(gradients))
             if form.kind is not NodeKind.COPY_SLICES:  # their arguments are those of the operation inside
                 forms[name] = form
         kind, schema, outputs, arguments, decisive = form
@@ -112,47 +112,47 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
                 *origin,
                 None,
                 *hooks_of(number, _NO_HOOKS),
-                () if decisive is None else decisive_settings(node, decisive),
+                () if decisive is None else read_settings(node, decisive),
                 overwritten_of(number, ()),
             )
         )
     return tuple(records)
 
 
-def _form_of(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Form:
-    kind, signature, decisive = node_type(node, name)
+def _make_form(node: AutogradNode, name: str, n_edges: int, n_outputs: int) -> _Form:
+    kind, signature, decisive = classify_node(node, name)
     is_copy = kind is NodeKind.COPY_SLICES
-    named = copy_slices_arguments(node, n_edges) if is_copy else edge_arguments(signature, n_edges)
+    named = name_copy_slices_edges(node, n_edges) if is_copy else name_edges(signature, n_edges)
     edges = [(argument, group, Edge(argument, group, None, 0, NULL_CPP)) for argument, group in named]
     schema = None if signature is None else signature.schema
-    return _Form(kind, schema, output_names(signature, n_outputs), tuple(edges), decisive)
+    return _Form(kind, schema, name_outputs(signature, n_outputs), tuple(edges), decisive)
 
 
-def copy_slices_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
+def name_copy_slices_edges(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
     """The names of the edges of a ``CopySlices``, an in-place operation on a view as its base sees it.
 
     Edge 0 goes to the base, the others are those of the operation's own node, which Python can reach from torch 2.14 on
     (torch/csrc/autograd/functions/tensor.cpp).
     """
     wrapped = getattr(node, "_wrapped_node", None)
-    operation = (UNNAMED,) * n_edges if wrapped is None else _operation_arguments(wrapped, n_edges)
+    operation = (UNNAMED,) * n_edges if wrapped is None else _name_operation_edges(wrapped, n_edges)
     return (("base", None), *operation[1:])
 
 
-def _operation_arguments(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
+def _name_operation_edges(node: AutogradNode, n_edges: int) -> tuple[EdgeName, ...]:
     if isinstance(node, torch._C._FunctionBase):
-        custom = custom_signature(node)
+        custom = read_custom_signature(node)
         return tuple(zip(custom.arguments, custom.groups, strict=True))
-    return edge_arguments(signature_of(node.name()), n_edges)
+    return name_edges(find_signature(node.name()), n_edges)
 
 
-def _python_record(
+def _make_python_record(
     walked: WalkedGraph, notes: NodeNotes, number: int, label: str, origin: Provenance, answers: Answers
 ) -> Node:
     place = walked.places[number]
     node, name = walked.nodes[place], walked.all_names[place]
-    kind = node_type(node, name).kind
-    custom = custom_signature(node)  # type: ignore[arg-type]
+    kind = classify_node(node, name).kind
+    custom = read_custom_signature(node)  # type: ignore[arg-type]
     named = zip(custom.arguments, custom.groups, walked.targets[place], walked.slots[place], strict=True)
     edges = [
         Edge(argument, group, walked.id_of_place[target], slot)
@@ -176,25 +176,27 @@ def _python_record(
         needs_input_grad=custom.needs_input_grad,
         hooks=hooks,
         prehooks=prehooks,
-        nested_backward=_nested_slots(walked, place, notes.nesting.get(node, ())) if may_nest else None,
+        nested_backward=_find_nested_slots(walked, place, notes.nesting.get(node, ())) if may_nest else None,
         returned=read_backward(node, custom, answers) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
     )
 
 
-def _nested_slots(walked: WalkedGraph, place: int, used: Sequence[Origin]) -> tuple[tuple[int | None, int], ...] | None:
+def _find_nested_slots(
+    walked: WalkedGraph, place: int, used: Sequence[Origin]
+) -> tuple[tuple[int | None, int], ...] | None:
     """Where the backward that a Function's own backward starts may enter the graph; None where it starts none."""
     function: Any = getattr(walked.nodes[place], "_forward_cls", None)
     nested = None if function is None else find_nested_backward(function)
     if nested is None:
         return None
-    entered = [] if nested.detaches else list(_slots_of_arguments(walked, place))
+    entered = [] if nested.detaches else list(_find_slots_of_arguments(walked, place))
     for node, slot in used:
         number = walked.ids.get(node)
         entered.append(_NOWHERE if number is None else (number, slot))
     return tuple(dict.fromkeys(entered))
 
 
-def _slots_of_arguments(walked: WalkedGraph, place: int) -> Iterator[tuple[int | None, int]]:
+def _find_slots_of_arguments(walked: WalkedGraph, place: int) -> Iterator[tuple[int | None, int]]:
     """The slots that the edges of a node lead to, but for leaves."""
     for target, slot in zip(walked.targets[place], walked.slots[place], strict=True):
         if target >= 0 and walked.targets[target]:

@@ -14,7 +14,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxgrad.graph import NodeKind
-from fxgrad.observe.autograd.argument_names import Signature, signature_of
+from fxgrad.observe.autograd.argument_names import Signature, find_signature
 
 _BY_NAME = {
     "torch::autograd::AccumulateGrad": NodeKind.ACCUMULATE_GRAD,
@@ -38,24 +38,20 @@ class NodeType(NamedTuple):
 
     kind: NodeKind
     signature: Signature | None
-    decisive_argument: str | None = None
-
-    @property
-    def schema(self) -> str | None:
-        """The aten schema, None where the node has none."""
-        return None if self.signature is None else self.signature.schema
+    decisive: str | None = None
+    """The argument that decides whether a gradient exists."""
 
 
-def node_type(node: AutogradNode, name: str) -> NodeType:
+def classify_node(node: AutogradNode, name: str) -> NodeType:
     """Classify a node by the class of its Function (Python nodes) or by its name (C++ nodes)."""
     if isinstance(node, torch._C._FunctionBase):
-        return NodeType(_python_kind(node), None)
-    signature = signature_of(name)
-    kind = _cpp_kind(name, known=signature is not None)
-    return NodeType(kind, signature, decisive_argument(name.rpartition("::")[2]))
+        return NodeType(_classify_python(node), None)
+    signature = find_signature(name)
+    kind = _classify_cpp(name, known=signature is not None)
+    return NodeType(kind, signature, find_decisive_argument(name.rpartition("::")[2]))
 
 
-def _python_kind(node: torch._C._FunctionBase) -> NodeKind:
+def _classify_python(node: torch._C._FunctionBase) -> NodeKind:
     forward_class = getattr(node, "_forward_cls", None)
     for known, kind in _BY_FORWARD_CLASS.items():
         if forward_class is known:  # the user's metaclass is not asked what the class equals
@@ -66,7 +62,7 @@ def _python_kind(node: torch._C._FunctionBase) -> NodeKind:
     return NodeKind.CUSTOM_FUNCTION
 
 
-def _cpp_kind(name: str, *, known: bool) -> NodeKind:
+def _classify_cpp(name: str, *, known: bool) -> NodeKind:
     if name in _BY_NAME:
         return _BY_NAME[name]
     # torch/csrc/jit/runtime/graph_executor.cpp, in an anonymous namespace
@@ -82,17 +78,17 @@ _DECISIVE = {"Norm": "p", "Dist": "p", "LinalgVectorNorm": "ord", "ForeachNorm":
 _FAMILY = re.compile(r"(\w+?)Backward\d+")
 
 
-def decisive_argument(short_name: str) -> str | None:
+def find_decisive_argument(short_name: str) -> str | None:
     """The argument to read from nodes of this name; None for nearly all nodes.
 
-    >>> decisive_argument("LinalgVectorNormBackward0"), decisive_argument("AddmmBackward0")
+    >>> find_decisive_argument("LinalgVectorNormBackward0"), find_decisive_argument("AddmmBackward0")
     ('ord', None)
     """
     match = _FAMILY.match(short_name)
     return None if match is None else _DECISIVE.get(match[1])
 
 
-def decisive_settings(node: AutogradNode, argument: str) -> tuple[tuple[str, str], ...]:
+def read_settings(node: AutogradNode, argument: str) -> tuple[tuple[str, str], ...]:
     """What `Node.settings` holds: (argument, value as text).
 
     A generated node shows what it saved as ``_saved_<argument>`` (torchgen/packaged/autograd/gen_autograd_functions.py).

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Edge, NodeKind, TensorMeta, Value
-from fxgrad.observe.autograd.node_types import node_type
+from fxgrad.observe.autograd.node_types import classify_node
 from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
@@ -59,7 +59,7 @@ class Operands:
         self, edges: Sequence[Edge], node: AutogradNode, schema: str | None, fx_node: str | None
     ) -> list[Edge]:
         """The edges of a C++ node; those that lead nowhere say what stands behind them, where that is known."""
-        lists = self._lists(edges, schema, fx_node)
+        lists = self._find_lists(edges, schema, fx_node)
         members: Counter[str | None] = Counter()
         completed: list[Edge] = []
         for edge in edges:
@@ -67,12 +67,14 @@ class Operands:
             if edge.next_node is not None:
                 completed.append(edge)
             elif edge.group in lists:
-                completed.append(self._with_member(edge, lists[edge.group], member))
+                completed.append(self._complete_from_list(edge, lists[edge.group], member))
             else:
-                completed.append(self._with_saved(edge, node))
+                completed.append(self._complete_from_saved(edge, node))
         return completed
 
-    def _lists(self, edges: Sequence[Edge], schema: str | None, fx_node: str | None) -> dict[str | None, TensorList]:
+    def _find_lists(
+        self, edges: Sequence[Edge], schema: str | None, fx_node: str | None
+    ) -> dict[str | None, TensorList]:
         """The list arguments of the node's function, where it was called by its own name and with these tensors: a
         ``__torch_function__`` of the user's may have passed on others."""
         groups = dict.fromkeys(edge.group for edge in edges if edge.group is not None)
@@ -82,9 +84,9 @@ class Operands:
         by_place = dict(zip(groups, (given for given in seen.lists if given.name is None), strict=False))
         passed = by_place | {given.name: given for given in seen.lists if given.name in groups}
         grouped = {group: [edge for edge in edges if edge.group == group] for group in passed}
-        return {group: given for group, given in passed.items() if self._fit(given, grouped[group])}
+        return {group: given for group, given in passed.items() if self._may_fit(given, grouped[group])}
 
-    def _fit(self, given: TensorList, edges: Sequence[Edge]) -> bool:
+    def _may_fit(self, given: TensorList, edges: Sequence[Edge]) -> bool:
         """Whether the edges may be those of the members: each that leads somewhere to a gradient of its member's shape."""
         return len(given.members) == len(edges) and all(
             edge.next_node is None
@@ -94,11 +96,11 @@ class Operands:
             for edge, member, meta in zip(edges, given.members, given.metas, strict=True)
         )
 
-    def _with_member(self, edge: Edge, given: TensorList, place: int) -> Edge:
+    def _complete_from_list(self, edge: Edge, given: TensorList, place: int) -> Edge:
         member = given.members[place]
-        return _with_operand(edge, member.tensor, given.metas[place], self._value_of(member))
+        return _add_operand(edge, member.tensor, given.metas[place], self._value_of(member))
 
-    def _with_saved(self, edge: Edge, live: AutogradNode) -> Edge:
+    def _complete_from_saved(self, edge: Edge, live: AutogradNode) -> Edge:
         raw = getattr(live, f"_raw_saved_{edge.argument}", None)
         if raw is None or is_a(raw, tuple) or may_run_unpack_hook(raw):
             return edge
@@ -109,12 +111,12 @@ class Operands:
         if not is_a(saved, torch.Tensor):
             return edge
         memory = _memory_of(saved)
-        return _with_operand(
+        return _add_operand(
             edge, saved, self._metas.of_tensor(saved), None if memory is None else self._values.get(memory)
         )
 
 
-def _with_operand(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | None) -> Edge:
+def _add_operand(edge: Edge, tensor: torch.Tensor, meta: TensorMeta, value: Value | None) -> Edge:
     reason = edge.null_reason if tensor.requires_grad else NO_GRAD
     return replace(edge, operand=meta, value=value, null_reason=reason)
 
@@ -155,16 +157,20 @@ def find_overwritten(
     walked: WalkedGraph, owners: Mapping[AutogradNode, int], calls: Sequence[OpEvent]
 ) -> dict[int, tuple[str, ...]]:
     """By the ids of nodes, what they saved that was changed since. `owners` are the calls, by number, that made nodes."""
-    wanted = _calls_to_look_at(calls)
+    wanted = _find_calls_before_changes(calls)
     overwritten: dict[int, tuple[str, ...]] = {}
     for node, call in owners.items() if wanted else ():
         number = walked.ids.get(node)
-        if call in wanted and number is not None and node_type(node, walked.names[number]).kind is NodeKind.FUNCTION:
-            overwritten[number] = _changed_since_saved(node)
+        if (
+            call in wanted
+            and number is not None
+            and classify_node(node, walked.names[number]).kind is NodeKind.FUNCTION
+        ):
+            overwritten[number] = _find_changed(node)
     return overwritten
 
 
-def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:
+def _find_calls_before_changes(calls: Sequence[OpEvent]) -> frozenset[int]:
     """The function calls, by number, of which an argument or a result shares memory with what was changed later."""
     changed: dict[object, int] = {}
     for number, event in enumerate(calls):
@@ -175,11 +181,11 @@ def _calls_to_look_at(calls: Sequence[OpEvent]) -> frozenset[int]:
     return frozenset(
         number
         for number, event in enumerate(calls)
-        if any(changed.get(_storage_of(tensor), -1) > number for tensor in _tensors_of(event))
+        if any(changed.get(_storage_of(tensor), -1) > number for tensor in _list_tensors(event))
     )
 
 
-def _tensors_of(event: OpEvent) -> Iterator[torch.Tensor]:
+def _list_tensors(event: OpEvent) -> Iterator[torch.Tensor]:
     yield from (result.tensor for result in event.results)
     yield from (tensor for _, tensor in find_tensors((event.args, event.kwargs)).tensors)
 
@@ -191,7 +197,7 @@ def _storage_of(tensor: torch.Tensor) -> object:
         return None
 
 
-def _changed_since_saved(node: AutogradNode) -> tuple[str, ...]:
+def _find_changed(node: AutogradNode) -> tuple[str, ...]:
     """The names of what a C++ node saved and what was changed in place since."""
     names = (name.removeprefix(_RAW) for name in dir(type(node)) if name.startswith(_RAW))
     return tuple([name for name in names if _is_changed(node, name)])

@@ -54,8 +54,8 @@ class Ownership:
     def __init__(self, recorder: Recorder, roots: Iterable[AutogradNode] = ()) -> None:
         self._calls = recorder.function_calls
         self.owner: dict[AutogradNode, int] = {}
-        self.earlier = _origins(recorder.log.inputs)
-        self.upstream = self.earlier | _origins(recorder.log.foreign)
+        self.earlier = _list_nodes(recorder.log.inputs)
+        self.upstream = self.earlier | _list_nodes(recorder.log.foreign)
         for number, seen in enumerate(self._calls):
             self._own(number, seen)
         self.earlier |= {node for node in roots if node not in self.owner and sequence_nr_of(node) < recorder.started}
@@ -83,7 +83,7 @@ class Ownership:
                     stack.append(node)
 
 
-def _origins(tensors: Iterable[TensorSnapshot]) -> set[AutogradNode]:
+def _list_nodes(tensors: Iterable[TensorSnapshot]) -> set[AutogradNode]:
     origins = []
     for seen in tensors:
         seen.settle()
@@ -110,7 +110,7 @@ class Timeline:
         self._starts = [call.start for call in recorder.module_calls]
         self._function_starts = [seen.window[0] for seen in recorder.function_calls]
 
-    def provenance(self, number: int) -> Provenance:
+    def find_provenance(self, number: int) -> Provenance:
         """Module call, fx node and source line of one node; where one is missing, why."""
         place = self._walked.places[number]
         name, sequence_nr = self._walked.all_names[place], self._walked.sequence_nrs[place]
@@ -120,21 +120,21 @@ class Timeline:
             return _WITHOUT_NUMBER
         node = self._walked.nodes[place]
         owner = self._ownership.owner.get(node)
-        if owner is None and self._outside(node, sequence_nr) is None:
-            owner = self._function_call(sequence_nr)
+        if owner is None and self._explain_outside(node, sequence_nr) is None:
+            owner = self._find_function_call(sequence_nr)
         if owner is None:
-            return self._without_function(node, name, sequence_nr)
+            return self._make_provenance_without_function(node, name, sequence_nr)
         seen, fx_node = self._recorder.function_calls[owner], self._fx_nodes.get(owner)
-        call = self.module_call(sequence_nr)
+        call = self.find_module_call(sequence_nr)
         return Provenance(
             None if call is None else self._call_ids[call],
             None if call is not None else IN_LOSS if seen.in_loss else NO_CALL,
             None if fx_node is None else fx_node.name,
-            None if fx_node is not None else _no_fx_reason(name, seen),
+            None if fx_node is not None else _explain_no_fx_node(name, seen),
             find_stack_source(seen.stack),
         )
 
-    def _function_call(self, sequence_nr: int) -> int | None:
+    def _find_function_call(self, sequence_nr: int) -> int | None:
         """The function call that was running: its results need not lead to what it made, as to a dual tensor's tangent.
         Only where no other thread ran, whose numbers could be the same."""
         position = bisect_right(self._function_starts, sequence_nr) - 1
@@ -142,15 +142,15 @@ class Timeline:
             return None
         return position
 
-    def _without_function(self, node: AutogradNode, name: str, sequence_nr: int) -> Provenance:
-        outside = self._outside(node, sequence_nr)
+    def _make_provenance_without_function(self, node: AutogradNode, name: str, sequence_nr: int) -> Provenance:
+        outside = self._explain_outside(node, sequence_nr)
         if outside is not None:
             return Provenance(call_reason=outside, fx_reason=outside)
-        call = self.module_call(sequence_nr)
+        call = self.find_module_call(sequence_nr)
         call_id = None if call is None else self._call_ids[call]
-        return Provenance(call_id, None if call is not None else NO_CALL, None, _no_fx_reason(name, None))
+        return Provenance(call_id, None if call is not None else NO_CALL, None, _explain_no_fx_node(name, None))
 
-    def _outside(self, node: AutogradNode, sequence_nr: int) -> str | None:
+    def _explain_outside(self, node: AutogradNode, sequence_nr: int) -> str | None:
         recorder = self._recorder
         if node in self._ownership.earlier:
             return EARLIER
@@ -162,7 +162,7 @@ class Timeline:
             return EARLIER
         return LATER if sequence_nr >= recorder.ended else None
 
-    def module_call(self, sequence_nr: int) -> ModuleEvent | None:
+    def find_module_call(self, sequence_nr: int) -> ModuleEvent | None:
         """The innermost module call that was running when this thread made the node of this number."""
         position = bisect_right(self._starts, sequence_nr) - 1
         call = self._recorder.module_calls[position] if position >= 0 else None
@@ -175,7 +175,7 @@ _LEAF = Provenance(call_reason=LEAF, fx_reason=LEAF)
 _WITHOUT_NUMBER = Provenance(call_reason=NO_NUMBER, fx_reason=NO_NUMBER)
 
 
-def _no_fx_reason(name: str, seen: OpEvent | None) -> str:
+def _explain_no_fx_node(name: str, seen: OpEvent | None) -> str:
     if name == "BackwardHookFunctionBackward":
         return HOOK_FUNCTION
     if name == "CheckpointFunctionBackward":

@@ -27,7 +27,7 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from fxgrad.graph import Returned
 from fxgrad.graph.records import Status
-from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, result_names
+from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, name_results
 from fxgrad.observe.autograd.backward_code import (
     ANYTHING,
     MAYBE_TENSOR,
@@ -81,7 +81,7 @@ class _Parameter(NamedTuple):
 _KNOWN_PARAMETERS: WeakKeyDictionary[Callable[..., object], dict[range, list[_Parameter]]] = WeakKeyDictionary()
 
 
-def custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
+def read_custom_signature(node: torch._C._FunctionBase) -> CustomSignature:
     """Name the edges and the grad_output slots of a node whose backward is Python code.
 
     There are no names for Functions that PyTorch makes on the fly, like AOTAutograd's ``CompiledFunction``.
@@ -245,13 +245,13 @@ def _structured(flat: range, spec: TreeSpec | None) -> Sequence[int | Sequence[i
 
 def _output_names(operator: torch._ops.OpOverload | None, node: torch._C._FunctionBase) -> tuple[str, ...]:
     slots = range(len(node._input_metadata))  # type: ignore[attr-defined]
-    numbered = result_names(len(slots))
+    numbered = name_results(len(slots))
     if operator is None:
         return numbered
     metadata = getattr(node, "_pt_metadata", None)
     places = _structured(slots, metadata and metadata.output_spec)
     results = operator._schema.returns
-    names = [result.name or number for result, number in zip(results, result_names(len(results)), strict=True)]
+    names = [result.name or number for result, number in zip(results, name_results(len(results)), strict=True)]
     by_place = _names_by_place(dict(zip(names, places, strict=False)))
     return tuple(by_place.get(slot, UNNAMED)[0] or numbered[slot] for slot in slots)
 

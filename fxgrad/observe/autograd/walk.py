@@ -54,7 +54,7 @@ class WalkedGraph:
         self.gradients: list[tuple[TensorMeta, ...]] = []
         self.targets: list[list[int]] = []
         self.slots: list[list[int]] = []
-        self.places = _topological(self.targets, self._discover(metas))
+        self.places = _sort_topologically(self.targets, self._discover(metas))
         self.id_of_place = [-1] * (len(self.nodes) + 1)
         for number, place in enumerate(self.places):
             self.id_of_place[place] = number
@@ -122,7 +122,7 @@ class WalkedGraph:
 
 
 @contextmanager
-def collection_paused() -> Iterator[None]:
+def pause_collection() -> Iterator[None]:
     """Pause Python's garbage collection: looking through a million new records again and again takes longer than making
     them, and none of them is garbage."""
     was_enabled = gc.isenabled()
@@ -134,7 +134,7 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-@collection_paused()
+@pause_collection()
 def walk(roots: Iterable[AutogradNode], metas: MetaTable | None = None) -> WalkedGraph:
     """Find every node behind `roots` and put them in a topological order that depends on the graph alone.
 
@@ -146,7 +146,7 @@ def walk(roots: Iterable[AutogradNode], metas: MetaTable | None = None) -> Walke
     return walked
 
 
-def _topological(edges: list[list[int]], waiting: list[int]) -> list[int]:
+def _sort_topologically(edges: list[list[int]], waiting: list[int]) -> list[int]:
     ready = [place for place, count in enumerate(waiting) if count == 0][::-1]
     order = []
     while ready:

@@ -31,12 +31,12 @@ Way = tuple[str, ...]
 """Attributes, from the module that a hook is given."""
 
 
-def grad_reads(function: Any) -> tuple[str, ...]:
+def find_grad_reads(function: Any) -> tuple[str, ...]:
     """Where the code of a module hook reads ``.grad``, as a path from the module that the hook is given.
 
-    >>> grad_reads(lambda module, grad_input, grad_output: print(module.linear.weight.grad))
+    >>> find_grad_reads(lambda module, grad_input, grad_output: print(module.linear.weight.grad))
     ('linear.weight',)
-    >>> grad_reads(lambda module, grad_input, grad_output: print(grad_output[0].grad))
+    >>> find_grad_reads(lambda module, grad_input, grad_output: print(grad_output[0].grad))
     ()
     """
     found = find_function(function)
@@ -104,13 +104,13 @@ class _Reader:
         return name in _TO_EACH or name in _ITERATES[self._value[-1]]
 
 
-def holds(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ...]:
+def find_held_tensors(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ...]:
     """The tensors with a graph behind them that a function holds: by which name, and whether inside a container.
 
     >>> import torch
     >>> loss = torch.ones(3, requires_grad=True).sum()
     >>> def hook(grad, *, of=loss): ...
-    >>> holds(hook)
+    >>> find_held_tensors(hook)
     (('of', tensor(3., grad_fn=<SumBackward0>), False),)
     """
     return tuple(

@@ -11,9 +11,9 @@ from fxgrad.graph import Held, Hook, HookKind, UnrecordedCall
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import name_of
-from fxgrad.observe.hooks.hook_code import grad_reads, holds
+from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors
 from fxgrad.observe.hooks.search import HookSearch, HookSlot
-from fxgrad.observe.hooks.tables import LiveHook, function_name, multi_grad_mode
+from fxgrad.observe.hooks.tables import LiveHook, find_multi_grad_mode, function_name
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.frames import find_stack_source
@@ -37,37 +37,42 @@ class HookRecords:
         for number, hook in enumerate(self.hooks):
             self._on_module.setdefault(id(hook.module), []).append(number)
 
-    def records(self) -> tuple[Hook, ...]:
+    def make_records(self) -> tuple[Hook, ...]:
         """One Hook for each, in order of registration."""
-        return tuple([self._record(number, hook) for number, hook in enumerate(self.hooks)])
+        return tuple([self._make_record(number, hook) for number, hook in enumerate(self.hooks)])
 
-    def _record(self, number: int, hook: LiveHook) -> Hook:
+    def _make_record(self, number: int, hook: LiveHook) -> Hook:
         found = None if hook.parts else self._find_slot(hook)
         slots = tuple([self._observed.find_slot(part.tensor, part.origin) for part in hook.parts])
         return Hook(
             id=number,
             kind=hook.kind,
-            owner=self._owner(hook),
+            owner=self._name_owner(hook),
             function=function_name(hook.function),
             source=None if hook.function is None else find_source(hook.function),
             registered=find_stack_source(hook.stack),
             prepend=hook.prepend,
-            targets=tuple([self._owner(part) for part in hook.parts]),
-            mode=multi_grad_mode(hook.inner),
+            targets=tuple([self._name_owner(part) for part in hook.parts]),
+            mode=find_multi_grad_mode(hook.inner),
             observed=found,
             active=hook.active,
-            unplaced=self._unplaced(hook, found),
+            unplaced=self._explain_unplaced(hook, found),
             may_return=False if hook.function is None else may_return_a_value(hook.function),
             target_slots=slots,
-            uncounted=self._uncounted(hook, slots),
+            uncounted=self._find_uncounted(hook, slots),
             registered_nr=hook.sequence_nr,
             registered_in=self._observed.call_id(hook.call),
-            grad_reads=grad_reads(hook.function) if hook.kind.is_module else (),
+            grad_reads=find_grad_reads(hook.function) if hook.kind.is_module else (),
             more_targets=hook.more_parts,
-            holds=tuple([Held(name, self._node(tensor), inside) for name, tensor, inside in holds(hook.function)]),
+            holds=tuple(
+                [
+                    Held(name, self._find_node_id(tensor), inside)
+                    for name, tensor, inside in find_held_tensors(hook.function)
+                ]
+            ),
         )
 
-    def _node(self, tensor: torch.Tensor) -> int | None:
+    def _find_node_id(self, tensor: torch.Tensor) -> int | None:
         """The id of a tensor's node. That of a view is not looked at: PyTorch might make one for that."""
         origin = None if tensor._is_view() else read_origin(tensor)
         return None if origin is None else self._observed.node_id(origin[0])
@@ -80,14 +85,14 @@ class HookRecords:
         number, slot = self._observed.find_slot(hook.tensor, hook.origin)
         return None if number is None else (number, slot)
 
-    def _uncounted(self, hook: LiveHook, slots: Sequence[tuple[int | None, int]]) -> tuple[int, ...]:
+    def _find_uncounted(self, hook: LiveHook, slots: Sequence[tuple[int | None, int]]) -> tuple[int, ...]:
         """``_get_grad_fn_or_grad_acc`` (torch/autograd/graph.py) takes a view of a leaf to find its node. Where the leaf is
         of a class of its own, the view may have another node in between, and that is what it takes."""
         ids = [self._observed.walked.ids.get(node) for node in hook.counted]
         pairs = zip(ids, slots, strict=False)
         return tuple([index for index, (counted, (node, _)) in enumerate(pairs) if counted != node])
 
-    def _unplaced(self, hook: LiveHook, found: tuple[int, int | None] | None) -> str | None:
+    def _explain_unplaced(self, hook: LiveHook, found: tuple[int, int | None] | None) -> str | None:
         if hook.kind.is_module or hook.parts or found is not None:
             return None
         if hook.origin is not None:
@@ -96,7 +101,7 @@ class HookRecords:
             return NOT_REACHED.format(name="" if hook.node is None else name_of(hook.node)).replace("  ", " ")
         return NOT_REACHED_LEAF if hook.tensor.requires_grad else NO_GRAD
 
-    def _owner(self, hook: LiveHook) -> str:
+    def _name_owner(self, hook: LiveHook) -> str:
         if hook.module is not None:
             return self._observed.module_names.path_of(hook.module)
         if hook.tensor is not None or hook.origin is not None:
@@ -113,9 +118,9 @@ class HookRecords:
         """Ids of the hooks that a call took along, in run order."""
         return tuple([self._ids[carried.number, id(carried.table)] for carried in call.hooks])
 
-    def unrecorded_calls(self) -> tuple[UnrecordedCall, ...]:
+    def make_unrecorded_calls(self) -> tuple[UnrecordedCall, ...]:
         """The calls that nobody watched, and whose full hooks are on nodes of the graph."""
-        return self._search.unrecorded_calls.records(self._observed.module_names, self._observed.walked.ids)
+        return self._search.unrecorded_calls.make_records(self._observed.module_names, self._observed.walked.ids)
 
     # Hooks on nodes
 
@@ -133,7 +138,7 @@ class HookRecords:
         """The id of a hook that the search has found."""
         return self._ids[hook.key]
 
-    def slots(self) -> Iterator[HookSlot]:
+    def list_slots(self) -> Iterator[HookSlot]:
         """Where backward looks up each hook's function. retain_grad has none, multi-grad hooks theirs in a closure."""
         for node, slots in self._search.post_hooks.items():
             yield from self._search.pre_hooks[node]

@@ -89,8 +89,8 @@ class RegistrationWatch:
         an accelerator calls hooks in a thread of its own."""
         self._thread = None if every_thread else threading.get_ident()
         init, remove = RemovableHandle.__init__, RemovableHandle.remove
-        RemovableHandle.__init__ = self._init(init)  # type: ignore[method-assign]
-        RemovableHandle.remove = self._remove(remove)  # type: ignore[method-assign]
+        RemovableHandle.__init__ = self._wrap_init(init)  # type: ignore[method-assign]
+        RemovableHandle.remove = self._wrap_remove(remove)  # type: ignore[method-assign]
         try:
             yield self
         finally:
@@ -98,7 +98,7 @@ class RegistrationWatch:
             RemovableHandle.remove = remove  # type: ignore[method-assign]
 
     @contextmanager
-    def paused_inside(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """Inside it nothing is seen."""
         was_paused, self.paused = self.paused, True
         try:
@@ -107,7 +107,7 @@ class RegistrationWatch:
             self.paused = was_paused
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
+    def undo_on_exit(self) -> Iterator[None]:
         """Afterwards every table that was touched inside holds what it held before."""
         self._before.clear()
         try:
@@ -118,19 +118,19 @@ class RegistrationWatch:
                 table.update(items)
             self._before.clear()
 
-    def _init(self, init: Callable[..., None]) -> Callable[..., None]:
+    def _wrap_init(self, init: Callable[..., None]) -> Callable[..., None]:
         def watched(handle: RemovableHandle, hooks_dict: Any, *, extra_dict: Any = None) -> None:
             if self._passes():
                 init(handle, hooks_dict, extra_dict=extra_dict)
             else:
                 self.remember(hooks_dict)
                 init(handle, hooks_dict, extra_dict=extra_dict)
-                made = _registration(handle, hooks_dict, sys._getframe(1), self.running())
+                made = _make_registration(handle, hooks_dict, sys._getframe(1), self.running())
                 self.registrations[made.key] = made
 
         return watched
 
-    def _remove(self, remove: Callable[..., None]) -> Callable[..., None]:
+    def _wrap_remove(self, remove: Callable[..., None]) -> Callable[..., None]:
         def watched(handle: RemovableHandle) -> None:
             table = handle.hooks_dict_ref()
             if table is not None and not self._passes():
@@ -151,7 +151,7 @@ class RegistrationWatch:
             self._before[id(table)] = table, list(table.items())
 
 
-def _registration(
+def _make_registration(
     handle: RemovableHandle, table: Any, caller: FrameType, running_then: tuple[ModuleEvent | None, int]
 ) -> Registration:
     tensor = origin = None

@@ -26,13 +26,13 @@ from fxgrad.observe.hooks.tables import (
     LAST,
     LiveHook,
     NodeTables,
-    backward_hook_behind,
+    find_backward_hook,
+    find_hooks_on_module,
+    find_hooks_on_modules,
+    find_hooks_on_tensor,
+    find_legacy_hook,
     gather_multi_grad_hooks,
     has_hooks,
-    hooks_on_module,
-    hooks_on_modules,
-    hooks_on_tensor,
-    legacy_hook_behind,
 )
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent, find_backward_kind, find_global_backward_kind
@@ -52,10 +52,10 @@ _ON_NODES = "hooks that Node.register_hook put on other nodes than leaves' are l
 
 def list_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:
     """The hooks on modules and tensors, and the global ones, as they are now."""
-    found = list(hooks_on_modules(modules))
+    found = list(find_hooks_on_modules(modules))
     for tensor in tensors:
         if has_hooks(tensor):
-            found.extend(hooks_on_tensor(tensor))
+            found.extend(find_hooks_on_tensor(tensor))
     return found
 
 
@@ -79,17 +79,17 @@ class UnrecordedCalls:
         """Note a node that a BackwardHook has put its post-hook on, on the "input" or the "output" side."""
         self._found.setdefault(id(hook), _Sides(hook)).nodes[side] = node
 
-    def records(self, modules: ModuleNames, ids: Mapping[AutogradNode, int]) -> tuple[UnrecordedCall, ...]:
+    def make_records(self, modules: ModuleNames, ids: Mapping[AutogradNode, int]) -> tuple[UnrecordedCall, ...]:
         """One record for each; `ids` are those of the nodes in the graph."""
-        return tuple([_record(sides, modules, ids) for sides in self._found.values()])
+        return tuple([_make_record(sides, modules, ids) for sides in self._found.values()])
 
 
-def _record(sides: _Sides, modules: ModuleNames, ids: Mapping[AutogradNode, int]) -> UnrecordedCall:
+def _make_record(sides: _Sides, modules: ModuleNames, ids: Mapping[AutogradNode, int]) -> UnrecordedCall:
     hook = sides.hook
     nodes = {side: ids.get(node) for side, node in sides.nodes.items()}
     return UnrecordedCall(
         path=modules.path_of(hook.module),
-        full_hook=full_hook_setup(hook),
+        full_hook=describe_full_hook(hook),
         input_hook_node=nodes.get("input"),
         output_hook_node=nodes.get("output"),
         argument_names=list_argument_names(hook.module, max(hook.n_inputs, 0)),
@@ -97,7 +97,7 @@ def _record(sides: _Sides, modules: ModuleNames, ids: Mapping[AutogradNode, int]
     )
 
 
-def full_hook_setup(hook: BackwardHook) -> FullHookSetup:
+def describe_full_hook(hook: BackwardHook) -> FullHookSetup:
     """What a BackwardHook did at its call."""
     return FullHookSetup(
         n_inputs=hook.n_inputs,
@@ -141,7 +141,7 @@ class HookSearch:
         self._tables: dict[int, tuple[HookKind, AutogradNode]] = {}
         self._add_all(earlier)
         self._add_all([] if observed.recorder is None else observed.recorder.log.hooks)
-        self._add_all(hooks_on_modules(observed.module_names.modules.values()))
+        self._add_all(find_hooks_on_modules(observed.module_names.modules.values()))
         self._add_all(self._list_carried())
         self._add_all(self._list_registered_on_tensors())
         self._add_all(self._list_on_tensors())
@@ -187,11 +187,11 @@ class HookSearch:
 
     def _list_carried(self) -> Iterator[LiveHook]:
         """Hooks that were removed again, but that a call took along."""
-        for call in self._calls():
+        for call in self._list_calls():
             for kind, number, function, table in call.hooks:
                 yield LiveHook(kind, number, table, function, module=None if kind.is_global else call.module)
 
-    def _calls(self) -> list[ModuleEvent]:
+    def _list_calls(self) -> list[ModuleEvent]:
         recorder = self._observed.recorder
         return [] if recorder is None else recorder.module_calls
 
@@ -214,10 +214,10 @@ class HookSearch:
     def _list_on_tensors(self) -> Iterator[LiveHook]:
         for tensor in self._observed.known_tensors():
             if has_hooks(tensor):
-                yield from hooks_on_tensor(tensor)
+                yield from find_hooks_on_tensor(tensor)
         for tensor in self._nearby.tensors:
             if _belongs_to(tensor, self._observed.walked.ids):
-                yield from hooks_on_tensor(tensor)
+                yield from find_hooks_on_tensor(tensor)
 
     @cached_property
     def _nearby(self) -> Nearby:
@@ -234,11 +234,15 @@ class HookSearch:
 
     def _look_at_nodes(self) -> None:
         legacy = self._expect_legacy()
-        full = {id(call.backward_hook): call for call in self._calls() if call.backward_hook is not None}
+        full = {id(call.backward_hook): call for call in self._list_calls() if call.backward_hook is not None}
         if RemovableHandle.next_id == 0:  # this process has never registered a hook
             return
-        nodes = self._observed.walked.order if self._every_node or self._is_on_unknown_nodes() else self._likely_nodes()
-        for node, table, pre_table in _tables_on(nodes):
+        nodes = (
+            self._observed.walked.order
+            if self._every_node or self._is_on_unknown_nodes()
+            else self._list_likely_nodes()
+        )
+        for node, table, pre_table in _read_tables(nodes):
             if table is not None:
                 self._tables[id(table)] = HookKind.NODE, node
             if pre_table is not None:
@@ -252,21 +256,23 @@ class HookSearch:
         """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
         if RemovableHandle.next_id == 0:
             return
-        nodes = [*self._nodes_of_named_tensors(), *self._nodes_at_first_use()]
+        nodes = [*self._list_nodes_of_named_tensors(), *self._list_nodes_at_first_use()]
         outside = [node for node in dict.fromkeys(nodes) if node not in self._observed.walked.ids]
-        for node, after, before in _tables_on(outside):
+        for node, after, before in _read_tables(outside):
             for kind, table in ((HookKind.NODE, after), (HookKind.NODE_PRE, before)):
                 for key, function in (table or {}).items():
-                    if legacy_hook_behind(function) is None and backward_hook_behind(function) is None:
+                    if find_legacy_hook(function) is None and find_backward_hook(function) is None:
                         yield LiveHook(kind, key, table, function, node=node)
 
-    def _nodes_of_named_tensors(self) -> Iterator[AutogradNode]:
+    def _list_nodes_of_named_tensors(self) -> Iterator[AutogradNode]:
         for named in self._observed.tensor_names.named.values():
-            node = _node_of(named.tensor) if self._every_node or is_leaf(named.tensor) or self._was_recorded() else None
+            node = (
+                _find_node(named.tensor) if self._every_node or is_leaf(named.tensor) or self._was_recorded() else None
+            )
             if node is not None:
                 yield node
 
-    def _nodes_at_first_use(self) -> Iterator[AutogradNode]:
+    def _list_nodes_at_first_use(self) -> Iterator[AutogradNode]:
         """The nodes that tensors from elsewhere had when forward was given them: it may have changed them in place."""
         recorder = self._observed.recorder
         for seen in () if recorder is None else (*recorder.log.inputs, *recorder.log.foreign):
@@ -276,10 +282,10 @@ class HookSearch:
     def _was_recorded(self) -> bool:
         return self._observed.recorder is not None
 
-    def _likely_nodes(self) -> list[AutogradNode]:
+    def _list_likely_nodes(self) -> list[AutogradNode]:
         """Nodes that may carry hooks: leaves', those of full hooks and of hooked calls, and a graph's that was there."""
         observed = self._observed
-        hooked = {node for call in self._calls() if call.hooks for node in _hooked_nodes(call)}
+        hooked = {node for call in self._list_calls() if call.hooks for node in _list_hooked_nodes(call)}
         hooked |= observed.upstream or set()
         named = zip(observed.walked.order, observed.walked.names, strict=True)
         return [node for node, name in named if name in _OFTEN_HOOKED or node in hooked]
@@ -297,7 +303,7 @@ class HookSearch:
     def _expect_legacy(self) -> dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]]:
         """The legacy hooks on each node, in the order in which the calls that put them there ended."""
         expected: dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]] = {}
-        for call in sorted(self._calls(), key=lambda call: call.finished):
+        for call in sorted(self._list_calls(), key=lambda call: call.finished):
             origin = None if call.legacy is None else call.legacy.origin
             for carried in call.hooks if origin is not None else ():
                 if carried.kind.is_legacy and origin is not None:
@@ -313,21 +319,21 @@ class HookSearch:
         full: dict[int, ModuleEvent],
     ) -> Iterator[HookSlot]:
         for key, function in table.items():
-            wrapped, behind = legacy_hook_behind(function), backward_hook_behind(function)
+            wrapped, behind = find_legacy_hook(function), find_backward_hook(function)
             if wrapped is not None:
-                yield self._legacy_slot(table, key, wrapped, legacy)
+                yield self._find_legacy_slot(table, key, wrapped, legacy)
             elif behind is not None:
                 call = full.get(id(behind[0]))
                 if call is None:
                     self.unrecorded_calls.add(*behind, node)
-                yield from self._full_slots(*behind, call)
+                yield from self._find_full_slots(*behind, call)
             else:
                 yield self._make_node_slot(HookKind.NODE, node, table, key)
 
     def _make_node_slot(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> HookSlot:
         return HookSlot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
 
-    def _legacy_slot(
+    def _find_legacy_slot(
         self, table: Any, key: Any, wrapped: tuple[nn.Module | None, Any], legacy: list[tuple[LiveHook, ModuleEvent]]
     ) -> HookSlot:
         module, function = wrapped
@@ -335,16 +341,18 @@ class HookSearch:
             if hook.function is function:
                 del legacy[position]
                 return HookSlot(table, key, hook, call)
-        return HookSlot(table, key, self._earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key))
+        return HookSlot(
+            table, key, self._find_earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key)
+        )
 
-    def _full_slots(self, hook: BackwardHook, side: str, call: ModuleEvent | None) -> Iterator[HookSlot]:
+    def _find_full_slots(self, hook: BackwardHook, side: str, call: ModuleEvent | None) -> Iterator[HookSlot]:
         """The user's functions stand in lists that the BackwardHook keeps, in the order of the call's snapshot."""
         if side == "output":
-            yield from self._full_slots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
+            yield from self._find_full_slots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
         if side == "input" or hook.input_tensors_index is None:
-            yield from self._full_slots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
+            yield from self._find_full_slots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
 
-    def _full_slots_in(
+    def _find_full_slots_in(
         self, functions: list[Any], hook: BackwardHook, call: ModuleEvent | None, kind: HookKind
     ) -> Iterator[HookSlot]:
         is_pre = kind.is_full_pre
@@ -353,18 +361,18 @@ class HookSearch:
             if position < len(carried):
                 found = self._found[carried[position].number, id(carried[position].table)]
             else:
-                found = self._earlier_module_hook(function, hook.module, kind, functions, position)
+                found = self._find_earlier_module_hook(function, hook.module, kind, functions, position)
             yield HookSlot(functions, position, found, call)
 
-    def _earlier_module_hook(
+    def _find_earlier_module_hook(
         self, function: Any, module: nn.Module | None, kind: HookKind, place: Any, key: Any
     ) -> LiveHook:
         """The registration behind a hook that a call before put on a node."""
-        registered = [*(() if module is None else hooks_on_module(module)), *hooks_on_modules(())]
-        same = [hook for hook in registered if hook.function is function and _same_sort(hook.kind, kind)]
+        registered = [*(() if module is None else find_hooks_on_module(module)), *find_hooks_on_modules(())]
+        same = [hook for hook in registered if hook.function is function and _is_same_sort(hook.kind, kind)]
         if not same:
             return self._add(LiveHook(kind, LAST, _Unseen(place, key), function, module=module))
-        return self._add(same[_equals_before(place, key) % len(same)])
+        return self._add(same[_count_equals_before(place, key) % len(same)])
 
     def _list_registered_on_other_nodes(self) -> Iterator[LiveHook]:
         """Hooks on nodes that the roots do not reach, and those that were removed again."""
@@ -374,7 +382,7 @@ class HookSearch:
                 yield LiveHook(kind, made.number, made.table, made.function, node=node)
 
 
-def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
+def _find_node(tensor: torch.Tensor) -> AutogradNode | None:
     """The node that a tensor's gradient goes to; None where none is required, and for a leaf of which PyTorch does not
     tell it: ``get_gradient_edge`` takes a view of a leaf, and there are none of sparse and mkldnn tensors."""
     if not tensor.requires_grad:
@@ -389,13 +397,13 @@ def _node_of(tensor: torch.Tensor) -> AutogradNode | None:
             return None
 
 
-def _equals_before(place: Any, key: Any) -> int:
+def _count_equals_before(place: Any, key: Any) -> int:
     """How often the function at ``place[key]`` stands there before: it was registered more than once, in that order."""
     if isinstance(place, list):
         return place[:key].count(place[key])
     keys = list(place)
-    wrapped = legacy_hook_behind(place[key])
-    return sum(legacy_hook_behind(place[earlier]) == wrapped for earlier in keys[: keys.index(key)])
+    wrapped = find_legacy_hook(place[key])
+    return sum(find_legacy_hook(place[earlier]) == wrapped for earlier in keys[: keys.index(key)])
 
 
 class _Unseen(dict[Any, Any]):
@@ -406,18 +414,18 @@ class _Unseen(dict[Any, Any]):
         self.place = place, key
 
 
-def _same_sort(kind: HookKind, other: HookKind) -> bool:
+def _is_same_sort(kind: HookKind, other: HookKind) -> bool:
     return (kind.is_legacy, kind.is_full, kind.is_full_pre) == (other.is_legacy, other.is_full, other.is_full_pre)
 
 
-def _hooked_nodes(call: ModuleEvent) -> Iterator[AutogradNode]:
+def _list_hooked_nodes(call: ModuleEvent) -> Iterator[AutogradNode]:
     legacy = None if call.legacy is None or call.legacy.origin is None else call.legacy.origin[0]
     for node in (legacy, call.input_hook_node, call.output_hook_node):
         if node is not None:
             yield node
 
 
-def _tables_on(nodes: Iterable[AutogradNode]) -> list[tuple[AutogradNode, Any, Any]]:
+def _read_tables(nodes: Iterable[AutogradNode]) -> list[tuple[AutogradNode, Any, Any]]:
     """Each node with its tables of hooks after it and before it, None where it has none."""
     with NodeTables() as tables:
         return [(node, tables.after(node), tables.before(node)) for node in nodes]

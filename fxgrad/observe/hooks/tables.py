@@ -82,23 +82,23 @@ LAST = 2**62
 # Tables of modules and tensors
 
 
-def hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
+def find_hooks_on_modules(modules: Iterable[nn.Module]) -> Iterator[LiveHook]:
     """The backward hooks in the global tables and in the modules' own."""
-    yield from _in_table(
+    yield from _read_table(
         module_hooks._global_backward_hooks, find_global_backward_kind() or HookKind.GLOBAL_FULL_BACKWARD
     )
-    yield from _in_table(module_hooks._global_backward_pre_hooks, HookKind.GLOBAL_FULL_BACKWARD_PRE)
+    yield from _read_table(module_hooks._global_backward_pre_hooks, HookKind.GLOBAL_FULL_BACKWARD_PRE)
     for module in modules:
-        yield from hooks_on_module(module)
+        yield from find_hooks_on_module(module)
 
 
-def hooks_on_module(module: nn.Module) -> Iterator[LiveHook]:
+def find_hooks_on_module(module: nn.Module) -> Iterator[LiveHook]:
     """The backward hooks in a module's own tables."""
-    yield from _in_table(module._backward_hooks, registered_kind(module), module=module)
-    yield from _in_table(module._backward_pre_hooks, HookKind.MODULE_FULL_BACKWARD_PRE, module=module)
+    yield from _read_table(module._backward_hooks, find_registered_kind(module), module=module)
+    yield from _read_table(module._backward_pre_hooks, HookKind.MODULE_FULL_BACKWARD_PRE, module=module)
 
 
-def registered_kind(module: nn.Module) -> HookKind:
+def find_registered_kind(module: nn.Module) -> HookKind:
     """The kind of the hooks in ``module._backward_hooks``, those that no call takes along, too.
 
     On what torch.compile returns, a registering function sets the flag of the module inside
@@ -110,7 +110,7 @@ def registered_kind(module: nn.Module) -> HookKind:
     return find_backward_kind(flagged) or HookKind.MODULE_FULL_BACKWARD
 
 
-def _in_table(table: dict[Any, Any], kind: HookKind, *, module: nn.Module | None = None) -> list[LiveHook]:
+def _read_table(table: dict[Any, Any], kind: HookKind, *, module: nn.Module | None = None) -> list[LiveHook]:
     """One each. What stands before an earlier registration was prepended."""
     found: list[LiveHook] = []
     earliest = LAST
@@ -125,7 +125,7 @@ def has_hooks(tensor: torch.Tensor) -> bool:
     return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None) or tensor.retains_grad)
 
 
-def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
+def find_hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
     """The hooks in a tensor's own tables, and retain_grad. Reads ``grad_fn`` first: a stale view shows its old hooks."""
     origin = read_origin(tensor)
     for kind, table in (
@@ -141,14 +141,14 @@ def hooks_on_tensor(tensor: torch.Tensor) -> Iterator[LiveHook]:
 # What PyTorch wraps around the user's functions
 
 
-def legacy_hook_behind(function: Any) -> tuple[nn.Module | None, Any] | None:
+def find_legacy_hook(function: Any) -> tuple[nn.Module | None, Any] | None:
     """The module and the user's function behind what a legacy module hook put on a node; None for anything else."""
     if not is_a(function, module_hooks._WrappedHook):
         return None
     return (function.module() if function.with_module else None), function.hook
 
 
-def backward_hook_behind(function: Any) -> tuple[BackwardHook, str] | None:
+def find_backward_hook(function: Any) -> tuple[BackwardHook, str] | None:
     """The BackwardHook behind a post-hook that a full module hook put on a node, and its side: "input" or "output"."""
     if not is_a(function, FunctionType) or function.__module__ != BackwardHook.__module__:
         return None
@@ -170,39 +170,39 @@ def gather_multi_grad_hooks(
     found: list[LiveHook] = []
     groups: dict[int, LiveHook] = {}
     for hook in hooks:
-        group = _multi_grad_group(hook)
+        group = _find_multi_grad_group(hook)
         if group is None:
             found.append(hook)
         elif group in groups:
             groups[group].parts.append(hook)
         else:
-            function = _closure(hook.function)["fn"]
+            function = _read_closure(hook.function)["fn"]
             groups[group] = LiveHook(HookKind.MULTI_GRAD, hook.number, hook.table, function, stack=hook.stack)
             groups[group].sequence_nr, groups[group].call = hook.sequence_nr, hook.call
             groups[group].parts.append(hook)
             found.append(groups[group])
     for whole in groups.values():
         whole.active = any(part.active for part in whole.parts)
-        if multi_grad_mode(whole.inner) == "all":
+        if find_multi_grad_mode(whole.inner) == "all":
             _complete_all(whole)
         else:
             _complete_any(whole, others, may_be_on_more=may_be_on_more)
     return found
 
 
-def _multi_grad_group(hook: LiveHook) -> int | None:
+def _find_multi_grad_group(hook: LiveHook) -> int | None:
     """What the inner hooks of one multi-grad hook share: the buffer of an "all" hook, the flags of an "any" hook."""
-    if hook.kind is not HookKind.TENSOR or multi_grad_mode(hook.function) is None:
+    if hook.kind is not HookKind.TENSOR or find_multi_grad_mode(hook.function) is None:
         return None
-    cells = _closure(hook.function)
+    cells = _read_closure(hook.function)
     return id(cells["buffer"] if "buffer" in cells else cells["ran_hook"])
 
 
 def _complete_all(whole: LiveHook) -> None:
     """Add the tensors that were not seen: an "all" hook holds the nodes of those that are gone, and is active on all or
     none."""
-    cells = _closure(whole.inner)
-    parts = {_closure(part.function)["idx"]: part for part in whole.parts}
+    cells = _read_closure(whole.inner)
+    parts = {_read_closure(part.function)["idx"]: part for part in whole.parts}
     for index, node in enumerate(cells["grad_fns"]):
         if index not in parts:
             parts[index] = LiveHook(HookKind.TENSOR, LAST, None, None, origin=(node, 0))
@@ -234,7 +234,7 @@ def _is_in_more_tables(whole: LiveHook) -> bool:
     return sys.getrefcount(function) > sys.getrefcount(compared) + known
 
 
-def multi_grad_mode(function: Any) -> str | None:
+def find_multi_grad_mode(function: Any) -> str | None:
     """Which mode of ``register_multi_grad_hook`` made this tensor hook: "all", "any", or None for no such hook."""
     if not is_a(function, FunctionType):
         return None
@@ -246,7 +246,7 @@ def multi_grad_mode(function: Any) -> str | None:
     return None
 
 
-def _closure(function: Any) -> dict[str, Any]:
+def _read_closure(function: Any) -> dict[str, Any]:
     cells = zip(function.__code__.co_freevars, function.__closure__, strict=True)
     return {name: cell.cell_contents for name, cell in cells}
 
@@ -315,13 +315,13 @@ class NodeTables:
 
     def after(self, node: AutogradNode) -> Table | None:
         """The table of ``Node.register_hook``; None where no hook was ever registered there."""
-        return self._shown(node.register_hook)
+        return self._read(node.register_hook)
 
     def before(self, node: AutogradNode) -> Table | None:
         """The table of ``Node.register_prehook``; None where no hook was ever registered there."""
-        return self._shown(node.register_prehook)
+        return self._read(node.register_prehook)
 
-    def _shown(self, register: Callable[[Any], Any]) -> Table | None:
+    def _read(self, register: Callable[[Any], Any]) -> Table | None:
         try:
             handle = register(_marker)
         except _Shown:

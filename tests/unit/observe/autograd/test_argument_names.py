@@ -16,12 +16,12 @@ from fxgrad.observe.autograd import argument_names
 from fxgrad.observe.autograd.argument_names import (
     Argument,
     Signature,
-    edge_arguments,
-    node_classes,
-    output_names,
+    find_signature,
+    name_edges,
+    name_outputs,
+    name_results,
     parse_schema,
-    result_names,
-    signature_of,
+    read_node_classes,
 )
 
 # What derivatives.yaml says
@@ -34,7 +34,7 @@ def yaml_text() -> str:
 
 
 def classes_of(text: str) -> dict[str, set[str]]:
-    return {name: set(derivation.arguments) for name, derivation in node_classes(text).items()}
+    return {name: set(derivation.arguments) for name, derivation in read_node_classes(text).items()}
 
 
 def test_a_class_is_named_after_the_function_in_camel_case():
@@ -98,7 +98,7 @@ def test_comments_are_not_read():
         "  # other: grad\n"
         "  self: at::real(grads[0]) # not the single grad\n"
     )
-    (derivation,) = node_classes(text).values()
+    (derivation,) = read_node_classes(text).values()
     assert derivation == ("real(Tensor self) -> Tensor", {"self"}, False, None)
 
 
@@ -125,7 +125,7 @@ def test_output_differentiability_of_an_entry_holds_for_all_its_dispatch_keys():
         "  output_differentiability: [True, False]\n"
         "  dispatch:\n    Default:\n      self: g(grads)\n    AutogradCUDA:\n      self: h(grads)\n"
     )
-    assert [derivation.differentiable_results for derivation in node_classes(text).values()] == [(True, False)] * 2
+    assert [derivation.differentiable_results for derivation in read_node_classes(text).values()] == [(True, False)] * 2
 
 
 def test_an_entry_that_cannot_be_read_is_left_out():
@@ -135,14 +135,14 @@ def test_an_entry_that_cannot_be_read_is_left_out():
 
 def test_a_single_grad_means_that_only_the_first_result_has_a_gradient():
     text = "- name: sort(Tensor self) -> (Tensor values, Tensor indices)\n  self: value_selecting(grad)\n"
-    (derivation,) = node_classes(text).values()
-    assert derivation.with_gradient(parse_schema(derivation.schema).results) == (Argument("values", False),)
+    (derivation,) = read_node_classes(text).values()
+    assert derivation.select_differentiable(parse_schema(derivation.schema).results) == (Argument("values", False),)
 
 
 def test_without_a_single_grad_every_tensor_result_has_a_gradient():
     text = "- name: f(Tensor self) -> (Tensor, int, Tensor[])\n  self: g(grads)\n"
-    (derivation,) = node_classes(text).values()
-    assert derivation.with_gradient(parse_schema(derivation.schema).results) == (
+    (derivation,) = read_node_classes(text).values()
+    assert derivation.select_differentiable(parse_schema(derivation.schema).results) == (
         Argument("result 0", False),
         Argument("result 2", True),
     )
@@ -150,8 +150,9 @@ def test_without_a_single_grad_every_tensor_result_has_a_gradient():
 
 def test_output_differentiability_chooses_the_results_even_where_a_formula_says_grad():
     text = "- name: f(Tensor self) -> (Tensor a, Tensor b, Tensor c)\n  output_differentiability: [False, True, True]\n"
-    (derivation,) = node_classes(text + "  self: g(grad)\n").values()
-    assert [result.name for result in derivation.with_gradient(parse_schema(derivation.schema).results)] == ["b", "c"]
+    (derivation,) = read_node_classes(text + "  self: g(grad)\n").values()
+    results = derivation.select_differentiable(parse_schema(derivation.schema).results)
+    assert [result.name for result in results] == ["b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -201,16 +202,16 @@ def test_a_text_that_is_no_schema_is_refused():
 
 
 def test_a_function_without_results_has_no_result_names():
-    assert (result_names(0), parse_schema("aten::_foreach_zero_(Tensor(a!)[] self) -> ()").results) == ((), ())
+    assert (name_results(0), parse_schema("aten::_foreach_zero_(Tensor(a!)[] self) -> ()").results) == ((), ())
 
 
 def test_every_class_is_one_that_this_torch_has(yaml_text: str):
-    assert set(node_classes(yaml_text)) <= set(dir(torch._C._functions))
+    assert set(read_node_classes(yaml_text)) <= set(dir(torch._C._functions))
 
 
 def test_every_generated_class_of_this_torch_is_found(yaml_text: str):
     numbered = {name for name in dir(torch._C._functions) if name[-1].isdigit()}
-    assert numbered <= set(node_classes(yaml_text))
+    assert numbered <= set(read_node_classes(yaml_text))
 
 
 @pytest.mark.oracle
@@ -232,7 +233,7 @@ def test_the_code_generator_reads_the_same_out_of_the_file(yaml_text: str):
             derivation.schema,
             [a.name for a in parse_schema(derivation.schema).arguments if a.name in derivation.arguments],
         )
-        for name, derivation in node_classes(yaml_text).items()
+        for name, derivation in read_node_classes(yaml_text).items()
     }
 
 
@@ -316,7 +317,7 @@ def test_a_list_of_optional_indices_has_no_edges():
 
 def test_members_of_a_list_are_grouped_by_the_name_of_the_list():
     node = torch.cat([torch.rand(1, requires_grad=True), torch.rand(2)]).grad_fn
-    assert edge_arguments(signature_of(node.name()), 2) == (("tensors[0]", "tensors"), ("tensors[1]", "tensors"))
+    assert name_edges(find_signature(node.name()), 2) == (("tensors[0]", "tensors"), ("tensors[1]", "tensors"))
 
 
 @pytest.mark.parametrize(
@@ -375,12 +376,12 @@ def test_the_gradient_of_a_named_result_arrives_in_its_slot():
 )
 def test_view_says_whether_the_result_is_a_view(function):
     results = function(torch.rand(3, 3, requires_grad=True))
-    assert signature_of(first_node(results).name()).view is tree_leaves(results)[0]._is_view()
+    assert find_signature(first_node(results).name()).view is tree_leaves(results)[0]._is_view()
 
 
 def test_the_schema_is_the_one_that_is_registered():
     registered = {str(schema) for schema in torch._C._jit_get_schemas_for_operator("aten::copy_")}
-    assert signature_of("torch::autograd::CopyBackwards").schema in registered
+    assert find_signature("torch::autograd::CopyBackwards").schema in registered
 
 
 @pytest.mark.parametrize(
@@ -395,11 +396,11 @@ def test_the_schema_is_the_one_that_is_registered():
     ],
 )
 def test_the_function_has_no_overload_and_no_underscore_of_an_in_place_variant(name: str, function: str):
-    assert signature_of(name).function == function
+    assert find_signature(name).function == function
 
 
 def test_the_copy_of_a_view_function_has_the_schema_of_its_overload():
-    assert signature_of("SqueezeBackward1_copy").schema == "aten::squeeze_copy.dim(Tensor self, int dim) -> Tensor"
+    assert find_signature("SqueezeBackward1_copy").schema == "aten::squeeze_copy.dim(Tensor self, int dim) -> Tensor"
 
 
 @pytest.mark.parametrize(
@@ -417,25 +418,25 @@ def test_the_copy_of_a_view_function_has_the_schema_of_its_overload():
     ],
 )
 def test_a_node_of_no_one_function_has_no_signature(name: str):
-    assert signature_of(name) is None
+    assert find_signature(name) is None
 
 
 def test_every_node_class_of_this_torch_is_covered_but_the_hand_written():
     names = [name for name in dir(torch._C._functions) if not name.startswith("__")]
-    assert {name for name in names if signature_of(name) is None} == HAND_WRITTEN
+    assert {name for name in names if find_signature(name) is None} == HAND_WRITTEN
 
 
 def test_there_is_one_object_per_node_class():
-    assert signature_of("MmBackward0") is signature_of("MmBackward0")
+    assert find_signature("MmBackward0") is find_signature("MmBackward0")
 
 
 def test_edges_of_an_unknown_node_have_no_names():
-    assert edge_arguments(None, 2) == ((None, None), (None, None))
+    assert name_edges(None, 2) == ((None, None), (None, None))
 
 
 @pytest.mark.parametrize("n_edges", [0, 1, 3])
 def test_edges_have_no_names_where_there_are_not_as_many_as_arguments(n_edges: int):
-    assert edge_arguments(signature_of("MmBackward0"), n_edges) == ((None, None),) * n_edges
+    assert name_edges(find_signature("MmBackward0"), n_edges) == ((None, None),) * n_edges
 
 
 def signature_with(function: str, *arguments: str) -> Signature:
@@ -445,40 +446,40 @@ def signature_with(function: str, *arguments: str) -> Signature:
 
 def test_two_lists_of_unknown_lengths_have_no_names_but_what_stands_around_them_has():
     signature = signature_with("lstm", "input", "hx[]", "params[]", "last")
-    names = [argument for argument, _ in edge_arguments(signature, 5)]
+    names = [argument for argument, _ in name_edges(signature, 5)]
     assert names == ["input", None, None, None, "last"]
 
 
 def test_what_stands_between_two_lists_of_unknown_lengths_has_no_name():
-    assert edge_arguments(signature_with("f", "a[]", "b", "c[]"), 3) == ((None, None),) * 3
+    assert name_edges(signature_with("f", "a[]", "b", "c[]"), 3) == ((None, None),) * 3
 
 
 def test_foreach_lists_are_of_equal_length():
-    names = [argument for argument, _ in edge_arguments(signature_with("_foreach_f", "a[]", "b[]"), 4)]
+    names = [argument for argument, _ in name_edges(signature_with("_foreach_f", "a[]", "b[]"), 4)]
     assert names == ["a[0]", "a[1]", "b[0]", "b[1]"]
 
 
 def test_foreach_lists_that_cannot_be_of_equal_length_have_no_names():
-    assert edge_arguments(signature_with("_foreach_f", "a[]", "b[]"), 3) == ((None, None),) * 3
+    assert name_edges(signature_with("_foreach_f", "a[]", "b[]"), 3) == ((None, None),) * 3
 
 
 def test_what_stands_between_two_foreach_lists_has_no_name():
-    assert edge_arguments(signature_with("_foreach_f", "a[]", "b", "c[]"), 3) == ((None, None),) * 3
+    assert name_edges(signature_with("_foreach_f", "a[]", "b", "c[]"), 3) == ((None, None),) * 3
 
 
 def test_empty_lists_take_no_edges():
-    assert edge_arguments(signature_with("f", "a[]", "b"), 1) == (("b", None),)
+    assert name_edges(signature_with("f", "a[]", "b"), 1) == (("b", None),)
 
 
 def test_slots_are_numbered_where_their_number_is_not_that_of_the_results():
-    assert output_names(signature_of("LinalgQrBackward0"), 3) == ("result 0", "result 1", "result 2")
+    assert name_outputs(find_signature("LinalgQrBackward0"), 3) == ("result 0", "result 1", "result 2")
 
 
 @pytest.fixture
 def fresh_tables() -> Iterator[None]:
     def forget() -> None:
-        argument_names._derivations.cache_clear()
-        signature_of.cache_clear()
+        argument_names._read_derivations.cache_clear()
+        find_signature.cache_clear()
 
     forget()
     yield
@@ -489,12 +490,12 @@ def fresh_tables() -> Iterator[None]:
 def test_without_torchgen_no_generated_node_has_a_signature(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     names = ["AddmmBackward0", "ForeachAddBackward0List", "ExpandBackward0_copy"]
-    assert [signature_of(name) for name in names] == [None, None, None]
+    assert [find_signature(name) for name in names] == [None, None, None]
 
 
 @pytest.mark.usefixtures("fresh_tables")
 def test_a_family_that_is_numbered_otherwise_than_in_this_torch_is_left_out(monkeypatch: pytest.MonkeyPatch):
-    text = argument_names._derivatives_yaml().replace("- name: add.Tensor(", "- name: unreadable add.Tensor(")
-    monkeypatch.setattr(argument_names, "_derivatives_yaml", lambda: text)
-    assert signature_of("AddBackward0") is None
-    assert signature_of("SubBackward0") is not None
+    text = argument_names._read_derivatives_yaml().replace("- name: add.Tensor(", "- name: unreadable add.Tensor(")
+    monkeypatch.setattr(argument_names, "_read_derivatives_yaml", lambda: text)
+    assert find_signature("AddBackward0") is None
+    assert find_signature("SubBackward0") is not None

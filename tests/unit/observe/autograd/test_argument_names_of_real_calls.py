@@ -13,8 +13,8 @@ def test_the_comparison_with_real_calls_finds_swapped_names(monkeypatch: pytest.
         result = torch.rand(2, 2, requires_grad=True) @ torch.rand(2, 2)
     assert list(wrong_names(wiring.calls)) == []
     swapped = (("mat2", None), ("self", None))
-    monkeypatch.setattr(naming, "edge_arguments", lambda signature, n_edges: swapped)
-    monkeypatch.setattr(naming, "output_names", lambda signature, n_outputs: ("values",))
+    monkeypatch.setattr(naming, "name_edges", lambda signature, n_edges: swapped)
+    monkeypatch.setattr(naming, "name_outputs", lambda signature, n_outputs: ("values",))
     assert list(wrong_names(wiring.calls)) == [
         "MmBackward0: mat2",
         "MmBackward0: self",

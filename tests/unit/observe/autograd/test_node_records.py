@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from fxgrad.graph import Edge, Node, NodeKind
-from fxgrad.observe.autograd.node_records import NodeNotes, copy_slices_arguments, make_node_records
+from fxgrad.observe.autograd.node_records import NodeNotes, make_node_records, name_copy_slices_edges
 from fxgrad.observe.autograd.walk import walk
 
 
@@ -176,12 +176,12 @@ def in_place_on_a_view(operation):
 
 def test_the_first_edge_of_copy_slices_goes_to_the_base():
     node = in_place_on_a_view(lambda view: view.exp_())
-    assert copy_slices_arguments(node, len(node.next_functions)) == (("base", None),)
+    assert name_copy_slices_edges(node, len(node.next_functions)) == (("base", None),)
 
 
 def test_the_other_edges_of_copy_slices_are_those_of_the_operation_where_that_can_be_seen():
     node = in_place_on_a_view(lambda view: view.addcmul_(torch.rand(2, requires_grad=True), torch.rand(2)))
-    names = [argument for argument, _ in copy_slices_arguments(node, len(node.next_functions))]
+    names = [argument for argument, _ in name_copy_slices_edges(node, len(node.next_functions))]
     assert names == (["base", "tensor1", "tensor2"] if hasattr(node, "_wrapped_node") else ["base", None, None])
 
 
@@ -198,5 +198,5 @@ class Scale(torch.autograd.Function):
 
 def test_copy_slices_may_hold_a_python_function():
     node = in_place_on_a_view(lambda view: Scale.apply(view, 2, torch.rand(2, requires_grad=True)))
-    names = [argument for argument, _ in copy_slices_arguments(node, len(node.next_functions))]
+    names = [argument for argument, _ in name_copy_slices_edges(node, len(node.next_functions))]
     assert names == (["base", "scale"] if hasattr(node, "_wrapped_node") else ["base", None])

@@ -43,7 +43,8 @@ def test_nothing_is_unpacked_where_torch_does_not_tell_whether_there_is_a_hook()
             raise AssertionError
 
     edge = Edge("other", None, None, 0)
-    assert Operands(WalkedGraph([], MetaTable()), MetaTable(), {}, lambda _: None)._with_saved(edge, Node()) == edge
+    operands = Operands(WalkedGraph([], MetaTable()), MetaTable(), {}, lambda _: None)
+    assert operands._complete_from_saved(edge, Node()) == edge
 
 
 SIZES = ((2, 2), (2, 3), (2, 4))

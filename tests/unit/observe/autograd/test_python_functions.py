@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils.checkpoint import checkpoint
 
-from fxgrad.observe.autograd.python_functions import CustomSignature, custom_signature
+from fxgrad.observe.autograd.python_functions import CustomSignature, read_custom_signature
 from tests.support.needs import needs_keywords_of_apply
 
 
@@ -31,15 +31,15 @@ def constant() -> torch.Tensor:
     return torch.ones(3)
 
 
-def signature_of(results: torch.Tensor | tuple[torch.Tensor, ...]) -> CustomSignature:
+def find_signature(results: torch.Tensor | tuple[torch.Tensor, ...]) -> CustomSignature:
     """The signature of the node that the first result has. Before torch 2.13 that node goes with the last result."""
     first = results if isinstance(results, torch.Tensor) else results[0]
-    return custom_signature(first.grad_fn)
+    return read_custom_signature(first.grad_fn)
 
 
 def signature_after(function: type[Function], *args: object, **kwargs: object) -> CustomSignature:
     """The signature of the node of one call."""
-    return signature_of(function.apply(*args, **kwargs))
+    return find_signature(function.apply(*args, **kwargs))
 
 
 class Ctx(Function):
@@ -127,7 +127,7 @@ def test_needs_input_grad_has_an_entry_for_each_argument():
 @pytest.mark.parametrize("named", ["x", "k", "w", "b"])
 def test_the_only_argument_that_requires_grad_is_the_only_edge_that_leads_somewhere(named: str):
     result = Ctx.apply(*[torch.ones(3, requires_grad=name == named) for name in ("x", "k", "w", "b")])
-    edges = zip(signature_of(result).arguments, result.grad_fn.next_functions, strict=True)
+    edges = zip(find_signature(result).arguments, result.grad_fn.next_functions, strict=True)
     assert [argument for argument, (next_node, _) in edges if next_node is not None] == [named]
 
 
@@ -271,7 +271,7 @@ def test_attributes_of_the_context_do_not_disturb():
 def test_signatures_stay_after_backward():
     (result,) = BackwardHookFunction.apply(leaf())
     result.sum().backward()
-    assert signature_of(result).arguments == ("args[0]",)
+    assert find_signature(result).arguments == ("args[0]",)
 
 
 def test_a_function_is_not_kept_alive():
@@ -301,7 +301,7 @@ def test_the_node_that_a_full_hook_makes_has_the_varargs_of_its_forward():
 
 def test_the_node_of_a_reentrant_checkpoint_has_the_varargs_of_its_forward():
     result = checkpoint(lambda x, k, y: x * y, leaf(), 2, leaf(), use_reentrant=True)
-    assert signature_of(result).arguments == ("args[0]", "args[2]")
+    assert find_signature(result).arguments == ("args[0]", "args[2]")
 
 
 class Vmapped(torch.autograd.Function):
@@ -326,14 +326,14 @@ def test_a_function_that_torch_func_makes_has_no_names():
     node = result.grad_fn
     while not isinstance(node, torch._C._FunctionBase):
         node = node.next_functions[0][0]
-    assert set(custom_signature(node).arguments) == {None}
+    assert set(read_custom_signature(node).arguments) == {None}
 
 
 @pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_region_has_no_names():
     result = torch.compile(lambda x, w: x * w + 1, backend="aot_eager")(leaf(), leaf())
-    signature = signature_of(result)
+    signature = find_signature(result)
     assert (result.grad_fn.name(), set(signature.arguments)) == ("CompiledFunctionBackward", {None})
     assert len(signature.needs_input_grad) == len(signature.arguments)
 
@@ -356,38 +356,38 @@ def library():
 
 
 def test_an_operator_registered_from_python_has_the_names_of_its_schema(library):
-    signature = signature_of(library.plain(leaf(), 2, leaf()))
+    signature = find_signature(library.plain(leaf(), 2, leaf()))
     assert (signature.arguments, signature.outputs) == (("x", "mask"), ("out", "result 1"))
     assert signature.schema.startswith("fxgrad_signatures::plain(Tensor x, ")
 
 
 def test_an_operator_names_null_edges_by_the_types_of_its_arguments(library):
-    assert signature_of(library.plain(constant(), 2, leaf())).arguments == ("x", "mask")
+    assert find_signature(library.plain(constant(), 2, leaf())).arguments == ("x", "mask")
 
 
 def test_an_optional_argument_of_an_operator_may_be_left_out(library):
-    assert signature_of(library.plain(leaf(), 2)).arguments == ("x",)
-    assert signature_of(library.plain(leaf(), 2, None, 0.1)).arguments == ("x",)
+    assert find_signature(library.plain(leaf(), 2)).arguments == ("x",)
+    assert find_signature(library.plain(leaf(), 2, None, 0.1)).arguments == ("x",)
 
 
 def test_without_optional_tensors_the_null_edges_of_an_operator_are_those_of_the_others(library):
-    assert signature_of(library.optional(constant(), None, None, leaf())).arguments == ("x", "y")
+    assert find_signature(library.optional(constant(), None, None, leaf())).arguments == ("x", "y")
 
 
 def test_an_operator_does_not_name_null_edges_where_some_optional_tensors_are_given(library):
-    signature = signature_of(library.optional(constant(), None, constant(), leaf()))
+    signature = find_signature(library.optional(constant(), None, constant(), leaf()))
     assert signature.arguments == (None, None, "y")
 
 
 def test_lists_of_an_operator_are_named_member_by_member(library):
-    signature = signature_of(library.lists(constant(), [constant(), leaf()], 3, constant(), flag=False))
+    signature = find_signature(library.lists(constant(), [constant(), leaf()], 3, constant(), flag=False))
     assert signature.arguments == ("x", "ws[0]", "ws[1]", "b")
     assert signature.groups == (None, "ws", "ws", None)
     assert signature.outputs == ("result 0", "out[0]", "out[1]")
 
 
 def test_an_empty_list_of_an_operator_has_no_edges(library):
-    assert signature_of(library.lists(leaf(), [], 3, constant())).arguments == ("x", "b")
+    assert find_signature(library.lists(leaf(), [], 3, constant())).arguments == ("x", "b")
 
 
 def test_a_user_function_has_no_schema():

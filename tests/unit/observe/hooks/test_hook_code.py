@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from fxgrad.observe.hooks.hook_code import grad_reads, holds
+from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors
 
 
 def reads_a_parameter(module, grad_input, grad_output):
@@ -77,7 +77,7 @@ def behind_its_own_argument(number, module, grad_input, grad_output):
     ],
 )
 def test_a_read_of_a_parameters_grad_is_seen_as_a_path_from_the_module(hook, reads):
-    assert grad_reads(hook) == reads
+    assert find_grad_reads(hook) == reads
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_read_of_a_parameters_grad_is_seen_as_a_path_from_the_module(hook, rea
     ],
 )
 def test_what_is_no_read_of_a_parameters_grad_is_not_taken_for_one(hook):
-    assert grad_reads(hook) == ()
+    assert find_grad_reads(hook) == ()
 
 
 def test_a_tensor_with_a_graph_is_found_in_variables_around_defaults_and_arguments_of_a_partial():
@@ -103,7 +103,7 @@ def test_a_tensor_with_a_graph_is_found_in_variables_around_defaults_and_argumen
     def hook(grad, first=loss, *, second=loss):
         print(loss, seen)
 
-    assert [(name, inside) for name, _, inside in holds(functools.partial(hook, loss))] == [
+    assert [(name, inside) for name, _, inside in find_held_tensors(functools.partial(hook, loss))] == [
         ("argument 0 of partial", False),
         ("first", False),
         ("second", False),
@@ -118,7 +118,7 @@ def test_large_containers_and_objects_are_not_searched():
             raise AssertionError("the user's code was called")
 
     held = [Holder(), list(range(1_000_000)), torch.nn.Linear(3, 2)]
-    assert holds(functools.partial(print, held)) == ()
+    assert find_held_tensors(functools.partial(print, held)) == ()
 
 
 def test_tensors_without_a_graph_and_what_is_not_assigned_yet_hold_nothing():
@@ -127,8 +127,8 @@ def test_tensors_without_a_graph_and_what_is_not_assigned_yet_hold_nothing():
     def hook(grad):
         print(weight, constant, later)
 
-    found = holds(hook)
+    found = find_held_tensors(hook)
     later = weight.sum()
     assert found == ()
-    assert [name for name, _, _ in holds(hook)] == ["later"]
+    assert [name for name, _, _ in find_held_tensors(hook)] == ["later"]
     assert later is not None
