@@ -1,4 +1,4 @@
-"""fxgrad: understand PyTorch's backward graph. What every hook sits on, what it will get, and why.
+"""fxgrad: a debugger for PyTorch's backward graph: what each hook sits on, what it will get, and why.
 
 >>> import torch, fxgrad
 >>> model = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.ReLU())

@@ -32,16 +32,17 @@ def trace(
     loss: Callable[[Any], Any] | None = None,
     device: str | torch.device | None = None,
 ) -> Trace:
-    """Run ``model(*args, **kwargs)`` once, and tell what backward would do: each hook's node, and what it would get.
+    """Run ``model(*args, **kwargs)`` once and predict backward: the node of each hook, and what the hook will get.
 
-    No backward is run. Afterwards parameters, buffers, module attributes, random states and hook tables are as they
-    were; `fxgrad.observe.restore` lists it all. A single argument that is no tuple is taken as ``(argument,)``.
+    Runs no backward. Restores parameters, buffers, module attributes, random states and hook tables;
+    `fxgrad.observe.restore` lists it all. A single argument that is not a tuple means ``(argument,)``.
 
     The roots are the tensor that `loss` returns for the output; without it a scalar ``loss`` in the output (Hugging
-    Face models), else every differentiable tensor of the output. ``device="cuda"`` without CUDA traces on a fake
+    Face models), else every differentiable tensor of the output. ``device="cuda"`` without CUDA traces on an emulated
     accelerator, in a forked child, to see the fused kernels.
 
-    Raises UsageError for what is no module, and lazy modules; TargetError when forward raises, or nothing requires grad.
+    Raises UsageError for lazy modules and for what is not a module; TargetError if forward raises or nothing requires
+    grad.
 
     >>> import torch, fxgrad
     >>> model = torch.nn.Linear(10, 20)
@@ -65,7 +66,7 @@ def _check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str,
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise UsageError(
             f"{type(kwargs).__name__} as kwargs",
-            "a mapping of keyword arguments, after a tuple of the others",
+            "a mapping of keyword arguments, after a tuple of positional ones",
             "trace(model, (x, y), {'mask': mask})",
         )
     return args if isinstance(args, tuple) else (args,), dict(kwargs or {})
@@ -130,16 +131,16 @@ def probe(
     loss: Callable[[Any], Any] | None = None,
     device: str | torch.device | None = None,
 ) -> Probe:
-    """Run forward without a module hook and with it: what would the hook get, and which other hooks would it move?
+    """Run forward without a module hook and with it, to see what it would get and which other hooks it would move.
 
     `module` is a dotted path, ``layers[3]``, or a module of the model; `kind` is a HookKind, the dotted name of its
     registering function, or an end of that name that no other kind has. With a global kind the hook is on every module
     while forward runs, in other threads too.
 
-    The hook does nothing. It is registered after all others and before forward, and taken off again: hook tables, and the
-    ``_is_full_backward_hook`` that registering sets (torch/nn/modules/module.py), are as they were. Forward runs twice, from
-    the same state; see `trace` for what is put back, and for the other arguments. A hook that PyTorch refuses, when it
-    is registered or in forward, is no error: ``probe.refused`` has PyTorch's words.
+    The hook does nothing. It is registered after all others, before forward, and then removed; hook tables, and the
+    ``_is_full_backward_hook`` that registering sets (torch/nn/modules/module.py), are restored. Forward runs twice,
+    from the same state; see `trace` for what else is restored, and for the other arguments. A hook that PyTorch
+    refuses, when it is registered or in forward, is not an error: ``probe.refused`` has PyTorch's message.
 
     Raises what `trace` raises; UsageError for an unknown module or kind, and for a kind that is not registered on
     modules; TargetError for a forward that cannot be run twice.
@@ -173,7 +174,7 @@ def _find_module_kind(kind: HookKind | str) -> HookKind:
         raise UsageError(
             f"what {found.value} would get",
             f"a hook that is registered on modules: {', '.join(known.value for known in HookKind if known.is_module)}",
-            "register it, and trace again: it is on the tensor or node that you register it on",
+            "register it and trace again: such a hook sits where you register it",
         )
     return found
 
@@ -202,7 +203,7 @@ def _make_probe(run: ProbeRun) -> Probe:
 
 
 class Recording:
-    """What `record` gives: `trace` makes a Trace of what ran inside the ``with`` block."""
+    """What `record` yields: `trace` makes a Trace of what ran inside the ``with`` block."""
 
     def __init__(self, run: ModelRun) -> None:
         self._run: ModelRun | None = run
@@ -210,16 +211,16 @@ class Recording:
     def trace(self, loss: Any) -> Trace:
         """The Trace of what was recorded, with backward starting from `loss`: a tensor, or nested outputs.
 
-        To be called once, inside or after the ``with`` block, and before ``loss.backward()``: the recording holds the
-        forward's tensors alive until then.
+        Call it once, inside or after the ``with`` block and before ``loss.backward()``: until then the recording keeps
+        the tensors of forward alive.
         """
         from fxgrad.observe.run import finish_recording
 
         if self._run is None:
             raise UsageError(
                 "a second trace of one recording",
-                "one: the recording lets go of the tensors once they are traced",
-                "record the forward again",
+                "one trace: the recording releases its tensors after that",
+                "record forward again",
             )
         run, self._run = self._run, None
         with _explain_errors():
@@ -228,9 +229,9 @@ class Recording:
 
 @contextmanager
 def record(model: torch.nn.Module) -> Iterator[Recording]:
-    """Watch your own forward: whatever runs inside the ``with`` block, the loss included.
+    """Record your own forward: everything that runs inside the ``with`` block, including the loss.
 
-    Nothing is run or put back: it is your program. Raises UsageError inside another recording.
+    Runs and restores nothing: it is your program. Raises UsageError inside another recording.
 
     >>> import torch, fxgrad
     >>> model = torch.nn.Linear(10, 20)
@@ -248,15 +249,14 @@ def record(model: torch.nn.Module) -> Iterator[Recording]:
 
 
 def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: bool = False) -> Trace:
-    """The graph behind tensors that exist already; nothing is run.
+    """The graph behind existing tensors; runs nothing.
 
-    There are no module calls and no source lines in it: the forward is over. `model` gives names to parameters and
-    shows the hooks on modules. Hooks on tensors are found where the graph holds the tensor, as a leaf or as saved for
-    backward, or a variable of a running function does; `record` sees them all. Hooks that were registered on nodes
-    other than leaves' are looked for with ``node_hooks=True`` only: that takes some 3 µs a node, and leaves nothing
-    behind.
+    It has no module calls and no source lines, as forward is over. `model` gives names to parameters and shows the
+    hooks on modules. Hooks on tensors are found if the graph holds the tensor, as a leaf or saved for backward, or a
+    variable of a running function does; `record` finds them all. Hooks on nodes other than leaves' are found only with
+    ``node_hooks=True``, which takes about 3 µs per node and leaves nothing behind.
 
-    Raises TargetError where nothing in `outputs` requires grad.
+    Raises TargetError if nothing in `outputs` requires grad.
 
     >>> import torch, fxgrad
     >>> x = torch.ones(3, requires_grad=True)
@@ -280,11 +280,11 @@ def verify(
     roots: Sequence[str] | None = None,
     after: Literal["retained", "freed"] | None = None,
 ) -> Verification:
-    """Run forward and the real backward, with the model's hooks, and compare each prediction with what each hook got.
+    """Run forward and the real backward with the model's hooks, and compare each prediction with what the hook got.
 
-    The hooks do run: that is its point. Afterwards ``.grad`` and all that `trace` puts back are as they were.
+    The hooks do run. Restores ``.grad`` and all that `trace` restores.
     `inputs`, `api`, `roots` and `after` say how backward is called, by names, as for `Trace.predict`.
-    Raises what `trace` raises, and TargetError when a hook raises.
+    Raises what `trace` raises, and TargetError if a hook raises.
 
     >>> import torch, fxgrad
     >>> model = torch.nn.Linear(10, 20)
@@ -299,9 +299,9 @@ def verify(
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         raise UsageError(
-            f"verify of a live model on {device}, which is not there",
-            "a device that is there: the fake accelerator needs a process of its own, in which backward has not run",
-            f"the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
+            f"verify a live model on {device}, which does not exist here",
+            "an existing device: the emulated accelerator needs its own process, in which no backward has run",
+            f"on the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
         )
     devices.check_placed(model, device)
     with _explain_errors():
@@ -318,11 +318,11 @@ def verify(
 def trace_target(options: TargetOptions) -> Trace:
     """Trace a TARGET of the command line: a file, a module class, or a saved trace.
 
-    On a device that is not there, in a fresh interpreter with the emulated device; where a non-full hook is on a
-    node, the target runs on the CPU as well, and ``graph.info.other_device`` says on which nodes such hooks sit there.
-    The sites are those for the call of backward that the options describe.
+    On a device that does not exist here, in a fresh interpreter that emulates it; if a non-full hook sits on a node,
+    the target runs on the CPU as well, and ``graph.info.other_device`` has the nodes that such hooks sit on there. The
+    sites are those for the call of backward that the options describe.
 
-    Raises as `trace` does, and UsageError where the target or an option is not understood.
+    Raises as `trace` does, and UsageError for an invalid target or option.
     """
     trace = _load_saved(options) if options.is_saved_trace else _run_target(options)
     if (options.backward_inputs, options.backward_api) == (None, "backward"):
@@ -335,8 +335,8 @@ def _load_saved(options: TargetOptions) -> Trace:
     if given:
         raise UsageError(
             f"{' and '.join(given)} for the saved trace {options.text}",
-            "no option that is about running a model: nothing is run",
-            f"leave {'it' if len(given) == 1 else 'them'} out, or trace the model again",
+            "no option about running a model: a saved trace runs nothing",
+            f"omit {'it' if len(given) == 1 else 'them'}, or trace the model again",
         )
     return load(options.text)
 
@@ -364,14 +364,14 @@ def _needs_interpreter(options: TargetOptions) -> bool:
 def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
     """Probe a TARGET of the command line. Raises as `probe` and `trace_target` do.
 
-    A saved trace cannot be run, which is a UsageError, and the backward is a plain one. On a device that is not there a
-    non-full hook is compared with where it would be on the CPU, as `trace_target` does.
+    Raises UsageError for a saved trace, which cannot be run. Predicts a plain backward. On an emulated device, a
+    non-full hook is compared with its node on the CPU, as in `trace_target`.
     """
     if options.is_saved_trace:
         raise UsageError(
             f"a hook on the saved trace {options.text}",
-            "a target that can be run: the hook is registered, and forward runs with it",
-            "give the file or class that was traced",
+            "a target that can be run, as forward runs with the hook",
+            "pass the file or class that was traced",
         )
     added = _find_module_kind(kind)
     if _needs_interpreter(options):
@@ -403,7 +403,7 @@ def verify_target(options: TargetOptions) -> Verification:
         raise UsageError(
             f"the saved trace {options.text}, to verify",
             "a target that can be run",
-            "give the file or class that was traced",
+            "pass the file or class that was traced",
         )
     from fxgrad.verification import compare
 

@@ -92,9 +92,9 @@ def _ask(options: TargetOptions, kind: type[_Result], **question: str) -> _Resul
         status = _run_interpreter(json.dumps({**question, "options": options.to_json(), "answer": path}))
         if not os.path.exists(path):
             raise TargetError(
-                f"the process that ran {options.text} on a fake {options.device} ended with status {status}",
-                "a target that leaves the process running",
-                "look at what it printed, or trace it on the CPU",
+                f"the process that ran {options.text} on an emulated {options.device} exited with status {status}",
+                "a target that does not exit the process",
+                "see what it printed, or trace it on the CPU",
             )
         with open(path, encoding="utf-8") as file:
             answer: dict[str, Any] = json.load(file)

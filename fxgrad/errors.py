@@ -9,10 +9,10 @@ from typing import ClassVar
 class FxgradError(Exception):
     """Something fxgrad was asked for that it cannot do.
 
-    >>> print(FxgradError("depth -1", "a depth of 0 or more", "leave depth out to draw everything"))
+    >>> print(FxgradError("depth -1", "a depth of 0 or more", "omit depth to draw everything"))
     depth -1
       allowed: a depth of 0 or more
-      try: leave depth out to draw everything
+      try: omit depth to draw everything
     """
 
     exit_status: ClassVar[int] = 3
@@ -31,8 +31,8 @@ class FxgradError(Exception):
     def to_dict(self) -> dict[str, str]:
         """The error as JSON can hold it, for another process; `error_from_dict` makes it again.
 
-        >>> error_from_dict(UsageError("depth -1", "a depth of 0 or more", "leave depth out").to_dict())
-        UsageError('depth -1', 'a depth of 0 or more', 'leave depth out', '')
+        >>> error_from_dict(UsageError("depth -1", "a depth of 0 or more", "omit depth").to_dict())
+        UsageError('depth -1', 'a depth of 0 or more', 'omit depth', '')
         """
         return {
             "kind": next(base.__name__ for base in type(self).__mro__ if base.__name__ in _KINDS),

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from fxgrad.render.document import Document
 
-_NO_FORWARD = "the recorded forward holds functions of the process that traced it, so it is neither saved nor captured"
+_NO_FORWARD = (
+    "the recorded forward holds functions of the process that traced it, so a saved or captured trace has none"
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,16 @@ class Order(Answer):
 
 @dataclass(frozen=True)
 class Probe:
-    """What `fxgrad.probe` answers: what a hook would get, had it been registered before forward, and what it would change.
+    """What `fxgrad.probe` answers: what a hook would get, had it been registered before forward, and what it would
+    change.
 
     ``sites``    the sites that the hook would have, one a call, in firing order
     ``moved``    the sites of other hooks that it would change, each as it is and as it would be
     ``zeros``    names of the leaves that would get a gradient of zeros, where they get None without the hook
     ``refused``  what PyTorch raises, when the hook is registered or in forward; then there are no sites. None where it
                  raises nothing
-    ``explanations``  the hook in words, with what the rules say; its ``graph`` is the one with the hook, or where that is
+    ``explanations``  the hook in words, with what the rules say; its ``graph`` is the one with the hook, or where that
+    is
                  refused the one without
     """
 
@@ -109,10 +113,10 @@ class Probe:
 
 
 class Trace:
-    """A backward graph, the hooks on it, and what each of them will receive.
+    """A backward graph, the hooks on it, and what each of them will get.
 
-    ``graph`` is the `BackwardGraph`; it holds no tensor, no node and no module. Wherever a module is meant, give its
-    dotted path, ``layers[3]``, or, in the process that traced it, the module itself.
+    ``graph`` is the `BackwardGraph`; it holds no tensor, no node and no module. A module argument is a dotted path,
+    ``layers[3]``, or, in the process that traced it, the module itself.
     """
 
     def __init__(
@@ -143,12 +147,12 @@ class Trace:
 
     @property
     def calls(self) -> tuple[ModuleCall, ...]:
-        """The module calls, in the order in which they began; empty for a capture."""
+        """The module calls, in the order in which they start; empty for a capture."""
         return self.graph.calls
 
     @property
     def sites(self) -> tuple[HookSite, ...]:
-        """Every place of every hook, in predicted firing order; those that do not fire come last."""
+        """Every site of every hook, in predicted firing order; those that do not fire come last."""
         return self.graph.sites
 
     def sites_of(self, module: Any = None, kind: HookKind | str | None = None) -> tuple[HookSite, ...]:
@@ -195,9 +199,9 @@ class Trace:
         ``api``     "grad" for ``torch.autograd.grad``
         ``roots``   what backward starts from instead of every root found, in that order: ``result[1]``, or as `inputs`
         ``after``   this is the second of two such calls; the first was with ``retain_graph=True`` ("retained") or
-                    without ("freed", after which it is unknown how far backward comes)
+                    without ("freed", after which it is unknown how far backward gets)
 
-        What else a call can be given changes nothing for hooks: ``gradient`` (cast to the root's dtype first),
+        The other arguments of such a call change nothing for hooks: ``gradient`` (cast to the root's dtype first),
         ``create_graph``, ``retain_graph``, and ``allow_unused`` and ``materialize_grads`` of ``autograd.grad``, which
         looks at them when backward is over (torch/csrc/autograd/python_engine.cpp).
 
@@ -229,9 +233,9 @@ class Trace:
         name = tensor if isinstance(tensor, str) or self._name_of_tensor is None else self._name_of_tensor(tensor)
         if not isinstance(name, str):
             raise UsageError(
-                f"a {escape(type(tensor).__name__)} in {what} that this trace has no name for",
-                "names of variables, labels of nodes, or parameters and inputs in the process that traced them",
-                "the label of its node, as trace.graph prints it, with the slot: UnbindBackward0_0[1]",
+                f"a {escape(type(tensor).__name__)} in {what} that this trace cannot name",
+                "variable names, node labels, or (in the process that traced them) parameters and inputs",
+                "its node's label with the slot, as trace.graph prints it: UnbindBackward0_0[1]",
             )
         return name
 
@@ -252,12 +256,13 @@ class Trace:
         return Explanations(self.graph, findings, compose_explanation(self.graph, findings, module=path))
 
     def order(self, module: Any = None) -> Order:
-        """In which order hooks are called: node by node as the engine runs, at each node as PyTorch calls them there.
+        """The order of hook calls: nodes as the engine runs them, and the hooks at each node as PyTorch calls them.
 
-        At one node (torch/csrc/autograd/engine.cpp) tensor hooks come first, by tensor and registration, then
-        retain_grad, prehooks, and when the node has run post-accumulate hooks and post-hooks; a module's global hooks
-        come before its own, of which those with ``prepend=True`` come first. With `module` the calls of its hooks, with
-        their numbers among all. Where several devices take part it is said that there is no order between them.
+        At one node (torch/csrc/autograd/engine.cpp), tensor hooks come first, by tensor and registration, then
+        retain_grad and prehooks, and after the node has run post-accumulate hooks and post-hooks. Global module hooks
+        come before a module's own, of which those with ``prepend=True`` come first. With `module`, only the calls of
+        its hooks, numbered among all calls. If several devices take part, a note says that there is no order between
+        them.
 
         Raises UsageError for an unknown module.
         """
@@ -269,7 +274,7 @@ class Trace:
         return Order(self.graph, (), compose_order(self.graph, wanted=wanted), calls)
 
     def report(self) -> Report:
-        """Everything: how the graph was made, each hook and its firing order, the findings, parameters without grad."""
+        """The full report: how the graph was made, hooks, firing order, findings, and parameters without grad."""
         from fxgrad.render.report import compose_report
         from fxgrad.rules import explain_graph
 
@@ -287,8 +292,8 @@ class Trace:
         """Draw the graph, with the hooked nodes coloured. Returns the SVG text; with a path ending in .svg, .png, .pdf
         or .dot, writes that file and returns its path.
 
-        ``depth`` collapses modules nested deeper, ``hooks_only`` keeps what carries hooks, ``module`` one module's part.
-        Raises UsageError for an unknown format, OutputError where the file cannot be drawn or written.
+        ``depth`` collapses modules nested deeper, ``hooks_only`` keeps only nodes with hooks, ``module`` only one
+        module's part. Raises UsageError for an unknown format, OutputError if the file cannot be drawn or written.
         """
         from fxgrad.render.files import find_format, write_file
         from fxgrad.render.layout import draw_graph
@@ -324,8 +329,8 @@ class Trace:
         """The run as a ``torch.fx.Graph``, in the process that traced it.
 
         Each ``call_function`` and ``call_method`` has ``nn_module_stack``, ``stack_trace``, ``tensor_meta`` and
-        ``sequence_window`` (the autograd sequence numbers before and after) in its ``meta``. What holds no tensor is a
-        constant of that run: sizes, ``item()``, what numpy or the program's own control flow made of the values.
+        ``sequence_window`` (the autograd sequence numbers before and after) in its ``meta``. What is not a tensor is a
+        constant of that run: sizes, ``item()``, and what numpy or the program's control flow made of the values.
 
         >>> import torch, fxgrad
         >>> print(fxgrad.trace(torch.nn.Linear(3, 2), (torch.ones(3),)).forward)
@@ -341,17 +346,17 @@ kwargs = {})
         return graph
 
     def forward_module(self, model: torch.nn.Module) -> torch.fx.GraphModule:
-        """A GraphModule that runs the recorded forward again, with the parameters of `model`, which is not touched:
-        what the run would change is copied.
+        """A GraphModule that runs the recorded forward again with the parameters of `model`. It does not modify
+        `model`: what the run would change is copied.
 
-        With the same arguments, in the same modes (autocast, grad mode, default dtype) and with the same random state it
-        gives what the model gave. A tensor that the forward uses and that is no parameter, buffer or argument is a constant
-        of the GraphModule: the tensor itself, not a copy. Where the program changes it in place after the run, the
-        GraphModule computes with the new value.
+        With the same arguments, in the same modes (autocast, grad mode, default dtype) and with the same random state
+        it returns what the model returned. A tensor that forward uses and that is not a parameter, buffer or argument
+        is a constant of the GraphModule: the tensor itself, not a copy. If the program modifies it in place after the
+        run, the GraphModule computes with the new value.
 
-        Raises UsageError for a model without one of the parameters, and with the reason for a forward that a graph cannot
-        express: it sets random states itself (dropout does not), switches modes other than grad mode, changes a constant
-        in place, or passes or returns functions and objects that may hold tensors.
+        Raises UsageError for a model without one of the parameters, and with the reason for a forward that a graph
+        cannot express: it sets random states itself (dropout does not), switches modes other than grad mode, changes a
+        constant in place, or passes or returns functions and objects that may hold tensors.
 
         >>> import torch, fxgrad
         >>> model, x = torch.nn.Linear(3, 2), torch.ones(3)
@@ -382,9 +387,9 @@ def _give_text(text: str, path: str | os.PathLike[str] | None) -> str:
 
 
 def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace that was saved with `Trace.to_json`. Needs no torch and no model; nothing is unpickled.
+    """Read a trace saved with `Trace.to_json`. Needs no torch and no model, and unpickles nothing.
 
-    Raises UsageError where the file cannot be read, is no saved trace, or is of another version.
+    Raises UsageError if the file cannot be read, is not a saved trace, or has another version.
     """
     from fxgrad.exchange.saved import from_json
 
@@ -394,6 +399,6 @@ def load(path: str | os.PathLike[str]) -> Trace:
             text = file.read()
     except OSError as error:
         raise UsageError(
-            f"cannot read {shown}: {error.strerror}", "a file that Trace.to_json or --json wrote", "check the path"
+            f"cannot read {shown}: {error.strerror}", "a file written by Trace.to_json or --json", "check the path"
         ) from error
     return Trace(from_json(text, origin=shown))

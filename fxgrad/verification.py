@@ -9,7 +9,7 @@ from fxgrad.graph import BackwardGraph, Gradient, HookSite
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_hook, format_shape, pluralize
 
-_NOT_PREDICTED = "there is no such site among the predicted ones"
+_NOT_PREDICTED = "no such site was predicted"
 
 _Key = tuple[int, str | None]
 """A hook, and the module call it belongs to."""
@@ -62,8 +62,8 @@ class Verification:
     def _summary(self) -> str:
         sites, entries = len(self.graph.sites), self.entries
         return (
-            f"{sites} hook {pluralize(sites, 'site')}, {entries} {pluralize(entries, 'entry', plural='entries')} compared: "
-            f"{len(self.differences)} wrong, {len(self.unknown)} unknown"
+            f"{sites} hook {pluralize(sites, 'site')}, {entries} {pluralize(entries, 'entry', plural='entries')} "
+            f"compared: {len(self.differences)} wrong, {len(self.unknown)} unknown"
         )
 
 

@@ -1,7 +1,7 @@
 """The program in the accepted answer: one Linear, called three times, with a non-full backward hook.
 
-It says that grad_input is "bias, input, weight". These are the arguments of addmm: the bias, the input (which requires
-no grad here) and the *transposed* weight.
+It says that grad_input is "bias, input, weight". These are the arguments of addmm: the bias, the input (which does not
+require grad here) and the *transposed* weight.
 
     fxgrad explain samples/linear_unrolled.py
 """

@@ -75,16 +75,16 @@ Exit status: 0 fine; 1 found something (verify, check, --strict); 2 usage;
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 def fxgrad() -> None:
-    """Show what PyTorch's backward hooks sit on, what they will receive and why, before backward runs.
+    """Show which node each PyTorch backward hook sits on, what it will get and why, before backward runs.
 
     \b
-    TARGET says what is traced; its code runs, once through forward:
+    TARGET is what to trace; its code and one forward run:
       model.py             its function build returns (model, args),
                            (model, args, kwargs) or fxgrad.Target(...)
       model.py:make        another function in it
       package.module:make  the same in a module
       torch.nn:LSTMCell    a module class, with --init and --input
-      trace.json           a trace that was saved with --json
+      trace.json           a trace saved with --json
     """
 
 
@@ -97,10 +97,10 @@ Examples:
 """
 )
 @target_argument
-@click.option("--svg", metavar="FILE", help="Draw the graph, too.")
-@click.option("--json", metavar="FILE", help="Save the trace, too: a TARGET for later, without torch or the model.")
-@click.option("--markdown", metavar="FILE", help="Write the report as Markdown, too.")
-@click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
+@click.option("--svg", metavar="FILE", help="Also draw the graph.")
+@click.option("--json", metavar="FILE", help="Also save the trace: a TARGET that needs neither torch nor the model.")
+@click.option("--markdown", metavar="FILE", help="Also write the report as Markdown.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a finding is a warning or an error.")
 @with_target
 def report(options: TargetOptions, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
     """Report everything: the graph, each hook, the findings."""
@@ -132,11 +132,11 @@ Examples:
 )
 @target_argument
 @click.argument("module", required=False)
-@click.option("--hook", metavar="KIND", help="What if a hook of this kind were there? As register_backward_hook.")
-@click.option("--order", is_flag=True, help="Show in which order the hooks are called instead.")
+@click.option("--hook", metavar="KIND", help="Show what a hook of this kind would get, such as register_backward_hook.")
+@click.option("--order", is_flag=True, help="Show only the order in which hooks are called.")
 @backward_options
 @click.option("--json", is_flag=True, help="Write JSON instead of text.")
-@click.option("--strict", is_flag=True, help="Exit with 1 when a finding is a warning or an error.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a finding is a warning or an error.")
 @with_target
 def explain(
     options: TargetOptions,
@@ -149,9 +149,9 @@ def explain(
 ) -> int:
     """Explain hooks: the node, what each gets, why, the fix.
 
-    MODULE is a path such as layers.3; without it every hook is explained, and
-    --hook asks about the model itself. For that the hook is registered, and
-    forward runs without it and with it.
+    MODULE is a path such as layers.3; without it, every hook is explained and
+    --hook is about the model itself. --hook registers a hook and runs forward
+    without it and with it.
     """
     from fxgrad import api
 
@@ -174,7 +174,7 @@ def _check_plain(options: TargetOptions, hook: str, *, order: bool) -> None:
     if order:
         raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
     if (options.backward_inputs, options.backward_api) != (None, BACKWARD_APIS[0]):
-        allowed = "one of them: a hook is tried for a plain backward"
+        allowed = "one of them: --hook predicts a plain backward"
         raise UsageError("--inputs or --api with --hook", allowed, f"fxgrad explain {options.text} --hook {hook}")
 
 
@@ -187,13 +187,13 @@ Examples:
 """
 )
 @target_argument
-@click.option("-o", "--output", metavar="FILE", required=True, help=f"Where to; {name_formats('.')}.")
-@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Show modules to this depth; close the others.")
-@click.option("--module", metavar="PATH", help="Draw this module's part only.")
-@click.option("--hooks-only", is_flag=True, help="Draw the nodes that carry hooks, and what joins them.")
+@click.option("-o", "--output", metavar="FILE", required=True, help=f"Output file: {name_formats('.')}.")
+@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Expand modules down to this depth only.")
+@click.option("--module", metavar="PATH", help="Draw only this module's part.")
+@click.option("--hooks-only", is_flag=True, help="Draw only nodes with hooks, and the paths between them.")
 @with_target
 def draw(options: TargetOptions, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
-    """Draw the graph, the nodes that carry hooks in colour."""
+    """Draw the graph, with hooked nodes in colour."""
     from fxgrad import api
     from fxgrad.render.files import check_folder, find_format
 
@@ -220,7 +220,7 @@ Examples:
 @backward_options
 @with_target
 def verify_command(options: TargetOptions) -> int:
-    """Run backward and compare what hooks get with what was said."""
+    """Run backward and compare what hooks get with the prediction."""
     from fxgrad import api
 
     with contain_user_code("verifying", options):
@@ -241,11 +241,17 @@ Exit status: 0 no warning and no error; 1 some; 2 usage; 3 a target failed.
 """
 )
 @targets_argument
-@click.option("--select", "selected", metavar="CODES", multiple=True, help="These only; FXG1 is all that begin so.")
-@click.option("--ignore", "ignored", metavar="CODES", multiple=True, help="All but these.")
-@click.option("--all", "everything", is_flag=True, help="Show findings of severity info, too.")
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="text", help="How to write findings.")
-@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever is found.")
+@click.option(
+    "--select",
+    "selected",
+    metavar="CODES",
+    multiple=True,
+    help="Only these; FXG1 selects all codes that start with it.",
+)
+@click.option("--ignore", "ignored", metavar="CODES", multiple=True, help="All except these.")
+@click.option("--all", "everything", is_flag=True, help="Also show findings of severity info.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="text", help="Output format.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 even if something is found.")
 @with_targets
 def check(
     targets: Sequence[TargetOptions],
@@ -256,12 +262,12 @@ def check(
     form: str,
     exit_zero: bool,
 ) -> int:
-    """Trace each TARGET and tell what is wrong, one line a finding.
+    """Trace each TARGET and list what is wrong, one line per finding.
 
     FILE:LINE is where the hook was registered, or what cuts a gradient off.
-    Warnings and errors are told; those of severity info with --all, or where
-    --select names their whole code. Of several targets, all that can be traced
-    are told before the first error is.
+    Shows warnings and errors; findings of severity info only with --all, or if
+    --select names their full code. Findings of all targets that can be traced
+    come before the first error.
     """
     from fxgrad.render.findings import format_findings, is_grave, sort_findings
 
@@ -311,8 +317,8 @@ def _split_codes(given: Sequence[str], option: str) -> tuple[str, ...]:
         if not code or not any(known.startswith(code) for known in list_codes()):
             near = difflib.get_close_matches(code, list_codes(), n=1, cutoff=0.0)
             raise UsageError(
-                f"{option} {escape(code)}: no rule has a code that begins so",
-                f"codes, or beginnings of codes: {', '.join(list_codes())}",
+                f"{option} {escape(code)}: no rule's code starts with it",
+                f"codes, or prefixes of codes: {', '.join(list_codes())}",
                 f"{option} {near[0]}",
             )
     return asked

@@ -40,26 +40,28 @@ debug_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_set_debug,
-    help="Show the whole traceback of an error.",
+    help="Show the full traceback of an error.",
 )
 
 _TARGET_OPTIONS = (
-    click.option("--init", metavar="ARGS", help='Arguments of a module class: literals, as in "1000, bias=False".'),
+    click.option("--init", metavar="ARGS", help='Arguments of a module class: literals, such as "1000, bias=False".'),
     click.option(
         "--input",
         "inputs",
         metavar="INPUT",
         multiple=True,
-        help="An argument of a module class's forward; repeat it for more: f32[9,1000], i64[2,16]:30522 "
+        help="An argument of the module's forward; repeat for more: f32[9,1000], i64[2,16]:30522 "
         "(values below), name=f32[] (a keyword, a scalar), (f32[9,4],f32[9,4]) (a tuple).",
     ),
     click.option("--loss", metavar="MODULE:FUNCTION", help="Backward starts from FUNCTION(output)."),
-    click.option("--device", metavar="DEVICE", help="Build and run there. cuda without CUDA here: fake, without data."),
+    click.option(
+        "--device", metavar="DEVICE", help="Build and run on this device. Without CUDA, cuda is emulated, without data."
+    ),
     click.option(
         "--seed",
         type=click.IntRange(0, _LARGEST_SEED),
         metavar="N",
-        help="Seed the random numbers of torch and random.",
+        help="Seed torch and random with N.",
     ),
     click.option("--train", "mode", flag_value="train", help="Call model.train() first."),
     click.option("--eval", "mode", flag_value="eval", help="Call model.eval() first."),
@@ -73,14 +75,14 @@ _BACKWARD_OPTIONS = (
         metavar="NAME",
         multiple=True,
         callback=lambda _context, _parameter, names: names or None,
-        help="NAME is in backward(inputs=...); repeat it for more.",
+        help="A NAME in backward(inputs=...); repeat for more.",
     ),
     click.option(
         "--api",
         "backward_api",
         type=click.Choice(BACKWARD_APIS),
         default=BACKWARD_APIS[0],
-        help="grad: torch.autograd.grad.",
+        help="grad means torch.autograd.grad.",
     ),
 )
 
@@ -136,6 +138,6 @@ def contain_user_code(doing: str, options: TargetOptions) -> Iterator[None]:
         except SystemExit as error:
             from fxgrad.observe.record.frames import format_user_traceback
 
-            allowed = "a target that runs without leaving Python"
+            allowed = "a target that does not exit Python"
             given = f"SystemExit while {what}"
-            raise TargetError(given, allowed, "take the exit out", format_user_traceback(error)) from error
+            raise TargetError(given, allowed, "remove the exit", format_user_traceback(error)) from error

@@ -81,7 +81,9 @@ def show(result: object) -> None:
     except OSError as error:
         _forget_stdout()
         raise OutputError(
-            f"cannot write to stdout: {error.strerror}", "a terminal, pipe or file with room", "another file or disk"
+            f"cannot write to stdout: {error.strerror}",
+            "a terminal, pipe or file that can be written to",
+            "another file or disk",
         ) from error
 
 
@@ -103,14 +105,14 @@ def _forget_stdout() -> None:
 def check_distinct(paths: Sequence[str], *, target: str) -> None:
     """Raise UsageError where an output has no name, two are one file, or one is the target's own."""
     if "" in paths:
-        raise UsageError("an output without a name", "the name of a file", "leave the option out, or name a file")
+        raise UsageError("an empty output name", "the name of a file", "omit the option, or name a file")
     places = [os.path.realpath(path) for path in paths]
     sources = {os.path.realpath(target), os.path.realpath(target.rpartition(":")[0])}
     for path, place in zip(paths, places, strict=True):
         if places.count(place) > 1:
             raise UsageError(f"{escape(path)} is given for two outputs", "a file for each output", "another name")
         if place in sources and os.path.isfile(place):
-            raise UsageError(f"the output {escape(path)} is the target", "a file of its own", "another name")
+            raise UsageError(f"the output {escape(path)} is the target", "a separate file", "another name")
 
 
 def write_files(files: Sequence[File]) -> None:

@@ -89,8 +89,8 @@ def _make_torch_error(error: ImportError) -> FxgradError:
 
     return FxgradError(
         f"torch cannot be imported: {escape_unprintable(str(error))}",
-        "an environment with torch, to run a target; a saved trace needs none",
-        "pip install torch, or give the trace.json that was saved where torch is",
+        "an environment with torch to run a target; a saved trace needs no torch",
+        "pip install torch, or pass a trace.json that was saved elsewhere",
     )
 
 
@@ -98,8 +98,8 @@ def _make_own_error(error: Exception) -> FxgradError:
     said = traceback.format_exception_only(type(error), error)[-1].strip()
     return FxgradError(
         f"fxgrad itself failed: {said}",
-        "no error of this kind: it is a mistake in fxgrad",
-        "the same with --debug, which shows where; please report it",
+        "no error of this kind: this is a bug in fxgrad",
+        "the same command with --debug, which shows where; please report it",
     )
 
 

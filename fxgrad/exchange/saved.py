@@ -21,7 +21,7 @@ from fxgrad.graph.records import SCHEMA_VERSION, Record
 from fxgrad.graph.text import escape_unprintable
 
 SAVE_AGAIN = "save the trace again with trace.to_json(path)"
-_AS_WRITTEN = "the text that trace.to_json writes"
+_AS_WRITTEN = "text written by trace.to_json"
 _write_compact = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 _Value = TypeVar("_Value")
@@ -67,7 +67,7 @@ def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
         raise _not_a_trace(_describe_mismatch(error), f"records of schema version {SCHEMA_VERSION}", origin) from None
     problem = next(find_structural_problems(graph), None)
     if problem is not None:
-        raise _not_a_trace(problem, "a graph whose ids are ranks and whose references lead somewhere", origin)
+        raise _not_a_trace(problem, "a graph whose ids are ranks and whose references exist", origin)
     return graph
 
 
@@ -124,7 +124,7 @@ def _check_version(document: Any, origin: str) -> None:
 def _describe_mismatch(error: Exception) -> str:
     """Reword what msgspec says: ``Expected `int | null`, got `str` - at `$.nodes[3].edges[0].next_node```."""
     if isinstance(error, UnicodeError):
-        return "a lone surrogate stands where the schema has no free text"
+        return "a lone surrogate where the schema has no free text"
     problem, _, place = str(error).replace("`", "").partition(" - at $.")
     problem = problem[:1].lower() + problem[1:]
     return escape_unprintable(f"{place}: {problem}" if place else problem)

@@ -69,8 +69,8 @@ def find_module_path(graph: GraphRecords, text: str) -> str:
     near = difflib.get_close_matches(_dot_subscripts(text), known, n=3, cutoff=0.4) or known[:5]
     raise UsageError(
         f"no module {escape(text)!r}",
-        f"the path of one of the {len(known)} modules" if known else "a module of the model: this trace names none",
-        _format_choices(near) if near else "leave it out",
+        f"the path of one of the {len(known)} modules" if known else "a module of the model: this trace has none",
+        _format_choices(near) if near else "omit it",
     )
 
 
@@ -165,9 +165,9 @@ def find_input(graph: GraphRecords, text: str) -> GradientPlace:
         return _find_in_node(graph, text) or _raise_unknown(text, "tensor", _list_input_names(graph))
     if not variable.requires_grad:
         raise UsageError(
-            f"{escape(text)}, which requires no grad",
+            f"{escape(text)}, which does not require grad",
             "tensors that require grad: PyTorch raises for others",
-            "leave it out, or let it require grad and trace again",
+            "omit it, or make it require grad and trace again",
         )
     return GradientPlace(variable.name, variable.node, variable.slot)
 
@@ -232,6 +232,6 @@ def _raise_unknown(text: str, what: str, known: Iterable[str]) -> NoReturn:
     near = difflib.get_close_matches(text, names, n=_MOST_NAMES, cutoff=0.4) or names[:_MOST_NAMES]
     raise UsageError(
         f"no {what} {escape(text)!r}",
-        f"the name of one of the {len(names)} variables that require grad and nodes, a node's with its slot: label[1]",
+        f"the name of one of the {len(names)} variables that require grad and nodes, a node with its slot: label[1]",
         "one of " + ", ".join(map(escape, near)) if near else "trace a model with parameters",
     )

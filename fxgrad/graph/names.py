@@ -252,8 +252,8 @@ _KIND_NOTES = {
         "an in-place operation on a view, seen from the view's base: its gradients have the shape of the base"
     ),
     NodeKind.BACKWARD_HOOK: "the node of a full module hook: it passes gradients on unchanged",
-    NodeKind.COMPILED: "a region that torch.compile made into one node: the modules inside it have none of their own",
-    NodeKind.CHECKPOINT: "a reentrant checkpoint: what lies inside it is built again while backward runs",
+    NodeKind.COMPILED: "a region that torch.compile made into one node: the modules inside it have no nodes",
+    NodeKind.CHECKPOINT: "a reentrant checkpoint: the graph inside it is built during backward",
     NodeKind.SCRIPTED: "a differentiable graph of TorchScript: one node for all the operations inside it",
     NodeKind.ERROR: "a node that raises when backward reaches it",
 }
@@ -262,5 +262,5 @@ _KIND_NOTES = {
 def describe_node_kind(node: Node) -> str:
     """What a reader must know about a node of this kind; "" for ordinary ones."""
     if node.kind is NodeKind.CUSTOM_FUNCTION and node.nested_backward is not None:
-        return "a Function whose backward starts another backward: what hooks that comes to is left open"
+        return "a Function whose backward starts a nested backward: which hooks that calls is unknown"
     return _KIND_NOTES.get(node.kind, "")

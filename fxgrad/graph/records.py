@@ -440,7 +440,7 @@ class Hook(Record, frozen=True):
     ``observed``       (node, slot) that it was seen on; slot None for hooks on a node
     ``active``         False if its handle was removed; calls made before still carry it
     ``unplaced``       why it is on no node of the graph, if so
-    ``may_return``     whether its code can return something else than None; None: not known
+    ``may_return``     whether its code can return something other than None; None: not known
     ``target_slots``   (node, slot) of each of ``targets``; (None, 0) if that is not in the graph
     ``registered_nr``  autograd's sequence number when it was registered, if that was seen; ``registered_in`` is the id of
                        the module call that was running then, None outside of every call

@@ -143,7 +143,7 @@ def _find_gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
     except RuntimeError as error:
         raise TargetError(
             f"backward cannot start from {format_path(path)}: {format_message(error)}",
-            "outputs of which PyTorch tells the grad_fn",
-            "return a clone() of it" if is_leaf(tensor) else "change a clone() of it instead of itself",
+            "outputs whose grad_fn PyTorch can compute",
+            "return a clone() of it" if is_leaf(tensor) else "modify a clone() of it instead",
         ) from error
     return edge.node, edge.output_nr

@@ -108,15 +108,15 @@ def _check_apart(graph: BackwardGraph, start: int, end: int) -> None:
     for label, number in numbers:
         if number is not None and start <= number < end:
             raise _not_repeatable(
-                f"forward, run again, may go on from what it left: {label} has a sequence number of the first run"
+                f"the second forward may depend on the first: {label} has a sequence number of the first run"
             )
 
 
 def _not_repeatable(given: str) -> TargetError:
     return TargetError(
         given,
-        "a forward that can be run twice, without the hook and with it",
-        "build the model and its arguments anew, register the hook, and trace them",
+        "a forward that can run twice, without the hook and with it",
+        "build the model and its arguments again, register the hook, and trace them",
     )
 
 
@@ -126,7 +126,7 @@ def _find_module(model: nn.Module, graph: BackwardGraph, module: str | nn.Module
         found = next((held for known, held in list_module_paths(model) if known == path), None)
         if found is None:
             raise UsageError(
-                f"a hook on {escape(path)}, which the model does not hold",
+                f"a hook on {escape(path)}, which is not in the model",
                 "a module that is an attribute of the model or of its modules",
                 "make it an attribute, or put it into an nn.ModuleList",
             )
@@ -135,7 +135,7 @@ def _find_module(model: nn.Module, graph: BackwardGraph, module: str | nn.Module
     if known_path is None:
         raise UsageError(
             f"a {escape(type(module).__name__)} as the module",
-            "a dotted path, or a module that the model holds",
+            "a dotted path, or a module of the model",
             "a path such as " + ", ".join(m.path or '""' for m in graph.modules[:3]),
         )
     return known_path, module
@@ -183,9 +183,12 @@ def _blank_source(run: ProbeRun) -> ProbeRun:
     found = next((each for each in run.after.hooks if each.source == defined), None)
     if found is None:
         raise UsageError(
-            f"{run.hook.kind.value} of {escape(run.hook.owner) or 'the model'}, after which none of PyTorch's tables has the hook",
+            (
+                f"{run.hook.kind.value} of {escape(run.hook.owner) or 'the model'}, after which the hook is in none of "
+                "PyTorch's hook tables"
+            ),
             "a module that keeps its hooks as torch.nn.Module does",
-            "register the hook, and trace again",
+            "register the hook and trace again",
         )
     hook = structs.replace(found, function=run.hook.function, source=None)
     hooks = tuple([hook if each is found else each for each in run.after.hooks])

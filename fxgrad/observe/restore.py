@@ -286,8 +286,10 @@ def _warn_of_lost(model: nn.Module, lost: Sequence[torch.Tensor]) -> None:
     paths = {id(tensor): path for path, tensor in reversed(tables)}
     names = [escape(paths[id(one)]) if id(one) in paths else f"a tensor of shape {tuple(one.shape)}" for one in lost]
     warnings.warn(
-        f"fxgrad cannot put back the values of {', '.join(names)}: what wrote there while forward ran is no call of "
-        "PyTorch's that Python sees; load them again, or trace a copy of the model (copy.deepcopy)",
+        (
+            f"fxgrad cannot put back the values of {', '.join(names)}: they were written during forward by something "
+            "other than a PyTorch call that Python sees; load them again, or trace a copy of the model (copy.deepcopy)"
+        ),
         stacklevel=2,
     )
 

@@ -51,7 +51,7 @@ from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, find_tensors
 from fxgrad.observe.restore import preserve
 
-NO_CALLS = "captured from tensors that exist already: the forward was not watched"
+NO_CALLS = "captured from existing tensors: forward was not recorded"
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -130,7 +130,7 @@ def check_model(model: object) -> None:
         if any(map(is_lazy, [*get_table(module, "_parameters").values(), *get_table(module, "_buffers").values()])):
             raise UsageError(
                 f"{escape(path) or 'the model'} is a {escape(type(module).__name__)}, whose parameters have no shape yet",
-                "modules whose parameters are initialized: the first call of a lazy module changes its class",
+                "modules with initialized parameters: the first call of a lazy module changes its class",
                 "run model(*args) once before tracing",
             )
 
@@ -140,9 +140,9 @@ def claim_process() -> Iterator[None]:
     """Allow one observation at a time in a process: what it patches and puts back belongs to all threads."""
     if not _claimed.acquire(blocking=False):
         raise UsageError(
-            "a trace inside another one, or in two threads at once",
-            "one observation at a time in a process: the methods that it wraps belong to all threads",
-            "trace one after the other, or in processes of their own",
+            "a trace inside another one, or two at once in threads",
+            "one trace at a time per process: the methods that it wraps are shared by all threads",
+            "trace one after the other, or in separate processes",
         )
     try:
         yield
@@ -238,8 +238,8 @@ class ModelRun:
         """The same, with the live objects behind the records: to run backward on."""
         if self.recorder.cursor.call is not None:
             raise UsageError(
-                "a trace from inside of the forward that is being recorded",
-                "a trace when the model has returned: hooks are put on its results last",
+                "a trace from inside the forward that is being recorded",
+                "a trace after the model has returned: its hooks are attached last",
                 "call recording.trace after the model",
             )
         with self._pause_recording():
@@ -327,7 +327,7 @@ def _find_unseen_function(graph: BackwardGraph) -> str | None:
     of its forward the operations are recorded, which make no node."""
     for node in graph.nodes:
         if node.kind is NodeKind.CUSTOM_FUNCTION and node.fx_reason == OUTSIDE:
-            return f"{node.label} was made by an apply that was kept from before, and that nobody saw"
+            return f"{node.label} was made by an apply that was stored before the trace and not recorded"
     return None
 
 
@@ -430,7 +430,7 @@ def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
         place = _format_place(run.model, run.recorder, error)
         return TargetError(
             f"{what} raised {escape(type(error).__name__)}{place}: {format_message(error)}",
-            f"{what} that runs with these arguments",
+            f"arguments with which {what} runs",
             f"{alone} by itself: {_without_fxgrad(error)}",
             format_user_traceback(error),
         )
@@ -441,8 +441,8 @@ def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
 def _without_fxgrad(error: BaseException) -> str:
     """What running it without fxgrad shows. From Python 3.12 on C has a limit of its own that no program can raise."""
     if is_a(error, RecursionError):
-        return "if it does not raise without fxgrad, the few calls that fxgrad adds are too many for Python's limit"
-    return "it raises without fxgrad, too"
+        return "if it does not raise without fxgrad, the few frames that fxgrad adds exceed Python's recursion limit"
+    return "it raises without fxgrad as well"
 
 
 def _format_place(model: nn.Module, recorder: Recorder, error: BaseException) -> str:

@@ -28,7 +28,7 @@ from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, find_own_slots, torch
 from fxgrad.predict.reasons import explain_grad_input, explain_grad_output
 from fxgrad.predict.simulation import Simulation
 
-UNTOUCHED = "backward does not come to it"
+UNTOUCHED = "backward does not reach it"
 _UNREADABLE = TensorMeta(None, "", "")
 _SETS_GRAD_DTYPE = (2, 14)
 """The first torch whose custom Functions can choose the dtype of a gradient (``Function.set_output_grad_dtype``)."""
@@ -146,13 +146,13 @@ def make_target_entry(simulation: Simulation, hook: Hook, target: int, *, index:
 
 # A full module hook
 
-_NO_TENSOR = "it is no tensor"
-_NO_TENSOR_OR_CONTAINER = "it is no tensor; if it is a container, the tensors inside it are invisible to a full hook"
-_CONTAINER = "the tensors inside it are invisible to a full hook"
-_NO_ARGUMENT_NEEDS_GRAD = "no tensor among the positional arguments requires grad"
-_NOT_DIFFERENTIABLE = "it requires no grad"
+_NO_TENSOR = "it is not a tensor"
+_NO_TENSOR_OR_CONTAINER = "it is not a tensor; if it is a container, a full hook does not see the tensors inside it"
+_CONTAINER = "a full hook does not see the tensors inside it"
+_NO_ARGUMENT_NEEDS_GRAD = "no positional argument requires grad"
+_NOT_DIFFERENTIABLE = "it does not require grad"
 _ZEROS = "zeros: no gradient arrives here"
-_ZEROS_WITHOUT_GRAD = "zeros: this argument requires no grad"
+_ZEROS_WITHOUT_GRAD = "zeros: this argument does not require grad"
 _INSIDE = 2
 """The length of a path like ("args", 0); a longer one leads into a container."""
 

@@ -270,7 +270,7 @@ class MultiGradCounter:
         if len(self._calls) == 1:
             return ""
         enough = "1 gradient is" if self._expected == 1 else f"{self._expected} gradients are"
-        counted = f"of their nodes PyTorch counts {self._expected} as executed, so {enough} enough"
+        counted = f"PyTorch counts {self._expected} of their nodes as executed, so {enough} enough"
         return f"; call {nth + 1} of {len(self._calls)}: {counted}"
 
     def list_entries(self, nth: int) -> tuple[Gradient, ...]:
@@ -299,5 +299,5 @@ class MultiGradCounter:
 
 def _without_gradient(entry: Gradient, *, earlier: bool) -> Gradient:
     """The entry of a tensor whose gradient is not among those that the hook is called with."""
-    waits = "an earlier call of the hook got it" if earlier else "backward comes to it after the hook was called"
+    waits = "an earlier call of the hook got it" if earlier else "backward reaches it after the hook was called"
     return replace(entry, status=NONE, reason=waits if entry.status != NONE else entry.reason or UNTOUCHED)

@@ -144,7 +144,7 @@ def _everywhere(node: Node, status: Status, reason: str) -> SpecialFormula:
 def _norm(graph: BackwardGraph, node: Node, received: Statuses) -> SpecialFormula | None:
     """``norm_backward`` returns an undefined gradient for the 0-norm."""
     if not node.settings:
-        return _everywhere(node, UNKNOWN, "only the 0-norm has no gradient, and the order is not known")
+        return _everywhere(node, UNKNOWN, "only the 0-norm has no gradient, and the order is unknown")
     ((_, order),) = node.settings
     if order not in ("0", "0.0", "-0.0"):
         return None
@@ -175,7 +175,7 @@ def _is_of_torch(target: str) -> bool:
 
 
 def _double_backward(graph: BackwardGraph, node: Node, received: Statuses) -> SpecialFormula | None:
-    return _everywhere(node, UNKNOWN, "which gradients a second derivative has depends on which of its terms are zero")
+    return _everywhere(node, UNKNOWN, "the gradients of a second derivative depend on which of its terms are zero")
 
 
 def _slogdet(graph: BackwardGraph, node: Node, received: Statuses) -> SpecialFormula | None:
@@ -203,19 +203,20 @@ def _group_norm(graph: BackwardGraph, node: Node, received: Statuses) -> Special
     if result == TENSOR:
         return None
     if torch_version(graph) >= _GROUP_NORM_CHANGED:
-        return _everywhere(node, UNKNOWN, "what mean and rstd alone give depends on the version of torch")
+        return _everywhere(node, UNKNOWN, "the gradients from mean and rstd alone depend on the version of torch")
     statistics = NONE if NONE in (mean, rstd) else UNKNOWN if UNKNOWN in (mean, rstd) else TENSOR
     into_input = TENSOR if statistics == TENSOR else UNKNOWN if UNKNOWN in (result, statistics) else NONE
     statuses = (into_input, *(result,) * (len(node.edges) - 1))
     return SpecialFormula(
-        statuses, "without a gradient for the result, those for mean and rstd count only for the input, together"
+        statuses,
+        "without a gradient for the result, those for mean and rstd count only together, and only for the input",
     )
 
 
 def _fused_rms_norm(graph: BackwardGraph, node: Node, received: Statuses) -> SpecialFormula | None:
     if received[0] == TENSOR:
         return None
-    return _everywhere(node, UNKNOWN, "what the gradient of rstd alone gives is not known")
+    return _everywhere(node, UNKNOWN, "the result of a gradient for rstd alone is unknown")
 
 
 _NO_ELEMENTS = "without elements there is no gradient (None)"

@@ -20,15 +20,13 @@ _TOP_LEVEL = 2
 _LEAF_IN_CHECKPOINT = (
     "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
 )
-_LEAF_IN_FUNCTION = (
-    "a custom Function may start a backward of its own, which calls the hooks of every leaf that it uses"
-)
+_LEAF_IN_FUNCTION = "a custom Function may start a nested backward, which calls the hooks of every leaf that it uses"
 _RUN_AGAIN_BY_CHECKPOINT = (
-    "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
+    "a reentrant checkpoint runs this call again during backward, and its hooks are attached and called then"
 )
 _RUN_AGAIN_BY_FUNCTION = (
-    "a custom Function made this call, and the backward of that Function may run it again: its hooks attach and fire "
-    "then"
+    "a custom Function made this call, and the backward of that Function may run it again: its hooks are "
+    "attached and called then"
 )
 
 
@@ -104,7 +102,7 @@ class PlaceFinder:
         if self._graph.nesting and self._may_be_on_leaf(hook):
             in_checkpoint = self._graph.nests_in_checkpoints
             return make_undecided_site(hook, _LEAF_IN_CHECKPOINT if in_checkpoint else _LEAF_IN_FUNCTION)
-        reason = hook.unplaced or "it is on nothing that the roots depend on"
+        reason = hook.unplaced or "no root depends on what it is registered on"
         if self._reaches_elsewhere is not None:
             return make_undecided_site(hook, f"{reason}; {self._reaches_elsewhere}")
         return make_silent_site(hook, reason)
@@ -167,9 +165,9 @@ class PlaceFinder:
         unflagged = self._explain_unflagged(hook)
         if unflagged is not None:
             return unflagged
-        took = "the module's call did not take" if calls == 1 else f"none of the {calls:,} calls took"
+        took = "the module's call did not capture" if calls == 1 else f"none of the {calls:,} calls captured"
         removed = "" if hook.active else ", and its handle was removed since"
-        return f"{took} it along: a call takes what is registered when it starts{removed}"
+        return f"{took} it: a call captures the hooks that are registered when it starts{removed}"
 
     def _explain_unflagged(self, hook: Hook) -> str | None:
         """Why no call captures a registered hook: the flag that says which kind a table of hooks holds says nothing."""
@@ -177,18 +175,16 @@ class PlaceFinder:
             return None
         if hook.kind.is_global:
             known, flag = self._graph.info.global_backward_sticky, "_global_is_full_backward_hook"
-            return (
-                None if known is not None else f"{flag} is None, and calls take neither full nor non-full hooks along"
-            )
+            return None if known is not None else f"{flag} is None, so calls capture neither full nor non-full hooks"
         module = self._graph.modules_by_path.get(hook.owner)
         if module is None or module.full_backward_sticky is not None:
             return None
         if module.wraps is None:
-            return "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along"
+            return "its _is_full_backward_hook is None, so its calls capture neither full nor non-full hooks"
         inside = escape(module.wraps)
         return (
-            f"torch.compile returned this module, and registering on it sets the flag of {inside}, the module inside, that "
-            "tells which kind of hooks it has; of its own hooks no call takes any along"
+            f"torch.compile returned this module, and registering on it sets _is_full_backward_hook of {inside}, the "
+            "module inside; no call captures the hooks of this module itself"
         )
 
     def _explain_not_called(self, hook: Hook) -> str:
@@ -239,11 +235,13 @@ class PlaceFinder:
     def _find_non_full_site(self, hook: Hook, call: ModuleCall) -> HookSite:
         tensor = call.legacy_tensor
         if tensor is None:
-            return make_silent_site(hook, call.legacy_reason or "there is no tensor in the result", call=call.id)
+            return make_silent_site(hook, call.legacy_reason or "the result holds no tensor", call=call.id)
         where = format_path(tensor.path)
         if not tensor.requires_grad:
             disabled = "" if call.grad_enabled else " (gradients are disabled)"
-            return make_silent_site(hook, f"{where} requires no grad{disabled}, so it has no grad_fn", call=call.id)
+            return make_silent_site(
+                hook, f"{where} does not require grad{disabled}, so it has no grad_fn", call=call.id
+            )
         if tensor.is_leaf:
             return make_silent_site(hook, f"{where} is a leaf, which has no grad_fn", call=call.id)
         if tensor.node is None:
@@ -273,7 +271,7 @@ class PlaceFinder:
         return make_site_on_node(hook, call=call.id, node=call.input_hook_node, slot=None, reason=where)
 
     def _find_output_site(self, hook: Hook, call: ModuleCall) -> HookSite:
-        why = "" if hook.kind.is_full_pre else ", as no positional input requires grad"
+        why = "" if hook.kind.is_full_pre else ", because no positional input requires grad"
         where = f"the node that PyTorch put on the module's outputs{why}"
         if call.output_hook_node is None:
             return self._make_unreached_site(hook, call, f"it is on {where}, and no root depends on that node")
@@ -289,7 +287,7 @@ class PlaceFinder:
         """
         for node in self._graph.nesting:
             if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
-                return f"{escape(node.label)} may start a backward of its own, which may come there"
+                return f"{escape(node.label)} may start a nested backward, which may reach it"
         return None
 
     @cached_property
@@ -301,7 +299,7 @@ class PlaceFinder:
         if self._graph.info.calls_reason is not None:
             if not self._graph.nesting:
                 return None
-            return f"{escape(self._graph.nesting[0].label)} may run modules again, whose hooks then attach and fire"
+            return f"{escape(self._graph.nesting[0].label)} may run modules again, whose hooks are then attached and called"
         if any(call.checkpointed == "function" for call in self._graph.calls):
             return None
         return self._calls_any_module
@@ -310,7 +308,7 @@ class PlaceFinder:
     def _calls_any_module(self) -> str | None:
         """What may call modules that forward never called; None if nothing does."""
         node = next((node for node in self._graph.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
-        return None if node is None else f"only the backward of {escape(node.label)} knows whether it calls it"
+        return None if node is None else f"only the backward of {escape(node.label)} decides whether to call it"
 
 
 def _explain_tensor_place(node: Node, slot: int) -> str:

@@ -67,7 +67,7 @@ def _explain_absence(simulation: Simulation, node: Node, index: int) -> str:
     if simulation.grad_inputs[node.id][index] == UNKNOWN:
         return _explain_unknown_arrival(simulation, node)
     if node.kind is NodeKind.BACKWARD_HOOK:
-        return "no gradient arrives for it, and the hook on the module's outputs hands that on"
+        return "no gradient arrives for it, and the hook on the module's outputs passes None on"
     edge = node.edges[index]
     if edge.next_node is None:
         return edge.null_reason or "its gradient goes nowhere"
@@ -99,7 +99,9 @@ def _describe_decision(node: Node) -> str:
 def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> str:
     """Why backward does not call the hook. `raises` says whether an "all" hook makes backward raise."""
     if site.node is None:
-        return site.reason if site.fires is False else "this backward does not run the node that would start another"
+        return (
+            site.reason if site.fires is False else "this backward does not run the node that would start a nested one"
+        )
     kind = site.hook.kind
     if not site.hook.active and not kind.is_module:
         return "its handle was removed"
@@ -120,8 +122,8 @@ def _explain_multi_grad(simulation: Simulation, hook: Hook, *, raises: bool) -> 
     if raises and 0 < simulation.count_awaited(hook) <= reached:
         return _ENDED_BY_ALL_HOOK
     return (
-        "an 'all' hook waits for as many gradients as PyTorch executes nodes among those of "
-        f"{', '.join(map(escape, hook.targets))}, and it does not count the root that backward starts from"
+        "an 'all' hook waits for one gradient per node that PyTorch executes among those of "
+        f"{', '.join(map(escape, hook.targets))}, and the root that backward starts from does not count"
     )
 
 
@@ -148,21 +150,21 @@ def _explain_at_node(simulation: Simulation, site: HookSite, node: int) -> str:
 def _explain_unreached(simulation: Simulation, node: int) -> str:
     label = escape(simulation.graph.nodes[node].label)
     if not simulation.schedule.behind[node]:
-        return f"backward does not come to {label}: {_UNUSED}"
+        return f"backward does not reach {label}: {_UNUSED}"
     raises_at = simulation.schedule.raises_at
     if raises_at is not None:
         return f"backward ends before {label}: {escape(simulation.graph.nodes[raises_at].label)} raises"
-    return f"backward does not come to {label}: none of the tensors in inputs= is there or behind it"
+    return f"backward does not reach {label}: none of the tensors in inputs= is there or behind it"
 
 
 def _explain_held_back(simulation: Simulation, site: HookSite) -> str:
     call = simulation.module_call(site)
     output = None if call is None else call.output_hook_node
     if output is None:
-        return "the gradient comes to the module's inputs, but no root depends on what the module returned"
+        return "the gradient reaches the module's inputs, but no root depends on the module's outputs"
     return (
-        "the gradient comes to the module's inputs by a way around its outputs: "
-        f"{escape(simulation.graph.nodes[output].label)}, on the outputs, has not run before"
+        "the gradient reaches the module's inputs on a path around its outputs: "
+        f"{escape(simulation.graph.nodes[output].label)}, on the outputs, has not run by then"
     )
 
 
@@ -180,16 +182,14 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
     if site.node is None:
         return site.reason
     if simulation.waits_for_output(site) and simulation.finds_earlier(site):
-        return (
-            "an earlier backward came to the module's outputs alone, and what it left for the hook may still be there"
-        )
+        return "an earlier backward reached only the module's outputs, and what it left for the hook may still be there"
     if simulation.call.after == "freed" and not _precedes_every_execution(simulation, site):
-        return "the same call before freed the graph: this one raises at the first node that needs what was freed"
+        return "an earlier call freed the graph: this one raises at the first node that needs what was freed"
     intruder = simulation.intruder
     if intruder is not None and simulation.ranks[site.node] > simulation.ranks[intruder.id]:
         return (
-            f"{escape(intruder.label)} uses tensors of this graph that are not detached: a backward of its own may "
-            "come to their nodes first, and free what these need"
+            f"{escape(intruder.label)} uses tensors of this graph that are not detached: a nested backward may reach "
+            "their nodes first and free what they need"
         )
     return None
 
@@ -207,19 +207,19 @@ def explain_uncounted(simulation: Simulation, site: HookSite) -> str | None:
 
 def explain_nesting(simulation: Simulation) -> str:
     """What a backward that starts inside this one does to the hooks that it reaches."""
-    where = "the hooks on leaves" if simulation.intruder is None else "the hooks on leaves, and on what it comes to,"
+    where = "the hooks on leaves" if simulation.intruder is None else "the hooks on leaves, and on what it reaches,"
     return f"{_describe_nested_backward(simulation)}, which calls {where} once more if it uses them"
 
 
 def explain_miscounting(simulation: Simulation) -> str:
     """What it does to a multi-grad hook, which counts the gradients of each backward by itself."""
     return (
-        f"{_describe_nested_backward(simulation)}, which calls the hook as well for those of its tensors that it "
-        "comes to: how often it is called, and with which gradients, only backward decides"
+        f"{_describe_nested_backward(simulation)}, which also calls the hook for those of its tensors that it "
+        "reaches: only backward decides how often, and with which gradients"
     )
 
 
 def _describe_nested_backward(simulation: Simulation) -> str:
     node = simulation.nesting[0]
     runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
-    return f"{escape(node.label)} {runs} a backward of its own"
+    return f"{escape(node.label)} {runs} a nested backward"

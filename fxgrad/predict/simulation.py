@@ -259,13 +259,13 @@ def find_order_caveat(graph: BackwardGraph) -> str | None:
     """Return why hooks may be called in another order than predicted; None if they may not.
 
     Each accelerator has a thread of its own (torch/csrc/autograd/engine.cpp, ``Engine::ready_queue``), and what several
-    threads do at once has no order; they also start while the roots are still being handed out.
+    threads do at once has no order; they also start while the roots are still being queued.
     """
     devices = list(dict.fromkeys(_device(node) for node in graph.nodes))
     if len(devices) > 1:
-        return f"each device ({', '.join(devices)}) has a thread of its own, so between them there is no order"
+        return f"each device ({', '.join(devices)}) has its own thread, so there is no order between them"
     if len(graph.roots) > 1 and devices != [_CPU]:
-        return f"the thread of {devices[0]} starts while the {len(graph.roots)} roots are still being handed out"
+        return f"the thread of {devices[0]} starts while the {len(graph.roots)} roots are still being queued"
     return None
 
 

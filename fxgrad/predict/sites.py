@@ -59,23 +59,21 @@ def set_backward_call(
 
 def _check_choice(name: str, given: str | None, allowed: Sequence[str | None]) -> None:
     if given not in allowed:
-        raise UsageError(f"{name}={given!r}", " or ".join(map(repr, allowed)), f"leave {name} out for the usual call")
+        raise UsageError(f"{name}={given!r}", " or ".join(map(repr, allowed)), f"omit {name} for the usual call")
 
 
 def _check_inputs(inputs: Sequence[str] | None, api: str) -> None:
     if inputs is not None and not inputs:
         raise UsageError(
-            "empty inputs", "at least one: PyTorch raises for none", "leave inputs out for a backward to every leaf"
+            "empty inputs", "at least one: PyTorch raises for none", "omit inputs for a backward to every leaf"
         )
     if api == "grad" and inputs is None:
-        raise UsageError(
-            "autograd.grad without inputs", "the tensors whose gradients it shall return", "inputs=[names]"
-        )
+        raise UsageError("autograd.grad without inputs", "the tensors whose gradients it returns", "inputs=[names]")
 
 
 def _start_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
     if not names:
-        raise UsageError("empty roots", "at least one tensor that backward starts from", "leave roots out for all")
+        raise UsageError("empty roots", "at least one tensor that backward starts from", "omit roots for all of them")
     roots = tuple([find_root(graph, name) for name in names])
     rule = ", ".join(format_path(root.path) for root in roots) + ", as asked for"
     several = f": {len(roots)} tensors, as if backward(outputs, ones) were called" if len(roots) > 1 else ""

@@ -70,7 +70,7 @@ def compose_probe(
     `graph` is the one with the hook, or where PyTorch refuses that, for the reason `refused`, the one without.
     """
     where = "every module" if hook.kind.is_global else name_module(hook.owner)
-    supposed = Paragraph(f"supposed, not registered: {name_registering_function(hook.kind)} on {where}")
+    supposed = Paragraph(f"not registered, only tried: {name_registering_function(hook.kind)} on {where}")
     blocks: list[Block] = [*introduce_graph(graph), supposed]
     if refused is not None:
         return (*blocks, Terms((("refused", refused),), "error"), *map(_compose_finding, findings))
@@ -82,8 +82,8 @@ def compose_probe(
         blocks.append(_compose_moved(graph, moved))
     if zeros:
         names = join_words([quote_code(name) for name in zeros])
-        sentence = f"the hook makes the gradient of {names} a tensor of zeros, where it is None without it"
-        blocks.append(Section(("gradients that it would change",), (Paragraph(sentence),)))
+        sentence = f"with the hook, the gradient of {names} is zeros instead of None"
+        blocks.append(Section(("gradients it would change",), (Paragraph(sentence),)))
     return tuple(blocks)
 
 
@@ -99,8 +99,8 @@ def _compose_moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSit
     ]
     body: list[Block] = [Table(("on", "hook", "gets", "would get"), tuple(rows))]
     if len(moved) > _MOST_MOVED:
-        body.append(Paragraph(f"and {len(moved) - _MOST_MOVED:,} more: `probe(...).moved` has them all"))
-    return Section(("other hooks that it would move",), tuple(body))
+        body.append(Paragraph(f"and {len(moved) - _MOST_MOVED:,} more: see `probe(...).moved`"))
+    return Section(("other hooks it would move",), tuple(body))
 
 
 def _describe_after(graph: BackwardGraph, site: HookSite) -> str:
@@ -187,7 +187,7 @@ def _compose_sites(subject: HookSites) -> Iterator[Block]:
         yield _compose_site(subject, fold) if changed is None else _compose_changes(subject, every[0], fold, changed)
     left = sum(len(fold) for fold in every[_MOST_FOLDS:])
     if left:
-        yield Paragraph(f"and {count_noun(left, 'more site')}, which differ from these: `trace.sites` has them all")
+        yield Paragraph(f"and {count_noun(left, 'more site')} that differ from these: see `trace.sites`")
 
 
 def _compose_site(subject: HookSites, fold: _Fold) -> Section:
@@ -232,7 +232,7 @@ def _compose_gradients(title: str, gradients: Sequence[Gradient]) -> Section:
     rows = [(name_entry(gradient), *_describe_entry(gradient)) for gradient in gradients[:_MOST_ENTRIES]]
     body: list[Block] = [Table(_COLUMNS, tuple(rows), headed=False)]
     if len(gradients) > _MOST_ENTRIES:
-        body.append(Paragraph(f"and {say.count_entries(len(gradients) - _MOST_ENTRIES)} more, in `trace.sites`"))
+        body.append(Paragraph(f"and {say.count_entries(len(gradients) - _MOST_ENTRIES)} more: see `trace.sites`"))
     return Section((title,), tuple(body))
 
 

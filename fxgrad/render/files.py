@@ -85,7 +85,7 @@ def _replace(place: Path, content: bytes) -> None:
 def _make_error(path: str | os.PathLike[str], why: str) -> OutputError:
     return OutputError(
         f'cannot write "{escape(os.fspath(path))}": {why}',
-        "a file in a folder that exists and that you may write to",
+        "a file in an existing, writable folder",
         _suggest_path(Path(path)),
     )
 

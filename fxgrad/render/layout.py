@@ -93,7 +93,7 @@ def _find_engine(format: str) -> list[str]:
 def _make_error(errors: str) -> OutputError:
     last = "; ".join(escape(line) for line in errors.strip().splitlines()[-SHOWN_LINES:])
     return OutputError(
-        f"the layout engine failed: {last or 'it said nothing'}",
+        f"the layout engine failed: {last or 'no message'}",
         "a working `dot` on the PATH, or pygraphviz",
         "pip install pygraphviz; or write a .dot file, which needs no layout",
     )

@@ -103,7 +103,7 @@ def compose_picture(
     Raises `UsageError` for a negative depth and for a module that was not called.
     """
     if depth is not None and depth < 0:
-        raise UsageError(f"depth {depth}", "a depth of 0 or more", "leave depth out to draw everything")
+        raise UsageError(f"depth {depth}", "a depth of 0 or more", "omit depth to draw everything")
     predictions = predict_nodes(graph)
     drawn = scope.select_all(graph, predictions) if module is None else scope.select_module(graph, predictions, module)
     seen = make_view(graph, predictions, scope.select_hooked(graph, drawn) if hooks_only else drawn, depth)

@@ -20,7 +20,7 @@ _MOST_FINDINGS = 20
 _MOST_FIXES = 8
 _MOST_KINDS = 8
 _MOST_CALLS = 1000
-_IN_THE_TRACE = ": the saved trace (`--json`) has them all"
+_IN_THE_TRACE = ": see the saved trace (`--json`)"
 _CALL_COLUMNS = ("no.", "node", "gradient", "kind", "on", "function")
 _SILENT_COLUMNS = ("on", "kind", "function", "why")
 _SEVERITIES = ("error", "warning", "info")
@@ -96,7 +96,7 @@ def _count_entries(sites: Sequence[HookSite]) -> str:
 def _tabulate_hooks(every: Sequence[HookSites]) -> Section:
     in_order = sorted(every, key=lambda subject: subject.hook.id)
     rows = [(*_describe_hook(subject), _count_times(subject)) for subject in in_order[:_MOST_ROWS]]
-    return _make_table("hooks, as they were registered", ("on", "kind", "function", "fires"), rows, len(every))
+    return _make_table("hooks, in order of registration", ("on", "kind", "function", "fires"), rows, len(every))
 
 
 def _describe_hook(subject: HookSites) -> tuple[str, str, str]:
@@ -236,12 +236,12 @@ def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -
     others = [_make_silent_row(by_key[find_owner(graph, site)], site) for site in silent[:_MOST_CALLS]]
     caveat = find_order_caveat(graph)
     sections = (
-        _make_table("the calls of hooks, in their order", _CALL_COLUMNS, calls, len(firing), where=""),
-        _make_table("hooks that are not called", _SILENT_COLUMNS, others, len(silent), where=""),
+        _make_table("hook calls, in order", _CALL_COLUMNS, calls, len(firing), where=""),
+        _make_table("hooks that never fire", _SILENT_COLUMNS, others, len(silent), where=""),
     )
     return (
         *introduce_graph(graph),
-        *([] if caveat is None else [Paragraph(f"this order holds on each device's thread alone: {caveat}")]),
+        *([] if caveat is None else [Paragraph(f"this order holds only within each device's thread: {caveat}")]),
         *(section for section in sections if section.body),
         *([] if firing or silent else [Paragraph("no hook is here")]),
     )

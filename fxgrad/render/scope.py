@@ -178,7 +178,7 @@ def _find_called_path(graph: BackwardGraph, module: str) -> str:
         raise UsageError(
             f'module "{escape(module)}": {escape(why)}',
             "a module path, for a graph whose forward was recorded",
-            "fxgrad.trace(model, args), or leave module out to draw everything",
+            "fxgrad.trace(model, args), or omit module to draw everything",
         )
     problem = "was not called in this graph" if known is not None else "is not a module of this model"
     raise UsageError(
@@ -196,7 +196,7 @@ def _list_paths(paths: list[str]) -> str:
 
 def _suggest_path(module: str, called: Iterable[str]) -> str:
     near = difflib.get_close_matches(module, called, n=1)
-    return f'"{escape(near[0])}"' if near else "leave module out to draw everything"
+    return f'"{escape(near[0])}"' if near else "omit module to draw everything"
 
 
 def _find_landmarks(graph: BackwardGraph) -> set[int]:

@@ -50,14 +50,16 @@ def describe_emulation(info: GraphInfo) -> str:
     """What emulated means; "" for a trace on a device that is there."""
     if not info.emulated:
         return ""
-    return f"no {info.device} device here: traced on a fake accelerator (the kernels of an accelerator, and no data)"
+    return (
+        f"no {info.device} device here: traced on an emulated accelerator (the kernels of an accelerator, without data)"
+    )
 
 
 def describe_promise() -> str:
     """Under which condition all that is said holds."""
     return (
-        "What is said here of None, shapes, order and firing is right, given that every hook returns None and none "
-        "starts a backward of its own. What depends on values is called unknown, with the reason."
+        "What this report says about None, shapes, order and firing is right if every hook returns None and none "
+        "starts a nested backward. What depends on values is reported as unknown, with the reason."
     )
 
 
@@ -206,7 +208,7 @@ def describe_grad_input(site: HookSite, node: Node | None, call: ModuleCall | No
 def _contrast_with_inputs(site: HookSite, call: ModuleCall | None) -> str:
     if call is None or not site.hook.kind.is_legacy or len(call.inputs) == len(site.grad_input):
         return ""
-    return f", not the {count_noun(len(call.inputs), 'tensor')} given to {name_forward(call)}"
+    return f", not the {count_noun(len(call.inputs), 'tensor')} passed to {name_forward(call)}"
 
 
 def count_entries(number: int) -> str:

@@ -219,10 +219,10 @@ def begin_at(source: Source | None) -> str:
     """A line with its text, to begin a sentence with.
 
     >>> begin_at(Source("model.py", 3, "y = x.detach()")), begin_at(None)
-    ('At model.py:3, `y = x.detach()`', 'On a line that is not known')
+    ('At model.py:3, `y = x.detach()`', 'On an unknown line')
     """
     if source is None:
-        return "On a line that is not known"
+        return "On an unknown line"
     return f"At {format_source(source)}" + (f", {quote_code(source.code)}" if source.code else "")
 
 
@@ -266,17 +266,17 @@ def advise_on_cut(fx_node: FxNode) -> str:
     if not fx_node.grad_enabled:
         return f"run {name} there with gradients enabled"
     if _cannot_require_grad(fx_node):
-        return f"go on with the floating point values that {name} was given"
-    return f"leave {name} out there"
+        return f"use the floating point values that {name} got"
+    return f"remove {name} there"
 
 
 def explain_taken(fx_node: FxNode) -> str:
     """Where the value of an operation left torch."""
     taken = fx_node.taken[-1]
     function = quote_code(taken.function)
-    return f"{begin_at(taken.source)}, {function} gives its value to Python, which autograd does not follow."
+    return f"{begin_at(taken.source)}, {function} passes its value to Python, where autograd does not follow."
 
 
 def advise_on_taken(fx_node: FxNode) -> str:
     """What to do so that the value stays in torch."""
-    return f"go on with the tensor, without {quote_code(fx_node.taken[-1].function)}"
+    return f"use the tensor, without {quote_code(fx_node.taken[-1].function)}"

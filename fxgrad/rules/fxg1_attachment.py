@@ -33,17 +33,17 @@ _FXG101 = Page(
     code="FXG101",
     title="A non-full backward hook sits on one autograd node",
     what="""
-    register_backward_hook gives other gradients than the module's: more of them, fewer, in another order, of
-    shapes that no argument and no parameter has, or None where the input is expected.
+    register_backward_hook gets gradients that do not match the module's inputs: too many or too few, in another order,
+    with shapes that no argument or parameter has, or None for the input.
     """,
     why="""
-    After forward, PyTorch looks for the first tensor in the result and registers the hook on its grad_fn: on one
-    autograd node. grad_input then has one entry for each differentiable argument of the function that made this
-    tensor, in the order of that function's schema; grad_output one for each of its results. What the module's
-    arguments and parameters are plays no part.
+    After forward, PyTorch takes the first tensor in the result and registers the hook on its grad_fn, which is one
+    autograd node. grad_input then has one entry per differentiable argument of the function that made this tensor, in
+    the order of that function's schema; grad_output has one per result of that function. The module's own arguments and
+    parameters play no part.
 
-    So Linear shows (bias, input, weight transposed), the arguments of addmm, and on the CPU LSTMCell shows the
-    two factors of the product that gives the hidden state.
+    So a hook on Linear gets (bias, input, transposed weight), the arguments of addmm. On the CPU, a hook on LSTMCell
+    gets the two factors of the product that makes the hidden state.
     """,
     source="torch/nn/modules/module.py, Module._call_impl: `grad_fn.register_hook(wrapper)`",
     example="""
@@ -59,14 +59,15 @@ _FXG101 = Page(
     [(20,), None, (10, 20)]
     """,
     fix="""
-    Use register_full_backward_hook: one entry per positional argument, one per result. For a parameter's gradient
-    use its register_post_accumulate_grad_hook, for one function's gradients tensor.grad_fn.register_hook.
+    Use register_full_backward_hook, which gets one entry per positional argument and one per result. For a parameter's
+    gradient, use its register_post_accumulate_grad_hook; for the gradients of one function, use
+    tensor.grad_fn.register_hook.
     """,
 )
 
 _MOST_PARAMETERS = 4
 _SHORT_WAY = 3
-_GENERAL_ADVICE = "register_full_backward_hook, which sees the module's own arguments and results"
+_GENERAL_ADVICE = "register_full_backward_hook, which has one entry per argument and result of the module"
 
 
 def _explain_node(subject: Subject) -> Iterator[Explanation]:
@@ -112,7 +113,7 @@ def _list_node_reasons(subject: Subject, placed: PlacedSite) -> Iterator[str]:
     if call is not None:
         given = [format_argument(call.argument_names, ref.path) for ref in call.inputs]
         shown = f" ({join_words(given)})" if given else ""
-        yield f"{name_forward(call)} was given {count_noun(len(given), 'tensor')}{shown}."
+        yield f"{name_forward(call)} was called with {count_noun(len(given), 'tensor')}{shown}."
     ways = list_parameter_ways(subject, site)
     yield from _locate_arguments(subject, [way for way in ways if not way.through])
     yield from _locate_parameters_behind(subject, [way for way in ways if way.through])
@@ -132,7 +133,7 @@ def _locate_parameters_behind(subject: Subject, ways: Sequence[ParameterWay]) ->
     if ways:
         more = len(ways) - _MOST_PARAMETERS
         parts = [_locate_parameter(subject, way) for way in ways[:_MOST_PARAMETERS]]
-        verb = "comes the gradient" if len(ways) == 1 else "come the gradients"
+        verb = "is the gradient" if len(ways) == 1 else "are the gradients"
         yield f"Further down {verb} of {'; '.join([*parts, *([f'{more} more'] if more > 0 else [])])}."
 
 
@@ -152,13 +153,13 @@ def _shorten(subject: Subject, way: ParameterWay) -> str:
 
 _FXG102 = Page(
     code="FXG102",
-    title="Another device, kernel or version gives another node",
+    title="The node depends on device, kernel and PyTorch version",
     what="""
-    The same module and hook report other gradients on the CPU than on CUDA, or after an update of PyTorch.
+    The same hook on the same module gets different gradients on the CPU and on CUDA, or after an update of PyTorch.
     """,
     why="""
     A non-full hook sits on the node of the function that made the result (FXG101), and PyTorch chooses that
-    function: by device, dtype, size, and which libraries are switched on. LSTMCell is one fused function with five
+    function: by device, dtype, size and the libraries that are enabled. LSTMCell is one fused function with five
     arguments on CUDA, XPU and PrivateUse1, and many elementary ones on the CPU. LSTM runs through cuDNN on CUDA
     and through oneDNN or elementary functions on the CPU.
     """,
@@ -171,9 +172,9 @@ _FXG102 = Page(
     'MulBackward0'
     """,
     fix="""
-    Use register_full_backward_hook, whose entries are the module's own arguments and results everywhere. To see
-    the other side here, trace with device="cuda": without CUDA, fxgrad emulates the device for that. For a TARGET on
-    the command line, FXG102 then names both nodes, that on the device and that on the CPU.
+    Use register_full_backward_hook, whose entries are the module's own arguments and results on every device. To see
+    the other device, trace with device="cuda"; without CUDA, fxgrad emulates the device. On the command line, FXG102
+    then names both nodes: the one on that device and the one on the CPU.
     """,
 )
 
@@ -221,9 +222,9 @@ def _compare_devices(subject: Subject, here: ModuleSite, landing: Landing) -> Ex
     node = here.node
     which = f" at call {here.call.index}" if len(subject.placed) > 1 else ""
     there = (
-        f"On {_name_device(other)}, where the same program ran as well, it sits on {escape(landing.node)}{which}, and "
-        f"receives {landing.grad_input} grad_input and {landing.grad_output} grad_output, "
-        f"not {len(node.edges)} and {len(node.grad_outputs)}."
+        f"On {_name_device(other)}, where fxgrad ran the same program as well, it sits on "
+        f"{escape(landing.node)}{which} and gets {landing.grad_input} grad_input and {landing.grad_output} "
+        f"grad_output, not {len(node.edges)} and {len(node.grad_outputs)}."
     )
     return Explanation(
         code="FXG102",
@@ -266,7 +267,7 @@ def _find_backend(node: Node) -> str | None:
 
 def _describe_here(subject: Subject, node: Node) -> str:
     info, backend = subject.graph.info, _find_backend(node)
-    emulated = ", which was emulated here" if info.emulated else ""
+    emulated = " (emulated)" if info.emulated else ""
     belongs = f" That function belongs to {backend}." if backend else ""
     return (
         f"On {escape(info.device)}{emulated}, {name_module(subject.path)} ran through {name_node_function(node)}, "
@@ -278,10 +279,10 @@ def _describe_elsewhere(subject: Subject, node: Node) -> str:
     other = subject.graph.info.other_device
     if other is not None and other.failure is not None:
         failure = end_sentence(escape_unprintable(other.failure))
-        return f"Where it sits on {_name_device(other)} could not be seen: {failure}"
+        return f"Its node on {_name_device(other)} is unknown: {failure}"
     if _find_backend(node):
-        return "Elsewhere other functions do its work, with other nodes."
-    return "PyTorch may take another function, and so another node, for another device."
+        return "Elsewhere, other functions with other nodes do the same work."
+    return "On another device, PyTorch may use another function and so another node."
 
 
 def _name_device(other: OtherDevice) -> str:
@@ -294,13 +295,13 @@ _FXG103 = Page(
     code="FXG103",
     title="The hooked node was made by another module",
     what="""
-    The hook on a container, on an activation or on a module that hands its input through shows gradients of another
-    module; or two hooks on two modules always show the same.
+    A hook on a container, on an activation or on a module that returns its input unchanged gets the gradients of
+    another module; or hooks on two modules always get the same gradients.
     """,
     why="""
-    A non-full hook takes the grad_fn that the result has when forward returns (FXG101). Where the module returns
-    its argument as it is (Identity, Dropout in evaluation), that node was made before, by another module. Where it
-    returns what a module inside it made (Sequential), it is that one's node.
+    PyTorch registers a non-full hook on the grad_fn that the result has when forward returns (FXG101). If the module
+    returns its argument unchanged (Identity, Dropout in eval mode), that node was made before the module. If it returns
+    what a submodule made (Sequential), the node is the submodule's.
     """,
     source="torch/nn/modules/module.py, Module._call_impl: `grad_fn = var.grad_fn`",
     example="""
@@ -311,8 +312,8 @@ _FXG103 = Page(
     True
     """,
     fix="""
-    Use register_full_backward_hook: it puts nodes of its own around the module's arguments and results. Or hook
-    the module that makes the tensor.
+    Use register_full_backward_hook, which adds its own nodes around the module's arguments and results. Or hook the
+    module that makes the tensor.
     """,
 )
 
@@ -356,7 +357,7 @@ def _name_other_module(subject: Subject, site: ModuleSite) -> Explanation:
         severity="info" if inside else "warning",
         headline=f"the node belongs to {owner}, {'inside' if inside else 'not to'} {name_module(subject.path)}",
         because=f"{_describe_origin(site, owner, inside=inside)} {_MODULE_PY}",
-        fix="register_full_backward_hook, which puts nodes of its own around the module's arguments and results",
+        fix="register_full_backward_hook, which adds its own nodes around the module's arguments and results",
         site=site.site,
     )
 
@@ -365,14 +366,14 @@ def _describe_origin(site: ModuleSite, owner: str, *, inside: bool) -> str:
     label, forward = escape(site.node.label), name_forward(site.call)
     if inside:
         return (
-            f"The first tensor that {forward} returned was made in {owner}: the hook sits on {label}, where a "
-            "non-full hook on that module would sit, and sees that function's gradients only."
+            f"The first tensor that {forward} returned was made in {owner}: the hook sits on {label}, like a non-full "
+            "hook on that module would, and gets only that function's gradients."
         )
     argument = _find_returned_argument(site)
     how = "made no node"
     if argument:
         name = format_argument(site.call.argument_names, argument.path)
-        how = f"returned its argument {quote_code(name)} as it is"
+        how = f"returned its argument {quote_code(name)} unchanged"
     return f"{forward} {how}: the first tensor of the result still has the grad_fn from {owner}, {label}."
 
 

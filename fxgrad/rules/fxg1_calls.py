@@ -34,9 +34,9 @@ _FXG110 = Page(
     handle.remove() was called, and backward still calls the hook.
     """,
     why="""
-    Each call of a module takes along the hooks that the module has at that moment and puts them on nodes of the
-    graph. handle.remove() takes the hook off the module, not off those nodes. Hooks on tensors and nodes are
-    different: removing them works until backward gets there.
+    Each call of a module captures the hooks that the module has at that moment and puts them on nodes of the graph.
+    handle.remove() removes the hook from the module, not from those nodes. Hooks on tensors and nodes are different:
+    removing them works until backward reaches them.
     """,
     source="torch/nn/modules/module.py, Module._get_backward_hooks",
     example="""
@@ -49,7 +49,7 @@ _FXG110 = Page(
     fired
     """,
     fix="""
-    Remove it before forward, or let the hook return at once when a flag of yours is off.
+    Remove it before forward, or have the hook return early when a flag is off.
     """,
 )
 
@@ -62,12 +62,12 @@ def _explain_removed_hook(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG110",
         severity="warning",
-        headline=f"{name_hook_function(subject.hook)} was removed, and still fires",
+        headline=f"{name_hook_function(subject.hook)} was removed but still fires",
         because=(
-            "A module call copies the module's hooks when it runs; handle.remove() afterwards changes the module, "
-            f"not the calls. {_name_carriers(carrying)}. (torch/nn/modules/module.py, Module._get_backward_hooks)"
+            "A module call captures the module's hooks when it runs; a later handle.remove() changes the module, not "
+            f"the call. {_name_carriers(carrying)}. (torch/nn/modules/module.py, Module._get_backward_hooks)"
         ),
-        fix="remove the handle before forward runs, or let the hook return at once when a flag of yours is off",
+        fix="remove the handle before forward runs, or have the hook return early when a flag is off",
         site=carrying[0].site,
     )
 
@@ -85,12 +85,12 @@ _FXG111 = Page(
     code="FXG111",
     title="One module, several calls: which one is this?",
     what="""
-    The hook of a recurrent cell, or of a module that is used in several places, runs several times with similar
+    A hook on a recurrent cell, or on a module that is used in several places, runs several times with similar
     gradients.
     """,
     why="""
-    Each call puts the hook on nodes of its own, so it fires once per call, as a rule the last call first. It gets
-    the module and the gradients, and nothing that tells the calls apart.
+    Each call puts the hook on nodes of its own, so it fires once per call, usually for the last call first. It gets the
+    module and the gradients, but nothing that identifies the call.
     """,
     source="torch/nn/modules/module.py, Module._call_impl",
     example="""
@@ -105,8 +105,8 @@ _FXG111 = Page(
     tensor(1.)
     """,
     fix="""
-    Count the runs in the order that fxgrad shows. Or register in a forward hook on each result, with a number:
-    output.register_hook(functools.partial(show, number)).
+    Count the hook's calls in the order that fxgrad shows. Or use a forward hook that registers a numbered hook on each
+    result: output.register_hook(functools.partial(show, number)).
     """,
 )
 
@@ -126,12 +126,12 @@ def _explain_several_calls(subject: Subject) -> Iterator[Explanation]:
         severity="info",
         headline=f"{name_module(subject.path)} is called {len(subject.calls)} times: which call is this?",
         because=(
-            f"The hook fires for {count_noun(len(calls), 'call')}, and is not told which it is. Backward comes to them "
+            f"The hook fires for {count_noun(len(calls), 'call')} and cannot tell them apart. Backward reaches them "
             f"in this order: calls {format_ranges([call.index for call in calls])}. {_describe_inputs(calls)}"
         ),
         fix=(
-            "count the hook's runs in that order; or register in a forward hook, "
-            "output.register_hook(functools.partial(hook, number)), which knows its call"
+            "count the hook's calls in that order, or use a forward hook that calls "
+            "output.register_hook(functools.partial(hook, number))"
         ),
         site=sites[0].site,
     )
@@ -143,15 +143,15 @@ def _describe_inputs(calls: Sequence[ModuleCall]) -> str:
     for call in calls:
         found.setdefault(_join_inputs(call), []).append(call.index)
     if len(found) == 1:
-        return f"Each was given {_join_inputs(calls[0])}."
-    groups = [f"{_count_calls(indices)} given {inputs}" for inputs, indices in list(found.items())[:_MOST_GROUPS]]
+        return f"Each got {_join_inputs(calls[0])}."
+    groups = [f"{_count_calls(indices)} got {inputs}" for inputs, indices in list(found.items())[:_MOST_GROUPS]]
     more = ["other calls other tensors"] if len(found) > len(groups) else []
     text = "; ".join([*groups, *more])
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _count_calls(indices: Sequence[int]) -> str:
-    return f"call {indices[0]} was" if len(indices) == 1 else f"calls {format_ranges(indices)} were"
+    return f"call {indices[0]}" if len(indices) == 1 else f"calls {format_ranges(indices)}"
 
 
 def _join_inputs(call: ModuleCall) -> str:
@@ -163,15 +163,16 @@ def _join_inputs(call: ModuleCall) -> str:
 
 _FXG112 = Page(
     code="FXG112",
-    title="A tensor hook, then a change in place",
+    title="A tensor is modified in place after its hook was registered",
     what="""
-    The hook of Tensor.register_hook gets a gradient that does not belong to the tensor's value, or is never called.
+    A hook of Tensor.register_hook gets a gradient that does not belong to the tensor's current value, or is never
+    called.
     """,
     why="""
-    Tensor.register_hook puts the hook on the grad_fn that the tensor has at that moment. A change in place gives
-    the tensor another grad_fn, and the hook stays where it is. There it sees the gradient of the value from before.
-    Where the tensor is a view, the old node is often not part of the graph any more, and the hook is not called.
-    retain_grad() is different: it moves along.
+    Tensor.register_hook puts the hook on the grad_fn that the tensor has at that moment. An in-place operation gives
+    the tensor a new grad_fn, but the hook stays on the old one, where it gets the gradient of the old value. If the
+    tensor is a view, the old node is often no longer part of the graph, and the hook is not called. retain_grad() is
+    different: it moves to the new grad_fn.
     """,
     source="torch/csrc/autograd/variable.cpp, rebase_history and VariableHooks::grad_fn",
     example="""
@@ -183,7 +184,7 @@ _FXG112 = Page(
     tensor([30., 30.])
     """,
     fix="""
-    Register after the change, or make the change out-of-place (x = x.mul(10)).
+    Register the hook after the in-place operation, or use an out-of-place one (x = x.mul(10)).
     """,
 )
 
@@ -198,22 +199,22 @@ def _explain_changed_tensor(subject: Subject) -> Iterator[Explanation]:
         return
     silent, name, placed = subject.sites[0].fires is False, name_operation(change), subject.placed
     what = (
-        f"stays on the node that its tensor had before {name} in place"
+        f"stays on the grad_fn that its tensor had before the in-place {name}"
         if silent
-        else f"gets the gradient of what its tensor was before {name} in place"
+        else f"gets the gradient of its tensor's value before the in-place {name}"
     )
     stays = f"on {escape(placed[0].node.label)}" if placed else "on the node that it was on"
-    sees = "which backward does not run" if silent else "and sees the gradient there, before the change"
+    sees = "which backward does not run" if silent else "and gets the gradient of the value before the change"
     yield Explanation(
         code="FXG112",
         severity="warning",
         headline=f"{name_hook_function(subject.hook)} {what}",
         because=(
-            f"{begin_at(change.source)}, {name} changes the tensor, or one that shares its memory, after "
-            f"the hook was registered, and the tensor gets a new grad_fn. The hook stays {stays}, {sees}. "
+            f"{begin_at(change.source)}, {name} modifies the tensor, or one that shares its memory, after the hook was "
+            f"registered, and the tensor gets a new grad_fn. The hook stays {stays}, {sees}. "
             "(torch/csrc/autograd/variable.cpp, rebase_history)"
         ),
-        fix=f"register it after {name}, or use an operation that is not in place there",
+        fix=f"register it after {name}, or use an out-of-place operation there",
         site=subject.sites[0],
     )
 
@@ -238,21 +239,21 @@ _FXG115 = Page(
     code="FXG115",
     title="Hooks under torch.utils.checkpoint",
     what="""
-    A forward hook is called a second time; a backward hook is called at another time than expected; the hook of a
-    parameter is called several times.
+    A forward hook is called twice; a backward hook is called at an unexpected time; a parameter's hook is called
+    several times.
     """,
     why="""
-    A checkpoint runs its part of forward again when backward comes to it, until it has what it did not save. Without
-    reentrance the hooks sit on the nodes of the first run and are called once; the second run makes nodes that are
-    thrown away.
+    A checkpoint runs its part of forward again when backward reaches it, until it has the tensors that it did not save.
+    With use_reentrant=False, the hooks sit on the nodes of the first run and are called once; the nodes of the second
+    run are discarded.
 
-    A reentrant checkpoint (use_reentrant=True) runs forward without gradients, so the hooks find no node; the second
-    run, in backward, has them, and a backward inside of backward calls them. That one adds into .grad of the parameters
-    too, and calls their hooks, once for each checkpoint.
+    A reentrant checkpoint (use_reentrant=True) runs forward with gradients disabled, so the hooks have no node. The
+    second run, during backward, has gradients enabled, and a nested backward calls its hooks. It also adds to .grad of
+    the parameters and calls their hooks, once per checkpoint.
 
-    So does the backward of a custom Function that calls backward() or torch.autograd.grad, as reversible blocks do.
-    fxgrad reads the code of backward for that, and of the functions that it names; what hooks such a backward comes to,
-    it leaves open.
+    The backward of a custom Function that calls backward() or torch.autograd.grad, as in reversible blocks, does the
+    same. fxgrad looks for such calls in the code of backward and of the functions that it names; it reports the hooks
+    that a nested backward reaches as unknown.
     """,
     source="torch/utils/checkpoint.py, CheckpointFunction and _checkpoint_without_reentrant_generator",
     example="""
@@ -272,12 +273,12 @@ _FXG115 = Page(
     fired
     """,
     fix="""
-    Use use_reentrant=False, which PyTorch recommends as well. Do not count runs in forward hooks.
+    Use use_reentrant=False, as PyTorch recommends. Do not count calls in forward hooks.
     """,
 )
 
 _CHECKPOINT_PY = "(torch/utils/checkpoint.py)"
-_IN_ITS_PLACE = "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function"
+_IN_ITS_PLACE = "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) instead of the Function"
 
 
 def _explain_checkpointed_module(subject: Subject) -> Iterator[Explanation]:
@@ -302,11 +303,11 @@ def _explain_reentrant_checkpoint(subject: Subject) -> Explanation:
         severity="warning",
         headline=f"{name_hook_function(subject.hook)} is attached only when backward runs the checkpoint again",
         because=(
-            f"A reentrant checkpoint runs {name_module(subject.path)} without gradients in forward: the hook finds no "
-            "node. Backward runs it again, with gradients; the hook is put on the nodes of that run, and called in a "
-            f"backward inside of backward. {_CHECKPOINT_PY}"
+            f"A reentrant checkpoint runs {name_module(subject.path)} with gradients disabled in forward, so the hook "
+            "has no node. Backward runs it again with gradients enabled; the hook is put on the nodes of that run and "
+            f"called in a nested backward. {_CHECKPOINT_PY}"
         ),
-        fix="checkpoint(..., use_reentrant=False), where the hook is on the nodes of the forward",
+        fix="checkpoint(..., use_reentrant=False), which puts the hook on the nodes of forward",
         site=subject.sites[0],
     )
 
@@ -319,12 +320,12 @@ def _explain_function_like_checkpoint(subject: Subject, call: ModuleCall) -> Exp
         severity="warning",
         headline=f"{hook} is attached only if a Function's backward runs {module} again",
         because=(
-            f"The forward of a custom Function runs {module}{at} and PyTorch records no gradients there "
-            "(torch/csrc/autograd/python_function.cpp, THPFunction_apply): on what forward makes no hook is called by "
-            "this backward. The code of the Function's backward starts a backward of its own, which calls the hooks of "
-            "what it comes to."
+            f"The forward of a custom Function runs {module}{at} and PyTorch records no graph there "
+            "(torch/csrc/autograd/python_function.cpp, THPFunction_apply), so this backward calls no hook on what "
+            "that forward makes. The Function's backward starts a nested backward, which calls the hooks that it "
+            "reaches."
         ),
-        fix=f"{_IN_ITS_PLACE}, where the hook is on the nodes of the forward",
+        fix=f"{_IN_ITS_PLACE}, which puts the hook on the nodes of forward",
         site=subject.sites[0],
     )
 
@@ -336,10 +337,10 @@ def _explain_second_run(subject: Subject, call: ModuleCall) -> Explanation:
         severity="info",
         headline=f"{module} runs twice, and {hook} is called for the first run",
         because=(
-            f"A checkpoint runs {module} again in backward, with the hooks of its forward, until it has what it did "
-            f"not save. The second run puts the hook on nodes that backward never runs. {_CHECKPOINT_PY}"
+            f"A checkpoint runs {module} again in backward, forward hooks included, until it has the tensors that it "
+            f"did not save. The second run puts the hook on nodes that backward never runs. {_CHECKPOINT_PY}"
         ),
-        fix="nothing, if it counts no runs of forward: do not count in forward hooks",
+        fix="nothing, unless a forward hook counts calls: do not count in forward hooks",
         site=next((site for site in subject.sites if site.call == call.id), subject.sites[0]),
     )
 
@@ -362,11 +363,11 @@ def _explain_leaf_in_checkpoint(subject: Subject, site: HookSite) -> Explanation
         severity="info",
         headline=f"{hook} is called once more for each reentrant checkpoint that uses its tensor",
         because=(
-            f"{join_labels(nesting)} {pluralize(len(nesting), 'runs', plural='each run')} a backward of its own for "
-            f"what it recomputes. It adds into .grad of {quote_code(subject.path)} if it uses that, and calls the hook "
-            f"with its part of the gradient. {_CHECKPOINT_PY}"
+            f"{join_labels(nesting)} {pluralize(len(nesting), 'runs', plural='each run')} a nested backward for what "
+            f"it recomputes. If that uses {quote_code(subject.path)}, it adds to its .grad and calls the hook with its "
+            f"part of the gradient. {_CHECKPOINT_PY}"
         ),
-        fix="checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
+        fix="checkpoint(..., use_reentrant=False), which calls the hook once, with the sum",
         site=site,
     )
 
@@ -376,13 +377,13 @@ def _explain_leaf_in_function(subject: Subject, site: HookSite) -> Explanation:
     return Explanation(
         code="FXG115",
         severity="info",
-        headline=f"{hook} may be called once more by a backward that starts inside this one",
+        headline=f"{hook} may be called once more by a nested backward",
         because=(
-            f"The code of what {join_labels(subject.graph.nesting)} stands for starts a backward of its own. That calls "
-            f"the hook with its part of the gradient if it comes to {quote_code(subject.path)}, and the hook sees no "
-            "sum. (torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
+            f"The code behind {join_labels(subject.graph.nesting)} starts a nested backward. If that reaches "
+            f"{quote_code(subject.path)}, it calls the hook with its part of the gradient, not with the sum. "
+            "(torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
         ),
-        fix=f"{_IN_ITS_PLACE}, with which the hook is called once, with the sum",
+        fix=f"{_IN_ITS_PLACE}, which calls the hook once, with the sum",
         site=site,
     )
 

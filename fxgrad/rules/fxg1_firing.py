@@ -32,14 +32,13 @@ _FXG104 = Page(
     code="FXG104",
     title="The hook never fires",
     what="""
-    backward runs, gradients appear, and the hook is not called: without an error, often without a warning.
+    backward runs and computes gradients, but the hook is not called. There is no error and often no warning.
     """,
     why="""
-    A hook fires when backward executes the node that it sits on. There is no such node when the call ran under
-    no_grad, when nothing in the result requires grad, when the hook was registered after forward, or when the
-    module itself was not called (its forward was, or only its parameters were used). A full hook also finds none
-    when forward returns a list, a dict or a dataclass. And there is one that is not executed when the result plays
-    no part in the loss.
+    A hook fires when backward executes the node it sits on. It has no node if the call ran under no_grad, if nothing in
+    the result requires grad, if the hook was registered after forward, or if the module itself was not called (only its
+    forward was, or only its parameters were used). A full hook also has none if forward returns a list, a dict or a
+    dataclass. And its node is not executed if the loss does not depend on the result.
     """,
     source="torch/nn/modules/module.py, Module._call_impl; torch/utils/hooks.py, BackwardHook",
     example="""
@@ -61,7 +60,7 @@ _MOST_REASONS = 3
 
 
 def _explain_silence(subject: Subject) -> Iterator[Explanation]:
-    """Backward passes the hook by, and nobody says so."""
+    """The hook never fires, without an error."""
     silent = [site for site in subject.sites if site.fires is False and site not in subject.left_out]
     if not silent or not subject.hook.active:
         return
@@ -91,7 +90,7 @@ def _join_reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
         return end_sentence(silent[0].reason)
     shown = list(found.items())[:_MOST_REASONS]
     text = " ".join(f"{_name_place(subject, site)}: {end_sentence(reason)}" for reason, site in shown)
-    return text if len(found) == len(shown) else f"{text} And {len(found) - len(shown)} more such calls."
+    return text if len(found) == len(shown) else f"{text} And {count_noun(len(found) - len(shown), 'more reason')}."
 
 
 def _name_place(subject: Subject, site: HookSite) -> str:
@@ -109,28 +108,28 @@ def _advise_on_silence(subject: Subject, site: HookSite) -> str:
 def _advise_on_tensors(subject: Subject) -> str:
     match subject.hook.kind.owner:
         case HookOwner.TENSORS:
-            return "register it on tensors that what you call backward on depends on"
+            return "register it on tensors that the roots of backward depend on"
         case HookOwner.NODE:
-            return "register it on a node between what you call backward on and the leaves that require grad"
+            return "register it on a node between the roots of backward and the leaves that require grad"
         case _ if subject.path in subject.graph.variables_by_name:
-            return f"let what you call backward on depend on {quote_code(subject.path)}"
+            return f"use {quote_code(subject.path)} in what you call backward on"
         case _:
-            return "register it on the tensor that the rest of forward uses, after any in-place change of it"
+            return "register it on the tensor that the rest of forward uses, after any in-place operation on it"
 
 
 def _advise_without_call(subject: Subject) -> str:
     module = subject.module
     if subject.graph.info.calls_reason is not None:
-        return "trace the run itself (fxgrad.trace, fxgrad.record): from finished outputs no module call can be seen"
+        return "trace the run itself (fxgrad.trace, fxgrad.record): finished outputs show no module calls"
     if module and module.wraps is not None and not subject.hook.kind.is_full_pre:
         return f"register it on {quote_code(module.wraps)}, the module inside, before the first call"
     if subject.calls:
-        return "register the hook before forward runs: each call takes along the hooks of that moment"
+        return "register the hook before forward runs: a call captures the hooks that exist when it starts"
     if _are_parameters_in_graph(subject):
-        return "something uses its parameters without calling it: hook the module that does, or the parameters"
+        return "its parameters are used without calling it: hook the module that uses them, or the parameters"
     if module and not module.parameters and subject.path in subject.facts.containers:
         return "it only holds other modules: hook those"
-    return "call the module itself, as in `module(x)`: hooks run in Module.__call__, and not for `module.forward(x)`"
+    return "call the module itself, `module(x)`: `module.forward(x)` runs no hooks"
 
 
 def _are_parameters_in_graph(subject: Subject) -> bool:
@@ -144,12 +143,12 @@ def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
         return f"call {name_module(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
     carrying = [ref for ref in call.outputs if ref.requires_grad]
     if not carrying:
-        return "let one of its parameters or inputs require grad, and keep detach, integers and no_grad out of forward"
-    tensor_hook = f"put Tensor.register_hook on {format_path(carrying[0].path)}"
+        return "make one of its parameters or inputs require grad, and avoid detach, integers and no_grad in forward"
+    tensor_hook = f"use Tensor.register_hook on {format_path(carrying[0].path)}"
     if subject.hook.kind.is_legacy:
         first = call.legacy_tensor
         if first is None or not first.requires_grad:
-            return f"return a tensor that requires grad first, or {tensor_hook}"
+            return f"make the first tensor that it returns require grad, or {tensor_hook}"
         return f"{_advise_use(carrying[:1])}, or use register_full_backward_hook"
     if not takes_full_hook(call):
         return f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or {tensor_hook}"
@@ -158,7 +157,7 @@ def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
 
 def _advise_use(carrying: Sequence[TensorRef]) -> str:
     results = join_words(format_path(ref.path) for ref in carrying)
-    return f"let what you call backward on depend on this call's {results}"
+    return f"use this call's {results} in what you call backward on"
 
 
 # FXG105
@@ -167,17 +166,17 @@ _FXG105 = Page(
     code="FXG105",
     title="The hook fires before the module's backward is done",
     what="""
-    grad_input is all None, or has only some of the module's inputs; parameters' gradients are missing or old when
-    the hook runs.
+    grad_input is all None or lacks some of the module's inputs; parameter gradients are missing or stale when the hook
+    runs.
     """,
     why="""
-    A non-full hook runs right after one node of the module (FXG101); what lies behind it, often most of the module,
-    runs later.
+    A non-full hook runs right after one node of the module (FXG101); the nodes behind it, often most of the module, run
+    later.
 
-    A full hook runs when the gradients of the positional arguments are complete. Where none of them requires grad
-    there is nothing to wait for: PyTorch puts no node on the inputs, calls the hook from the node on the outputs,
-    before anything in the module has run, with None for every argument, and warns. Parameters' gradients may come
-    later than either hook.
+    A full hook runs when the gradients of the positional arguments are complete. If none of them requires grad, there
+    is nothing to wait for: PyTorch puts no node on the inputs and calls the hook from the node on the outputs, before
+    the module's own nodes run, with None for every argument, and warns. Either hook may run before the parameters'
+    gradients are complete.
     """,
     source="torch/utils/hooks.py, BackwardHook.setup_output_hook",
     example="""
@@ -190,7 +189,7 @@ _FXG105 = Page(
     (None,) None
     """,
     fix="""
-    Let a positional input require grad (x.requires_grad_()) if you want its gradient. For parameters use
+    To get the gradient of a positional input, make it require grad (x.requires_grad_()). For parameters, use
     register_post_accumulate_grad_hook, which runs when .grad is ready.
     """,
 )
@@ -224,7 +223,7 @@ def _explain_missing_inputs(subject: Subject, site: ModuleSite) -> Explanation |
         severity="info",
         headline=f"the hook fires before backward of {name_module(subject.path)} is done",
         because=_explain_waiting(site, waiting, names),
-        fix="register_full_backward_hook fires when the gradients of all positional arguments are there",
+        fix="register_full_backward_hook fires when the gradients of all positional arguments are complete",
         site=site.site,
     )
 
@@ -246,9 +245,9 @@ def _explain_full_hook_without_input(subject: Subject, site: ModuleSite) -> Expl
         severity="warning",
         headline=f"the hook fires when backward of {name_module(subject.path)} begins, and its grad_input is all None",
         because=(
-            f"Of the positional arguments of {name_forward(site.call)}, {setup.n_inputs} in number, none is a tensor "
-            "that requires grad. So PyTorch put no node on the inputs, and calls the hook from the node on the "
-            f"outputs, {escape(site.node.label)}, with a UserWarning. (torch/utils/hooks.py, BackwardHook)"
+            f"No positional argument of {name_forward(site.call)} requires grad, so PyTorch put no node on the inputs. "
+            f"It calls the hook from the node on the outputs, {escape(site.node.label)}, with a UserWarning. "
+            "(torch/utils/hooks.py, BackwardHook)"
         ),
         fix=_advise_on_inputs(site.call),
         site=site.site,
@@ -258,12 +257,16 @@ def _explain_full_hook_without_input(subject: Subject, site: ModuleSite) -> Expl
 def _advise_on_inputs(call: ModuleCall) -> str:
     hidden = [format_argument(call.argument_names, ref.path) for ref in call.inputs if ref.requires_grad]
     if hidden:
-        verb = pluralize(len(hidden), "requires", plural="require")
-        return f"{join_words(hidden)} {verb} grad: hand it over as a positional argument of its own"
+        requires, them = (
+            ("requires", "it as a positional argument")
+            if len(hidden) == 1
+            else ("require", "them as positional arguments")
+        )
+        return f"{join_words(hidden)} {requires} grad: pass {them}"
     names = (quote_code(format_argument(call.argument_names, ref.path)) for ref in call.inputs)
     return (
-        f"if the input's gradient is what you want, {next(names, 'an input')} must require grad; for the parameters' "
-        "gradients use Tensor.register_post_accumulate_grad_hook"
+        f"for the input's gradient, make {next(names, 'an input')} require grad; for the parameters' gradients, "
+        "use Tensor.register_post_accumulate_grad_hook"
     )
 
 
@@ -273,15 +276,15 @@ _FXG114 = Page(
     code="FXG114",
     title="autograd.grad, or backward(inputs=), does not run the hook",
     what="""
-    The hook fires in loss.backward(), and not when gradients of chosen tensors are asked for.
+    The hook fires in loss.backward(), but not when only the gradients of some tensors are requested.
     """,
     why="""
-    With inputs the engine executes the nodes on the way from the roots to one of them, and no other. So hooks on
-    nodes that lead to none of them are not called; backward() does the same with its inputs.
+    With inputs, the engine executes only the nodes on a path from the roots to one of them. Hooks on other nodes are
+    not called. This holds for torch.autograd.grad and for backward(inputs=).
 
-    torch.autograd.grad does not execute the node of an input either, where no other input lies behind it: it takes
-    the gradient that arrives there. Tensor hooks and retain_grad are called before that, hooks of nodes and
-    modules, and those that run after .grad was added to, are not.
+    torch.autograd.grad does not execute the node of an input either, unless another input lies behind it: it takes the
+    gradient that arrives there. Tensor hooks and retain_grad run before that; hooks on nodes and modules, and
+    post-accumulate-grad hooks, do not run.
     """,
     source="torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute and Engine::evaluate_function",
     example="""
@@ -295,8 +298,8 @@ _FXG114 = Page(
     first fired
     """,
     fix="""
-    List a tensor whose gradient comes through the hook's node, or call backward without inputs.
-    fxgrad.trace(...).predict(inputs=...), and fxgrad explain --inputs, show which hooks such a call runs.
+    Add a tensor to inputs whose gradient passes through the hook's node, or call backward without inputs.
+    fxgrad.trace(...).predict(inputs=...) and fxgrad explain --inputs show which hooks such a call runs.
     """,
 )
 
@@ -312,11 +315,11 @@ def _explain_left_out(subject: Subject) -> Iterator[Explanation]:
         severity="warning",
         headline=f"{name_hook_function(subject.hook)} does not fire in {call}",
         because=(
-            f"{end_sentence(site.reason)} In a backward without inputs= it fires. "
-            "Only nodes on the way to one of the inputs are executed, and of the inputs' own nodes autograd.grad runs "
-            "nothing but the hooks on tensors. (torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute)"
+            f"{end_sentence(site.reason)} It fires in a backward without inputs=. With inputs=, only nodes on a path "
+            "to one of them are executed, and at the inputs' own nodes autograd.grad runs only the hooks on tensors. "
+            "(torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute)"
         ),
-        fix="call backward without inputs=, or list a tensor there whose gradient comes through the hook's node",
+        fix="call backward without inputs=, or add a tensor to inputs= whose gradient passes through the hook's node",
         site=site,
     )
 

@@ -90,13 +90,12 @@ def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
     """What to expect from a full hook at this call."""
     if not takes_full_hook(call):
         return (
-            f"put Tensor.register_hook on the tensors themselves; a full hook needs a Tensor or a tuple as result, "
-            f"and this is {escape(call.result_type)}"
+            "use Tensor.register_hook on the tensors themselves: a full hook needs a Tensor or a tuple as result, not "
+            f"{escape(call.result_type)}"
         )
     names, hidden = name_grad_inputs(call), _name_hidden_inputs(call)
-    all_none = ", None because none of them is a tensor that requires grad" if set(names) == {"None"} else ""
-    verb = pluralize(len(hidden), "is", plural="are")
-    unseen = f" ({join_words(hidden)}, inside a container or a keyword, {verb} invisible to it)" if hidden else ""
+    all_none = ", all None because none of them requires grad" if set(names) == {"None"} else ""
+    unseen = f" (it does not see {join_words(hidden)}, passed by keyword or inside a container)" if hidden else ""
     return (
         f"register_full_backward_hook: grad_input would be {format_tuple(names)}, one entry per positional argument"
         f"{all_none}{unseen}; grad_output {format_tuple(name_grad_outputs(subject, call))}, one per result"
@@ -110,13 +109,13 @@ _FXG106 = Page(
     title="A full hook's output is a view and is modified in place",
     what="""
     With a full hook, forward raises "Output 0 of BackwardHookFunction is a view and is being modified inplace";
-    without the hook, all is well.
+    without the hook, it works.
     """,
     why="""
     A full hook or full pre-hook passes the module's positional arguments and results through BackwardHookFunction,
-    whose outputs are views of its inputs. Changing such a view in place would put the change behind the hook's
-    node, so autograd refuses: for the result itself, for a view of it, and for an argument inside forward. It is
-    allowed under no_grad, and where nothing requires grad.
+    whose outputs are views of its inputs. Modifying such a view in place would put the change behind the hook's node,
+    so autograd refuses it: for the result itself, for a view of it, and for an argument inside forward. It is allowed
+    under no_grad, and if nothing requires grad.
     """,
     source="torch/nn/modules/_functions.py, BackwardHookFunction; torch/csrc/autograd/variable.cpp",
     example="""
@@ -132,7 +131,7 @@ _FXG106 = Page(
     (4, 2)
     """,
     fix="""
-    Make the operation out-of-place (ReLU(inplace=False), `x = x + y` for `x += y`), or give it a clone.
+    Make the operation out-of-place (ReLU(inplace=False), `x = x + y` for `x += y`), or apply it to a clone.
     """,
 )
 
@@ -151,22 +150,22 @@ def _explain_inplace_error(message: str) -> Explanation | None:
     number, function = found.groups()
     marks = (
         "Full hooks and full pre-hooks pass a module's positional arguments and results through BackwardHookFunction, "
-        "whose outputs are views of its inputs. Autograd refuses an in-place change of such a view"
+        "whose outputs are views of its inputs. Autograd refuses to modify such a view in place"
     )
     if marked:
-        because = f"{marks}: here of output {number} of BackwardHookFunction. {_HOOKS_PY}"
+        because = f"{marks}: here output {number} of BackwardHookFunction. {_HOOKS_PY}"
     else:
         because = (
-            f"{marks}, also through a further view: here of output {number} of {escape(function)}. A custom Function "
-            f"of your own that returns an input as it is raises the same, without any hook. {_HOOKS_PY}"
+            f"{marks}, or a view of it: here output {number} of {escape(function)}. A custom Function that returns an "
+            f"input unchanged raises the same error without any hook. {_HOOKS_PY}"
         )
     return Explanation(
         code="FXG106",
         severity="error",
-        headline="a tensor that a full backward hook marks was changed in place",
+        headline="a tensor that a full backward hook wraps was modified in place",
         because=because,
         fix=(
-            "make the operation that raised out-of-place (inplace=False, `x = x + y` for `x += y`), or give it "
+            "make the operation that raised out-of-place (inplace=False, `x = x + y` for `x += y`), or apply it to "
             "`.clone()` of the module's result"
         ),
     )
@@ -178,11 +177,11 @@ _FXG107 = Page(
     code="FXG107",
     title="Keyword arguments and nested tensors are missing",
     what="""
-    grad_input or grad_output of a full hook has None, or nothing, for a tensor that does get a gradient.
+    grad_input or grad_output of a full hook has None, or no entry, for a tensor that does get a gradient.
     """,
     why="""
-    A full hook looks at positional arguments, and at the elements of the result, that are tensors themselves. For
-    a tuple, list or dict that holds tensors there is one entry, None; for keyword arguments there is none.
+    A full hook sees only positional arguments, and elements of the result, that are tensors themselves. A tuple, list
+    or dict of tensors has one entry, None; a keyword argument has no entry.
     """,
     source="torch/utils/hooks.py, BackwardHook._apply_on_tensors",
     example="""
@@ -197,8 +196,8 @@ _FXG107 = Page(
     [(5, 4), None]
     """,
     fix="""
-    Hand the tensors over one by one as positional arguments, return them in one flat tuple, or put
-    Tensor.register_hook on them.
+    Pass the tensors one by one as positional arguments, return them in one flat tuple, or use Tensor.register_hook on
+    them.
     """,
 )
 
@@ -222,33 +221,32 @@ def _find_hidden(
 
 def _explain_hidden_inputs(site: ModuleSite, names: Sequence[str]) -> Explanation:
     positional = "a positional argument" if len(names) == 1 else "positional arguments"
-    them = pluralize(len(names), "it", plural="them")
+    them, are = ("it", "is") if len(names) == 1 else ("them", "are")
     return Explanation(
         code="FXG107",
         severity="warning",
         headline=f"grad_input has no entry for {join_words(names)}",
         because=(
             f"grad_input has one entry for {_count_each(site.call.n_args, 'positional argument')} of "
-            f"{name_forward(site.call)}, and a gradient only where that is a tensor itself: {join_words(names)} "
-            f"came as a keyword argument or inside a container. {_HOOKS_PY}"
+            f"{name_forward(site.call)}, and a gradient only if that is a tensor itself: {join_words(names)} {are} "
+            f"passed by keyword or inside a container. {_HOOKS_PY}"
         ),
-        fix=f"hand {them} over as {positional}, or put Tensor.register_hook on {them}",
+        fix=f"pass {them} as {positional}, or use Tensor.register_hook on {them}",
         site=site.site,
     )
 
 
 def _explain_hidden_outputs(site: ModuleSite, names: Sequence[str]) -> Explanation:
-    them = pluralize(len(names), "it", plural="them")
+    them, are = ("it", "is") if len(names) == 1 else ("them", "are")
     return Explanation(
         code="FXG107",
         severity="warning",
         headline=f"grad_output has no entry for {join_words(names)}",
         because=(
-            f"grad_output has one entry for {_count_each(site.call.n_results, 'result')} of "
-            f"{name_forward(site.call)}, and a gradient only where that is a tensor itself: {join_words(names)} "
-            f"came inside a container. {_HOOKS_PY}"
+            f"grad_output has one entry for {_count_each(site.call.n_results, 'result')} of {name_forward(site.call)}, "
+            f"and a gradient only if that is a tensor itself: {join_words(names)} {are} inside a container. {_HOOKS_PY}"
         ),
-        fix=f"return {them} in one flat tuple, or put Tensor.register_hook on {them}",
+        fix=f"return {them} in one flat tuple, or use Tensor.register_hook on {them}",
         site=site.site,
     )
 
@@ -267,12 +265,11 @@ _FXG108 = Page(
     other hook was removed; or a non-full hook beside a full pre-hook gets the gradients of the results twice.
     """,
     why="""
-    A module keeps all its backward hooks in one dict, and a flag, _is_full_backward_hook, that says which kind it
-    holds. The first registration sets the flag, removing the handle does not reset it. The same holds for global
-    hooks.
+    A module keeps all its backward hooks in one dict, with a flag, _is_full_backward_hook, that says which kind they
+    are. The first registration sets the flag; removing the handle does not reset it. The same holds for global hooks.
 
-    A global hook beside a local one, and a full pre-hook beside a non-full hook, are allowed. The full one then
-    puts its BackwardHookFunction on the results before the non-full one looks for their grad_fn.
+    A global hook beside a local one, and a full pre-hook beside a non-full hook, are allowed. The full one then puts
+    its BackwardHookFunction on the results before the non-full one looks for their grad_fn.
     """,
     source="torch/nn/modules/module.py, register_backward_hook and register_full_backward_hook",
     example="""
@@ -285,8 +282,8 @@ _FXG108 = Page(
     RuntimeError: Cannot use both regular backward hooks and full backward hooks on a single Module. ...
     """,
     fix="""
-    Use full hooks only. Where a non-full one was registered once, make a new module, or set its
-    _is_full_backward_hook to None knowing that no hook is left on it.
+    Use only full hooks. If a non-full one was ever registered, create a new module, or set its _is_full_backward_hook
+    to None once no hook is left on it.
     """,
 )
 
@@ -306,14 +303,18 @@ def _explain_hook_beside_full_hooks(subject: Subject) -> Iterator[Explanation]:
             severity="warning",
             headline="the non-full hook sits on the node of a full hook",
             because=(
-                f"{join_words(full) or 'A full hook'}, registered for full hooks, put {escape(site.node.label)} behind "
-                f"the results of {name_module(subject.path)}, and the non-full hook takes the grad_fn it finds there. "
-                "Its grad_input and grad_output are the gradients of the results, one each per top-level tensor. "
+                f"{_name_full_hooks(full)} put {escape(site.node.label)} on the results of "
+                f"{name_module(subject.path)}, and the non-full hook sits on the grad_fn that it finds there. Its "
+                "grad_input and grad_output are the gradients of the results, one each per top-level tensor. "
                 f"{_HOOKS_PY}"
             ),
-            fix="use full hooks only",
+            fix="use only full hooks",
             site=site.site,
         )
+
+
+def _name_full_hooks(names: Sequence[str]) -> str:
+    return f"The full {pluralize(len(names), 'hook')} {join_words(names)}" if names else "A full hook"
 
 
 def _explain_refusal(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -329,13 +330,13 @@ def _refuse_other_kind(module: Module) -> Explanation:
     return Explanation(
         code="FXG108",
         severity="info",
-        headline=f"{name_module(module.path)} has no backward hook and still refuses {refused} ones",
+        headline=f"{name_module(module.path)} has no backward hook but still refuses {refused} ones",
         because=(
             f"A {had} backward hook was registered on it once. That set _is_full_backward_hook, which stays when the "
-            f"handle is removed: registering a {refused} hook raises RuntimeError. "
-            "(torch/nn/modules/module.py, register_backward_hook)"
+            f"handle is removed: registering a {refused} hook raises RuntimeError. (torch/nn/modules/module.py, "
+            "register_backward_hook)"
         ),
-        fix="make a new module; or set its _is_full_backward_hook to None, knowing that no hook is left on it",
+        fix="create a new module, or set its _is_full_backward_hook to None once no hook is left on it",
         owner=module.path,
     )
 
@@ -349,12 +350,12 @@ def _explain_mixed_hooks_error(message: str) -> Explanation | None:
     return Explanation(
         code="FXG108",
         severity="error",
-        headline="full and non-full backward hooks do not go together",
+        headline="full and non-full backward hooks cannot be mixed",
         because=(
-            f"The first backward hook that is registered decides the kind for {owner}, and the choice stays when its "
-            "handle is removed. (torch/nn/modules/module.py, register_backward_hook)"
+            f"The first backward hook that is registered decides the kind for {owner}; removing its handle does not "
+            "undo that. (torch/nn/modules/module.py, register_backward_hook)"
         ),
-        fix="use full hooks only; where a non-full one was registered once, make a new module",
+        fix="use only full hooks; if a non-full one was ever registered, create a new module",
     )
 
 

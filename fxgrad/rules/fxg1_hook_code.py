@@ -34,11 +34,11 @@ _FXG109 = Page(
     None gradient with a non-None value" or "has changed the size of value".
     """,
     why="""
-    A hook that returns something else than None replaces the gradients. It must return a tuple with one entry for
-    each entry of what it replaces: grad_input for non-full, full and node hooks, grad_output for pre-hooks; a
-    tensor hook returns one tensor. Shape, dtype and layout stay. For a non-full hook the number is that of the
-    node's arguments (FXG101), not of the module's. A full hook or pre-hook that returns a bare tensor has its first
-    dimension counted.
+    A hook that returns something other than None replaces the gradients. It must return a tuple with one entry per
+    entry of what it replaces: grad_input for non-full, full and node hooks, grad_output for pre-hooks; a tensor hook
+    returns one tensor. Shape, dtype and layout must stay the same. For a non-full hook, the number of entries is that
+    of the node's arguments (FXG101), not the module's. If a full hook or pre-hook returns a bare tensor, its first
+    dimension counts as the number of entries.
     """,
     source="torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py, BackwardHook",
     example="""
@@ -51,7 +51,7 @@ _FXG109 = Page(
     RuntimeError: hook '<lambda>' has returned an incorrect number of values (got 1, but expected 3)
     """,
     fix="""
-    Return None, or a tuple as long as what is replaced, with None where it was None. fxgrad shows the entries and
+    Return None, or a tuple as long as the one it replaces, with None where that has None. fxgrad shows the entries and
     shapes for each hook of your model.
     """,
 )
@@ -73,11 +73,11 @@ def _explain_return(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG109",
         severity="info",
-        headline=f"{name_hook_function(hook)} may return something else than None",
+        headline=f"{name_hook_function(hook)} may return something other than None",
         because=(
-            f"What it returns takes the place of {hook.kind.replaces} at {escape(node.label)}. "
-            f"{_name_changed_leaves(subject, site, node)} "
-            "What fxgrad says of this graph assumes that it returns None."
+            f"What it returns replaces {hook.kind.replaces} at {escape(node.label)}. "
+            f"{_name_changed_leaves(subject, site, node)} fxgrad's predictions for this graph assume that it returns "
+            "None."
         ),
         fix=f"return {describe_return(site)}",
         site=site,
@@ -92,10 +92,10 @@ def _name_changed_leaves(subject: Subject, site: HookSite, node: Node) -> str:
     count, names = behind.list_leaves(starts)
     leaves = [quote_code(name) for name in islice(names, _MOST_LEAVES)]
     if behind.lead_to_nesting(starts):
-        leaves.append("what a backward uses that a node behind it starts")
+        leaves.append("what a nested backward behind it uses")
         return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count + 1)}."
     if not leaves:
-        return "No leaf gets its gradient from that: no .grad changes."
+        return "No leaf gets its gradient from there, so no .grad changes."
     return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count)}, and of no other leaf."
 
 
@@ -122,7 +122,7 @@ def describe_return(site: HookSite) -> str:
     if kind.arguments is HookArguments.LEAF:
         return "None: anything else raises"
     if kind.replaces is None:
-        return "anything: it is not used"
+        return "anything: the value is ignored"
     if kind.arguments is HookArguments.GRADIENT:
         return _describe_tensor(site)
     gradients = site.grad_input if kind.replaces == "grad_input" else site.grad_output
@@ -132,7 +132,7 @@ def describe_return(site: HookSite) -> str:
 def _describe_tensor(site: HookSite) -> str:
     (gradient,) = site.grad_output
     if gradient.status == "unknown":
-        return f"None, or, where it is given a tensor, one of shape {format_shape(gradient.shape)}"
+        return f"None, or, if it gets a tensor, one of shape {format_shape(gradient.shape)}"
     return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {format_entry(gradient)}")
 
 
@@ -143,7 +143,7 @@ def _describe_tuple(name: str, gradients: Sequence[Gradient]) -> str:
 
 
 def _keep_none(gradients: Sequence[Gradient]) -> str:
-    return " (never a tensor where an entry is None)" if any(entry.status != "tensor" for entry in gradients) else ""
+    return " (with None where an entry is None)" if any(entry.status != "tensor" for entry in gradients) else ""
 
 
 def _explain_number_of_values(message: str) -> Explanation | None:
@@ -157,11 +157,13 @@ def _explain_number_of_values(message: str) -> Explanation | None:
         severity="error",
         headline=f"a hook returned {count_noun(int(got), 'value')} where {expected} are expected",
         because=(
-            "What a hook returns takes the place of the tuple it was given, entry by entry. A bare tensor is no "
-            "tuple: its first dimension is taken for the number of entries. "
-            "(torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py)"
+            "What a hook returns replaces the tuple it got, entry by entry. A bare tensor is not a tuple: its first "
+            "dimension counts as the number of entries. (torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py)"
         ),
-        fix=f"return None, or a tuple of {count_noun(int(expected), 'entry', plural='entries')}, None where it was None",
+        fix=(
+            f"return None, or a tuple of {count_noun(int(expected), 'entry', plural='entries')}, with None where it "
+            "got None"
+        ),
     )
 
 
@@ -174,9 +176,9 @@ _FXG113 = Page(
     module.weight.grad is None in a backward hook of the module, or has the value of the last step.
     """,
     why="""
-    AccumulateGrad adds into .grad, and is a node of its own, which the engine runs in its order. A full hook runs
-    when the gradients of the module's inputs are there; whether those of the parameters are as well depends on the
-    graph. Where no input requires grad, the hook runs before anything else of the module.
+    AccumulateGrad adds to .grad. It is a node of its own, which the engine runs in its own order. A full hook runs when
+    the gradients of the module's inputs are complete; whether those of the parameters are too depends on the graph. If
+    no input requires grad, the hook runs before the module's own nodes.
     """,
     source="torch/csrc/autograd/engine.cpp; torch/csrc/autograd/functions/accumulate_grad.cpp",
     example="""
@@ -189,7 +191,7 @@ _FXG113 = Page(
     None
     """,
     fix="""
-    Use parameter.register_post_accumulate_grad_hook, which is called with the parameter when its .grad is there.
+    Use parameter.register_post_accumulate_grad_hook, which is called with the parameter when its .grad is ready.
     """,
 )
 
@@ -246,7 +248,7 @@ def _explain_order(subject: Subject, placed: PlacedSite, leaves: Sequence[Node])
     adds, runs = ("adds", "runs") if len(leaves) == 1 else ("add", "run")
     return (
         f"Its code reads {reads}. The hook is called at {escape(placed.node.label)}; {join_labels(leaves)}, which "
-        f"{adds} into .grad, {runs} later. So it sees what was there before this backward: None at first. "
+        f"{adds} to .grad, {runs} later. So it sees .grad from before this backward: None at first. "
         "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
     )
 
@@ -254,7 +256,7 @@ def _explain_order(subject: Subject, placed: PlacedSite, leaves: Sequence[Node])
 def _advise_on_reading(late: Sequence[Variable]) -> str:
     more = f" (and on {count_noun(len(late) - 1, 'more parameter')})" if len(late) > 1 else ""
     name = quote_code(late[0].name)
-    return f"register_post_accumulate_grad_hook on {name}{more}, which is called when .grad is there"
+    return f"register_post_accumulate_grad_hook on {name}{more}, which is called when .grad is ready"
 
 
 # FXG116
@@ -263,15 +265,15 @@ _FXG116 = Page(
     code="FXG116",
     title="A hook keeps the graph alive",
     what="""
-    Memory grows with each step, or is not given back after backward.
+    Memory grows with each step, or is not freed after backward.
     """,
     why="""
-    A hook's function keeps what it refers to: variables of the function around it, defaults, arguments of a
-    partial. If that is a tensor with a grad_fn, the graph behind it, with all saved tensors, lives as long as the
-    hook: on a module or a parameter, until the handle is removed.
+    A hook function keeps alive what it refers to: closure variables, defaults, arguments of a partial. If that is a
+    tensor with a grad_fn, the graph behind it and all its saved tensors live as long as the hook: on a module or a
+    parameter, until the handle is removed.
 
-    On a tensor or a node that is part of that graph, the node holds the hook and the hook holds the graph. This
-    circle goes through C++, where Python's garbage collector does not look, so it is never freed.
+    If the hook is on a tensor or node of that graph, the node holds the hook and the hook holds the graph. This
+    reference cycle goes through C++, where Python's garbage collector does not look, so it is never freed.
     """,
     source="torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py",
     example="""
@@ -291,8 +293,8 @@ _FXG116 = Page(
     alive
     """,
     fix="""
-    Refer to output.detach(), to a shape or a number, instead of the tensor itself; or remove the handle when
-    backward is done.
+    Let the hook refer to output.detach(), a shape or a number instead of the tensor itself; or remove the handle after
+    backward.
     """,
 )
 
@@ -330,10 +332,10 @@ def _explain_registered_hook(subject: Subject, held: Sequence[Held]) -> Explanat
     return Explanation(
         code="FXG116",
         severity="info" if inside else "warning",
-        headline=f"{name_hook_function(subject.hook)} keeps a graph alive by {names}",
+        headline=f"{name_hook_function(subject.hook)} keeps a graph alive through {names}",
         because=(
-            f"Its function refers to {names}, with a graph and its saved tensors behind. The hook is on {owner}, "
-            f"which lives on: so does the graph, until the handle is removed{until}. (torch/utils/hooks.py)"
+            f"Its function refers to {names}, and so to a graph and its saved tensors. The hook is on {owner}, which "
+            f"lives on, so the graph does too, until the handle is removed{until}. (torch/utils/hooks.py)"
         ),
         fix=_advise_detaching(names),
         site=subject.sites[0],
@@ -345,11 +347,12 @@ def _explain_circle(subject: Subject, held: Sequence[Held]) -> Explanation:
     return Explanation(
         code="FXG116",
         severity="warning",
-        headline=f"{name_hook_function(subject.hook)} keeps its own graph alive by {names}",
+        headline=f"{name_hook_function(subject.hook)} keeps its own graph alive through {names}",
         because=(
             f"Its function refers to {names}, whose graph has the node that the hook is on, "
-            f"{escape(subject.placed[0].node.label)}. The node holds the hook, in C++: no garbage collector sees this "
-            "circle, and the graph is not freed before the handle is removed. (torch/csrc/autograd/python_hook.cpp)"
+            f"{escape(subject.placed[0].node.label)}. That node holds the hook in C++, where the garbage collector "
+            "does not see the reference cycle: the graph is not freed before the handle is removed. "
+            "(torch/csrc/autograd/python_hook.cpp)"
         ),
         fix=_advise_detaching(names),
         site=subject.placed[0].site,
@@ -361,7 +364,7 @@ def _join_held(held: Sequence[Held]) -> str:
 
 
 def _advise_detaching(names: str) -> str:
-    return f"let the function hold {names} detached, or what it needs of it; or remove the handle after backward"
+    return f"hold {names} detached, or only what the hook needs; or remove the handle after backward"
 
 
 RULES = (

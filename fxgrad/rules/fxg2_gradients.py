@@ -110,7 +110,7 @@ def describe_lost_gradient(graph: BackwardGraph, lost: LostGradient) -> str:
     runs = "a reentrant checkpoint runs" if is_checkpoint else f"{join_labels(graph.nesting)} may run"
     if owner in graph.recomputed_modules:
         return f"only backward decides: {runs} {name_module(owner)} again then"
-    again = "again in backward" if is_checkpoint else "in a backward of its own"
+    again = "again in backward" if is_checkpoint else "in a nested backward"
     return f"no root depends on it, outside of what {runs} {again}"
 
 
@@ -119,13 +119,13 @@ def _summarize(lost: LostGradient) -> str:
         case WhyLost.CUT:
             return summarize_cut(lost.at[0])
         case WhyLost.NOT_PASSED:
-            return f"{name_operation(lost.at[0])}{end_at(_find_source(lost))} gives it none"
+            return f"{name_operation(lost.at[0])}{end_at(_find_source(lost))} passes no gradient back"
         case WhyLost.NOT_ASKED:
-            return "no gradient comes to the output that depends on it"
+            return "no gradient reaches the output that depends on it"
         case WhyLost.DROPPED if lost.at and lost.at[0].taken:
-            return f"its value leaves torch{end_at(_find_source(lost))}"
+            return f"the value leaves torch{end_at(_find_source(lost))}"
         case WhyLost.DROPPED:
-            return "autograd sees no use of what is computed there"
+            return "autograd sees no path to the output"
         case WhyLost.UNUSED:
             return "autograd sees no use of it"
         case _:
@@ -152,16 +152,16 @@ _FXG201 = Page(
     code="FXG201",
     title="Why is this parameter's .grad None?",
     what="""
-    backward runs without an error, and some parameter's .grad is still None; the optimizer passes it by in silence.
+    backward runs without an error, but a parameter's .grad is still None, and the optimizer silently skips it.
     """,
     why="""
-    A gradient comes to a parameter by the nodes that forward made from it. An operation makes a node only where
-    gradients are enabled, where an argument requires grad, and where its result is of a floating point type. So the
-    way ends at detach() and .data, under no_grad and inference_mode, at integers and truth values (argmax,
-    comparisons, casts), and where a number is taken out with item() or an array with numpy(). It also ends where
-    the result is not used, where an operation has no derivative by that argument, or where requires_grad is False.
+    A gradient reaches a parameter through the nodes that forward made from it. An operation makes a node only if
+    gradients are enabled, an argument requires grad, and its result has a floating point or complex dtype. So the path
+    ends at detach() and .data, under no_grad and inference_mode, at integers and booleans (argmax, comparisons, casts),
+    and where item() takes out a number or numpy() an array. It also ends if the result is not used, if an operation has
+    no derivative for that argument, or if requires_grad is False.
 
-    A tensor that was computed from others is no leaf: backward hands its gradient on and stores none.
+    A tensor that was computed from others is not a leaf: backward passes its gradient on and does not store it.
     """,
     source="torch/csrc/autograd/functions/utils.h, compute_requires_grad",
     example="""
@@ -172,8 +172,8 @@ _FXG201 = Page(
     (True, False)
     """,
     fix="""
-    fxgrad names the operation and its line. Leave it out, or freeze the parameters with requires_grad_(False), so
-    that it is clear that they are not trained. For a tensor that is no leaf call retain_grad() before backward.
+    fxgrad names the operation and its line. Remove it, or freeze the parameters with requires_grad_(False) to show that
+    they are not trained. For a tensor that is not a leaf, call retain_grad() before backward.
     """,
 )
 
@@ -216,8 +216,8 @@ def _them(group: Sequence[LostGradient]) -> str:
 
 
 def _advise_freezing(group: Sequence[LostGradient]) -> str:
-    them, are = ("it", "it is") if len(group) == 1 else ("them", "they are")
-    return f"or freeze {them} with requires_grad_(False) if {are} not to be trained"
+    them, they = ("it", "it") if len(group) == 1 else ("them", "they")
+    return f"or freeze {them} with requires_grad_(False) if {they} should not be trained"
 
 
 def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> Iterator[str]:
@@ -229,16 +229,16 @@ def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> I
             for fx_node in lost.at[:_MOST_PLACES]:
                 assert may_carry_gradient(fx_node)
                 at, name = begin_at(fx_node.source), name_operation(fx_node)
-                yield f"{at}, {name} uses {them} and gives {them} no gradient."
+                yield f"{at}, {name} uses {them} and returns no gradient for {them}."
         case WhyLost.NOT_ASKED:
-            yield f"Something that forward returns depends on {them}, but gets no gradient from what backward starts from:"
+            yield f"An output of forward depends on {them} but gets no gradient from the roots:"
             yield f"{graph.info.root_rule}."
         case _:
             yield from map(_explain_last_use, lost.at[:_MOST_PLACES])
-            yield "No recorded operation leads from there to what forward returns."
+            yield "No recorded operation leads from there to the output."
     if len(lost.at) > _MOST_PLACES:
         yield f"And at {count_noun(len(lost.at) - _MOST_PLACES, 'more place')}."
-    yield f"Backward leaves .grad as it is: None at first. {_REQUIRES_GRAD_CPP}"
+    yield f"Backward leaves .grad unchanged: None at first. {_REQUIRES_GRAD_CPP}"
 
 
 def _explain_last_use(fx_node: FxNode) -> str:
@@ -252,13 +252,13 @@ def _advise_on_loss(lost: LostGradient) -> str:
         case WhyLost.CUT:
             return advise_on_cut(lost.at[0])
         case WhyLost.NOT_PASSED:
-            return f"replace {name_operation(lost.at[0])} by what can be differentiated by this argument"
+            return f"replace {name_operation(lost.at[0])} with an operation that is differentiable in this argument"
         case WhyLost.NOT_ASKED:
-            return "let what you call backward on depend on that output"
+            return "use that output in what you call backward on"
         case _ if lost.at and lost.at[0].taken:
             return advise_on_taken(lost.at[0])
         case _:
-            return "use what is computed there"
+            return "use the result in the output"
 
 
 def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -280,14 +280,14 @@ def _explain_computed_tensor(variable: Variable) -> Explanation:
     return Explanation(
         code="FXG201",
         severity="info" if variable.kind == "input" else "warning",
-        headline=f"{name} is no leaf: its .grad stays None",
+        headline=f"{name} is not a leaf: its .grad stays None",
         because=(
-            f"{name} was computed before forward from tensors that require grad. Backward adds gradients into leaves "
-            "alone, and optimizers refuse anything else. (torch/_tensor.py, Tensor.is_leaf)"
+            f"{name} was computed before forward from tensors that require grad. Backward stores gradients only in "
+            "leaves, and optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
         ),
         fix=(
-            f"{name}.retain_grad() before backward, if its gradient is what you want; make it a leaf with "
-            ".detach().requires_grad_(), or an nn.Parameter, if it is to be trained"
+            f"call {name}.retain_grad() before backward to get its gradient; to train it, make it a leaf with "
+            ".detach().requires_grad_() or an nn.Parameter"
         ),
         owner=variable.name,
     )
@@ -304,9 +304,9 @@ def _explain_frozen_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
             headline=f"{count_noun(len(frozen), 'parameter')} {'is' if one else 'are'} frozen",
             because=(
                 f"requires_grad is False for {join_words(quote_code(each.name) for each in frozen)}: backward leaves "
-                ".grad as it is, None at first."
+                ".grad unchanged: None at first."
             ),
-            fix=f"requires_grad_(True) on {'it' if one else 'those'}, if {'it is' if one else 'they are'} to be trained",
+            fix=f"call requires_grad_(True) on {'it' if one else 'them'} to train {'it' if one else 'them'}",
             owner=frozen[0].name,
         )
 
@@ -320,9 +320,8 @@ _FXG202 = Page(
     backward raises "element 0 of tensors does not require grad and does not have a grad_fn".
     """,
     why="""
-    Nothing that the loss was computed from requires grad any more: autograd was left on the way to it, for one of
-    the reasons of FXG201. What counts is the last place where an operation was given a tensor that requires grad
-    and returned one that does not.
+    The loss does not require grad: autograd lost track of it for one of the reasons in FXG201. What counts is the last
+    operation that got a tensor that requires grad and returned one that does not.
     """,
     source="torch/csrc/autograd/python_engine.cpp, THPEngine_run_backward",
     example="""
@@ -334,8 +333,8 @@ _FXG202 = Page(
     RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn
     """,
     fix="""
-    fxgrad names the place nearest to the loss, when it is asked to trace such a model. Train on a loss that can be
-    differentiated: cross_entropy in place of the number of right answers, for instance.
+    When fxgrad traces such a model, it names the place nearest to the loss. Train on a differentiable loss: for
+    example, cross_entropy instead of the number of correct answers.
     """,
 )
 
@@ -351,7 +350,7 @@ def explain_missing_grad(graph: BackwardGraph) -> Explanation:
     elif taken is not None:
         because, fix, source = explain_taken(taken), advise_on_taken(taken), taken.taken[-1].source
     else:
-        because, fix = _explain_no_cut(graph, flow), "let a parameter that forward uses, or an input, require grad"
+        because, fix = _explain_no_cut(graph, flow), "make a parameter that forward uses, or an input, require grad"
     headline = "nothing that backward could start from requires grad"
     return Explanation("FXG202", "error", headline, because, fix, source=source)
 
@@ -362,13 +361,11 @@ def _explain_no_cut(graph: BackwardGraph, flow: DataFlow) -> str:
     parameters = [variable for variable in used if variable.kind == "parameter"]
     asking = [variable.name for variable in parameters if variable.requires_grad]
     if asking:
-        return f"Forward gives {join_words(map(quote_code, asking))} to operations that give no gradient back."
+        return f"Forward passes {join_words(map(quote_code, asking))} to operations that return no gradient."
     if not parameters:
-        return "Nothing that forward computes its output from requires grad, and no parameter is among it."
-    return (
-        "Nothing that forward computes its output from requires grad: of its "
-        f"{count_noun(len(parameters), 'parameter')} all are frozen."
-    )
+        return "Forward uses nothing that requires grad, and no parameter, to compute its output."
+    count, are = count_noun(len(parameters), "parameter"), pluralize(len(parameters), "is", plural="are")
+    return f"Forward uses nothing that requires grad to compute its output: the {count} it uses {are} frozen."
 
 
 # FXG204
@@ -381,10 +378,9 @@ _FXG204 = Page(
     the prior iteration before starting a new one".
     """,
     why="""
-    No operation that autograd sees is given the parameter: its module is never called, or only on another branch;
-    or it is used inside the forward of a custom Function, to whose apply it is no argument.
-    DistributedDataParallel counts the gradients that arrive, and the missing ones keep it waiting; gradients that
-    get lost on the way (FXG201) do the same.
+    No operation that autograd sees uses the parameter: its module is never called, or only on another branch; or it is
+    used inside the forward of a custom Function without being an argument of its apply. DistributedDataParallel counts
+    the gradients that arrive and waits for the missing ones, also for those that are lost on the way (FXG201).
     """,
     source="torch/nn/parallel/distributed.py; torch/csrc/distributed/c10d/reducer.cpp",
     example="""
@@ -401,8 +397,8 @@ _FXG204 = Page(
     ['two.weight', 'two.bias']
     """,
     fix="""
-    Use them, take them out of the model, or freeze them with requires_grad_(False). Where the branch depends on the
-    data, DistributedDataParallel takes find_unused_parameters=True.
+    Use them, remove them from the model, or freeze them with requires_grad_(False). If the branch depends on the data,
+    pass find_unused_parameters=True to DistributedDataParallel.
     """,
 )
 
@@ -417,7 +413,7 @@ def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
             headline=f"autograd sees no use of {_join_parameters(unused)}",
             because=" ".join(_list_unused_reasons(graph, unused)),
             fix=(
-                f"use {_them(unused)}, {_advise_freezing(unused)}; under DistributedDataParallel, "
+                f"use {_them(unused)}, {_advise_freezing(unused)}; with DistributedDataParallel, pass "
                 "find_unused_parameters=True"
             ),
             owner=unused[0].parameter.name,
@@ -428,7 +424,7 @@ def _list_unused_reasons(graph: BackwardGraph, unused: Sequence[LostGradient]) -
     silent = _list_never_called(graph, [lost.parameter for lost in unused])
     if silent:
         yield f"{join_words(map(name_module, silent))} {pluralize(len(silent), 'is', plural='are')} never called."
-    yield f"No operation that was recorded was given {_them(unused)}, so backward leaves .grad as it is: None at first."
+    yield f"No recorded operation uses {_them(unused)}, so backward leaves .grad unchanged: None at first."
     yield (
         "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
         "reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"

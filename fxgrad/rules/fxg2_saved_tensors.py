@@ -21,12 +21,12 @@ _FXG203 = Page(
     operation", or "Trying to backward through the graph a second time".
     """,
     why="""
-    Nodes save tensors of forward: multiplication its factors, exp its result. Each tensor counts its changes in
-    place, and a node that finds another number than it saved raises, as its gradient would be wrong. Views and
+    Nodes save tensors from forward: mul its factors, exp its result. Each tensor counts its in-place changes in a
+    version counter. A node raises if the counter is not the one it saved, as its gradient would be wrong. Views and
     detached tensors share the counter; .data does not, and then the gradient is wrong without an error.
 
-    backward frees what was saved, unless retain_graph=True. Whatever is kept from one step to the next with its
-    graph, as the hidden state of a recurrent module, leads the second backward into the first step's graph.
+    backward frees the saved tensors unless retain_graph=True. A tensor that is kept from one step to the next with its
+    graph, like the hidden state of a recurrent module, leads the second backward into the first step's graph.
     """,
     source="torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack",
     example="""
@@ -46,8 +46,8 @@ _FXG203 = Page(
     RuntimeError: Trying to backward through the graph a second time ...
     """,
     fix="""
-    fxgrad names the node, the line that made it and the line that changed what it saved: use an operation that is
-    not in place there, or a clone. Between steps, keep hidden.detach().
+    fxgrad names the node, the line that made it and the line that changed what it saved: use an out-of-place operation
+    there, or a clone. Between steps, keep hidden.detach().
     """,
 )
 
@@ -57,7 +57,7 @@ _AGAIN = "Trying to backward through the graph a second time"
 
 
 def _explain_overwritten(graph: BackwardGraph) -> Iterator[Explanation]:
-    """Backward comes to a node that saved a tensor which was changed in place since."""
+    """Backward reaches a node whose saved tensor was modified in place."""
     nodes = [node for node in graph.nodes if node.overwritten]
     if not nodes:
         return
@@ -78,11 +78,13 @@ def _find_change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNo
 
 
 def _explain_overwritten_node(node: Node, change: FxNode | None) -> Explanation:
-    changed_by = name_operation(change) if change else "an operation"
+    changed_by = name_operation(change) if change else "an in-place operation"
     made_at = f", at {format_source(node.source)}," if node.source else ""
     saved = join_words(map(quote_code, node.overwritten))
     line = (
-        f"{begin_at(change.source)}, {changed_by} changes that in place" if change else "That is changed in place later"
+        f"{begin_at(change.source)}, {changed_by} modifies that in place"
+        if change
+        else "That is modified in place later"
     )
     return Explanation(
         code="FXG203",
@@ -93,7 +95,7 @@ def _explain_overwritten_node(node: Node, change: FxNode | None) -> Explanation:
             "Backward compares version counters, and raises `one of the variables needed for gradient computation has "
             f"been modified by an inplace operation`. {_UNPACK_CPP}"
         ),
-        fix=f"use an operation that is not in place for {changed_by}, or give it a clone",
+        fix=f"replace {changed_by} with an out-of-place operation, or apply it to a clone",
         owner=node.label,
         source=change.source if change else node.source,
     )
@@ -106,9 +108,12 @@ def _explain_overwritten_error(message: str) -> Explanation | None:
     return Explanation(
         code="FXG203",
         severity="error",
-        headline="backward came to a node that saved a tensor which was changed in place since",
-        because=f"Backward compares the version counters of what nodes saved. {_UNPACK_CPP}",
-        fix="fxgrad.trace(...).explain(), or fxgrad check: they name the node, its line, and the line of the change",
+        headline="backward reached a node whose saved tensor was modified in place",
+        because=f"Backward checks the version counters of saved tensors. {_UNPACK_CPP}",
+        fix=(
+            "call fxgrad.trace(...).explain() or run fxgrad check: they name the node, its line, and the line of the "
+            "change"
+        ),
     )
 
 
@@ -119,10 +124,10 @@ def _explain_second_backward_error(message: str) -> Explanation | None:
     return Explanation(
         code="FXG203",
         severity="error",
-        headline="backward came to a part of the graph that an earlier backward had freed",
+        headline="backward reached a part of the graph that an earlier backward freed",
         because=(
-            "A backward frees what its nodes saved. What is kept from one step to the next with its graph, or computed "
-            f"once and used in each, leads the next backward there again. {_UNPACK_CPP}"
+            "A backward frees the saved tensors of its nodes. A tensor that is kept from one step to the next with "
+            f"its graph, or computed once and used in each step, leads the next backward there again. {_UNPACK_CPP}"
         ),
         fix="keep it detached (hidden = hidden.detach()), compute it in each step, or call backward(retain_graph=True)",
     )

@@ -17,18 +17,18 @@ _FXG301 = Page(
     code="FXG301",
     title="torch.fx.symbolic_trace loses hooks, or fails",
     what="""
-    After symbolic_trace, hooks on some modules are not called any more, and those on others are. Or it raises, as
-    in "symbolically traced variables cannot be used as inputs to control flow".
+    After symbolic_trace, hooks on some modules are no longer called, while others are. Or it raises, for example
+    "symbolically traced variables cannot be used as inputs to control flow".
     """,
     why="""
-    The Tracer calls modules that are leaves to it as a whole: those of torch.nn and torch.ao.nn, Sequential
-    excepted. Of all others, and of the model itself, it runs forward without calling the module, and puts the
-    operations into the graph. Hooks live in Module.__call__, so only those of leaves, and of what these hold,
-    remain. Hooks on parameters remain, too: the parameters are the same.
+    The Tracer calls leaf modules as a whole: those of torch.nn and torch.ao.nn, except Sequential. It traces into all
+    others, and into the model itself: the graph has their operations, but no call of the module. Hooks run in
+    Module.__call__, so only those on leaf modules, and on modules inside them, remain. Hooks on parameters remain too:
+    the parameters are the same.
 
-    It runs forward with Proxies for arguments and parameters. They have no values, so it raises where forward asks
-    for one: in a condition, or in float, int or an index. fxgrad saw forward ask, and names the line. What else
-    forward does with shapes and types may stop it as well.
+    It runs forward with Proxies for arguments and parameters. They have no values, so it raises where forward needs
+    one: in a condition, in float or int, or as an index. fxgrad names the line. Other uses of shapes and types in
+    forward may fail as well.
     """,
     source="torch/fx/_symbolic_trace.py, Tracer.is_leaf_module and Tracer.call_module; torch/fx/proxy.py",
     example="""
@@ -45,7 +45,7 @@ _FXG301 = Page(
     '0.0'
     """,
     fix="""
-    Give the Tracer an is_leaf_module that answers True for the hooked modules; register hooks of the model on the
+    Use a Tracer whose is_leaf_module returns True for the hooked modules; register hooks of the model on the
     GraphModule. fxgrad's own trace.forward is recorded from a run, in which every hook is called.
     """,
 )
@@ -71,17 +71,17 @@ def _explain_lost_hook(subject: Subject) -> Iterator[Explanation]:
         return
     if is_root:
         because = (
-            "Where it can trace the model, it returns a new GraphModule, which has the operations of the model's forward "
-            f"and none of its hooks. {_IS_LEAF_PY}"
+            "If it can trace the model, it returns a new GraphModule with the operations of the model's forward and "
+            f"none of its hooks. {_IS_LEAF_PY}"
         )
         fix = "register it on the GraphModule that symbolic_trace returns"
     else:
         because = (
-            f"Where it can trace the model, its graph has the operations of {name_module(module.path)} "
-            f"({escape(module.type_name)}) and no call of that module: only modules of torch.nn, Sequential excepted, "
+            f"If it can trace the model, its graph has the operations of {name_module(module.path)} "
+            f"({escape(module.type_name)}) but no call of that module: only modules of torch.nn, except Sequential, "
             f"are called as a whole. {_IS_LEAF_PY}"
         )
-        fix = "trace with a torch.fx.Tracer whose is_leaf_module answers True for the modules with hooks"
+        fix = "trace with a torch.fx.Tracer whose is_leaf_module returns True for the modules with hooks"
     yield Explanation(
         code="FXG301",
         severity="info",
@@ -118,17 +118,20 @@ def _explain_failing_trace(graph: BackwardGraph) -> Iterator[Explanation]:
         return
     first = failing[0]
     asks = quote_code(_NEEDS_A_VALUE[first.function])
-    more = f" So it does at {count_noun(len(failing) - 1, 'more place')}." if len(failing) > 1 else ""
+    more = f" Forward does the same at {count_noun(len(failing) - 1, 'more place')}." if len(failing) > 1 else ""
     yield Explanation(
         code="FXG301",
         severity="info",
-        headline="torch.fx.symbolic_trace would raise: forward asks for the value of a tensor",
+        headline="torch.fx.symbolic_trace would raise: forward needs the value of a tensor",
         because=(
             f"{begin_at(first.source)}, forward calls {asks} on a tensor that depends on its arguments or parameters. "
-            f"symbolic_trace has a Proxy there, which has no value, and raises where it comes to that.{more} "
+            f"symbolic_trace has a Proxy there, which has no value, and raises.{more} "
             "(torch/fx/proxy.py, Proxy.__bool__ and TracerBase.to_bool)"
         ),
-        fix="compute it with torch operations (torch.where); or use fxgrad's trace.forward, which is recorded from a run",
+        fix=(
+            "compute it with torch operations (torch.where); or use fxgrad's trace.forward, which is recorded from a "
+            "run"
+        ),
         source=first.source,
     )
 
@@ -156,14 +159,14 @@ def _is_proxy(graph: BackwardGraph, fx_node: FxNode) -> bool:
 
 _FXG302 = Page(
     code="FXG302",
-    title="TorchScript takes no backward hooks",
+    title="TorchScript does not support backward hooks",
     what="""
     torch.jit.trace raises "Modules that have backward hooks assigned can't be compiled"; after torch.jit.script the
     hooks are gone; "register_full_backward_hook is not supported on ScriptModules".
     """,
     why="""
-    A ScriptModule runs outside of Python, and Module.__call__ is not used inside it. torch.jit.script leaves the
-    tables of backward hooks behind when it copies a module; torch.jit.trace refuses modules that have such hooks.
+    A ScriptModule runs outside Python, without Module.__call__. torch.jit.script does not copy a module's backward
+    hooks; torch.jit.trace refuses modules that have backward hooks.
     """,
     source="torch/jit/_trace.py, _recursive.py (ignored_attributes) and _script.py (ScriptModule)",
     example="""
@@ -177,7 +180,7 @@ _FXG302 = Page(
     ValueError: Modules that have backward hooks assigned can't be compiled: ...
     """,
     fix="""
-    Hook the tensors that go into the ScriptModule and come out of it (Tensor.register_hook), or its parameters.
+    Hook the inputs and outputs of the ScriptModule (Tensor.register_hook), or its parameters.
     """,
 )
 
@@ -194,11 +197,11 @@ def _explain_script_modules(graph: BackwardGraph) -> Iterator[Explanation]:
             severity="info",
             headline=f"{join_words(map(name_module, scripted))} {runs} in TorchScript, without hooks",
             because=(
-                "Backward hooks that were there when it was scripted were dropped in silence; on a ScriptModule none can "
-                "be registered, and a global backward hook makes every call of one raise. "
-                "(torch/jit/_script.py, torch/jit/_recursive.py)"
+                "Backward hooks that it had when it was scripted were silently dropped. A ScriptModule accepts none, "
+                "and with a global backward hook every call of one raises. (torch/jit/_script.py, "
+                "torch/jit/_recursive.py)"
             ),
-            fix="put Tensor.register_hook on what goes in and comes out, or use the module without TorchScript",
+            fix="use Tensor.register_hook on its inputs and outputs, or use the module without TorchScript",
             owner=scripted[0],
         )
 
@@ -210,13 +213,13 @@ def _explain_script_error(message: str) -> Explanation | None:
     return Explanation(
         code="FXG302",
         severity="error",
-        headline="TorchScript takes no backward hooks",
+        headline="TorchScript does not support backward hooks",
         because=(
-            "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule takes "
-            "none, and a global one makes every call of a ScriptModule raise. "
-            "(torch/jit/_trace.py, torch/jit/_script.py)"
+            "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule "
+            "accepts none, and with a global one every call of a ScriptModule raises. (torch/jit/_trace.py, "
+            "torch/jit/_script.py)"
         ),
-        fix="remove the hooks before, and put Tensor.register_hook on what goes in and comes out",
+        fix="remove the hooks first, and use Tensor.register_hook on inputs and outputs",
     )
 
 
@@ -224,14 +227,14 @@ def _explain_script_error(message: str) -> Explanation | None:
 
 _FXG303 = Page(
     code="FXG303",
-    title="torch.compile passes hooks by",
+    title="torch.compile may skip hooks",
     what="""
-    A hook on a module inside a compiled one is not called; or the compiled model got slow with it.
+    A hook on a module inside a compiled one is not called; or it makes the compiled model slow.
     """,
     why="""
-    Dynamo looks for hooks when it compiles, at the first call. What it finds makes it break the graph there, and
-    run that part eagerly. It does not look again: a hook that is registered later, on a module inside, is not
-    called. Hooks on the compiled module itself, on tensors outside and on parameters are called in any case.
+    Dynamo looks for hooks when it compiles, at the first call. At a module with hooks, it breaks the graph and runs
+    that part eagerly. It does not look again: a hook that is registered later on an inner module is not called. Hooks
+    on the compiled module itself, on tensors outside and on parameters are always called.
     """,
     source="torch/_dynamo/config.py, skip_nnmodule_hook_guards",
     example="""
@@ -247,8 +250,8 @@ _FXG303 = Page(
     fired
     """,
     fix="""
-    Register hooks before the first call, or reset Dynamo after registering (torch._dynamo.reset()). For a look at
-    gradients, use the model uncompiled: fxgrad traces it so.
+    Register hooks before the first call, or reset Dynamo after registering (torch._dynamo.reset()). To look at
+    gradients, use the uncompiled model, as fxgrad does.
     """,
 )
 
@@ -263,12 +266,12 @@ def _explain_compiled_module(subject: Subject) -> Iterator[Explanation]:
         yield Explanation(
             code="FXG303",
             severity="info",
-            headline=f"torch.compile calls {name_hook_function(subject.hook)} only if it was there at the first call",
+            headline=f"torch.compile calls {name_hook_function(subject.hook)} only if it was registered before the first call",
             because=(
                 f"{name_module(module.path)} is inside {name_module(region)}, which is compiled; for this trace it ran "
-                "eagerly. A hook that is there when a region is compiled makes Dynamo break the graph around it; one that "
-                "is registered after the first call is not looked for again. "
-                "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+                "eagerly. If a hook exists when a region is compiled, Dynamo breaks the graph around it; it does not "
+                "look for hooks that are registered after the first call. (torch/_dynamo/config.py, "
+                "skip_nnmodule_hook_guards)"
             ),
             fix="register it before the first call, or call torch._dynamo.reset() after registering it",
             site=subject.sites[0],
@@ -291,9 +294,9 @@ def _explain_compiled_regions(graph: BackwardGraph) -> Iterator[Explanation]:
             severity="info",
             headline=f"{nodes} of the graph {are} made by torch.compile",
             because=(
-                f"{labels}: what runs inside has no node of its own, so no hook on "
-                "a module or tensor in there can be on one. A module hook that was registered after the first call is "
-                "not called. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+                f"{labels}: operations inside have no nodes of their own, so hooks on modules or tensors in there have "
+                "none to sit on. A module hook that was registered after the first call is not called. "
+                "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
             ),
             fix="trace the model itself (fxgrad.trace), which runs it eagerly; or register hooks before the first call",
         )

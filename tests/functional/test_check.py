@@ -115,8 +115,8 @@ def test_a_code_that_no_rule_has_is_refused(check, option, given):
     status, out, err = check("silent.py", option, given)
     assert (status, out) == (2, "")
     lines = err.splitlines()
-    assert lines[0] == f"error: {option} {given}: no rule has a code that begins so"
-    assert lines[1].startswith("  allowed: codes, or beginnings of codes: FXG101, ")
+    assert lines[0] == f"error: {option} {given}: no rule's code starts with it"
+    assert lines[1].startswith("  allowed: codes, or prefixes of codes: FXG101, ")
     assert re.fullmatch(rf"  try: {option} FXG\d+", lines[2])
 
 

@@ -160,7 +160,7 @@ def test_a_model_that_is_too_deep_for_python_is_an_error_that_says_so() -> None:
     with pytest.raises(TargetError, match=r"raised RecursionError") as caught:
         fxgrad.trace(nested(2 * deepest_that_runs()), torch.ones(2, 3))
     assert str(caught.value).endswith(
-        "if it does not raise without fxgrad, the few calls that fxgrad adds are too many for Python's limit"
+        "if it does not raise without fxgrad, the few frames that fxgrad adds exceed Python's recursion limit"
     )
 
 

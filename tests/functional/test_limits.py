@@ -178,7 +178,7 @@ def test_a_hook_on_a_tensor_that_is_held_far_away_is_seen_by_record_and_not_by_c
     root = next(run)
     captured = fxgrad.capture(root)
     assert captured.sites == ()
-    assert any("fxgrad.record around the forward sees all" in note for note in captured.graph.info.notes)
+    assert any("fxgrad.record around forward finds all" in note for note in captured.graph.info.notes)
     with fxgrad.record(nn.Identity()) as recording:
         again = next(forward())
     assert len(recording.trace(again).sites) == 1

@@ -87,7 +87,7 @@ def test_a_class_is_compared_for_a_non_full_hook_that_is_tried(capsys):
     ("failing", "said"),
     [
         ("raise ValueError('only on an accelerator')", "forward raised ValueError in the model (Cell), at model.py:16"),
-        ("os._exit(3)", "the forked child ended with exit status 3 before it had an answer"),
+        ("os._exit(3)", "the forked child ended with exit status 3 before it had a result"),
         ("os.kill(os.getpid(), 11)", "the forked child was killed by SIGSEGV"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_target_that_fails_on_the_cpu_is_explained_without_it(trace, failing, 
     assert other.landings == ()
     assert other.failure.startswith(said)
     (found,) = findings(traced)
-    assert f"Where it sits on the CPU could not be seen: {said}" in found.because
+    assert f"Its node on the CPU is unknown: {said}" in found.because
 
 
 def test_what_the_target_prints_is_printed_once(trace, capfd):

@@ -180,11 +180,10 @@ def test_a_kind_that_is_not_registered_on_modules_is_refused_as_usage(kind: Hook
     with pytest.raises(UsageError) as raised:
         fxgrad.probe(sequential(), tensor(), module="", kind=kind)
     assert str(raised.value) == (
-        f"what {kind.value} would get\n"
-        "  allowed: a hook that is registered on modules: Module.register_backward_hook, "
+        f"what {kind.value} would get\n  allowed: a hook that is registered on modules: Module.register_backward_hook, "
         "Module.register_full_backward_hook, Module.register_full_backward_pre_hook, register_module_backward_hook, "
-        "register_module_full_backward_hook, register_module_full_backward_pre_hook\n"
-        "  try: register it, and trace again: it is on the tensor or node that you register it on"
+        "register_module_full_backward_hook, register_module_full_backward_pre_hook\n  try: register it and trace "
+        "again: such a hook sits where you register it"
     )
 
 
@@ -201,7 +200,10 @@ def test_an_error_of_the_model_itself_says_why() -> None:
 def test_the_text_says_what_is_supposed_then_the_sites_and_findings() -> None:
     probe = fxgrad.probe(Cell(), tensor(), module="inner", kind=LEGACY)
     lines = str(probe).splitlines()
-    assert lines[:2] == ["roots: the output of forward", "supposed, not registered: register_backward_hook on `inner`"]
+    assert lines[:2] == [
+        "roots: the output of forward",
+        "not registered, only tried: register_backward_hook on `inner`",
+    ]
     assert any(line.startswith("inner   LSTMCell(4, 4)   2 calls   register_backward_hook(hook)") for line in lines)
     assert {"FXG101", "FXG111"} <= {told.code for told in probe.explanations.findings}
     assert all(told.site in probe.sites for told in probe.explanations.findings)
@@ -209,7 +211,7 @@ def test_the_text_says_what_is_supposed_then_the_sites_and_findings() -> None:
 
 def test_a_global_hook_is_supposed_on_every_module() -> None:
     probe = fxgrad.probe(nn.Linear(4, 4), tensor(), module="", kind=HookKind.GLOBAL_BACKWARD)
-    assert "supposed, not registered: register_module_backward_hook on every module" in str(probe).splitlines()
+    assert "not registered, only tried: register_module_backward_hook on every module" in str(probe).splitlines()
 
 
 def test_the_text_lists_the_hooks_that_it_moves() -> None:
@@ -220,7 +222,7 @@ def test_the_text_lists_the_hooks_that_it_moves() -> None:
     model[2].register_backward_hook(watch)
     probe = fxgrad.probe(model, tensor(), module="2.1", kind=FULL)
     assert len(probe.moved) == 1
-    text = " ".join(str(probe).partition("other hooks that it would move\n")[2].split())
+    text = " ".join(str(probe).partition("other hooks it would move\n")[2].split())
     assert "2 register_backward_hook(watch) grad_input" in text
     assert text.endswith("at BackwardHookFunctionBackward_0")
 
@@ -228,7 +230,7 @@ def test_the_text_lists_the_hooks_that_it_moves() -> None:
 def test_the_text_lists_what_gets_zeros() -> None:
     probe = fxgrad.probe(Unused(), tensor(), module="inner", kind=FULL)
     assert probe.zeros == ("bias",)
-    assert "the hook makes the gradient of `bias` a tensor of zeros, where it is None without it" in str(probe)
+    assert "with the hook, the gradient of `bias` is zeros instead of None" in str(probe)
 
 
 def test_the_findings_are_json() -> None:

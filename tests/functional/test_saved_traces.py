@@ -168,9 +168,8 @@ def test_a_hook_cannot_be_tried_on_a_saved_trace(folder: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: a hook on the saved trace trace.json\n"
-        "  allowed: a target that can be run: the hook is registered, and forward runs with it\n"
-        "  try: give the file or class that was traced\n"
+        "error: a hook on the saved trace trace.json\n  allowed: a target that can be run, as forward runs with the "
+        "hook\n  try: pass the file or class that was traced\n"
     )
 
 
@@ -193,8 +192,8 @@ def test_a_program_cannot_be_traced_without_torch(folder: Path, target: str) -> 
     assert done.returncode == 3
     given, allowed, advice = done.stderr.splitlines()
     assert given == "error: torch cannot be imported: no torch here"
-    assert allowed == "  allowed: an environment with torch, to run a target; a saved trace needs none"
-    assert advice == "  try: pip install torch, or give the trace.json that was saved where torch is"
+    assert allowed == "  allowed: an environment with torch to run a target; a saved trace needs no torch"
+    assert advice == "  try: pip install torch, or pass a trace.json that was saved elsewhere"
 
 
 def test_a_saved_trace_cannot_be_verified_without_torch(folder: Path) -> None:

@@ -204,9 +204,9 @@ def test_a_second_thread_that_traces_is_refused(verb: Callable[..., Any]) -> Non
 
     assert traced(second)
     given, allowed, advice = refused[0].splitlines()
-    assert given == "a trace inside another one, or in two threads at once"
+    assert given == "a trace inside another one, or two at once in threads"
     assert allowed.startswith("  allowed: one observation at a time in a process")
-    assert advice == "  try: trace one after the other, or in processes of their own"
+    assert advice == "  try: trace one after the other, or in separate processes"
 
 
 def test_a_second_thread_that_records_or_captures_is_refused() -> None:

@@ -19,9 +19,8 @@ def refusal(call):
 @pytest.mark.parametrize("verb", [fxgrad.trace, fxgrad.verify])
 def test_a_second_argument_that_is_not_in_the_tuple(verb):
     assert str(refusal(lambda model: verb(model, X, X))) == (
-        "Tensor as kwargs\n"
-        "  allowed: a mapping of keyword arguments, after a tuple of the others\n"
-        "  try: trace(model, (x, y), {'mask': mask})"
+        "Tensor as kwargs\n  allowed: a mapping of keyword arguments, after a tuple of positional ones\n  try: "
+        "trace(model, (x, y), {'mask': mask})"
     )
 
 

@@ -86,7 +86,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def hook_tensor(notebook: Notebook, kind: HookKind, tensor: torch.Tensor, what: str) -> None:
-    """Register one hook on a tensor, or on the node that its gradient goes to; nothing where it requires no grad."""
+    """Register one hook on a tensor, or on the node that its gradient goes to; nothing where it does not require grad."""
     if not tensor.requires_grad or (kind is HookKind.POST_ACCUMULATE_GRAD and not tensor.is_leaf):
         return
     name = f"{kind.value} at {what}"

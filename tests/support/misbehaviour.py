@@ -169,7 +169,7 @@ ACTS: dict[str, Callable[[Acting], Callable[..., Any]]] = {
     "returns no tensor": lambda m: lambda *_: "\x1b[31m",
     "returns an empty tuple": lambda m: lambda *_: (),
     "registers others": _register_more,
-    "runs a backward of its own": lambda m: _own_backward,
+    "runs a nested backward": lambda m: _own_backward,
     "turns gradients on": lambda m: lambda *_: torch.set_grad_enabled(True) and None,
     "changes a parameter": lambda m: lambda *_: m.first.bias.data.add_(1) and None,
     "clears gradients": lambda m: lambda *_: m.zero_grad(),

@@ -193,7 +193,7 @@ def _run(
     refusal, roots = _forward(model, *_inputs(case, hooks, notebook))
     if refusal is not None:
         return Comparison(), refusal
-    notebook.log.clear()  # forward may run a backward of its own
+    notebook.log.clear()  # forward may run a nested backward
     for tensor in notebook.retaining:
         tensor.grad = None
     names, retaining = set(notebook.names), len(notebook.retaining)

@@ -33,7 +33,7 @@ Build = Callable[[Notebook], Built]
 LOCAL = (HookKind.MODULE_BACKWARD, HookKind.MODULE_FULL_BACKWARD, HookKind.MODULE_FULL_BACKWARD_PRE)
 GLOBAL = (HookKind.GLOBAL_BACKWARD, HookKind.GLOBAL_FULL_BACKWARD, HookKind.GLOBAL_FULL_BACKWARD_PRE)
 NAME = "hook"
-NOT_TWICE = "a forward that can be run twice, without the hook and with it"
+NOT_TWICE = "a forward that can run twice, without the hook and with it"
 """What a TargetError allows where forward leaves behind what cannot be put back."""
 
 

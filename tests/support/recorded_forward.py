@@ -41,7 +41,7 @@ def recorded_forward_problems(model: nn.Module, inputs: Callable[[], Inputs], *,
     try:
         repeated = trace.forward_module(model)
     except UsageError as error:
-        return [*found, error.given.replace("a forward that cannot be run again: ", REFUSED)]
+        return [*found, error.given.replace("a forward that cannot be replayed: ", REFUSED)]
     again, its_inputs = _run(repeated, inputs, seed)
     found += [f"rerun: {text}" for text in differences(before, state_of(model))]
     interpreted = Interpreted(trace.forward_module(model))

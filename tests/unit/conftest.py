@@ -205,7 +205,7 @@ def linear(program):
         grad_output=entries(("result", (8, 20), "the module's result, `y` at model.py:12")),
         grad_input=entries(
             ("self", (20,), "fc.bias"),
-            ("mat1", None, "input", "it requires no grad"),
+            ("mat1", None, "input", "it does not require grad"),
             ("mat2", (10, 20), "fc.weight.t()"),
         ),
         reason="the grad_fn of the tensor that Linear returns",
@@ -314,7 +314,7 @@ def _lstm_site(program, hook, step):
         grad_input=entries(
             ("input_gates", (9, 4000), "mm(layers.2 result[0], layers.3.weight_ih.t())"),
             ("hidden_gates", (9, 4000), "mm(hx[0], layers.3.weight_hh.t())"),
-            cx if step > 1 else ("cx", None, "hx[1]", "it requires no grad"),
+            cx if step > 1 else ("cx", None, "hx[1]", "it does not require grad"),
             ("input_bias", (4000,), "layers.3.bias_ih"),
             ("hidden_bias", (4000,), "layers.3.bias_hh"),
         ),

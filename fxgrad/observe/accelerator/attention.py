@@ -218,12 +218,14 @@ _HALF = (
     "cuDNN ScaledDotProductCudnnAttentionBackward0; all of them take query, key and value first"
 )
 _ODD_HEAD = (
-    "which attention kernel CUDA runs depends on the GPU where the head size, or where query, key or value begin in "
-    "their storage, is no multiple of 4 (float32) or 8 (float16, bfloat16) elements; here: "
+    (
+        "which attention kernel CUDA runs depends on the GPU if the head size, or the storage offset of query, "
+        "key or value, is not a multiple of 4 (float32) or 8 (float16, bfloat16) elements; here: "
+    )
     + _COMPOSITE
     + ", as on an A100"
 )
 _HEADS = (
-    "whether CUDA runs a fused attention kernel where query and key have different numbers of heads depends on the "
-    "version of PyTorch; here: " + _COMPOSITE
-)
+    "whether CUDA runs a fused attention kernel for different numbers of query and key heads depends on the "
+    "PyTorch version; here: "
+) + _COMPOSITE

@@ -98,7 +98,7 @@ def _set_autocast_enabled(*arguments: Any) -> None:
     if enabled and device_type == "cuda" and not read_policies():
         raise TargetError(
             "autocast on the emulated CUDA device",
-            f"a PyTorch with its headers: {HEADER} is not here",
+            f"a PyTorch with its headers: {HEADER} is missing",
             "trace without autocast, or on a machine with a CUDA device",
         )
     _set_enabled(_name_device(device_type), enabled)
@@ -178,7 +178,7 @@ def _make_refusal(operator: str) -> _Kernel:
     def refuse(*_args: Any, **_kwargs: Any) -> Any:
         raise TargetError(
             f"aten::{operator} under autocast on the emulated CUDA device",
-            "operators whose casting the headers of PyTorch tell",
+            "operators whose casting PyTorch's headers define",
             "trace without autocast, or on a machine with a CUDA device",
         )
 

@@ -40,7 +40,7 @@ def explain_unavailable() -> str | None:
         return f"torch {torch.__version__} cannot emulate a device: that needs torch 2.10 or newer"
     taken = torch._C._get_privateuse1_backend_name()
     if taken not in (UNNAMED, NAME):
-        return f"the backend {taken!r} already has the only place that PyTorch has for another device"
+        return f"the backend {taken!r} already uses the only slot that PyTorch has for another device"
     return None
 
 
@@ -108,7 +108,7 @@ def _make_library(namespace: str) -> Any:
 
 
 def _never_runs(*_args: Any, **_kwargs: Any) -> Any:
-    raise AssertionError("FakeTensorMode answers before a kernel of the backend is asked")
+    raise AssertionError("FakeTensorMode answers before the backend's kernels are called")
 
 
 class _Backend:
@@ -189,7 +189,7 @@ def _explain_errors() -> Iterator[None]:
     except UnsupportedOperatorException as error:
         raise TargetError(
             f"{error.func} on the emulated CUDA device",
-            "operators for which PyTorch can tell the shape of the result without running them (a Meta or fake kernel)",
+            "operators whose result shapes PyTorch knows without running them (a Meta or fake kernel)",
             "trace on the CPU, or on a machine with a CUDA device",
         ) from error
     finally:

@@ -25,7 +25,7 @@ def check_emulated(device: str) -> None:
     """Raise UsageError unless `device` is one that can be emulated: ``cuda`` or ``cuda:0``."""
     if device not in ("cuda", "cuda:0"):
         raise UsageError(
-            f"device {device!r}: one CUDA device is emulated", "'cuda' or 'cuda:0'", "cuda, or a device that is there"
+            f"device {device!r}: one CUDA device is emulated", "'cuda' or 'cuda:0'", "cuda, or an existing device"
         )
 
 

@@ -71,7 +71,7 @@ def _refuse_unsafe_fork() -> None:
         raise UsageError(
             f"a live model on an emulated device: {reason}",
             "a process that can be forked: Linux, without a GPU in use",
-            "put the model into a file and use it as a TARGET, which runs in an interpreter of its own",
+            "put the model into a file and use it as a TARGET, which runs in its own interpreter",
         )
 
 
@@ -128,7 +128,7 @@ def _describe_error(error: BaseException) -> dict[str, str]:
         return error.to_dict() | {"traceback": text}
     given = "".join(traceback.format_exception_only(error)).strip()
     if isinstance(error, SystemExit):
-        given = f"the target left the interpreter: SystemExit({error.code!r})"
+        given = f"the target exited the interpreter: SystemExit({error.code!r})"
     return TargetError(given, _ALLOWED, _SUGGESTION).to_dict() | {"traceback": text}
 
 
@@ -137,7 +137,7 @@ def _receive(answers: Connection, timeout: float | None) -> bytes | None:
     end of the pipe open: the message says how long it is."""
     if not answers.poll(timeout):
         raise TargetError(
-            "the traced model takes too long", "work that ends in time", "a smaller model, or a longer timeout"
+            "the traced model takes too long", "a run that ends in time", "a smaller model, or a longer timeout"
         )
     try:
         return answers.recv_bytes()
@@ -164,10 +164,10 @@ def _read_answer(message: bytes | None, status: int | None) -> str:
 
 def _describe_end(status: int | None) -> str:
     if status is None:
-        return "ended without an answer"
+        return "ended without a result"
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with exit status {status} before it had an answer"
+    return f"ended with exit status {status} before it had a result"
 
 
 def _flush_streams() -> None:

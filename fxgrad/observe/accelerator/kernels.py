@@ -196,9 +196,9 @@ def _scaled_dot_product_attention(
         return output
     if not torch._C._get_math_sdp_enabled():
         raise TargetError(
-            "scaled_dot_product_attention on the emulated CUDA device, where no kernel is enabled that would run",
-            "arguments for which one of the enabled kernels runs on every GPU, or the math kernel among the enabled ones",
-            "enable SDPBackend.MATH too, or trace on a machine with a CUDA device",
+            "scaled_dot_product_attention on the emulated CUDA device, where no enabled kernel can run",
+            "arguments for which an enabled kernel runs on every GPU, or an enabled math kernel",
+            "also enable SDPBackend.MATH, or trace on a machine with a CUDA device",
         )
     arguments = query, key, value, attn_mask, dropout_p, is_causal
     return _call_composite(aten.scaled_dot_product_attention.default, *arguments, scale=scale, enable_gqa=enable_gqa)
@@ -230,7 +230,7 @@ def _ctc_loss(*_args: Any, **_kwargs: Any) -> Tensor:
     """LossCTC.cpp: use_cudnn looks at the values of the lengths."""
     raise TargetError(
         "ctc_loss on the emulated CUDA device",
-        "operators whose kernel follows from the shapes: CUDA chooses this one's from the values of the lengths",
+        "operators whose kernel depends only on shapes: here CUDA chooses it by the values of the lengths",
         "trace on the CPU, or on a machine with a CUDA device",
     )
 
@@ -256,7 +256,7 @@ MODES = {"rnn_relu": 0, "rnn_tanh": 1, "lstm": 2, "gru": 3}
 """cudnnRNNMode_t, as torch/backends/cudnn/rnn.py has it."""
 RNN_NODE = "CudnnRnnBackward0"
 _BFLOAT16 = (
-    f"with bfloat16 it depends on the GPU and on cuDNN whether CUDA runs a recurrent layer in cuDNN; here: {RNN_NODE}, "
+    f"with bfloat16, whether CUDA runs a recurrent layer in cuDNN depends on the GPU and on cuDNN; here: {RNN_NODE}, "
     "as on an A100"
 )
 

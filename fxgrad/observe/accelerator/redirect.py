@@ -189,7 +189,7 @@ def _needs_a_gpu() -> None:
     asked = sys._getframe(1).f_code.co_name
     raise TargetError(
         f"the target calls torch.cuda.{asked}, or something that needs it",
-        "what an emulated CUDA device can answer: that it is there, not what it is",
+        "what an emulated CUDA device can answer: that it exists, not what it is",
         "trace on the CPU, or on a machine with a CUDA device",
     )
 
@@ -285,18 +285,18 @@ def _renew_node(view: FakeTensor) -> None:
     if base is None or not base.requires_grad or creation != torch._C._autograd.CreationMeta.DEFAULT:
         return  # it has no node, or PyTorch forbids its use
     if view._backward_hooks or view.retains_grad:
-        raise _cannot_renew("a view with hooks is changed in place")
+        raise _cannot_renew("a view with hooks is modified in place")
     with torch.enable_grad():
         renewed = torch.as_strided(base, view.shape, view.stride(), view.storage_offset())
     try:
         torch._C._swap_tensor_impl(view, renewed)
     except RuntimeError as error:  # the implementation is held elsewhere
-        raise _cannot_renew("a view that is kept for backward is used after it was changed in place") from error
+        raise _cannot_renew("a view that is saved for backward is used after it was modified in place") from error
 
 
 def _cannot_renew(what: str) -> TargetError:
     return TargetError(
         f"{what}, on the emulated CUDA device",
-        "views that are changed in place, without hooks, before anything keeps them for backward",
+        "views without hooks that are modified in place before they are saved for backward",
         "trace on the CPU, or on a machine with a CUDA device",
     )

@@ -47,7 +47,7 @@ def move_module(model: nn.Module, device: torch.device, *, memo: _Memo | None = 
     transfer = _Transfer(device, {} if memo is None else memo, _keep)
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise UsageError("a ScriptModule", "modules whose code is Python", "trace the model before it is scripted")
+            raise UsageError("a ScriptModule", "modules in Python", "trace the model before it is scripted")
         for tensors in (module._parameters, module._buffers):
             tensors.update({name: transfer.copy(tensor) for name, tensor in tensors.items()})
         _move_attributes(module, transfer)
@@ -114,7 +114,7 @@ def _share_hooks(tensor: Tensor, copy: Tensor) -> None:
 
 def _check_kind(tensor: Tensor) -> None:
     if torch.nn.parameter.is_lazy(tensor):
-        raise UsageError("a lazy parameter, which has no shape yet", "initialised modules", "run one forward first")
+        raise UsageError("a lazy parameter, which has no shape yet", "initialized modules", "run one forward first")
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
         kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else tensor.layout
         raise UsageError(f"a tensor of layout {kind}", "strided tensors", "trace on the CPU")

@@ -23,8 +23,8 @@ from fxgrad.observe.autograd.python_functions import read_backward, read_custom_
 from fxgrad.observe.autograd.walk import WalkedGraph, pause_collection
 from fxgrad.observe.record.tensors import Origin
 
-NULL_CPP = "it required no grad when it was made or used, or is no tensor"
-NULL_PYTHON = "it required no grad when it was made or used"
+NULL_CPP = "it did not require grad when it was made or used, or is not a tensor"
+NULL_PYTHON = "it did not require grad when it was made or used"
 
 HookIds = tuple[tuple[int, ...], tuple[int, ...]]
 """The ids of the hooks on a node, and those of its prehooks."""

@@ -27,7 +27,7 @@ from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
 from fxgrad.observe.record.tensors import MetaTable, find_tensors
 
-NO_GRAD = "it requires no grad"
+NO_GRAD = "it does not require grad"
 
 
 class Operands:

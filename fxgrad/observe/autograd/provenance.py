@@ -20,15 +20,15 @@ from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
 from fxgrad.observe.record.frames import find_stack_source
 from fxgrad.observe.record.recorder import Recorder
 
-LEAF = "a leaf's: made once, shared by every call that uses it"
+LEAF = "a leaf's node: made once, shared by every call that uses it"
 EARLIER = "made before the forward that was recorded"
 LATER = "made after the forward that was recorded"
 ELSEWHERE = "made before the forward that was recorded, in another thread, or by what cannot be recorded"
 IN_LOSS = "made by the loss function, after the model's forward"
-NO_CALL = "made outside of every module call"
-OTHER_THREAD = "made by no recorded function call, and other threads, whose numbers count apart, may have run meanwhile"
+NO_CALL = "made outside of any module call"
+OTHER_THREAD = "made by no recorded function call; other threads, which number nodes separately, may have run meanwhile"
 OUTSIDE = "made by no recorded function call"
-HOOK_FUNCTION = "put there by PyTorch for a full module hook; it stands for no operation of forward"
+HOOK_FUNCTION = "added by PyTorch for a full module hook; it is not an operation of forward"
 CHECKPOINT = "a reentrant checkpoint: the operations inside are recorded one by one"
 NO_NUMBER = "the node has no sequence number"
 

@@ -202,7 +202,7 @@ def _with_inner_code(code: CodeType) -> Iterator[CodeType]:
 
 
 def may_return_a_value(function: Any) -> bool | None:
-    """Whether the code of a hook can return something else than None; None where there is no code to look at.
+    """Whether the code of a hook can return something other than None; None where there is no code to look at.
 
     >>> may_return_a_value(lambda grad: None), may_return_a_value(lambda grad: grad * 2), may_return_a_value(print)
     (False, True, None)

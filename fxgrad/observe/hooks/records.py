@@ -21,7 +21,7 @@ from fxgrad.observe.record.tensors import read_origin
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
-NO_GRAD = "its tensor requires no grad"
+NO_GRAD = "its tensor does not require grad"
 
 
 class HookRecords:

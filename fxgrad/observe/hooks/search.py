@@ -44,10 +44,10 @@ _OFTEN_HOOKED = (ACCUMULATE_GRAD, "BackwardHookFunctionBackward")
 
 
 _ON_TENSORS = (
-    "hooks on tensors of a graph that was there before are found where the graph, or a variable of a running function, "
-    "holds the tensor; fxgrad.record around the forward sees all"
+    "hooks on tensors of an existing graph are found only if the graph, or a variable of a running function, "
+    "holds the tensor; fxgrad.record around forward finds all"
 )
-_ON_NODES = "hooks that Node.register_hook put on other nodes than leaves' are looked for with node_hooks=True"
+_ON_NODES = "hooks of Node.register_hook on nodes other than leaves' are found only with node_hooks=True"
 
 
 def list_hooks(modules: Iterable[nn.Module], tensors: Iterable[torch.Tensor]) -> list[LiveHook]:

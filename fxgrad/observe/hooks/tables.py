@@ -31,10 +31,8 @@ _SET_USER_HOOK = "BackwardHook._set_user_hook.<locals>.hook"
 _OUTPUT_HOOK = "BackwardHook.setup_output_hook.<locals>.fn.<locals>.hook"
 _MULTI_GRAD_ALL = "register_multi_grad_hook.<locals>.get_inner_hook.<locals>.inner_hook"
 _MULTI_GRAD_ANY = ("fn", "lock", "ran_hook")
-UNSEEN = "it may also be on tensors that were not found, and it does not say which"
-SLOT_UNSEEN = (
-    "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
-)
+UNSEEN = "it may also be registered on tensors that fxgrad could not find"
+SLOT_UNSEEN = "one of its tensors is gone, and the hook keeps only that tensor's node, which has several gradients"
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ Producer = tuple[int, int]
 """A function call, by its number, and which of the tensors in its result."""
 
 _LONGEST_SEARCH = 1_000
-NEVER_ENDS = "the result leads to a str or to itself, and PyTorch's search for its first tensor never ends"
+NEVER_ENDS = "the result contains a str or itself, and PyTorch's search for its first tensor never ends"
 """Why a non-full hook finds no tensor in a result; a forward with such a hook does not return."""
 
 # Tensors
@@ -259,7 +259,7 @@ def find_legacy_tensor(result: Any) -> tuple[torch.Tensor | None, str | None]:
         try:
             value = next(filter(_is_tensor, value.values())) if isinstance(value, dict) else value[0]
         except StopIteration:
-            return None, "the result is a dict without a tensor among its values (StopIteration in forward)"
+            return None, "the result is a dict without a tensor value (StopIteration in forward)"
         except Exception as error:  # whatever the user's class makes of [0]
             return None, f"the result has no first element to look into ({type(error).__name__} in forward)"
     return value, None

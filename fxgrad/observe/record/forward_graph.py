@@ -332,15 +332,15 @@ class ForwardGraph:
 
         constants = [value for value in self._constants.values() if is_a(value, torch.Tensor)]
         if any(map(is_changed, constants)):
-            self._refuse("it changes a tensor in place that is no parameter, buffer or argument of the model")
+            self._refuse("it modifies in place a tensor that is not a parameter, buffer or argument of the model")
         if any(map(may_have_history, constants)):
-            self._refuse("it uses a tensor with a history that no recorded operation made")
+            self._refuse("it uses a tensor whose grad_fn no recorded operation made")
         own = [tensor for tensor in log.kept if id(tensor) in self._attributes]
         written = {self._attributes[id(tensor)]: identify_memory(tensor) for tensor in own if is_changed(tensor)}
         if any(is_changed(argument) and identify_memory(argument) in written.values() for argument in self._arguments):
-            self._refuse("it changes memory that an argument shares with a parameter or buffer")
+            self._refuse("it modifies memory that an argument shares with a parameter or buffer")
         if any(log.has_changed(tensor) and not is_changed(tensor) for tensor in (*own, *self._arguments, *constants)):
-            self._refuse("it changes a tensor in place where no recorded operation shows it")
+            self._refuse("it modifies a tensor in place outside of the recorded operations")
         return frozenset(written)
 
     # Questions
@@ -429,9 +429,11 @@ class RecordedForward:
         """
         if self.refusal is not None:
             raise UsageError(
-                f"a forward that cannot be run again: {self.refusal}",
-                "operations on tensors in the modes and with the random state of the caller, and an output in containers "
-                "that torch.utils._pytree knows",
+                f"a forward that cannot be replayed: {self.refusal}",
+                (
+                    "tensor operations in the caller's modes and random state, and an output in containers that "
+                    "torch.utils._pytree knows"
+                ),
                 "run the model itself, or return tensors in tuples, lists and dicts",
             )
         names = dict.fromkeys(str(fx_node.target) for fx_node in self.graph.nodes if fx_node.op == "get_attr")

@@ -111,7 +111,7 @@ def make_stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def recorded(*_: Any, **__: Any) -> Any:
         raise UsageError(
-            f"a call of {escape(name)}, a function that ran once and was not kept",
+            f"a call of {escape(name)}, which ran once and was not kept",
             "to look at the recorded graph",
             "run the model itself",
         )

@@ -228,7 +228,7 @@ class OpRecorder:
             if attribute in _PLAIN_ATTRIBUTES:
                 return function(*args, **kwargs)
             if attribute == "grad":
-                self.refuse("it reads a .grad, which backward has left there")
+                self.refuse("it reads a .grad from an earlier backward")
                 return function(*args, **kwargs)  # it is no value of this forward
         elif name in _PLAIN_METHODS and function is getattr(torch.Tensor, name):
             return function(*args, **kwargs)
@@ -333,7 +333,7 @@ class OpRecorder:
         """Note what the run has switched since it began: the operations that follow depend on it."""
         if _count_dispatch_modes() > self._dispatch_modes:
             mode = type(_get_current_dispatch_mode()).__name__
-            self.refuse(f"the dispatch mode {mode} had a hand in what its operations gave")
+            self.refuse(f"the dispatch mode {mode} may have changed the results of its operations")
         else:
             pairs = zip(_MODES, _read_modes(), self._modes, strict=True)
             self.refuse(next(reason for reason, now, before in pairs if now != before))

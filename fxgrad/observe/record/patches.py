@@ -47,7 +47,7 @@ _CUDA = (torch.cuda, torch.cuda.random) if torch.backends.cuda.is_built() else (
 _RANDOM = (torch, torch.random, *_CUDA)
 _SETTERS = {
     # what torch.backends and torch.nn.attention.sdpa_kernel call
-    "it chooses which kernels run": [
+    "it selects kernels": [
         (torch._C, name) for name in dir(torch._C) if name.startswith(tuple([f"_set_{kind}" for kind in _KERNELS]))
     ],
     "it sets the random state": [(owner, name) for owner in _RANDOM for name in _SEEDS if hasattr(owner, name)],

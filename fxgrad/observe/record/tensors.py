@@ -265,8 +265,10 @@ def _find_roots_in(output: Any, what: str) -> FoundRoots:
         return FoundRoots([(("result", "loss"), loss)], "the loss in the output of forward", left)
     found = find_tensors(output, ("result",))
     roots = [(path, tensor) for path, tensor in found.tensors if tensor.requires_grad]
-    skipped = [f"{format_path(path)}: requires no grad" for path, tensor in found.tensors if not tensor.requires_grad]
-    skipped += [f"{format_path(path)}: a {escape(name)}, which is not looked into" for path, name in found.opaque]
+    skipped = [
+        f"{format_path(path)}: does not require grad" for path, tensor in found.tensors if not tensor.requires_grad
+    ]
+    skipped += [f"{format_path(path)}: a {escape(name)}, which fxgrad does not search" for path, name in found.opaque]
     if not roots:
         raise NothingRequiresGradError(
             f"nothing in {what} requires grad" + (f" ({'; '.join(skipped)})" if skipped else ""),

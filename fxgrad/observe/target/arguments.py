@@ -33,7 +33,7 @@ DTYPES = {
 _ALLOWED_AND_TRY = {
     "--init": (
         "a Python argument list of literals, such as 1000, 1000, bias=False",
-        "a factory, file.py:build, can pass anything else, such as dtype=torch.float64",
+        "use a factory, file.py:build, for anything else, such as dtype=torch.float64",
     ),
     "--input": (
         f"[name=]dtype[size,...] such as f32[9,1000], f32[] (a scalar), i64[2,16]:30522 (values below), x=f32[3], or "
@@ -110,7 +110,7 @@ def _parse_call(text: str) -> ast.Call:
     except (ValueError, MemoryError, RecursionError) as error:
         _refuse("--init", text, 0, f"{error or type(error).__name__}")
     if not (isinstance(body, ast.Call) and isinstance(body.func, ast.Name)):  # "1)(2" calls what f(1) returns
-        _refuse("--init", text, 0, "an argument list, with its parentheses balanced")
+        _refuse("--init", text, 0, "an argument list with balanced parentheses")
     return body
 
 
@@ -118,7 +118,7 @@ def _evaluate_literal(text: str, node: ast.expr) -> object:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        _refuse("--init", text, _offset(text, node), "a literal was expected here")
+        _refuse("--init", text, _offset(text, node), "expected a literal here")
 
 
 def _offset(text: str, node: ast.expr | ast.keyword) -> int:
@@ -141,7 +141,7 @@ def parse_input(text: str) -> Input:
     assert keyword is not None  # it matches an empty text, too
     value, end = _parse_value(text, keyword.end(), depth=0)
     if end < len(text):
-        _refuse("--input", text, end, "nothing more was expected")
+        _refuse("--input", text, end, "expected nothing more")
     return Input(keyword[1], value)
 
 
@@ -159,7 +159,7 @@ def _parse_value(text: str, at: int, *, depth: int) -> tuple[InputValue, int]:
         if text.startswith(",", at):
             at = _skip_space(text, at + 1)
         elif not text.startswith(")", at):
-            _refuse("--input", text, at, "a comma or ) was expected")
+            _refuse("--input", text, at, "expected a comma or )")
     return tuple(items), _skip_space(text, at + 1)
 
 
@@ -170,15 +170,15 @@ def _skip_space(text: str, at: int) -> int:
 def _parse_tensor(text: str, at: int) -> tuple[TensorInput, int]:
     found = _TENSOR.match(text, at)
     if found is None:
-        _refuse("--input", text, at, "a dtype or ( was expected")
+        _refuse("--input", text, at, "expected a dtype or (")
     dtype, sizes = found["dtype"], found["sizes"]
     if dtype not in DTYPES:
         _refuse("--input", text, at, f"no dtype {dtype}", _nearest_dtype(dtype))
     if sizes is None:
-        _refuse("--input", text, found.end(), f"[ was expected; a scalar is {dtype}[]")
+        _refuse("--input", text, found.end(), f"expected [; a scalar is {dtype}[]")
     if found["close"] is None:
         missing = "a size" if sizes.rstrip()[-1:] in ("", ",") else "a comma"
-        _refuse("--input", text, found.end(), f"{missing} or ] was expected")
+        _refuse("--input", text, found.end(), f"expected {missing} or ]")
     shape = tuple(_read_number(text, each) for each in _NUMBER.finditer(text, *found.span("sizes")))
     return TensorInput(dtype, shape, None if found["colon"] is None else _read_high(text, found)), found.end()
 
@@ -194,7 +194,7 @@ def _read_high(text: str, found: re.Match[str]) -> int:
     """What follows the colon after a tensor: the values stay below it."""
     digits = _NUMBER.match(text, found.start("high"))
     if digits is None:
-        _refuse("--input", text, found.end(), "a number was expected after the colon")
+        _refuse("--input", text, found.end(), "expected a number after the colon")
     high, dtype = _read_number(text, digits), DTYPES[found["dtype"]]
     takes_none = dtype.is_floating_point or dtype.is_complex or dtype is torch.bool
     largest = 0 if takes_none else min(torch.iinfo(dtype).max + 1, _LARGEST_SIZE)
@@ -218,7 +218,7 @@ def make_arguments(inputs: Sequence[Input]) -> Arguments:
     names = [item.name for item in inputs if item.name is not None]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"--input gives {twice} twice", "each keyword once", f"leave one {twice}= out")
+        raise UsageError(f"--input names {twice} twice", "each keyword once", f"remove one {twice}=")
     args = tuple(_make_value(item.value) for item in inputs if item.name is None)
     return Arguments(args, {item.name: _make_value(item.value) for item in inputs if item.name is not None})
 

@@ -19,7 +19,7 @@ from fxgrad.observe.run import TracedRun
 
 Run = TypeVar("Run", TracedRun, Executed, ProbeRun)
 
-_NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not carried over to the fake accelerator"
+_NOT_CARRIED_OVER = "hooks on the AccumulateGrad nodes of a live model are not copied to the emulated accelerator"
 
 
 def needs_emulation(device: str | torch.device | None) -> bool:
@@ -31,9 +31,9 @@ def needs_emulation(device: str | torch.device | None) -> bool:
     reason = explain_unavailable()
     if reason is not None:
         raise UsageError(
-            f"device {device}: no CUDA here, and no fake accelerator: {reason}",
-            "a device that is there",
-            "leave the device out, or upgrade torch to 2.10 or later",
+            f"device {device}: no CUDA here, and no emulated accelerator: {reason}",
+            "an existing device",
+            "omit the device, or upgrade torch to 2.10 or later",
         )
     return True
 
@@ -44,7 +44,7 @@ def parse_device(device: str | torch.device) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise UsageError(
-            f"no device {str(device)!r}", "a device of torch: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda"
+            f"no device {str(device)!r}", "a torch device: cpu, cuda, cuda:1, meta, mps, xpu", "cpu or cuda"
         ) from error
 
 
@@ -54,8 +54,8 @@ def check_present(device: str) -> None:
     if kind in ("cpu", "meta") or _is_present(kind):
         return
     raise UsageError(
-        f"device {device}: there is none here",
-        "a device that is there, or cuda, which is emulated where it is not",
+        f"device {device}: it does not exist here",
+        "an existing device, or cuda, which is emulated if missing",
         "--device cpu, or --device cuda",
     )
 
@@ -81,7 +81,7 @@ def check_placed(model: nn.Module, device: str | torch.device | None) -> None:
         name, where = elsewhere[0]
         raise UsageError(
             f"device {wanted} for a model whose {name} is on {where}",
-            "the device that the model is on: tracing moves nothing",
+            "the device that the model is on: tracing moves no tensors",
             f"model.to({str(wanted)!r}), with inputs to match, before tracing",
         )
 

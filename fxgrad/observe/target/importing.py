@@ -58,10 +58,10 @@ def parse_target(text: str) -> TargetText:
     ('C:\\models\\lstm.py', 'build')
     """
     if "://" in text:
-        raise UsageError(f"{text!r} is an address: nothing is fetched", FORMS, "download it, and give the file's path")
+        raise UsageError(f"{text!r} is a URL: fxgrad downloads nothing", FORMS, "download it and pass the file's path")
     origin, name = split_name(text)
     if name is not None and not _is_dotted_name(name):
-        unnamed = f"{escape_unprintable(origin)}:{DEFAULT_FACTORY}, or leave the colon out"
+        unnamed = f"{escape_unprintable(origin)}:{DEFAULT_FACTORY}, or omit the colon"
         raise UsageError(
             f"{text!r}: {name!r} after the colon is not a Python name", FORMS, unnamed if origin else _ANY_FILE
         )
@@ -103,7 +103,7 @@ def _check_file(origin: str) -> str:
     if not os.path.exists(origin):
         raise UsageError(f"no such file: {escape(origin)}", FORMS, _suggest_file(Path(origin)))
     if not (os.path.isfile(origin) and origin.endswith(".py")):
-        raise UsageError(f"{escape(origin)} is not a Python file", FORMS, "give the .py file that builds the model")
+        raise UsageError(f"{escape(origin)} is not a Python file", FORMS, "pass the .py file that builds the model")
     return origin
 
 
@@ -227,7 +227,9 @@ def _suggest_module(name: str) -> str:
     file = Path(*name.split(".")).with_suffix(".py")
     if file.is_file():
         return str(file)
-    return f"run it from the folder that holds {name.partition('.')[0]}, or in the environment where it is installed"
+    return (
+        f"run it from the folder that contains {name.partition('.')[0]}, or in the environment where that is installed"
+    )
 
 
 @contextmanager
@@ -242,10 +244,10 @@ def _user_import(shown: str) -> Iterator[None]:
 
 def _suggest_after_import(error: BaseException, shown: str) -> str:
     if isinstance(error, ImportError) and "relative import" in str(error):
-        return f"name it as a module of its package, {_find_dotted_name(shown)}, from the folder above the package"
+        return f"pass it as a module of its package, {_find_dotted_name(shown)}, from the folder above the package"
     if isinstance(error, ModuleNotFoundError):
         return f"install {error.name} for this Python, {sys.executable}, or run fxgrad with the Python that has it"
-    return f"python {shown}, which should fail alike" if shown.endswith(".py") else f'python -c "import {shown}"'
+    return f"python {shown}, which should fail the same way" if shown.endswith(".py") else f'python -c "import {shown}"'
 
 
 def _find_dotted_name(path: str) -> str:
@@ -270,7 +272,7 @@ def find_name(module: ModuleType, name: str, *, shown: str) -> object:
         with user_code(
             f"reading {name} of {escape(shown)}",
             allowed="a name that can be read",
-            advice=lambda _: "another name, or see __getattr__ in the traceback",
+            advice=lambda _: "use another name, or see __getattr__ in the traceback",
         ):
             found = getattr(found, part, missing)
         if found is missing:
@@ -283,7 +285,7 @@ def _unknown_name(module: ModuleType, name: str, shown: str) -> UsageError:
     near = difflib.get_close_matches(name, names)
     if not names and hasattr(module, "__path__"):
         return _nothing_in_folder(module, name, shown)
-    suggestion = " or ".join(f"{shown}:{other}" for other in near) or f"define {name} in it, or name another one of it"
+    suggestion = " or ".join(f"{shown}:{other}" for other in near) or f"define {name} in it, or name another one in it"
     return UsageError(f"no {name} in {escape(shown)}", format_choices(names, first=near), suggestion)
 
 
@@ -302,10 +304,10 @@ def format_choices(names: Sequence[str], *, first: Sequence[str] = ()) -> str:
     """The names to choose from as a phrase, those in `first` before the others, 8 at most.
 
     >>> format_choices(["Net", "build"], first=["build"]), format_choices([])
-    ('one of build, Net', 'a function or class of it; it defines none')
+    ('one of build, Net', 'a function or class in it; it defines none')
     """
     if not names:
-        return "a function or class of it; it defines none"
+        return "a function or class in it; it defines none"
     ordered = [*first, *(name for name in names if name not in first)]
     more = f" and {len(ordered) - _MOST_NAMES} more" if len(ordered) > _MOST_NAMES else ""
     return f"one of {', '.join(ordered[:_MOST_NAMES])}{more}"

@@ -38,7 +38,7 @@ from fxgrad.observe.target.importing import (
 from fxgrad.target_options import TargetOptions
 
 _RETURNS = "a factory that returns (model, args), (model, args, kwargs) or fxgrad.Target(model, args, kwargs, loss)"
-_MEND = "mend what the traceback shows; --debug shows all of its frames"
+_MEND = "fix what the traceback shows; --debug shows all frames"
 _EXAMPLES = {"--init": '--init "1000, 1000"', "--input": "--input 'f32[9,1000]', once for each argument"}
 
 
@@ -100,7 +100,7 @@ def _build(target: TargetText, module: ModuleType, init: Arguments | None, input
         raise UsageError(
             f"{' and '.join(options)} with {shown}, which is not a module class",
             "--init and --input with a module class, such as torch.nn:LSTMCell",
-            f"leave {' and '.join(options)} out: a factory returns the model with its arguments",
+            f"omit {' and '.join(options)}: a factory returns the model with its arguments",
         )
     if isinstance(found, torch.nn.Module) or not callable(found):
         raise UsageError(
@@ -115,8 +115,8 @@ def _build_instance(kind: type[torch.nn.Module], init: Arguments, inputs: Sequen
     _check_option("--init", init, kind, called=kind.__name__, shown=shown)
     with user_code(
         f"making {shown}",
-        allowed="arguments that its constructor takes",
-        advice=lambda _: "other arguments in --init, or a factory, file.py:build, that makes it",
+        allowed="arguments that its constructor accepts",
+        advice=lambda _: "other arguments in --init, or a factory, file.py:build, that builds it",
     ):
         model = kind(*init.args, **init.kwargs)
     made = make_arguments(inputs)
@@ -165,7 +165,7 @@ def _call_factory(factory: Callable[..., object], *, shown: str) -> Target:
     if mismatch is not None:
         raise TargetError(
             f"{shown}({mismatch.parameters}): {mismatch.reason}",
-            "a factory that can be called without arguments",
+            "a factory that needs no arguments",
             "give every parameter a default value",
         )
     with user_code(f"calling {shown}()", allowed=_RETURNS, advice=lambda _: _MEND):
@@ -212,7 +212,7 @@ def _suggest_return(value: object) -> str:
     if isinstance(value, type) and issubclass(value, torch.nn.Module):
         return f"an instance: return {value.__name__}(...), (x,)"
     if isinstance(value, torch.nn.Module):
-        return "return model, (x,) with the positional arguments of forward, or return model, () where it takes none"
+        return "return model, (x,) with the positional arguments of forward, or return model, () if it takes none"
     return "return model, (x,), the model first"
 
 

@@ -140,5 +140,5 @@ def test_a_loss_that_raises(write, fails):
         "report", write(MODEL + "def loss(output): return output.no_such_method()"), "--loss", "model:loss"
     )
     assert status == 3
-    assert "  try: loss(model(*args, **kwargs)) by itself: it raises without fxgrad, too\n" in err
+    assert "  try: loss(model(*args, **kwargs)) by itself: it raises without fxgrad as well\n" in err
     assert "no_such_method" in err

@@ -27,7 +27,7 @@ def test_a_folder_that_is_not_there_is_told_before_the_target_runs(write, fails)
     assert status == 4
     assert err == (
         'error: cannot write "missing/graph.svg": No such file or directory\n'
-        "  allowed: a file in a folder that exists and that you may write to\n"
+        "  allowed: a file in an existing, writable folder\n"
         '  try: make the folder "missing" first\n'
     )
 

@@ -13,9 +13,8 @@ def test_no_such_file(model, fails):
     status, err = fails("report", "modle.py")
     assert status == 2
     assert err == (
-        "error: no such file: modle.py\n"
-        "  allowed: file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json\n"
-        "  try: model.py\n"
+        "error: no such file: modle.py\n  allowed: file.py[:factory], package.module[:factory], a class such as "
+        "torch.nn:LSTMCell, or a saved trace.json\n  try: model.py\n"
     )
 
 
@@ -28,7 +27,7 @@ def test_a_name_without_a_near_one_is_looked_for_from_here(model, fails, folder)
 def test_an_address_is_not_fetched(fails):
     status, err = fails("report", "http://localhost/model.py")
     assert status == 2
-    assert "error: 'http://localhost/model.py' is an address: nothing is fetched\n" in err
+    assert "error: 'http://localhost/model.py' is a URL: fxgrad downloads nothing\n" in err
 
 
 def test_an_empty_target(fails):
@@ -57,7 +56,8 @@ def test_a_command_with_a_wrong_letter(fails):
     status, err = fails("reprot", "model.py")
     assert status == 2
     assert err == (
-        "error: no command 'reprot'\n  allowed: one of report, explain, draw, verify, check, rule\n  try: fxgrad report\n"
+        "error: no command 'reprot'\n  allowed: one of report, explain, draw, verify, check, rule\n  try: fxgrad "
+        "report\n"
     )
 
 
@@ -72,7 +72,7 @@ def test_an_svg_is_not_written_under_the_name_of_another_format(model, fails, fo
 def test_an_output_without_a_name(model, fails, option):
     status, err = fails("report", model, option, "")
     assert status == 2
-    assert err.startswith("error: an output without a name\n")
+    assert err.startswith("error: an empty output name\n")
 
 
 @pytest.mark.parametrize("loss", ["", "torch", "model.py:"])
@@ -85,7 +85,7 @@ def test_a_loss_that_names_no_function(model, fails, loss):
 def test_a_device_that_torch_knows_and_that_is_not_there(model, fails):
     status, err = fails("report", model, "--device", "privateuseone")
     assert status == 2
-    assert err.startswith("error: device privateuseone: there is none here\n")
+    assert err.startswith("error: device privateuseone: it does not exist here\n")
 
 
 def test_no_such_saved_trace(fails, folder):

@@ -157,7 +157,7 @@ def test_a_pre_hook_gets_one_entry_per_result_before_the_module(notebook):
     graph, _ = held(notebook, program, model=model)
     site = site_of(graph, "pre")
     assert statuses(site.grad_output) == ["tensor", "none", "none"]
-    assert [entry.reason for entry in site.grad_output] == [None, "it is no tensor", "no root depends on it"]
+    assert [entry.reason for entry in site.grad_output] == [None, "it is not a tensor", "no root depends on it"]
 
 
 # What it returns replaces grad_output.

@@ -140,7 +140,7 @@ def test_two_outputs_in_one_file_are_refused_before_anything_runs(api, capsys):
 def test_an_empty_file_name_is_not_taken_for_none(api, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "model.py", "--json", ""]) == 2
-    assert "error: an output without a name" in capsys.readouterr().err
+    assert "error: an empty output name" in capsys.readouterr().err
     assert api.calls == []
 
 
@@ -260,9 +260,8 @@ def test_a_mistake_of_fxgrad_is_no_finding(api, capsys):
     failing(api, KeyError("x"))
     assert main(["report", "model.py"]) == 70
     assert capsys.readouterr().err == (
-        "error: fxgrad itself failed: KeyError: 'x'\n"
-        "  allowed: no error of this kind: it is a mistake in fxgrad\n"
-        "  try: the same with --debug, which shows where; please report it\n"
+        "error: fxgrad itself failed: KeyError: 'x'\n  allowed: no error of this kind: this is a bug in fxgrad\n  "
+        "try: the same command with --debug, which shows where; please report it\n"
     )
 
 

@@ -69,8 +69,8 @@ def test_the_reason_names_the_module_inside_and_the_fix_makes_it_fire() -> None:
     fired = on_wrapper(wrapper, FULL)
     trace = fxgrad.trace(wrapper, tensor())
     assert trace.sites[0].reason == (
-        "torch.compile returned this module, and registering on it sets the flag of _orig_mod, the module inside, that "
-        "tells which kind of hooks it has; of its own hooks no call takes any along"
+        "torch.compile returned this module, and registering on it sets _is_full_backward_hook of _orig_mod, the "
+        "module inside; no call captures the hooks of this module itself"
     )
     (told,) = [finding for finding in trace.explain().findings if finding.code == "FXG104"]
     assert told.fix == "register it on `_orig_mod`, the module inside, before the first call"
@@ -103,7 +103,7 @@ def test_a_flag_that_was_set_back_leaves_hooks_that_no_call_takes_along() -> Non
     (site,) = fxgrad.trace(model, tensor()).sites
     assert (site.fires, site.reason) == (
         False,
-        "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along",
+        "its _is_full_backward_hook is None, so its calls capture neither full nor non-full hooks",
     )
     model(tensor()).sum().backward()
     assert fired == []
@@ -120,4 +120,4 @@ def test_a_global_flag_that_was_set_back_leaves_hooks_that_no_call_takes_along()
     finally:
         handle.remove()
     assert (site.fires, fired) == (False, [])
-    assert site.reason == "_global_is_full_backward_hook is None, and calls take neither full nor non-full hooks along"
+    assert site.reason == "_global_is_full_backward_hook is None, so calls capture neither full nor non-full hooks"

@@ -45,7 +45,7 @@ def test_inside_a_reentrant_checkpoint_only_backward_decides(notebook):
     graph = assert_as_predicted(notebook, model, [leaf()])
     assert [(site.fires, site.times) for site in graph.sites] == [(None, None)] * 4
     assert site_of(graph, "legacy").reason == (
-        "a reentrant checkpoint runs this call again during backward, and its hooks attach and fire then"
+        "a reentrant checkpoint runs this call again during backward, and its hooks are attached and called then"
     )
     assert {called.hook for called in notebook.log} == {"legacy", "full", "pre", "weight"}
 
@@ -86,4 +86,4 @@ def test_under_inputs_backward_ends_at_a_reentrant_checkpoint(notebook):
     assert not compared(predicted, notebook.log, ids_in(predicted, [loss])).wrong
     assert [called.hook for called in notebook.log] == ["multiplied"]
     assert site_of(predicted, "checkpoint").reason == "CheckpointFunctionBackward_0 raises when backward executes it"
-    assert site_of(predicted, "weight").reason == "this backward does not run the node that would start another"
+    assert site_of(predicted, "weight").reason == "this backward does not run the node that would start a nested one"

@@ -56,7 +56,7 @@ def test_what_is_no_tensor_gets_none(notebook):
     assert statuses(site.grad_input) == ["tensor", "none", "none"]
     assert statuses(site.grad_output) == ["tensor", "none", "none", "none"]
     assert [entry.reason for entry in site.grad_input[1:]] == [
-        "it is no tensor; if it is a container, the tensors inside it are invisible to a full hook"
+        "it is not a tensor; if it is a container, a full hook does not see the tensors inside it"
     ] * 2
 
 
@@ -65,7 +65,7 @@ def test_without_an_input_that_requires_grad_the_hook_sits_on_the_outputs_and_ge
     notebook.full(linear, "full")
     graph = captured(notebook, linear, torch.ones(4, 2))
     site = site_of(graph, "full")
-    assert [entry.reason for entry in site.grad_input] == ["no tensor among the positional arguments requires grad"]
+    assert [entry.reason for entry in site.grad_input] == ["no positional argument requires grad"]
     assert site.reason == "it was found on the node that PyTorch put on the outputs of the model"
 
 
@@ -111,7 +111,7 @@ def test_a_gradient_that_comes_around_the_outputs_calls_no_hook(notebook):
     assert notebook.log == []
     site = site_of(graph, "full")
     assert site.fires is False
-    assert site.reason == "the gradient comes to the module's inputs, but no root depends on what the module returned"
+    assert site.reason == "the gradient reaches the module's inputs, but no root depends on the module's outputs"
 
 
 def test_what_an_earlier_backward_left_calls_the_hook_where_the_outputs_are_not_reached(notebook):
@@ -125,7 +125,7 @@ def test_what_an_earlier_backward_left_calls_the_hook_where_the_outputs_are_not_
     site = site_of(graph, "full")
     assert (site.fires, site.times) == (None, None)
     assert site.reason == (
-        "an earlier backward came to the module's outputs alone, and what it left for the hook may still be there"
+        "an earlier backward reached only the module's outputs, and what it left for the hook may still be there"
     )
     kept[0].sum().backward()
     assert [call.hook for call in notebook.log] == ["full"]

@@ -55,9 +55,7 @@ def test_without_an_input_that_requires_grad_it_fires_at_the_outputs_with_none_f
     module = hooked(notebook, nn.Linear(3, 2))
     graph = assert_as_predicted(notebook, module, [torch.randn(4, 3)])
     site = site_of(graph, "full")
-    assert [(g.status, g.reason) for g in site.grad_input] == [
-        ("none", "no tensor among the positional arguments requires grad")
-    ]
+    assert [(g.status, g.reason) for g in site.grad_input] == [("none", "no positional argument requires grad")]
     assert site.node == site_of(graph, "pre").node
 
 
@@ -67,7 +65,7 @@ def test_tensors_that_require_no_grad_get_zeros_of_their_own_shape_and_dtype(not
     site = site_of(assert_as_predicted(notebook, module, arguments), "full")
     assert statuses(site.grad_input) == ["tensor", "none", "tensor", "tensor"]
     assert [(g.shape, g.dtype) for g in site.grad_input[2:]] == [((2,), "int64"), ((5,), "float16")]
-    assert site.grad_input[2].reason == "zeros: this argument requires no grad"
+    assert site.grad_input[2].reason == "zeros: this argument does not require grad"
 
 
 def test_an_argument_that_is_not_used_gets_zeros(notebook):
@@ -85,7 +83,7 @@ def test_tensors_inside_a_container_are_invisible(notebook):
     site = site_of(graph, "full")
     assert [(g.argument, g.status, g.reason) for g in site.grad_input] == [
         ("input", "tensor", None),
-        ("hx", "none", "the tensors inside it are invisible to a full hook"),
+        ("hx", "none", "a full hook does not see the tensors inside it"),
     ]
     assert [(g.argument, g.status) for g in site.grad_output] == [("result 0", "tensor"), ("result 1", "none")]
 
@@ -107,9 +105,9 @@ def test_results_that_are_no_tensors_get_none(notebook):
     graph = assert_as_predicted(notebook, module, lambda: [inner()], loss=lambda result: result[0].sum())
     assert [(g.status, g.reason) for g in site_of(graph, "full").grad_output] == [
         ("tensor", None),
-        ("none", "it is no tensor"),
-        ("none", "it is no tensor"),
-        ("none", "it requires no grad"),
+        ("none", "it is not a tensor"),
+        ("none", "it is not a tensor"),
+        ("none", "it does not require grad"),
     ]
 
 
@@ -130,7 +128,7 @@ def test_a_missing_gradient_stays_none_behind_the_hook_on_the_outputs(notebook):
     site = site_of(graph, "legacy")
     assert site.node == site_of(graph, "pre").node
     assert [(g.status, g.reason) for g in site.grad_input] == [
-        ("none", "no gradient arrives for it, and the hook on the module's outputs hands that on"),
+        ("none", "no gradient arrives for it, and the hook on the module's outputs passes None on"),
         ("tensor", None),
     ]
 
@@ -183,7 +181,7 @@ def test_a_loss_on_a_nested_result_alone_does_not_fire_it(notebook):
     graph = assert_as_predicted(notebook, module, [leaf(5, 1, 4)], loss=lambda result: result[1][0].sum())
     full, pre = site_of(graph, "full"), site_of(graph, "pre")
     assert full.fires is False
-    assert full.reason == "the gradient comes to the module's inputs, but no root depends on what the module returned"
+    assert full.reason == "the gradient reaches the module's inputs, but no root depends on the module's outputs"
     assert pre.reason == "it is on the node that PyTorch put on the module's outputs, and no root depends on that node"
 
 
@@ -307,7 +305,10 @@ def test_a_hook_that_was_registered_after_forward_does_not_fire():
     (site,) = recording.trace(loss).sites
     loss.backward()
     assert (site.fires, log) == (False, [])
-    assert site.reason == "the module's call did not take it along: a call takes what is registered when it starts"
+    assert (
+        site.reason
+        == "the module's call did not capture it: a call captures the hooks that are registered when it starts"
+    )
 
 
 @pytest.mark.parametrize("api", ["backward", "grad"])

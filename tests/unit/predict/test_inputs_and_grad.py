@@ -45,7 +45,7 @@ def test_backward_inputs_runs_only_what_leads_to_them():
     predicted = assert_as_predicted(lambda: bench, [x])
     assert kinds_at(predicted, bench, w) == set()
     assert silent_reason(predicted, bench, w, HookKind.TENSOR) == (
-        "backward does not come to AccumulateGrad_1: none of the tensors in inputs= is there or behind it"
+        "backward does not reach AccumulateGrad_1: none of the tensors in inputs= is there or behind it"
     )
 
 

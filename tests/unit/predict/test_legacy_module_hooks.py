@@ -70,7 +70,7 @@ def test_it_never_fires_where_the_first_result_requires_no_grad(notebook):
     module = FromFunction(lambda _, a: (a.argmax(), a.exp()))
     notebook.legacy(module, "legacy")
     graph = assert_as_predicted(notebook, module, lambda: [inner()], loss=lambda result: result[1].sum())
-    assert site_of(graph, "legacy").reason == "result[0] requires no grad, so it has no grad_fn"
+    assert site_of(graph, "legacy").reason == "result[0] does not require grad, so it has no grad_fn"
 
 
 def test_it_never_fires_where_the_result_is_a_parameter(notebook):

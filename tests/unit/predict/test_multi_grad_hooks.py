@@ -50,7 +50,7 @@ def test_an_all_hook_gets_none_for_a_tensor_that_backward_does_not_come_to():
     site = the_site(assert_as_predicted(lambda: bench))
     assert [(gradient.status, gradient.reason) for gradient in site.grad_output] == [
         ("tensor", None),
-        ("none", "backward does not come to it"),
+        ("none", "backward does not reach it"),
     ]
 
 
@@ -76,7 +76,7 @@ def test_an_all_hook_on_the_lone_root_alone_is_never_called():
     bench.on_several([y])
     site = the_site(assert_as_predicted(lambda: bench))
     assert site.fires is False
-    assert "does not count the root" in site.reason
+    assert "the root that backward starts from does not count" in site.reason
 
 
 def test_an_all_hook_on_the_lone_root_and_another_tensor_is_called_for_each():
@@ -87,9 +87,9 @@ def test_an_all_hook_on_the_lone_root_and_another_tensor_is_called_for_each():
     first, second = assert_as_predicted(lambda: bench).sites
     assert (first.times, second.times) == (1, 1)
     assert [statuses(first), statuses(second)] == [["tensor", "none"], ["none", "tensor"]]
-    assert first.grad_output[1].reason == "backward comes to it after the hook was called"
+    assert first.grad_output[1].reason == "backward reaches it after the hook was called"
     assert second.grad_output[0].reason == "an earlier call of the hook got it"
-    assert first.reason.endswith("; call 1 of 2: of their nodes PyTorch counts 1 as executed, so 1 gradient is enough")
+    assert first.reason.endswith("; call 1 of 2: PyTorch counts 1 of their nodes as executed, so 1 gradient is enough")
 
 
 def test_an_all_hook_that_is_called_for_every_gradient_is_verified_call_by_call():
@@ -162,7 +162,7 @@ def test_an_any_hook_on_tensors_that_are_gone_is_left_open(notebook):
     loss = hooked_and_dropped(notebook, "any", lambda made: [made * 1, made * 3, kept])
     site = site_of(fxgrad.capture(loss, nn.ParameterList([kept])).graph, "several")
     assert (site.fires, site.times, site.node) == (None, None, None)
-    assert site.reason == "it may also be on tensors that were not found, and it does not say which"
+    assert site.reason == "it may also be registered on tensors that fxgrad could not find"
 
 
 def test_an_any_hook_whose_tensors_are_all_held_is_predicted(notebook):
@@ -200,7 +200,7 @@ def test_an_all_hook_on_one_of_several_results_that_is_gone_is_left_open(noteboo
     site = site_of(fxgrad.capture(loss, nn.ParameterList([kept])).graph, "several")
     assert site.fires is None
     assert site.reason == (
-        "nobody holds one of its tensors any more, and of that it keeps only the node, which has several gradients"
+        "one of its tensors is gone, and the hook keeps only that tensor's node, which has several gradients"
     )
 
 

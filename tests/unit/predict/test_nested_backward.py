@@ -57,7 +57,7 @@ def test_a_leaf_outside_may_get_a_part_of_its_gradient_from_the_nested_backward(
     model = FromFunction(lambda m, a: ByHelper.apply(a * m.weight[0], lambda y: y * m.weight[1]))
     model.weight.register_hook(notebook.tensor("weight"))
     site = site_of(assert_as_predicted(notebook, model, [leaf()]), "weight")
-    why = "ByHelperBackward_0 may run a backward of its own, which calls the hooks on leaves once more if it uses them"
+    why = "ByHelperBackward_0 may run a nested backward, which calls the hooks on leaves once more if it uses them"
     assert (site.fires, site.times) == (True, None)
     assert entries(site)[0][:2] == ("unknown", (3,))
     assert site.reason.endswith(why)
@@ -70,7 +70,7 @@ def test_a_leaf_that_only_the_nested_backward_uses_may_have_its_hook_called(note
     site = site_of(assert_as_predicted(notebook, model, [leaf()]), "weight")
     assert (site.node, site.fires) == (None, None)
     assert site.reason == (
-        "a custom Function may start a backward of its own, which calls the hooks of every leaf that it uses"
+        "a custom Function may start a nested backward, which calls the hooks of every leaf that it uses"
     )
     assert len(notebook.log) == 1
 
@@ -90,7 +90,7 @@ def test_a_module_that_only_backward_calls_may_have_its_hooks_called(notebook):
     notebook.full(model.inner, "inner")
     site = site_of(assert_as_predicted(notebook, model, [leaf()]), "inner")
     assert (site.node, site.fires) == (None, None)
-    assert site.reason.endswith("only the backward of OnlyInBackwardBackward_0 knows whether it calls it")
+    assert site.reason.endswith("only the backward of OnlyInBackwardBackward_0 decides whether to call it")
     assert len(notebook.log) == 1
 
 
@@ -129,8 +129,8 @@ def test_a_nested_backward_may_come_first_to_what_is_not_detached(notebook):
     site = site_of(assert_as_predicted(notebook, FromFunction(forward), [leaf()]), "shift")
     assert (site.fires, site.times) == (None, None)
     assert site.reason == (
-        "CheckpointFunctionBackward_0 uses tensors of this graph that are not detached: a backward of its own may come to "
-        "their nodes first, and free what these need"
+        "CheckpointFunctionBackward_0 uses tensors of this graph that are not detached: a nested backward may "
+        "reach their nodes first and free what they need"
     )
     assert len(notebook.log) == 2
 
@@ -175,7 +175,7 @@ def test_a_module_that_backward_calls_for_the_first_time_has_one_more_site(noteb
     notebook.full(model.inner, "inner")
     first, other = sites_of(assert_as_predicted(notebook, model, [leaf()]), "inner")
     assert (other.call, other.fires, first.call, first.fires) == ("inner#1", True, None, None)
-    assert first.reason == "only the backward of OnlyInBackwardBackward_0 knows whether it calls it"
+    assert first.reason == "only the backward of OnlyInBackwardBackward_0 decides whether to call it"
     assert len(notebook.log) == 2
 
 
@@ -186,7 +186,10 @@ def test_where_no_call_was_recorded_a_checkpoint_may_call_modules_again(notebook
     result = model(leaf())
     sites = sites_of(fxgrad.capture(result, model).graph, "inner")
     assert [site.fires for site in sites] == [None, True]
-    assert sites[0].reason == "CheckpointFunctionBackward_0 may run modules again, whose hooks then attach and fire"
+    assert (
+        sites[0].reason
+        == "CheckpointFunctionBackward_0 may run modules again, whose hooks are then attached and called"
+    )
     result.sum().backward()
     assert len(notebook.log) == 2
 

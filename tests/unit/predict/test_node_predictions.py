@@ -61,10 +61,10 @@ def test_on_one_thread_the_order_is_certain():
 
 def test_between_two_devices_there_is_no_order():
     assert find_order_caveat(graph(node(0, 1, device="cuda:0"), node(1))) == (
-        "each device (cuda:0, cpu) has a thread of its own, so between them there is no order"
+        "each device (cuda:0, cpu) has its own thread, so there is no order between them"
     )
 
 
 def test_with_several_roots_the_thread_of_an_accelerator_starts_early():
     several = graph(node(0, device="cuda:0"), node(1, device="cuda:0"), roots=(0, 1))
-    assert find_order_caveat(several) == "the thread of cuda:0 starts while the 2 roots are still being handed out"
+    assert find_order_caveat(several) == "the thread of cuda:0 starts while the 2 roots are still being queued"

@@ -108,7 +108,7 @@ def test_none_for_an_argument_that_needs_no_gradient_says_both():
     predicted = predicted_for(Stop.apply(leaf(), torch.ones(3)))
     assert entries(predicted, "StopBackward_0")[1] == (
         "none",
-        "it required no grad when it was made or used, and backward returns None for it",
+        "it did not require grad when it was made or used, and backward returns None for it",
     )
 
 

@@ -88,11 +88,11 @@ def test_it_has_one_site_per_call_that_took_it_along():
     ("fields", "reason"),
     [
         ({"legacy_reason": "the result is empty"}, "the result is empty"),
-        ({}, "there is no tensor in the result"),
-        ({"legacy_tensor": ref(requires_grad=False)}, "result requires no grad, so it has no grad_fn"),
+        ({}, "the result holds no tensor"),
+        ({"legacy_tensor": ref(requires_grad=False)}, "result does not require grad, so it has no grad_fn"),
         (
             {"legacy_tensor": ref(requires_grad=False), "grad_enabled": False},
-            "result requires no grad (gradients are disabled), so it has no grad_fn",
+            "result does not require grad (gradients are disabled), so it has no grad_fn",
         ),
         ({"legacy_tensor": ref("result", 0, is_leaf=True)}, "result[0] is a leaf, which has no grad_fn"),
         (
@@ -125,7 +125,9 @@ def test_a_full_hook_is_on_the_node_on_the_inputs_and_a_pre_hook_on_that_on_the_
 def test_without_an_input_that_requires_grad_a_full_hook_is_on_the_outputs():
     site = only(find_places(graph(hook(FULL), nodes=hook_nodes(), calls=[full_call(None, output_hook_node=0)])))
     assert site.node == 0
-    assert site.reason == ("the node that PyTorch put on the module's outputs, as no positional input requires grad")
+    assert site.reason == (
+        "the node that PyTorch put on the module's outputs, because no positional input requires grad"
+    )
 
 
 def test_a_full_hook_waits_in_vain_where_no_result_is_hooked():
@@ -181,7 +183,7 @@ RERUN = [
 def test_a_call_that_backward_runs_again_attaches_its_hooks_then(checkpointed, fields, again):
     around = call(hooks=(0,), checkpointed=checkpointed, **fields)
     site = only(find_places(graph(hook(), nodes=[starter()], calls=[around])))
-    assert_undecided(site, f"{again} attach and fire then")
+    assert_undecided(site, f"{again} are attached and called then")
     assert site.call == "m#1"
 
 
@@ -208,7 +210,7 @@ def test_a_call_in_a_checkpoint_that_is_not_reentrant_has_one_site():
 
 
 def test_a_function_that_calls_no_module_in_forward_may_call_any_in_backward():
-    knows = "only the backward of N_0 knows whether it calls it"
+    knows = "only the backward of N_0 decides whether to call it"
     nodes = [starter(FUNCTION)]
     assert_undecided(only(find_places(graph(hook(FULL), nodes=nodes))), f"the module was never called, and {knows}")
     tensor = ref(node=0, node_name="N")
@@ -218,13 +220,13 @@ def test_a_function_that_calls_no_module_in_forward_may_call_any_in_backward():
 
 
 def test_a_function_that_called_modules_in_forward_may_call_others_that_were_not_called():
-    knows = "only the backward of N_0 knows whether it calls it"
+    knows = "only the backward of N_0 decides whether to call it"
     other = replace(call(checkpointed="function"), id="other#1", path="other")
     nodes = [starter(FUNCTION)]
     assert_undecided(
         only(find_places(graph(hook(FULL), nodes=nodes, calls=[other]))), f"the module was never called, and {knows}"
     )
-    taken = "the module's call did not take it along: a call takes what is registered when it starts"
+    taken = "the module's call did not capture it: a call captures the hooks that are registered when it starts"
     assert_nowhere(only(find_places(graph(hook(FULL), nodes=nodes, calls=[call(checkpointed="function")]))), taken)
     assert_nowhere(
         only(find_places(graph(hook(FULL, active=False), nodes=nodes, calls=[other]))), "the module was never called"
@@ -232,7 +234,7 @@ def test_a_function_that_called_modules_in_forward_may_call_others_that_were_not
 
 
 def test_in_a_capture_modules_may_run_again_in_any_backward_inside():
-    runs = "N_0 may run modules again, whose hooks then attach and fire"
+    runs = "N_0 may run modules again, whose hooks are then attached and called"
     sites = find_places(graph(hook(), nodes=[starter(), node(1, hooks=(0,))], info=CAPTURED))
     assert [site.node for site in sites] == [1, None]
     assert_undecided(sites[1], runs)
@@ -258,20 +260,22 @@ def test_a_module_that_is_never_called_but_whose_parameters_are_used_says_that()
 
 def test_a_call_that_did_not_take_the_hook_along_says_so():
     site = only(find_places(graph(hook(FULL), calls=[call()])))
-    assert_nowhere(site, "the module's call did not take it along: a call takes what is registered when it starts")
+    assert_nowhere(
+        site, "the module's call did not capture it: a call captures the hooks that are registered when it starts"
+    )
 
 
 def test_a_module_without_a_flag_has_hooks_that_no_call_takes_along():
     site = only(find_places(graph(hook(FULL), calls=[call()], full_backward_sticky=None)))
-    assert_nowhere(site, "its _is_full_backward_hook is None, and its calls take neither full nor non-full hooks along")
+    assert_nowhere(site, "its _is_full_backward_hook is None, so its calls capture neither full nor non-full hooks")
 
 
 def test_a_wrapper_says_which_module_has_the_flag_instead():
     site = only(find_places(graph(hook(FULL), calls=[call()], full_backward_sticky=None, wraps="m._orig_mod")))
     assert_nowhere(
         site,
-        "torch.compile returned this module, and registering on it sets the flag of m._orig_mod, the module inside, that "
-        "tells which kind of hooks it has; of its own hooks no call takes any along",
+        "torch.compile returned this module, and registering on it sets _is_full_backward_hook of m._orig_mod, the "
+        "module inside; no call captures the hooks of this module itself",
     )
 
 
@@ -281,17 +285,17 @@ def test_a_wrapper_says_which_module_has_the_flag_instead():
         (
             None,
             HookKind.GLOBAL_BACKWARD,
-            "_global_is_full_backward_hook is None, and calls take neither full nor non-full hooks along",
+            "_global_is_full_backward_hook is None, so calls capture neither full nor non-full hooks",
         ),
         (
             True,
             HookKind.GLOBAL_BACKWARD,
-            "the module's call did not take it along: a call takes what is registered when it starts",
+            "the module's call did not capture it: a call captures the hooks that are registered when it starts",
         ),
         (
             None,
             HookKind.GLOBAL_FULL_BACKWARD_PRE,
-            "the module's call did not take it along: a call takes what is registered when it starts",
+            "the module's call did not capture it: a call captures the hooks that are registered when it starts",
         ),
     ],
 )
@@ -304,7 +308,7 @@ def test_several_calls_that_did_not_take_a_removed_hook_along_say_so():
     site = only(find_places(graph(hook(FULL, active=False), calls=[call(1), call(2)])))
     assert_nowhere(
         site,
-        "none of the 2 calls took it along: a call takes what is registered when it starts, "
+        "none of the 2 calls captured it: a call captures the hooks that are registered when it starts, "
         "and its handle was removed since",
     )
 
@@ -352,8 +356,8 @@ def test_a_node_hook_is_on_the_whole_node():
 
 
 def test_a_tensor_hook_without_a_place_gives_the_reason_that_was_observed():
-    site = only(find_places(graph(hook(HookKind.TENSOR, unplaced="its tensor requires no grad"))))
-    assert_nowhere(site, "its tensor requires no grad")
+    site = only(find_places(graph(hook(HookKind.TENSOR, unplaced="its tensor does not require grad"))))
+    assert_nowhere(site, "its tensor does not require grad")
 
 
 def test_a_removed_tensor_hook_says_so():
@@ -396,14 +400,14 @@ def test_a_hook_on_a_leaf_may_fire_inside_the_backward_of_a_function():
     leaf = Variable("m", (), "parameter", META, requires_grad=True, is_leaf=True)
     site = only(find_places(graph(hook(HookKind.TENSOR), nodes=[starter(FUNCTION)], variables=[leaf])))
     assert_undecided(
-        site, "a custom Function may start a backward of its own, which calls the hooks of every leaf that it uses"
+        site, "a custom Function may start a nested backward, which calls the hooks of every leaf that it uses"
     )
 
 
 def test_retain_grad_on_a_leaf_does_not_fire_inside_a_reentrant_checkpoint():
     leaf = Variable("m", (), "parameter", META, requires_grad=True, is_leaf=True)
     site = only(find_places(graph(hook(HookKind.RETAIN_GRAD), nodes=[starter()], variables=[leaf])))
-    assert_nowhere(site, "it is on nothing that the roots depend on")
+    assert_nowhere(site, "no root depends on what it is registered on")
 
 
 @pytest.mark.parametrize(
@@ -414,7 +418,7 @@ def test_a_tensor_that_no_root_depends_on_may_be_reached_by_a_backward_inside(ki
     other = Variable("m", (), "input", META, requires_grad=True, is_leaf=False)
     nodes = [starter(kind, nested_backward)]
     site = only(find_places(graph(hook(HookKind.TENSOR, unplaced="cut"), nodes=nodes, variables=[other])))
-    there = "" if fires is False else "; N_0 may start a backward of its own, which may come there"
+    there = "" if fires is False else "; N_0 may start a nested backward, which may reach it"
     assert (site.node, site.fires, site.reason) == (None, fires, f"cut{there}")
 
 
@@ -423,7 +427,7 @@ def test_a_node_that_pytorch_put_on_the_outputs_may_be_reached_by_a_backward_ins
     assert_undecided(
         site,
         "it is on the node that PyTorch put on the module's outputs, and no root depends on that node; "
-        "N_0 may start a backward of its own, which may come there",
+        "N_0 may start a nested backward, which may reach it",
     )
 
 
@@ -449,4 +453,6 @@ def test_every_hook_has_a_site_in_the_order_of_registration():
 
 def test_a_module_that_is_not_listed_has_no_flag_to_look_at():
     site = only(find_places(replace(graph(hook(FULL), calls=[call()]), modules=())))
-    assert_nowhere(site, "the module's call did not take it along: a call takes what is registered when it starts")
+    assert_nowhere(
+        site, "the module's call did not capture it: a call captures the hooks that are registered when it starts"
+    )

@@ -114,7 +114,7 @@ def test_an_edge_that_leads_nowhere_without_a_known_reason_says_that():
 
 
 def test_an_edge_that_leads_nowhere_gives_its_reason():
-    assert entries(node(0, To(None, null_reason="it requires no grad"))) == [("none", "it requires no grad")]
+    assert entries(node(0, To(None, null_reason="it does not require grad"))) == [("none", "it does not require grad")]
 
 
 def test_an_element_of_a_list_whose_own_result_gets_no_gradient_says_so():
@@ -162,7 +162,7 @@ RESIDUALS = {"name": "LinalgLstsqBackward0", "roots": [Root(0, 1, ())]}
         (NORM_0 | {"settings": (("p", "2"),)}, ("tensor", None)),
         (
             {"name": "NormBackward0"},
-            ("unknown", "only the 0-norm has no gradient, and the order is not known"),
+            ("unknown", "only the 0-norm has no gradient, and the order is unknown"),
         ),
         (
             {"name": "CopySlices"},
@@ -170,7 +170,7 @@ RESIDUALS = {"name": "LinalgLstsqBackward0", "roots": [Root(0, 1, ())]}
         ),
         (
             {"name": "ConvolutionBackwardBackward0", "slots": 3},
-            ("unknown", "which gradients a second derivative has depends on which of its terms are zero"),
+            ("unknown", "the gradients of a second derivative depend on which of its terms are zero"),
         ),
         ({"name": "SigmoidBackwardBackward0"}, ("tensor", None)),
         (
@@ -187,16 +187,16 @@ RESIDUALS = {"name": "LinalgLstsqBackward0", "roots": [Root(0, 1, ())]}
             {"name": "NativeGroupNormBackward0", "slots": 3, "roots": [Root(0, 1, ())]},
             (
                 "none",
-                "without a gradient for the result, those for mean and rstd count only for the input, together",
+                "without a gradient for the result, those for mean and rstd count only together, and only for the input",
             ),
         ),
         (
             {"name": "NativeGroupNormBackward0", "slots": 3, "roots": [Root(0, 1, ())], "torch": "2.14.0"},
-            ("unknown", "what mean and rstd alone give depends on the version of torch"),
+            ("unknown", "the gradients from mean and rstd alone depend on the version of torch"),
         ),
         (
             {"name": "FusedRmsNormBackward0", "slots": 2, "roots": [Root(0, 1, ())]},
-            ("unknown", "what the gradient of rstd alone gives is not known"),
+            ("unknown", "the result of a gradient for rstd alone is unknown"),
         ),
         ({"name": "FusedRmsNormBackward0", "slots": 2}, ("tensor", None)),
         (
@@ -272,14 +272,13 @@ def test_a_node_that_raises_says_that_it_does():
 
 def test_a_node_that_no_root_leads_to_says_so():
     assert (
-        silent(node(0), node(1), hooks=[hook(on=1)])
-        == "backward does not come to MulBackward0_1: no root depends on it"
+        silent(node(0), node(1), hooks=[hook(on=1)]) == "backward does not reach MulBackward0_1: no root depends on it"
     )
 
 
 def test_a_node_with_no_input_behind_it_says_so():
     reason = silent(node(0, 1, 2), node(1), node(2), hooks=[hook(on=1)], backward=BackwardCall(((2, 0),)))
-    assert reason == "backward does not come to MulBackward0_1: none of the tensors in inputs= is there or behind it"
+    assert reason == "backward does not reach MulBackward0_1: none of the tensors in inputs= is there or behind it"
 
 
 def test_a_node_that_grad_captures_calls_hooks_on_tensors_only():
@@ -311,8 +310,8 @@ def test_a_full_hook_that_the_gradient_reaches_by_a_way_around_says_so():
     around = full_call(input_hook_node=1, output_hook_node=2)
     nodes = node(0, 1), hook_function(1, 3), hook_function(2, 1), leaf(3)
     assert silent(*nodes, hooks=[hook(HookKind.MODULE_FULL_BACKWARD)], calls=(around,)) == (
-        "the gradient comes to the module's inputs by a way around its outputs: "
-        f"{HOOK_FUNCTION}_2, on the outputs, has not run before"
+        "the gradient reaches the module's inputs on a path around its outputs: "
+        f"{HOOK_FUNCTION}_2, on the outputs, has not run by then"
     )
 
 
@@ -323,7 +322,7 @@ def test_a_full_hook_whose_outputs_no_root_depends_on_says_so():
         hooks=[hook(HookKind.MODULE_FULL_BACKWARD)],
         calls=(full_call(input_hook_node=1, output_hook_node=None),),
     )
-    assert reason == "the gradient comes to the module's inputs, but no root depends on what the module returned"
+    assert reason == "the gradient reaches the module's inputs, but no root depends on the module's outputs"
 
 
 def multi_grad(*slots, mode="all", number=0, **fields):
@@ -333,8 +332,8 @@ def multi_grad(*slots, mode="all", number=0, **fields):
 
 def test_an_all_hook_that_waits_for_what_pytorch_does_not_count_says_so():
     assert silent(node(0, 1), leaf(1), hooks=[multi_grad((0, 0))]) == (
-        "an 'all' hook waits for as many gradients as PyTorch executes nodes among those of t0, "
-        "and it does not count the root that backward starts from"
+        "an 'all' hook waits for one gradient per node that PyTorch executes among those of t0, "
+        "and the root that backward starts from does not count"
     )
 
 
@@ -367,12 +366,12 @@ def test_another_multi_grad_hook_whose_gradients_would_arrive_is_not_called_afte
     waits_for_root = multi_grad((0, 0), number=2)
     reasons = reasons_where_an_all_hook_raises(multi_grad((2, 0), mode="any", number=1), waits_for_root)
     assert reasons[1] == ENDED
-    assert reasons[2].startswith("an 'all' hook waits for as many gradients as PyTorch executes nodes")
+    assert reasons[2].startswith("an 'all' hook waits for one gradient per node that PyTorch executes")
 
 
 def test_nodes_that_backward_does_not_reach_are_listed_with_why():
     assert find_unreached_nodes(graph(node(0), node(1))) == {
-        1: "backward does not come to MulBackward0_1: no root depends on it"
+        1: "backward does not reach MulBackward0_1: no root depends on it"
     }
 
 
@@ -390,7 +389,7 @@ def nesting(number, *edges, entries=(), kind=NodeKind.CHECKPOINT):
 def test_a_hook_on_a_leaf_may_be_called_again_by_a_backward_inside(kind, starts):
     nodes = node(0, 1, 2), nesting(1, 3, kind=kind), leaf(2, variable="w"), leaf(3)
     found = site(*nodes, hooks=[hook(HookKind.TENSOR, 2, 0)])
-    again = f"{starts} a backward of its own, which calls the hooks on leaves once more if it uses them"
+    again = f"{starts} a nested backward, which calls the hooks on leaves once more if it uses them"
     assert (found.fires, found.times) == (True, None)
     assert found.reason == f"AccumulateGrad_2 adds into the leaf w; {again}"
     assert [(entry.status, entry.reason) for entry in found.grad_output] == [("unknown", again)]
@@ -401,8 +400,8 @@ def test_a_backward_inside_that_enters_this_graph_may_call_hooks_on_what_it_reac
     found = site(*nodes, hooks=[hook(HookKind.TENSOR, 2, 0)])
     assert (found.fires, found.times) == (None, None)
     assert found.reason == (
-        "N_0 uses tensors of this graph that are not detached: a backward of its own may come to their nodes first, "
-        "and free what these need"
+        "N_0 uses tensors of this graph that are not detached: a nested backward may reach their nodes first and "
+        "free what they need"
     )
 
 
@@ -417,7 +416,7 @@ def test_a_hook_that_only_a_backward_inside_may_call_says_so():
     found = site(*nodes, hooks=[hook(on=2)], backward=BackwardCall(((3, 0),)))
     assert (found.fires, found.times) == (None, None)
     assert found.reason == (
-        "N_1 may run a backward of its own, which calls the hooks on leaves, and on what it comes to, once more if it uses "
+        "N_1 may run a nested backward, which calls the hooks on leaves, and on what it reaches, once more if it uses "
         "them"
     )
 
@@ -428,10 +427,10 @@ def test_a_multi_grad_hook_on_a_leaf_may_count_gradients_of_a_backward_inside(mo
     found = site(*nodes, hooks=[multi_grad((0, 0), (2, 0), mode=mode)])
     assert (found.node, found.fires, found.times) == (None, None, None)
     assert found.reason == (
-        "N_1 runs a backward of its own, which calls the hook as well for those of its tensors that it comes to: how "
-        "often it is called, and with which gradients, only backward decides"
+        "N_1 runs a nested backward, which also calls the hook for those of its tensors that it reaches: only "
+        "backward decides how often, and with which gradients"
     )
-    again = "N_1 runs a backward of its own, which calls the hooks on leaves once more if it uses them"
+    again = "N_1 runs a nested backward, which calls the hooks on leaves once more if it uses them"
     assert [(entry.index, entry.status, entry.reason) for entry in found.grad_output] == [
         (index, "unknown", again) for index in entries
     ]
@@ -445,7 +444,7 @@ def test_what_an_earlier_backward_left_for_a_full_hook_may_still_be_there():
     found = site(*nodes, hooks=[hook(HookKind.MODULE_FULL_BACKWARD)], unrecorded_calls=(left,))
     assert (found.fires, found.reason) == (
         None,
-        "an earlier backward came to the module's outputs alone, and what it left for the hook may still be there",
+        "an earlier backward reached only the module's outputs, and what it left for the hook may still be there",
     )
 
 
@@ -458,7 +457,7 @@ def test_on_a_freed_graph_only_hooks_before_the_first_execution_are_called_for_c
     found = site(node(0), hooks=[hook(kind, 0, slot)], backward=BackwardCall(after="freed"))
     assert found.fires is fires
     assert fires or found.reason == (
-        "the same call before freed the graph: this one raises at the first node that needs what was freed"
+        "an earlier call freed the graph: this one raises at the first node that needs what was freed"
     )
 
 

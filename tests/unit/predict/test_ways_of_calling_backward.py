@@ -251,7 +251,7 @@ def test_a_second_call_on_a_freed_graph_ends_where_only_backward_knows(hooked: H
     site = site_of(predicted.graph, "x tensor")
     assert (site.fires, site.times) == (None, None)
     assert site.reason == (
-        "the same call before freed the graph: this one raises at the first node that needs what was freed"
+        "an earlier call freed the graph: this one raises at the first node that needs what was freed"
     )
 
 
@@ -278,7 +278,7 @@ def plain() -> fxgrad.result.Trace:
     ("asked", "said"),
     [
         ({"inputs": "trunk.wieght"}, ("no tensor 'trunk.wieght'", "one of trunk.weight")),
-        ({"inputs": "x"}, ("x, which requires no grad", "let it require grad and trace again")),
+        ({"inputs": "x"}, ("x, which does not require grad", "make it require grad and trace again")),
         ({"roots": "result[2]"}, ("no root 'result[2]'", "one of result[1], result[0]")),
         (
             {"roots": "unused.weight"},
@@ -301,18 +301,18 @@ def test_what_cannot_be_asked_for_is_refused(
     [
         (
             {"inputs": []},
-            ("empty inputs", "at least one: PyTorch raises for none", "leave inputs out for a backward to every leaf"),
+            ("empty inputs", "at least one: PyTorch raises for none", "omit inputs for a backward to every leaf"),
         ),
         (
             {"api": "grad"},
-            ("autograd.grad without inputs", "the tensors whose gradients it shall return", "inputs=[names]"),
+            ("autograd.grad without inputs", "the tensors whose gradients it returns", "inputs=[names]"),
         ),
-        ({"api": "gradient"}, ("api='gradient'", "'backward' or 'grad'", "leave api out for the usual call")),
+        ({"api": "gradient"}, ("api='gradient'", "'backward' or 'grad'", "omit api for the usual call")),
         (
             {"after": "kept"},
-            ("after='kept'", "None or 'retained' or 'freed'", "leave after out for the usual call"),
+            ("after='kept'", "None or 'retained' or 'freed'", "omit after for the usual call"),
         ),
-        ({"roots": []}, ("empty roots", "at least one tensor that backward starts from", "leave roots out for all")),
+        ({"roots": []}, ("empty roots", "at least one tensor that backward starts from", "omit roots for all of them")),
     ],
 )
 def test_what_pytorch_refuses_is_refused(
@@ -341,7 +341,7 @@ def test_the_rule_of_the_roots_says_which_were_asked_for(
 
 
 def test_a_tensor_without_a_name_is_refused(plain: fxgrad.result.Trace) -> None:
-    with pytest.raises(UsageError, match="a Tensor in inputs that this trace has no name for"):
+    with pytest.raises(UsageError, match="a Tensor in inputs that this trace cannot name"):
         plain.predict(inputs=torch.ones(3, requires_grad=True))
 
 
@@ -368,13 +368,13 @@ def test_a_saved_trace_keeps_the_call(plain: fxgrad.result.Trace, tmp_path: Any)
 
 def test_a_parameter_that_inputs_pass_by_is_listed_with_why(plain: fxgrad.result.Trace) -> None:
     report = " ".join(str(plain.predict(inputs="trunk.weight").report()).split())
-    assert "`left.bias` (2,) backward does not come to AccumulateGrad" in report
+    assert "`left.bias` (2,) backward does not reach AccumulateGrad" in report
 
 
 def test_a_hook_that_inputs_pass_by_is_told_to_be_listed_there(hooked: Hooked) -> None:
     told = hooked.trace().predict(inputs="left.weight").explain("trunk").findings
     assert next(finding.fix for finding in told if finding.code == "FXG114") == (
-        "call backward without inputs=, or list a tensor there whose gradient comes through the hook's node"
+        "call backward without inputs=, or add a tensor to inputs= whose gradient passes through the hook's node"
     )
 
 

@@ -93,7 +93,7 @@ def test_an_engine_that_fails_is_quoted_with_its_last_lines(engine_on_path):
 
 def test_an_engine_that_writes_nothing_has_failed(engine_on_path):
     engine_on_path("")
-    with pytest.raises(OutputError, match="the layout engine failed: it said nothing"):
+    with pytest.raises(OutputError, match="the layout engine failed: no message"):
         render_dot(SOURCE, "svg")
 
 

@@ -16,7 +16,7 @@ def report_of(program):
 
 def test_the_report_has_a_title_and_sections(linear):
     headings = [line for line in report_of(linear).splitlines() if line.startswith("#")]
-    assert headings[:4] == ["# Backward graph", "## summary", "## hooks, as they were registered", "## firing order"]
+    assert headings[:4] == ["# Backward graph", "## summary", "## hooks, in order of registration", "## firing order"]
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_header(lstm_cells):

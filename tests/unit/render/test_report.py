@@ -51,8 +51,8 @@ def test_a_capture_says_why_it_has_no_calls(linear):
 
 def test_the_promise_and_its_limits_stand_at_the_end(linear):
     assert " ".join(report_of(linear).split()).endswith(
-        "right, given that every hook returns None and none starts a backward of its own. "
-        "What depends on values is called unknown, with the reason."
+        "is right if every hook returns None and none starts a nested backward. "
+        "What depends on values is reported as unknown, with the reason."
     )
 
 
@@ -72,7 +72,7 @@ def test_counts_are_those_of_the_records(lstm_cells):
 def test_hooks_are_listed_as_they_were_registered(linear):
     linear.site(linear.hook(HookKind.TENSOR, "fc.weight", "second"), fires=False, reason="no root depends on it")
     lines = report_of(linear).splitlines()
-    at = lines.index("hooks, as they were registered")
+    at = lines.index("hooks, in order of registration")
     assert [line.split() for line in lines[at + 1 : at + 4]] == [
         ["on", "kind", "function", "fires"],
         ["fc", "non-full", "show", "once"],
@@ -103,8 +103,8 @@ def test_no_section_is_written_for_nothing(linear):
 
 
 def test_skipped_outputs_are_listed(linear):
-    linear.info = replace(linear.info, skipped=("result[1]: it requires no grad",))
-    assert "outputs that backward does not start from\n  result[1]: it requires no grad\n" in report_of(linear)
+    linear.info = replace(linear.info, skipped=("result[1]: it does not require grad",))
+    assert "outputs that backward does not start from\n  result[1]: it does not require grad\n" in report_of(linear)
 
 
 def test_warnings_come_before_infos(lstm_cells):
@@ -150,7 +150,7 @@ def test_findings_with_ever_other_fixes_are_listed_in_the_end(linear):
 def test_long_tables_are_cut_and_say_so(linear):
     for number in range(200):
         linear.site(linear.hook(HookKind.TENSOR, f"x{number}", "f"), fires=False, reason="no use")
-    assert "and 101 more: the saved trace (`--json`) has them all" in report_of(linear)
+    assert "and 101 more: see the saved trace (`--json`)" in report_of(linear)
 
 
 def test_weights_under_a_reentrant_checkpoint_are_not_said_to_get_no_gradient(program):
@@ -188,7 +188,7 @@ def test_hooks_are_numbered_across_nodes():
     model[1].bias.register_hook(third)
     trace = fxgrad.trace(model, torch.ones(5, 3, requires_grad=True))
     assert lines_of(trace.order())[2:] == [
-        "the calls of hooks, in their order",
+        "hook calls, in order",
         "no. node gradient kind on function",
         "1 AccumulateGrad_0 [0] result tensor 1.bias third",
         "2 BackwardHookFunctionBackward_1 full 1 second",
@@ -221,7 +221,7 @@ def test_hooks_that_are_not_called_come_last_with_why():
     model.register_full_backward_hook(first)
     trace = fxgrad.trace(model, torch.ones(5, 3, requires_grad=True)).predict(inputs="weight")
     assert trace.order().calls == ()
-    assert lines_of(trace.order())[3] == "hooks that are not called"
+    assert lines_of(trace.order())[3] == "hooks that never fire"
 
 
 def test_an_all_hook_that_is_called_twice_comes_twice():
@@ -256,8 +256,8 @@ def test_on_several_devices_there_is_no_order_between_them(linear):
     metas = tuple([meta.__class__(meta.shape, meta.dtype, "cuda:0") for meta in node.grad_outputs])
     there = predict(replace(graph, nodes=(replace(node, grad_outputs=metas), *nodes)))
     assert (
-        "this order holds on each device's thread alone: each device (cuda:0, cpu) has a thread of its own, so "
-        "between them there is no order" in " ".join(str(fxgrad.result.Trace(there).order()).split())
+        "this order holds only within each device's thread: each device (cuda:0, cpu) has its own thread, so there is no order between them"
+        in " ".join(str(fxgrad.result.Trace(there).order()).split())
     )
 
 
@@ -274,7 +274,7 @@ def test_the_command_line_shows_the_order(tmp_path, monkeypatch, capsys):
     weight.register_hook(third)
     fxgrad.capture(weight * 2).to_json("trace.json")
     assert main(["explain", "trace.json", "--order"]) == 0
-    assert capsys.readouterr().out.splitlines()[2] == "the calls of hooks, in their order"
+    assert capsys.readouterr().out.splitlines()[2] == "hook calls, in order"
 
 
 def test_the_command_line_shows_what_grad_calls(tmp_path, monkeypatch, capsys):

@@ -60,7 +60,7 @@ def test_a_view_of_the_result_is_not_blamed_on_a_full_hook_alone():
     found = explain_error(message_of(change_a_view_of_the_result))
     assert found is not None
     assert "output 0 of Slice" in found.because
-    assert "A custom Function of your own" in found.because
+    assert "A custom Function that returns an input unchanged" in found.because
 
 
 def test_views_of_chunk_raise_a_similar_error_that_has_nothing_to_do_with_hooks():
@@ -122,7 +122,7 @@ def test_an_error_of_forward_that_a_rule_knows_says_why_and_what_to_do():
     assert given[0].startswith("forward raised RuntimeError in the model (Changed), at ")
     assert given[1] == (
         "Full hooks and full pre-hooks pass a module's positional arguments and results through BackwardHookFunction, "
-        "whose outputs are views of its inputs. Autograd refuses an in-place change of such a view: here of output 0 of "
+        "whose outputs are views of its inputs. Autograd refuses to modify such a view in place: here output 0 of "
         "BackwardHookFunction. (torch/utils/hooks.py, BackwardHook) (FXG106)"
     )
     assert raised.value.suggestion.startswith("make the operation that raised out-of-place")
@@ -135,7 +135,7 @@ def test_an_error_of_backward_that_a_rule_knows_says_what_to_return():
     with pytest.raises(TargetError) as raised:
         fxgrad.verify(model, torch.ones(4, 3, requires_grad=True))
     assert raised.value.given.endswith("(FXG109)")
-    assert raised.value.suggestion == "return None, or a tuple of 1 entry, None where it was None"
+    assert raised.value.suggestion == "return None, or a tuple of 1 entry, with None where it got None"
 
 
 def test_an_error_that_no_rule_knows_stays_as_it_is():

@@ -22,8 +22,8 @@ def rehooked(program, **changes):
 def test_a_hook_that_may_return_something_is_told_what(linear):
     (found,) = told(rehooked(linear, may_return=True).graph(), "FXG109")
     assert found.fix == (
-        "return None, or a tuple of 3 entries in place of grad_input: ((20,), None, (10, 20)) "
-        "(never a tensor where an entry is None)"
+        "return None, or a tuple of 3 entries in place of grad_input: ((20,), None, (10, 20)) (with None where an "
+        "entry is None)"
     )
 
 
@@ -36,8 +36,8 @@ def test_a_hook_that_is_not_known_to_return_something_is_left_in_peace(linear, k
     ("kind", "phrase"),
     [
         (HookKind.POST_ACCUMULATE_GRAD, "None: anything else raises"),
-        (HookKind.RETAIN_GRAD, "anything: it is not used"),
-        (HookKind.MULTI_GRAD, "anything: it is not used"),
+        (HookKind.RETAIN_GRAD, "anything: the value is ignored"),
+        (HookKind.MULTI_GRAD, "anything: the value is ignored"),
         (HookKind.MODULE_FULL_BACKWARD_PRE, "None, or a tuple of 1 entry in place of grad_output: ((8, 20),)"),
         (HookKind.NODE_PRE, "None, or a tuple of 1 entry in place of grad_output: ((8, 20),)"),
         (HookKind.TENSOR, "None, or one tensor of shape (8, 20)"),
@@ -49,7 +49,7 @@ def test_each_kind_of_hook_has_its_own_return_value(linear, kind, phrase):
 
 def test_a_removed_hook_that_calls_still_carry_is_found(lstm_cells):
     (found,) = told(rehooked(lstm_cells, active=False).graph(), "FXG110")
-    assert found.headline == "`print_sizes` was removed, and still fires"
+    assert found.headline == "`print_sizes` was removed but still fires"
     assert "Calls 3 to 1 still carry it, on ThnnFusedLstmCellBackward0_0, _1 and _2." in found.because
 
 
@@ -65,15 +65,15 @@ def test_several_calls_are_told_apart_by_the_order_in_which_they_fire(lstm_cells
 
 def test_calls_that_were_given_the_same_shapes_are_told_together(lstm_cells):
     (found,) = told(lstm_cells.graph(), "FXG111")
-    assert found.because.endswith("Each was given input (9, 1000), hx[0] (9, 1000) and hx[1] (9, 1000).")
+    assert found.because.endswith("Each got input (9, 1000), hx[0] (9, 1000) and hx[1] (9, 1000).")
 
 
 def test_calls_that_were_given_other_tensors_are_told_apart(lstm_cells):
     first = lstm_cells.calls[0]
     lstm_cells.calls[0] = replace(first, inputs=first.inputs[:1])
     (found,) = told(lstm_cells.graph(), "FXG111")
-    *_, after = found.because.split("Calls 3 and 2 were given ")
-    assert after == "input (9, 1000), hx[0] (9, 1000) and hx[1] (9, 1000); call 1 was given input (9, 1000)."
+    *_, after = found.because.split("Calls 3 and 2 got ")
+    assert after == "input (9, 1000), hx[0] (9, 1000) and hx[1] (9, 1000); call 1 got input (9, 1000)."
 
 
 def test_a_module_with_one_call_raises_no_question(linear):

@@ -90,11 +90,11 @@ def test_a_hook_that_gets_an_old_gradient_is_told_with_the_change_and_its_node()
     (told,) = found(Program(forward), "FXG112")
     assert told.severity == "warning"
     assert texts(told) == [
-        "`show` gets the gradient of what its tensor was before `relu_` in place",
-        "At HERE, `return hidden.relu_()`, `relu_` changes the tensor, or one that shares its memory, after the hook was "
-        "registered, and the tensor gets a new grad_fn. The hook stays on AddmmBackward0_0, and sees the gradient there, "
-        "before the change. (torch/csrc/autograd/variable.cpp, rebase_history)",
-        "register it after `relu_`, or use an operation that is not in place there",
+        "`show` gets the gradient of its tensor's value before the in-place `relu_`",
+        "At HERE, `return hidden.relu_()`, `relu_` modifies the tensor, or one that shares its memory, after the hook "
+        "was registered, and the tensor gets a new grad_fn. The hook stays on AddmmBackward0_0, and gets the gradient "
+        "of the value before the change. (torch/csrc/autograd/variable.cpp, rebase_history)",
+        "register it after `relu_`, or use an out-of-place operation there",
     ]
 
 
@@ -108,11 +108,11 @@ def test_a_hook_that_stays_on_a_dead_node_is_told():
 
     (told,) = found(Program(forward), "FXG112")
     assert texts(told) == [
-        "`show` stays on the node that its tensor had before `relu_` in place",
-        "At HERE, `view.relu_()`, `relu_` changes the tensor, or one that shares its memory, after the hook was "
+        "`show` stays on the grad_fn that its tensor had before the in-place `relu_`",
+        "At HERE, `view.relu_()`, `relu_` modifies the tensor, or one that shares its memory, after the hook was "
         "registered, and the tensor gets a new grad_fn. The hook stays on the node that it was on, which backward does "
         "not run. (torch/csrc/autograd/variable.cpp, rebase_history)",
-        "register it after `relu_`, or use an operation that is not in place there",
+        "register it after `relu_`, or use an out-of-place operation there",
     ]
 
 
@@ -143,9 +143,9 @@ def test_a_hook_in_a_checkpoint_is_told():
     assert told.severity == "info"
     assert texts(told) == [
         "`linear` runs twice, and `show` is called for the first run",
-        "A checkpoint runs `linear` again in backward, with the hooks of its forward, until it has what it did not save. "
-        "The second run puts the hook on nodes that backward never runs. (torch/utils/checkpoint.py)",
-        "nothing, if it counts no runs of forward: do not count in forward hooks",
+        "A checkpoint runs `linear` again in backward, forward hooks included, until it has the tensors that it did "
+        "not save. The second run puts the hook on nodes that backward never runs. (torch/utils/checkpoint.py)",
+        "nothing, unless a forward hook counts calls: do not count in forward hooks",
     ]
 
 
@@ -168,10 +168,10 @@ def test_a_hook_in_a_reentrant_checkpoint_is_a_warning_that_the_advice_takes_awa
     assert told.severity == "warning"
     assert texts(told) == [
         "`show` is attached only when backward runs the checkpoint again",
-        "A reentrant checkpoint runs `linear` without gradients in forward: the hook finds no node. Backward runs it "
-        "again, with gradients; the hook is put on the nodes of that run, and called in a backward inside of backward. "
-        "(torch/utils/checkpoint.py)",
-        "checkpoint(..., use_reentrant=False), where the hook is on the nodes of the forward",
+        "A reentrant checkpoint runs `linear` with gradients disabled in forward, so the hook has no node. Backward "
+        "runs it again with gradients enabled; the hook is put on the nodes of that run and called in a nested "
+        "backward. (torch/utils/checkpoint.py)",
+        "checkpoint(..., use_reentrant=False), which puts the hook on the nodes of forward",
     ]
     mended = checkpointed(reentrant=False)
     mended.linear.register_full_backward_hook(show)
@@ -194,9 +194,12 @@ def test_a_parameters_hook_under_a_reentrant_checkpoint_is_told():
     assert told.severity == "info"
     assert texts(told) == [
         "`show` is called once more for each reentrant checkpoint that uses its tensor",
-        "CheckpointFunctionBackward_0 and _1 each run a backward of its own for what it recomputes. It adds into .grad of "
-        "`linear.weight` if it uses that, and calls the hook with its part of the gradient. (torch/utils/checkpoint.py)",
-        "checkpoint(..., use_reentrant=False), with which the hook is called once, with the sum",
+        (
+            "CheckpointFunctionBackward_0 and _1 each run a nested backward for what it recomputes. If that uses "
+            "`linear.weight`, it adds to its .grad and calls the hook with its part of the gradient. "
+            "(torch/utils/checkpoint.py)"
+        ),
+        "checkpoint(..., use_reentrant=False), which calls the hook once, with the sum",
     ]
 
 
@@ -220,13 +223,13 @@ def test_a_hook_in_a_function_that_runs_its_module_again_is_a_warning_that_the_a
     assert headline == "`show` is attached only if a Function's backward runs `linear` again"
     assert because.startswith("The forward of a custom Function runs `linear`, called at ")
     assert because.endswith(
-        ", and PyTorch records no gradients there (torch/csrc/autograd/python_function.cpp, THPFunction_apply): on what "
-        "forward makes no hook is called by this backward. The code of the Function's backward starts a backward of its "
-        "own, which calls the hooks of what it comes to."
+        ", and PyTorch records no graph there (torch/csrc/autograd/python_function.cpp, THPFunction_apply), so "
+        "this backward calls no hook on what that forward makes. The Function's backward starts a nested "
+        "backward, which calls the hooks that it reaches."
     )
     assert fix == (
-        "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function, where the hook is on the "
-        "nodes of the forward"
+        "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) instead of the Function, which puts the hook "
+        "on the nodes of forward"
     )
     mended = run_again_by_a_checkpoint()
     mended.linear.register_full_backward_hook(show)
@@ -239,12 +242,14 @@ def test_a_parameters_hook_under_a_function_that_starts_a_backward_is_told_and_t
     (told,) = found(model, "FXG115")
     assert told.severity == "info"
     assert texts(told) == [
-        "`show` may be called once more by a backward that starts inside this one",
-        "The code of what ByHelperBackward_0 stands for starts a backward of its own. That calls the hook with its part of "
-        "the gradient if it comes to `linear.weight`, and the hook sees no sum. (torch/csrc/autograd/engine.cpp, "
-        "Engine::execute: reentrant backward)",
-        "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in place of the Function, with which the hook is "
-        "called once, with the sum",
+        "`show` may be called once more by a nested backward",
+        "The code behind ByHelperBackward_0 starts a nested backward. If that reaches `linear.weight`, it calls the "
+        "hook with its part of the gradient, not with the sum. (torch/csrc/autograd/engine.cpp, Engine::execute: "
+        "reentrant backward)",
+        (
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) instead of the Function, which calls the "
+            "hook once, with the sum"
+        ),
     ]
     mended = run_again_by_a_checkpoint()
     mended.linear.weight.register_hook(show)

@@ -77,7 +77,7 @@ def test_no_grad_is_the_first_thing_to_change(program):
 
 
 def test_a_module_that_was_never_called_is_to_be_called(program):
-    assert fix_of(silent(program, call=False)).startswith("call the module itself, as in `module(x)`")
+    assert fix_of(silent(program, call=False)).startswith("call the module itself, `module(x)`")
 
 
 def test_a_container_that_was_never_called_points_to_what_it_holds(program):
@@ -88,7 +88,7 @@ def test_a_container_that_was_never_called_points_to_what_it_holds(program):
 def test_parameters_that_are_used_without_a_call_are_noticed(program):
     silent(program, call=False)
     program.modules[0] = replace(program.modules[0], parameters=("x",))
-    assert fix_of(program).startswith("something uses its parameters without calling it")
+    assert fix_of(program).startswith("its parameters are used without calling it")
 
 
 def test_a_hook_that_came_after_the_calls_is_to_be_registered_before(program):
@@ -105,43 +105,43 @@ def test_a_capture_cannot_see_calls_and_says_what_can(program):
 
 def test_a_result_without_grad_needs_something_that_requires_it(program):
     frozen = [program.ref(("result",), 4, 3, requires_grad=False)]
-    assert fix_of(silent(program, outputs=frozen)).startswith("let one of its parameters or inputs require grad")
+    assert fix_of(silent(program, outputs=frozen)).startswith("make one of its parameters or inputs require grad")
 
 
 def test_a_dict_is_to_become_a_tuple(program):
     silent(program, HookKind.MODULE_FULL_BACKWARD, outputs=[program.ref(("result", "y"), 4, 3)])
     assert fix_of(program) == (
-        "return a Tensor or a tuple of Tensors from M.forward, or put Tensor.register_hook on result['y']"
+        "return a Tensor or a tuple of Tensors from M.forward, or use Tensor.register_hook on result['y']"
     )
 
 
 def test_a_first_result_without_grad_is_to_change_places(program):
     outputs = [program.ref(("result", 0), requires_grad=False), program.ref(("result", 1), 4, 3)]
     assert fix_of(silent(program, outputs=outputs)) == (
-        "return a tensor that requires grad first, or put Tensor.register_hook on result[1]"
+        "make the first tensor that it returns require grad, or use Tensor.register_hook on result[1]"
     )
 
 
 def test_an_unused_result_is_to_be_used(program):
     assert fix_of(silent(program)) == (
-        "let what you call backward on depend on this call's result, or use register_full_backward_hook"
+        "use this call's result in what you call backward on, or use register_full_backward_hook"
     )
 
 
 @pytest.mark.parametrize(
     ("kind", "owner", "fix"),
     [
-        (HookKind.TENSOR, "x", "let what you call backward on depend on `x`"),
+        (HookKind.TENSOR, "x", "use `x` in what you call backward on"),
         (
             HookKind.TENSOR,
             "y",
-            "register it on the tensor that the rest of forward uses, after any in-place change of it",
+            "register it on the tensor that the rest of forward uses, after any in-place operation on it",
         ),
-        (HookKind.MULTI_GRAD, "", "register it on tensors that what you call backward on depends on"),
+        (HookKind.MULTI_GRAD, "", "register it on tensors that the roots of backward depend on"),
         (
             HookKind.NODE,
             "n",
-            "register it on a node between what you call backward on and the leaves that require grad",
+            "register it on a node between the roots of backward and the leaves that require grad",
         ),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_full_hook_without_an_input_node_is_told_that_it_gets_only_none(progra
     (found,) = told(full(program, FullHookSetup(1, None, 1, (0,))), "FXG105")
     assert found.severity == "warning"
     assert found.headline == "the hook fires when backward of `fc` begins, and its grad_input is all None"
-    assert "`input` must require grad" in found.fix
+    assert "make `input` require grad" in found.fix
 
 
 def test_a_full_hook_with_an_input_node_is_in_order(program):
@@ -234,13 +234,13 @@ def test_a_hook_on_the_way_to_no_input_is_told_with_all_that_is_known(model, x, 
     assert (finding.code, finding.severity) == ("FXG114", "warning")
     assert finding.headline.endswith("on_first` does not fire in backward(inputs=[second.weight])")
     assert finding.because == (
-        "backward does not come to BackwardHookFunctionBackward_1: none of the tensors in inputs= is there or behind "
-        "it. In a backward without inputs= it fires. Only nodes on the way to one of the inputs are executed, and of "
-        "the inputs' own nodes autograd.grad runs nothing but the hooks on tensors. "
-        "(torch/csrc/autograd/engine.cpp, GraphTask::init_to_execute)"
+        "backward does not reach BackwardHookFunctionBackward_1: none of the tensors in inputs= is there or behind "
+        "it. It fires in a backward without inputs=. With inputs=, only nodes on a path to one of them are executed, "
+        "and at the inputs' own nodes autograd.grad runs only the hooks on tensors. (torch/csrc/autograd/engine.cpp, "
+        "GraphTask::init_to_execute)"
     )
     assert finding.fix == (
-        "call backward without inputs=, or list a tensor there whose gradient comes through the hook's node"
+        "call backward without inputs=, or add a tensor to inputs= whose gradient passes through the hook's node"
     )
     model(x).sum().backward(inputs=[model.second.weight])
     assert called == ["on_weight"]

@@ -49,7 +49,7 @@ def test_a_legacy_hook_is_not_asked_about_positional_arguments(lstm_cells):
 def test_a_module_that_had_a_hook_once_refuses_the_other_kind(linear, sticky, refused):
     linear.module("old", "Linear", sticky=sticky)
     (found,) = told(linear.graph(), "FXG108")
-    assert (found.severity, found.headline) == ("info", f"`old` has no backward hook and still refuses {refused} ones")
+    assert (found.severity, found.headline) == ("info", f"`old` has no backward hook but still refuses {refused} ones")
     assert found.site is None
 
 

@@ -101,11 +101,11 @@ def test_the_leaves_named_are_exactly_those_whose_gradients_change(register):
 def test_a_hook_that_may_return_is_told_with_what_it_replaces_and_what_it_must_return():
     told = finding(full)
     assert told.severity == "info"
-    assert told.headline.endswith(" may return something else than None")
+    assert told.headline.endswith(" may return something other than None")
     assert told.because == (
-        "What it returns takes the place of grad_input at BackwardHookFunctionBackward_1. That changes .grad of "
-        "`first.bias`, `x` and `first.weight`, and of no other leaf. What fxgrad says of this graph assumes that it "
-        "returns None."
+        "What it returns replaces grad_input at BackwardHookFunctionBackward_1. That changes .grad of `first.bias`, "
+        "`x` and `first.weight`, and of no other leaf. fxgrad's predictions for this graph assume that it returns "
+        "None."
     )
     assert told.fix == "return None, or a tuple of 1 entry in place of grad_input: ((2, 3),)"
 
@@ -122,16 +122,16 @@ def test_a_hook_that_may_return_is_told_with_what_it_replaces_and_what_it_must_r
     ],
 )
 def test_what_is_replaced_is_what_the_kind_of_hook_replaces(register, replaced):
-    assert f"takes the place of {replaced} at " in finding(register).because
+    assert f"replaces {replaced} at " in finding(register).because
 
 
 def test_a_full_hook_without_an_input_that_requires_grad_can_change_nothing():
     model = made(full_on_the_first)
     graph = fxgrad.trace(model, torch.ones(2, 3)).graph
     (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
-    assert "No leaf gets its gradient from that: no .grad changes." in told.because
+    assert "No leaf gets its gradient from there, so no .grad changes." in told.because
     assert told.fix == (
-        "return None, or a tuple of 1 entry in place of grad_input: (None,) (never a tensor where an entry is None)"
+        "return None, or a tuple of 1 entry in place of grad_input: (None,) (with None where an entry is None)"
     )
     model.first._backward_hooks.clear()
     model.first.register_full_backward_hook(lambda module, grad_input, grad_output: (torch.ones(2, 3),))
@@ -146,7 +146,7 @@ def test_leaves_behind_a_reentrant_checkpoint_are_not_counted():
     model.second.register_forward_pre_hook(lambda module, args: (checkpoint(model.third, *args, use_reentrant=True),))
     graph = fxgrad.trace(model, torch.ones(2, 3, requires_grad=True)).graph
     (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
-    assert "what a backward uses that a node behind it starts." in told.because
+    assert "what a nested backward behind it uses." in told.because
 
 
 # FXG113
@@ -209,10 +209,10 @@ def test_a_read_before_backward_adds_is_told_with_both_nodes():
     assert told.headline.endswith("hook` reads .grad of `inner.weight` before backward adds to it")
     assert told.because == (
         "Its code reads `module.weight.grad`. The hook is called at BackwardHookFunctionBackward_0; AccumulateGrad_1, "
-        "which adds into .grad, runs later. So it sees what was there before this backward: None at first. "
+        "which adds to .grad, runs later. So it sees .grad from before this backward: None at first. "
         "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
     )
-    assert told.fix == ("register_post_accumulate_grad_hook on `inner.weight`, which is called when .grad is there")
+    assert told.fix == ("register_post_accumulate_grad_hook on `inner.weight`, which is called when .grad is ready")
 
 
 def test_the_hook_that_is_advised_finds_the_gradient():
@@ -313,26 +313,23 @@ def test_a_hook_that_holds_what_is_behind_its_tensor_keeps_nothing_alive():
 def test_a_hook_on_a_module_that_holds_a_graph_is_told_with_what_it_holds():
     (told,) = lives_on(on_the_module)[1]
     assert texts(told) == [
-        "`partial(show)` keeps a graph alive by `argument 0 of partial`",
-        "Its function refers to `argument 0 of partial`, with a graph and its saved tensors behind. The hook is on the "
-        "model, which lives on: so does the graph, until the handle is removed. (torch/utils/hooks.py)",
-        "let the function hold `argument 0 of partial` detached, or what it needs of it; or remove the handle after "
-        "backward",
+        "`partial(show)` keeps a graph alive through `argument 0 of partial`",
+        "Its function refers to `argument 0 of partial`, and so to a graph and its saved tensors. The hook is on the "
+        "model, which lives on, so the graph does too, until the handle is removed. (torch/utils/hooks.py)",
+        "hold `argument 0 of partial` detached, or only what the hook needs; or remove the handle after backward",
     ]
 
 
 def test_a_hook_in_a_circle_is_told_with_its_node():
     (told,) = lives_on(on_its_node)[1]
     headline, because, fix = texts(told)
-    assert headline.endswith(" keeps its own graph alive by `held_loss`")
+    assert headline.endswith(" keeps its own graph alive through `held_loss`")
     assert because == (
-        "Its function refers to `held_loss`, whose graph has the node that the hook is on, AddmmBackward0_0. The node "
-        "holds the hook, in C++: no garbage collector sees this circle, and the graph is not freed before the handle is "
-        "removed. (torch/csrc/autograd/python_hook.cpp)"
+        "Its function refers to `held_loss`, whose graph has the node that the hook is on, AddmmBackward0_0. That "
+        "node holds the hook in C++, where the garbage collector does not see the reference cycle: the graph is "
+        "not freed before the handle is removed. (torch/csrc/autograd/python_hook.cpp)"
     )
-    assert (
-        fix == "let the function hold `held_loss` detached, or what it needs of it; or remove the handle after backward"
-    )
+    assert fix == "hold `held_loss` detached, or only what the hook needs; or remove the handle after backward"
 
 
 def test_a_list_of_tensors_is_no_warning_as_it_may_be_emptied():

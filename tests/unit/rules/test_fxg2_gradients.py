@@ -66,8 +66,8 @@ def test_a_parameter_that_only_an_output_beside_the_loss_depends_on_is_told():
     (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum())
     assert told_names([told]) == without_grad(forward, lambda result: result[0]) == {"b.weight", "b.bias"}
     assert told.because == (
-        "Something that forward returns depends on them, but gets no gradient from what backward starts from: the result "
-        "of the loss function <lambda>. Backward leaves .grad as it is: None at first. "
+        "An output of forward depends on them but gets no gradient from the roots: the result "
+        "of the loss function <lambda>. Backward leaves .grad unchanged: None at first. "
         "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
     )
 
@@ -79,7 +79,7 @@ def test_an_output_that_the_loss_detaches_is_told_likewise():
     (told,) = found(forward, "FXG201", loss=lambda result: result[0].sum() * result[1].detach().sum())
     assert (
         told.headline
-        == "no gradient reaches `b.weight` and `b.bias`: no gradient comes to the output that depends on it"
+        == "no gradient reaches `b.weight` and `b.bias`: no gradient reaches the output that depends on it"
     )
 
 
@@ -121,9 +121,11 @@ def headline_because_fix(forward):
 
 
 NAMES = "no gradient reaches `b.weight` and `b.bias`: "
-LEAVES = "Backward leaves .grad as it is: None at first. (torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+LEAVES = (
+    "Backward leaves .grad unchanged: None at first. (torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+)
 STOPS = "Forward uses them, but what it computes from them stops requiring grad on the way to the output."
-FREEZE = "or freeze them with requires_grad_(False) if they are not to be trained"
+FREEZE = "or freeze them with requires_grad_(False) if they should not be trained"
 
 
 @pytest.mark.parametrize(
@@ -134,14 +136,14 @@ FREEZE = "or freeze them with requires_grad_(False) if they are not to be traine
             "`detach` at HERE cuts it off",
             f"{STOPS} At HERE, `return model.a(x) + model.b(x).detach() + model.c(x)`, the result of `detach` does not "
             "require grad.",
-            "leave `detach` out there",
+            "remove `detach` there",
         ),
         (
             data,
             "`.data` at HERE cuts it off",
             f"{STOPS} At HERE, `return model.a(x) + model.b(x).data + model.c(x)`, the result of `.data` does not "
             "require grad.",
-            "leave `.data` out there",
+            "remove `.data` there",
         ),
         (
             no_grad,
@@ -153,23 +155,27 @@ FREEZE = "or freeze them with requires_grad_(False) if they are not to be traine
         (
             integers,
             "`argmax` at HERE returns int64",
-            f"{STOPS} At HERE, `return model.a(x) + model.b(x).argmax(-1, keepdim=True) + model.c(x)`, `argmax` returns "
-            "int64, which cannot require grad.",
-            "go on with the floating point values that `argmax` was given",
+            f"{STOPS} At HERE, `return model.a(x) + model.b(x).argmax(-1, keepdim=True) + model.c(x)`, `argmax` "
+            "returns int64, which cannot require grad.",
+            "use the floating point values that `argmax` got",
         ),
         (
             item,
-            "its value leaves torch at HERE",
-            "At HERE, `return model.a(x) * model.b(x).sum().item() + model.c(x)`, `item` gives its value to Python, "
-            "which autograd does not follow. No recorded operation leads from there to what forward returns.",
-            "go on with the tensor, without `item`",
+            "the value leaves torch at HERE",
+            (
+                "At HERE, `return model.a(x) * model.b(x).sum().item() + model.c(x)`, `item` passes its value to "
+                "Python, where autograd does not follow. No recorded operation leads from there to the output."
+            ),
+            "use the tensor, without `item`",
         ),
         (
             dropped,
-            "autograd sees no use of what is computed there",
-            "At HERE, `model.b(x)`, `linear` is the last recorded operation on it. No recorded operation leads from there to "
-            "what forward returns.",
-            "use what is computed there",
+            "autograd sees no path to the output",
+            (
+                "At HERE, `model.b(x)`, `linear` is the last recorded operation on it. No recorded operation leads "
+                "from there to the output."
+            ),
+            "use the result in the output",
         ),
     ],
 )
@@ -191,12 +197,12 @@ def test_parameters_that_are_lost_on_one_line_are_told_together():
 
 def test_an_operation_that_has_no_derivative_by_an_argument_is_named():
     headline, because, fix = headline_because_fix(without_derivative)
-    assert headline == f"{NAMES}`_flat_vmap` at HERE gives it none"
+    assert headline == f"{NAMES}`_flat_vmap` at HERE passes no gradient back"
     assert because == (
-        "At HERE, `return added(model.a(x) + model.c(x), model.b(x))`, `_flat_vmap` uses them and gives them no "
-        f"gradient. {LEAVES}"
+        "At HERE, `return added(model.a(x) + model.c(x), model.b(x))`, `_flat_vmap` uses them and returns no "
+        f"gradient for them. {LEAVES}"
     )
-    assert fix == f"replace `_flat_vmap` by what can be differentiated by this argument, {FREEZE}"
+    assert fix == f"replace `_flat_vmap` with an operation that is differentiable in this argument, {FREEZE}"
 
 
 def test_the_finding_points_to_the_line_that_cuts():
@@ -209,11 +215,11 @@ def test_unused_parameters_are_listed_with_the_modules_that_never_ran():
     (told,) = found(unused, "FXG204")
     assert (told.severity, told.headline) == ("warning", "autograd sees no use of `b.weight` and `b.bias`")
     assert told.because == (
-        "`b` is never called. No operation that was recorded was given them, so backward leaves .grad as it is: None at "
-        "first. DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have "
-        "finished reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"
+        "`b` is never called. No recorded operation uses them, so backward leaves .grad unchanged: None at first. "
+        "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
+        "reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"
     )
-    assert told.fix == f"use them, {FREEZE}; under DistributedDataParallel, find_unused_parameters=True"
+    assert told.fix == f"use them, {FREEZE}; with DistributedDataParallel, pass find_unused_parameters=True"
 
 
 class Hidden(torch.autograd.Function):
@@ -241,9 +247,9 @@ def test_frozen_parameters_are_told_once_and_are_no_warning():
     (told,) = found(unused, "FXG201", "FXG204", model=model)
     assert (told.severity, told.headline) == ("info", "2 parameters are frozen")
     assert told.because == (
-        "requires_grad is False for `b.weight` and `b.bias`: backward leaves .grad as it is, None at first."
+        "requires_grad is False for `b.weight` and `b.bias`: backward leaves .grad unchanged: None at first."
     )
-    assert told.fix == "requires_grad_(True) on those, if they are to be trained"
+    assert told.fix == "call requires_grad_(True) on them to train them"
 
 
 def freezing(model):
@@ -275,14 +281,14 @@ def test_a_computed_tensor_in_the_place_of_a_parameter_is_told():
     with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
         torch.optim.SGD([model.scale], lr=1)
     assert (told.severity, told.owner) == ("warning", "scale")
-    assert told.headline == "`scale` is no leaf: its .grad stays None"
+    assert told.headline == "`scale` is not a leaf: its .grad stays None"
     assert told.because == (
-        "`scale` was computed before forward from tensors that require grad. Backward adds gradients into leaves alone, "
-        "and optimizers refuse anything else. (torch/_tensor.py, Tensor.is_leaf)"
+        "`scale` was computed before forward from tensors that require grad. Backward stores gradients only in "
+        "leaves, and optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
     )
     assert told.fix == (
-        "`scale`.retain_grad() before backward, if its gradient is what you want; make it a leaf with "
-        ".detach().requires_grad_(), or an nn.Parameter, if it is to be trained"
+        "call `scale`.retain_grad() before backward to get its gradient; to train it, make it a leaf with "
+        ".detach().requires_grad_() or an nn.Parameter"
     )
 
 
@@ -360,7 +366,7 @@ class Again(torch.autograd.Function):
         (
             of_a_function,
             False,
-            "no root depends on it, outside of what AgainBackward_0 may run in a backward of its own",
+            "no root depends on it, outside of what AgainBackward_0 may run in a nested backward",
         ),
     ],
 )
@@ -385,10 +391,10 @@ def accuracy(output):
 
 def test_the_cut_nearest_to_the_loss_is_named_where_nothing_requires_grad():
     assert refusal(unused, accuracy) == [
-        "nothing in the result of the loss function accuracy requires grad (result: requires no grad). At HERE, "
+        "nothing in the result of the loss function accuracy requires grad (result: does not require grad). At HERE, "
         "`return (output > 0).float().mean()`, `gt` returns bool, which cannot require grad. (FXG202)",
         "  allowed: at least one tensor that requires grad, in nested tuples, lists, dicts or dataclasses",
-        "  try: go on with the floating point values that `gt` was given",
+        "  try: use the floating point values that `gt` got",
     ]
 
 
@@ -398,10 +404,10 @@ def test_what_was_taken_out_of_torch_on_the_way_to_the_loss_is_named():
 
     given, _, advice = refusal(unused, number)
     assert given.endswith(
-        "At HERE, `return torch.tensor(output.sum().item())`, `item` gives its value to Python, which autograd does not "
-        "follow. (FXG202)"
+        "At HERE, `return torch.tensor(output.sum().item())`, `item` passes its value to Python, where autograd "
+        "does not follow. (FXG202)"
     )
-    assert advice == "  try: go on with the tensor, without `item`"
+    assert advice == "  try: use the tensor, without `item`"
 
 
 def test_a_forward_without_gradients_is_named_by_its_last_operation_with_a_parameter():
@@ -413,9 +419,9 @@ def test_a_forward_without_gradients_is_named_by_its_last_operation_with_a_param
 def test_a_frozen_model_has_no_cut():
     given, _, advice = refusal(unused, model=Program(unused).requires_grad_(False))
     assert given.endswith(
-        "Nothing that forward computes its output from requires grad: of its 4 parameters all are frozen. (FXG202)"
+        "Forward uses nothing that requires grad to compute its output: the 4 parameters it uses are frozen. (FXG202)"
     )
-    assert advice == "  try: let a parameter that forward uses, or an input, require grad"
+    assert advice == "  try: make a parameter that forward uses, or an input, require grad"
 
 
 def test_what_forward_makes_without_a_parameter_is_no_parameter():
@@ -423,7 +429,7 @@ def test_what_forward_makes_without_a_parameter_is_no_parameter():
         return model.a(x) + torch.ones(3)
 
     given, _, _ = refusal(forward, model=Program(forward).requires_grad_(False))
-    assert given.endswith("of its 2 parameters all are frozen. (FXG202)")
+    assert given.endswith("the 2 parameters it uses are frozen. (FXG202)")
 
 
 def test_a_loss_of_ones_own_program_is_explained_as_well():

@@ -156,10 +156,10 @@ def test_it_is_told_with_the_node_the_saved_tensor_and_both_lines():
     ]
     assert told.headline == "backward raises at ExpBackward0_0: `mul_` changed what it saved"
     assert texts == [
-        "aten::exp, at HERE, saved `result` for backward. At HERE, `made.mul_(2)`, `mul_` changes that in place. "
+        "aten::exp, at HERE, saved `result` for backward. At HERE, `made.mul_(2)`, `mul_` modifies that in place. "
         "Backward compares version counters, and raises `one of the variables needed for gradient computation has been "
         "modified by an inplace operation`. (torch/csrc/autograd/saved_variable.cpp)",
-        "use an operation that is not in place for `mul_`, or give it a clone",
+        "replace `mul_` with an out-of-place operation, or apply it to a clone",
     ]
     assert told.source is not None
     assert (told.owner, told.source.code) == ("ExpBackward0_0", "made.mul_(2)")
@@ -202,11 +202,12 @@ def test_a_second_backward_is_explained():
     assert told is not None
     assert (told.code, told.headline) == (
         "FXG203",
-        "backward came to a part of the graph that an earlier backward had freed",
+        "backward reached a part of the graph that an earlier backward freed",
     )
     assert told.because == (
-        "A backward frees what its nodes saved. What is kept from one step to the next with its graph, or computed once "
-        "and used in each, leads the next backward there again. (torch/csrc/autograd/saved_variable.cpp)"
+        "A backward frees the saved tensors of its nodes. A tensor that is kept from one step to the next with "
+        "its graph, or computed once and used in each step, leads the next backward there again. "
+        "(torch/csrc/autograd/saved_variable.cpp)"
     )
     assert told.fix == (
         "keep it detached (hidden = hidden.detach()), compute it in each step, or call backward(retain_graph=True)"
@@ -217,11 +218,10 @@ def test_the_error_of_a_backward_that_comes_to_it_is_explained():
     model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), Doubling())
     with pytest.raises(fxgrad.TargetError) as raised:
         fxgrad.verify(model, torch.ones(2, 3))
-    assert "version counters of what nodes saved. (torch/csrc/autograd/saved_variable.cpp) (FXG203)" in str(
-        raised.value
-    )
+    assert "version counters of saved tensors. (torch/csrc/autograd/saved_variable.cpp) (FXG203)" in str(raised.value)
     assert str(raised.value).endswith(
-        "try: fxgrad.trace(...).explain(), or fxgrad check: they name the node, its line, and the line of the change"
+        "try: call fxgrad.trace(...).explain() or run fxgrad check: they name the node, its line, and the line of "
+        "the change"
     )
 
 

@@ -120,12 +120,12 @@ def test_the_line_is_told_and_how_many_more_there_are():
     (finding,) = told(Program(lambda module, x: in_a_condition(module, as_a_float(module, x))))
     assert (finding.severity, finding.headline) == (
         "info",
-        "torch.fx.symbolic_trace would raise: forward asks for the value of a tensor",
+        "torch.fx.symbolic_trace would raise: forward needs the value of a tensor",
     )
     assert re.sub(r"[\w/]+/test_fxg3_tools.py:\d+", "HERE", finding.because) == (
         "At HERE, `return x * float(x.sum())`, forward calls `float` on a tensor that depends on its arguments or "
-        "parameters. symbolic_trace has a Proxy there, which has no value, and raises where it comes to that. So it "
-        "does at 1 more place. (torch/fx/proxy.py, Proxy.__bool__ and TracerBase.to_bool)"
+        "parameters. symbolic_trace has a Proxy there, which has no value, and raises. Forward does the same at 1 "
+        "more place. (torch/fx/proxy.py, Proxy.__bool__ and TracerBase.to_bool)"
     )
     assert finding.source is not None
     assert finding.source.code == "return x * float(x.sum())"
@@ -211,11 +211,11 @@ def test_a_lost_hook_of_a_module_is_told_with_the_rule_that_loses_it():
     assert told.headline.startswith("torch.fx.symbolic_trace would lose the lambda at ")
     assert told.headline.endswith(" on `inner`")
     assert told.because == (
-        "Where it can trace the model, its graph has the operations of `inner` (Inner) and no call of that module: only "
-        "modules of torch.nn, Sequential excepted, are called as a whole. "
-        "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
+        "If it can trace the model, its graph has the operations of `inner` (Inner) but no call of that module: only "
+        "modules of torch.nn, except Sequential, are called as a whole. (torch/fx/_symbolic_trace.py, "
+        "Tracer.is_leaf_module)"
     )
-    assert told.fix == "trace with a torch.fx.Tracer whose is_leaf_module answers True for the modules with hooks"
+    assert told.fix == "trace with a torch.fx.Tracer whose is_leaf_module returns True for the modules with hooks"
 
 
 def test_a_lost_hook_of_the_model_itself_is_told():
@@ -223,7 +223,7 @@ def test_a_lost_hook_of_the_model_itself_is_told():
     hooked(model, [""])
     (told,) = found(model, "FXG301")
     assert told.because == (
-        "Where it can trace the model, it returns a new GraphModule, which has the operations of the model's forward and "
+        "If it can trace the model, it returns a new GraphModule with the operations of the model's forward and "
         "none of its hooks. (torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
     )
     assert told.fix == "register it on the GraphModule that symbolic_trace returns"
@@ -284,11 +284,10 @@ def test_a_scripted_module_inside_a_model_is_told():
     assert (told.severity, told.owner) == ("info", "1")
     assert told.headline == "`1` runs in TorchScript, without hooks"
     assert told.because == (
-        "Backward hooks that were there when it was scripted were dropped in silence; on a ScriptModule none can be "
-        "registered, and a global backward hook makes every call of one raise. "
-        "(torch/jit/_script.py, torch/jit/_recursive.py)"
+        "Backward hooks that it had when it was scripted were silently dropped. A ScriptModule accepts none, and with "
+        "a global backward hook every call of one raises. (torch/jit/_script.py, torch/jit/_recursive.py)"
     )
-    assert told.fix == "put Tensor.register_hook on what goes in and comes out, or use the module without TorchScript"
+    assert told.fix == "use Tensor.register_hook on its inputs and outputs, or use the module without TorchScript"
 
 
 def test_a_model_without_torchscript_has_no_such_finding():
@@ -329,12 +328,17 @@ def test_the_errors_of_torchscript_about_hooks_are_explained(program):
         program()
     told = explain_error(str(raised.value))
     assert told is not None
-    assert (told.code, told.severity, told.headline) == ("FXG302", "error", "TorchScript takes no backward hooks")
-    assert told.because == (
-        "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule takes "
-        "none, and a global one makes every call of a ScriptModule raise. (torch/jit/_trace.py, torch/jit/_script.py)"
+    assert (told.code, told.severity, told.headline) == (
+        "FXG302",
+        "error",
+        "TorchScript does not support backward hooks",
     )
-    assert told.fix == "remove the hooks before, and put Tensor.register_hook on what goes in and comes out"
+    assert told.because == (
+        "torch.jit.trace refuses modules that have backward hooks, torch.jit.script drops them, a ScriptModule "
+        "accepts none, and with a global one every call of a ScriptModule raises. (torch/jit/_trace.py, "
+        "torch/jit/_script.py)"
+    )
+    assert told.fix == "remove the hooks first, and use Tensor.register_hook on inputs and outputs"
 
 
 def test_what_is_advised_for_torchscript_is_called():
@@ -402,11 +406,11 @@ def test_a_hook_in_a_compiled_module_is_told_with_the_reason():
     hooked(model, ["inner.linear"])
     (told,) = found(model, "FXG303")
     assert told.severity == "info"
-    assert told.headline.endswith(" only if it was there at the first call")
+    assert told.headline.endswith(" only if it was registered before the first call")
     assert told.because == (
-        "`inner.linear` is inside `inner`, which is compiled; for this trace it ran eagerly. A hook that is there when a "
-        "region is compiled makes Dynamo break the graph around it; one that is registered after the first call is not "
-        "looked for again. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
+        "`inner.linear` is inside `inner`, which is compiled; for this trace it ran eagerly. If a hook exists "
+        "when a region is compiled, Dynamo breaks the graph around it; it does not look for hooks that are "
+        "registered after the first call. (torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
     )
     assert told.fix == "register it before the first call, or call torch._dynamo.reset() after registering it"
 
@@ -417,8 +421,8 @@ def test_a_captured_graph_with_a_compiled_region_is_told():
     (told,) = [told for told in explain_graph(graph) if told.code == "FXG303"]
     assert (told.severity, told.headline) == ("info", "1 node of the graph is made by torch.compile")
     assert told.because == (
-        "`CompiledFunctionBackward_0`: what runs inside has no node of its own, so no hook on a module or tensor in "
-        "there can be on one. A module hook that was registered after the first call is not called. "
+        "`CompiledFunctionBackward_0`: operations inside have no nodes of their own, so hooks on modules or tensors "
+        "in there have none to sit on. A module hook that was registered after the first call is not called. "
         "(torch/_dynamo/config.py, skip_nnmodule_hook_guards)"
     )
     assert told.fix == (

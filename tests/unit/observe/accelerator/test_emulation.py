@@ -274,7 +274,7 @@ def test_a_bfloat16_recurrent_layer_comes_with_a_caveat():
         nn.LSTM(3, 4, dtype=torch.bfloat16)(randn(5, 2, 3, dtype=torch.bfloat16))
         return find_caveats(["CudnnRnnBackward0"])
 
-    assert "with bfloat16 it depends on the GPU" in emulated(program)[0]
+    assert "with bfloat16, whether CUDA runs a recurrent layer in cuDNN depends on the GPU" in emulated(program)[0]
 
 
 @pytest.mark.parametrize(
@@ -381,4 +381,4 @@ def test_a_torch_without_python_backends_is_told_which_version_has_them(monkeypa
 @needs_emulation
 def test_where_another_backend_has_the_place_it_is_named(monkeypatch):
     monkeypatch.setattr(torch._C, "_get_privateuse1_backend_name", lambda: "npu")
-    assert "the backend 'npu' already has the only place" in explain_unavailable()
+    assert "the backend 'npu' already uses the only slot" in explain_unavailable()

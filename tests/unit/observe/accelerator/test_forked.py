@@ -102,12 +102,12 @@ def test_an_error_of_fxgrad_keeps_its_kind_and_its_three_parts(kind):
 
 
 def test_a_child_that_calls_exit_is_told_from_one_that_answers():
-    with pytest.raises(TargetError, match=r"the target left the interpreter: SystemExit\(3\)"):
+    with pytest.raises(TargetError, match=r"the target exited the interpreter: SystemExit\(3\)"):
         in_forked_child(lambda: sys.exit(3))
 
 
 def test_a_child_that_ends_at_once_is_told_by_its_status():
-    with pytest.raises(TargetError, match="the forked child ended with exit status 5 before it had an answer"):
+    with pytest.raises(TargetError, match="the forked child ended with exit status 5 before it had a result"):
         in_forked_child(lambda: os._exit(5))
 
 
@@ -220,7 +220,7 @@ def test_an_answer_that_cannot_be_collected_is_still_an_answer():
 
 
 def test_the_end_of_a_child_that_nobody_saw_is_told_as_such():
-    assert forked._describe_end(None) == "ended without an answer"
+    assert forked._describe_end(None) == "ended without a result"
 
 
 @needs_emulation

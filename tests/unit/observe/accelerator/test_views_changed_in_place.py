@@ -142,7 +142,7 @@ def test_a_view_with_hooks_is_refused():
         x.add_(1)
         return structure(view.sum())
 
-    with pytest.raises(FxgradError, match="a view with hooks is changed in place"):
+    with pytest.raises(FxgradError, match="a view with hooks is modified in place"):
         emulated(program)
 
 

@@ -54,7 +54,7 @@ def test_a_generated_node_has_the_schema_and_argument_names_of_its_function():
     assert (node.label, node.name, node.kind) == ("MmBackward0_0", "MmBackward0", NodeKind.FUNCTION)
     assert node.schema == "aten::mm(Tensor self, Tensor mat2) -> Tensor"
     assert edges(node) == [("self", leaf_node.id, 0), ("mat2", None, 0)]
-    assert node.edges[1].null_reason == "it required no grad when it was made or used, or is no tensor"
+    assert node.edges[1].null_reason == "it did not require grad when it was made or used, or is not a tensor"
     assert [meta.shape for meta in node.grad_outputs] == [(2, 4)]
 
 
@@ -100,7 +100,7 @@ def test_a_custom_function_has_the_names_of_its_forward():
 
 def test_an_argument_of_a_custom_function_that_requires_no_grad_has_an_edge_that_leads_nowhere():
     node = records(Scaled.apply(leaf(), torch.ones(3)))[0]
-    assert node.edges[1] == Edge("factor", None, None, 0, "it required no grad when it was made or used")
+    assert node.edges[1] == Edge("factor", None, None, 0, "it did not require grad when it was made or used")
 
 
 def test_attributes_of_the_users_context_do_not_hide_what_the_node_is():

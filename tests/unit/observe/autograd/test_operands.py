@@ -20,7 +20,7 @@ def null_edge(function):
 @needs_saved_tensors
 def test_a_tensor_that_the_node_saved_is_named():
     edge = null_edge(lambda self: self.weight * torch.full((3,), 2.0))
-    assert (edge.value.fx_node, edge.operand.shape, edge.null_reason) == ("full", (3,), "it requires no grad")
+    assert (edge.value.fx_node, edge.operand.shape, edge.null_reason) == ("full", (3,), "it does not require grad")
 
 
 def test_nothing_is_unpacked_where_the_user_has_an_unpack_hook():
@@ -85,7 +85,7 @@ def test_members_of_a_list_are_what_was_passed(join):
     edges, received = joined(join)
     assert [edge.operand.shape for edge in edges[1:]] == [tuple(grad.shape) for grad in received[1:]] == [*SIZES[1:]]
     assert [edge.value.fx_node for edge in edges[1:]] == ["others_0", "others_1"]
-    assert {edge.null_reason for edge in edges[1:]} == {"it requires no grad"}
+    assert {edge.null_reason for edge in edges[1:]} == {"it does not require grad"}
 
 
 class Reversing(torch.Tensor):

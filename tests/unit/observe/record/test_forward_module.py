@@ -353,14 +353,14 @@ def reads_a_gradient(self):
 
 HISTORY = torch.ones(3, requires_grad=True) * 2
 NOT_PLAIN = "which is neither a tensor nor a plain value"
-IN_PLACE = "it changes a tensor in place that is no parameter, buffer or argument of the model"
+IN_PLACE = "it modifies in place a tensor that is not a parameter, buffer or argument of the model"
 REFUSALS = {
-    "a dispatch mode": (under(Doubles), "the dispatch mode Doubles had a hand in what its operations gave"),
+    "a dispatch mode": (under(Doubles), "the dispatch mode Doubles may have changed the results of its operations"),
     "autocast": (under(lambda: torch.autocast("cpu", torch.bfloat16)), "it switches autocast"),
     "inference mode": (under(torch.inference_mode), "it switches inference mode"),
     "a default dtype": (sets_the_default_dtype, "it changes the default dtype"),
     "a default device": (sets_the_default_device, "it changes the default device"),
-    "chosen kernels": (under(lambda: sdpa_kernel(SDPBackend.MATH)), "it chooses which kernels run"),
+    "chosen kernels": (under(lambda: sdpa_kernel(SDPBackend.MATH)), "it selects kernels"),
     "a random state that is put back": (forks_the_random_state, "it sets the random state"),
     "the same seed again": (seeds, "it sets the random state"),
     "a generator": (draws_from_its_own_generator, f"it passes rand a Generator, {NOT_PLAIN}"),
@@ -375,14 +375,14 @@ REFUSALS = {
         f"it passes Uses a Linear, {NOT_PLAIN}",
     ),
     "an object in the output": (lambda self: (self.weight * 2, Opaque()), f"its output holds a Opaque, {NOT_PLAIN}"),
-    "a constant with a history": (uses_a_history, "it uses a tensor with a history that no recorded operation made"),
-    "a gradient": (reads_a_gradient, "it reads a .grad, which backward has left there"),
+    "a constant with a history": (uses_a_history, "it uses a tensor whose grad_fn no recorded operation made"),
+    "a gradient": (reads_a_gradient, "it reads a .grad from an earlier backward"),
     "a constant that is changed": (changes_a_constant, IN_PLACE),
     "a part of a constant that is changed": (changes_a_part_of_a_constant, IN_PLACE),
     "the data of a constant that is changed": (changes_the_data_of_a_constant, IN_PLACE),
     "a constant that is changed unseen": (
         changes_a_constant_unseen,
-        "it changes a tensor in place where no recorded operation shows it",
+        "it modifies a tensor in place outside of the recorded operations",
     ),
 }
 
@@ -394,7 +394,7 @@ def test_a_run_that_operations_alone_do_not_tell_is_refused_with_the_reason(case
     trace = fxgrad.trace(model)
     with pytest.raises(UsageError) as raised:
         trace.forward_module(model)
-    assert raised.value.given == f"a forward that cannot be run again: {reason}"
+    assert raised.value.given == f"a forward that cannot be replayed: {reason}"
     assert lint_problems(trace.forward) + meta_problems(trace.forward) == []
 
 
@@ -412,7 +412,7 @@ def test_an_argument_that_lies_in_the_memory_of_a_parameter_that_is_changed_is_r
         return self.weight * x
 
     model = FromFunction(run)
-    with pytest.raises(UsageError, match="it changes memory that an argument shares with a parameter or buffer"):
+    with pytest.raises(UsageError, match="it modifies memory that an argument shares with a parameter or buffer"):
         fxgrad.trace(model, model.weight.detach()[:1]).forward_module(model)
 
 

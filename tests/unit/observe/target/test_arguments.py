@@ -39,11 +39,9 @@ def test_a_list_may_span_lines_and_end_in_a_comma():
 
 def test_an_error_of_init_points_at_the_place_and_shows_the_grammar():
     assert str(refused_init("1000, hidden")) == (
-        "bad --init: a literal was expected here\n"
-        "    1000, hidden\n"
-        "          ^\n"
-        "  allowed: a Python argument list of literals, such as 1000, 1000, bias=False\n"
-        "  try: a factory, file.py:build, can pass anything else, such as dtype=torch.float64"
+        "bad --init: expected a literal here\n    1000, hidden\n          ^\n  allowed: a Python argument list of "
+        "literals, such as 1000, 1000, bias=False\n  try: use a factory, file.py:build, for anything else, such as "
+        "dtype=torch.float64"
     )
 
 
@@ -63,7 +61,7 @@ def test_an_error_of_init_points_at_the_place_and_shows_the_grammar():
 def test_what_is_no_literal_is_pointed_at(text, column):
     shown = text.replace("\n", r"\n")
     column += shown != text
-    assert refused_init(text).given == f"bad --init: a literal was expected here\n    {shown}\n    {' ' * column}^"
+    assert refused_init(text).given == f"bad --init: expected a literal here\n    {shown}\n    {' ' * column}^"
 
 
 @pytest.mark.parametrize("text", ["1)(2", "1) + (2", "f(1)(2", "1, 2)", "(1, 2", "1,,2", "a=1, 2", ",", "\0", "\ud800"])
@@ -181,47 +179,44 @@ def test_positional_and_keyword_inputs_mix_in_any_order():
 
 
 def test_a_keyword_of_input_given_twice_is_refused():
-    with pytest.raises(UsageError, match="--input gives x twice"):
+    with pytest.raises(UsageError, match="--input names x twice"):
         make_arguments([parse_input("x=f32[1]"), parse_input("x=f32[2]")])
 
 
 def test_an_error_of_input_points_at_the_place_and_shows_the_grammar():
     assert str(refused_input("f32[9,1000")) == (
-        "bad --input: a comma or ] was expected\n"
-        "    f32[9,1000\n"
-        "              ^\n"
-        "  allowed: [name=]dtype[size,...] such as f32[9,1000], f32[] (a scalar), i64[2,16]:30522 (values below), "
-        "x=f32[3], or a tuple (f32[9,4],f32[9,4]); "
-        "dtypes f16, f32, f64, bf16, i8, i16, i32, i64, u8, bool, c64, c128\n"
-        "  try: --input 'f32[9,1000]'"
+        "bad --input: expected a comma or ]\n    f32[9,1000\n              ^\n  allowed: [name=]dtype[size,...] "
+        "such as f32[9,1000], f32[] (a scalar), i64[2,16]:30522 (values below), x=f32[3], or a tuple "
+        "(f32[9,4],f32[9,4]); dtypes f16, f32, f64, bf16, i8, i16, i32, i64, u8, bool, c64, c128\n  try: --input "
+        "'f32[9,1000]'"
     )
 
 
 @pytest.mark.parametrize(
     ("text", "problem", "column"),
     [
-        ("", "a dtype or ( was expected", 0),
-        ("f32", "[ was expected; a scalar is f32[]", 3),
-        ("f32(9)", "[ was expected; a scalar is f32[]", 3),
-        ("f32[-1]", "a size or ] was expected", 4),
-        ("f32[,]", "a size or ] was expected", 4),
-        ("f32[9 8]", "a comma or ] was expected", 6),
-        ("f32[9,,]", "a size or ] was expected", 6),
-        ("-f32[9]", "a dtype or ( was expected", 0),
-        ("f32[9]]", "nothing more was expected", 6),
-        ("f32[9] f32[9]", "nothing more was expected", 7),
-        ("(f32[9]", "a comma or ) was expected", 7),
-        ("f32[9]!", "nothing more was expected", 6),
+        ("", "expected a dtype or (", 0),
+        ("f32", "expected [; a scalar is f32[]", 3),
+        ("f32(9)", "expected [; a scalar is f32[]", 3),
+        ("f32[-1]", "expected a size or ]", 4),
+        ("f32[,]", "expected a size or ]", 4),
+        ("f32[9 8]", "expected a comma or ]", 6),
+        ("f32[9,,]", "expected a size or ]", 6),
+        ("-f32[9]", "expected a dtype or (", 0),
+        ("f32[9]]", "expected nothing more", 6),
+        ("f32[9] f32[9]", "expected nothing more", 7),
+        ("(f32[9]", "expected a comma or )", 7),
+        ("f32[9]!", "expected nothing more", 6),
         ("f32[9]:3", "f32 takes no colon", 6),
         ("bool[9]:2", "bool takes no colon", 7),
-        ("i64[9]:", "a number was expected after the colon", 7),
+        ("i64[9]:", "expected a number after the colon", 7),
         ("i64[9]:0", "i64 takes 1 to 9223372036854775807 after the colon", 6),
         ("i8[9]:129", "i8 takes 1 to 128 after the colon", 5),
         ("f32[99999999999999999999]", "at most 9223372036854775807", 4),
-        ("x=", "a dtype or ( was expected", 2),
+        ("x=", "expected a dtype or (", 2),
         ("x=y=f32[1]", "no dtype y", 2),
         ("q[3]", "no dtype q", 0),
-        ("f32[\u0663]", "a size or ] was expected", 4),
+        ("f32[\u0663]", "expected a size or ]", 4),
         ("(" * 21 + "f32[1]" + ")" * 21, "at most 20 tuples deep", 20),
     ],
 )

@@ -28,9 +28,8 @@ def test_a_model_elsewhere_is_refused_with_the_line_that_moves_it():
     with pytest.raises(UsageError) as caught:
         check_placed(nn.Sequential(nn.Linear(2, 2)), "meta")
     assert str(caught.value) == (
-        "device meta for a model whose 0.weight is on cpu\n"
-        "  allowed: the device that the model is on: tracing moves nothing\n"
-        "  try: model.to('meta'), with inputs to match, before tracing"
+        "device meta for a model whose 0.weight is on cpu\n  allowed: the device that the model is on: tracing moves "
+        "no tensors\n  try: model.to('meta'), with inputs to match, before tracing"
     )
 
 

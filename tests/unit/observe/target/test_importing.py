@@ -73,9 +73,8 @@ def test_the_colon_of_a_drive_is_part_of_the_path(text, split):
 def test_a_missing_file_is_said_with_the_nearest_one(model_file):
     wrong = model_file.with_name("lstm_cel.py")
     assert str(refused_text(wrong)) == (
-        f"no such file: {wrong}\n"
-        "  allowed: file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json\n"
-        f"  try: {model_file}"
+        f"no such file: {wrong}\n  allowed: file.py[:factory], package.module[:factory], a class such as "
+        f"torch.nn:LSTMCell, or a saved trace.json\n  try: {model_file}"
     )
 
 
@@ -130,7 +129,7 @@ def test_a_path_longer_than_the_system_allows_is_no_such_file():
 def test_a_control_character_in_what_to_try_is_escaped():
     with pytest.raises(UsageError) as raised:
         parse_target("a\tb:")
-    assert raised.value.suggestion == r"a\tb:build, or leave the colon out"
+    assert raised.value.suggestion == r"a\tb:build, or omit the colon"
 
 
 # Importing it
@@ -266,7 +265,7 @@ def test_a_failed_import_shows_the_users_frames(write):
     file = write("def f():\n    1 / 0\nf()\n")
     error = refusal(file)
     assert error.given == f"ZeroDivisionError while importing {file}"
-    assert error.suggestion == f"python {file}, which should fail alike"
+    assert error.suggestion == f"python {file}, which should fail the same way"
     assert "    1 / 0" in error.details
     assert "importlib" not in error.details
 
@@ -290,7 +289,7 @@ def test_a_missing_dependency_names_it_and_this_python(write):
 def test_a_relative_import_gets_the_dotted_name(write):
     write("", "pack/__init__.py")
     error = refusal(write("from . import other", "pack/model.py"))
-    assert error.suggestion == "name it as a module of its package, pack.model, from the folder above the package"
+    assert error.suggestion == "pass it as a module of its package, pack.model, from the folder above the package"
 
 
 def test_a_module_is_found_in_the_current_folder(write, tmp_path, monkeypatch):
@@ -304,9 +303,8 @@ def test_a_module_is_found_in_the_current_folder(write, tmp_path, monkeypatch):
 
 def test_an_unknown_module_is_a_usage_error():
     assert str(refusal("no_such_module", UsageError)) == (
-        "no module named no_such_module\n"
-        "  allowed: a module that this Python can import, or a file.py\n"
-        "  try: run it from the folder that holds no_such_module, or in the environment where it is installed"
+        "no module named no_such_module\n  allowed: a module that this Python can import, or a file.py\n  try: "
+        "run it from the folder that contains no_such_module, or in the environment where that is installed"
     )
 
 
@@ -351,9 +349,8 @@ def test_an_unknown_name_in_an_empty_file_says_to_define_it(write):
     with pytest.raises(UsageError) as caught:
         find_name(imported(write("")), "build", shown="model.py")
     assert str(caught.value) == (
-        "no build in model.py\n"
-        "  allowed: a function or class of it; it defines none\n"
-        "  try: define build in it, or name another one of it"
+        "no build in model.py\n  allowed: a function or class in it; it defines none\n  try: define build in it, "
+        "or name another one in it"
     )
 
 

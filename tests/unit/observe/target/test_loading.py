@@ -96,7 +96,7 @@ def test_a_factory_in_an_importable_module():
         (
             "Net()",
             "a Net",
-            "return model, (x,) with the positional arguments of forward, or return model, () where it takes none",
+            "return model, (x,) with the positional arguments of forward, or return model, () if it takes none",
         ),
         ("Net", "the class Net", "an instance: return Net(...), (x,)"),
         ("None", "None", "return model, (x,), the model first"),
@@ -139,16 +139,15 @@ def test_a_factory_that_raises_shows_the_users_frames(write):
 def test_a_factory_that_needs_arguments_is_told_to_give_defaults(write):
     file = write("def build(width, bias=True): ...")
     assert str(target_error(file)) == (
-        f"{file}:build(width, [bias]): missing a required argument: 'width'\n"
-        "  allowed: a factory that can be called without arguments\n"
-        "  try: give every parameter a default value"
+        f"{file}:build(width, [bias]): missing a required argument: 'width'\n  allowed: a factory that needs no "
+        "arguments\n  try: give every parameter a default value"
     )
 
 
 def test_a_file_without_the_default_factory_names_what_it_has(write):
     file = write("def make_model(): ...")
     assert str(usage_error(file)) == (
-        f"no build in {file}\n  allowed: one of Net, make_model\n  try: define build in it, or name another one of it"
+        f"no build in {file}\n  allowed: one of Net, make_model\n  try: define build in it, or name another one in it"
     )
 
 
@@ -187,9 +186,8 @@ def test_init_that_the_constructor_does_not_take():
 
 def test_input_that_forward_does_not_take():
     assert str(usage_error("torch.nn:LSTMCell", init="8, 6")) == (
-        "--input of torch.nn:LSTMCell: missing a required argument: 'input'\n"
-        "  allowed: forward(input, [hx])\n"
-        "  try: --input 'f32[9,1000]', once for each argument"
+        "--input of torch.nn:LSTMCell: missing a required argument: 'input'\n  allowed: forward(input, [hx])\n  try: "
+        "--input 'f32[9,1000]', once for each argument"
     )
 
 
@@ -215,9 +213,9 @@ def test_a_malformed_input_is_found_before_anything_is_imported(write):
 def test_init_and_input_do_not_go_with_a_factory(write):
     file = write("def build(): return Net(), (x,)")
     assert str(usage_error(file, init="3", inputs=["f32[1]"])) == (
-        f"--init and --input with {file}:build, which is not a module class\n"
-        "  allowed: --init and --input with a module class, such as torch.nn:LSTMCell\n"
-        "  try: leave --init and --input out: a factory returns the model with its arguments"
+        f"--init and --input with {file}:build, which is not a module class\n  allowed: --init and --input with a "
+        "module class, such as torch.nn:LSTMCell\n  try: omit --init and --input: a factory returns the model "
+        "with its arguments"
     )
 
 

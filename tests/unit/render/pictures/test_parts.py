@@ -47,7 +47,7 @@ class TestDepth:
         assert arrow_between(compose_picture(program.graph(), depth=0), "a", "b").lines == ("2 edges",)
 
     def test_a_negative_depth_is_refused(self, encoder):
-        with pytest.raises(UsageError, match="depth -1\n  allowed: a depth of 0 or more\n  try: leave depth out"):
+        with pytest.raises(UsageError, match="depth -1\n  allowed: a depth of 0 or more\n  try: omit depth"):
             compose_picture(encoder.graph(), depth=-1)
 
 
