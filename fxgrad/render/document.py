@@ -178,7 +178,9 @@ class _Wrapped(NamedTuple):
         line, *others = self.text.wrap(console, max(options.max_width - self.first, 1))
         if others:
             left = self.text.plain[len(line) :].lstrip(" ")
-            others = list(self.text[-len(left) :].wrap(console, max(options.max_width - self.others, 1)))
+            others = list(
+                self.text[len(self.text) - len(left) :].wrap(console, max(options.max_width - self.others, 1))
+            )
         line.pad_left(self.first)
         for other in others:
             other.pad_left(self.others)
@@ -196,9 +198,9 @@ class _Title(NamedTuple):
     parts: Sequence[Text]
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[_Wrapped]:
-        first, *others = filter(None, self.parts)
-        lines = [first]
-        for part in others:
+        parts = [part for part in self.parts if part]
+        lines = parts[:1]
+        for part in parts[1:]:
             joined = part.blank_copy(_BETWEEN).join([lines[-1], part])
             if joined.cell_len + (_HANG if len(lines) > 1 else 0) <= options.max_width:
                 lines[-1] = joined
@@ -224,11 +226,14 @@ class _Grid(NamedTuple):
         if widths is None:
             yield from map(_Title, rows)
             return
-        grid = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=bool(self.headers))
-        for index, width in enumerate(widths):
-            grid.add_column(_Wrapped(self.headers[index]) if self.headers else "", width=width)
+        # The gaps are part of the cells: versions of rich differ in whether a table has one behind its last column.
+        gaps = [_GAP] * (len(self.columns) - 1) + [0]
+        grid = RichTable(box=None, padding=0, show_header=bool(self.headers))
+        for index, (width, gap) in enumerate(zip(widths, gaps, strict=True)):
+            header = _pad(self.headers[index], gap) if self.headers else ""
+            grid.add_column(header, width=None if width is None else width + gap)
         for row in rows:
-            grid.add_row(*map(_Wrapped, row))
+            grid.add_row(*map(_pad, row, gaps))
         yield grid
 
     def _find_widths(self, room: int) -> list[int] | None:
@@ -251,6 +256,12 @@ class _Grid(NamedTuple):
         while sum(widths) > room:
             widths[max((i for i, width in enumerate(widths) if width > least[i]), key=widths.__getitem__)] -= 1
         return widths
+
+
+def _pad(text: Text, gap: int) -> RenderableType:
+    from rich.padding import Padding
+
+    return Padding(_Wrapped(text), (0, gap, 0, 0))
 
 
 class _Indented(NamedTuple):

@@ -80,6 +80,20 @@ def test_a_table_that_is_too_narrow_for_columns_is_written_row_by_row():
     assert format_document((table,), width=WIDTH) == "encoder.layers.0.attention\n    ScaledDotProductBackward0_12\n"
 
 
+def test_a_row_of_a_narrow_table_leaves_out_cells_that_are_empty():
+    table = Table(("on", "node"), (("", ""), ("encoder.layers.0.attention", "ScaledDotProductBackward0_12"), ("x", "")))
+    assert format_document((table,), width=WIDTH) == (
+        "encoder.layers.0.attention\n    ScaledDotProductBackward0_12\nx\n"
+    )
+
+
+def test_a_column_is_never_left_out_nor_a_word_cropped():
+    names = ("no.", "BackwardHookFunctionBackward_1", "post-accumulate", "embedding.weight")
+    for width in range(1, 80):
+        text = format_document((Table(("a", "b", "c", "d"), (names,)),), width=width)
+        assert [name for name in names if name not in text] == []
+
+
 def test_wide_characters_take_two_columns():
     table = Table(("a", "b"), (("層", "x"), ("abcd", "y")), headed=False)
     assert format_document((table,), width=WIDTH) == "層    x\nabcd  y\n"
