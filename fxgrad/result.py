@@ -160,7 +160,7 @@ class Trace:
 
         A global hook's sites belong to the modules at whose calls it sits.
         """
-        path = None if module is None else self._path(module)
+        path = None if module is None else self._find_path(module)
         wanted = None if kind is None else find_hook_kind(kind)
         return tuple([site for site in self.sites if self._is_at(site, path) and wanted in (None, site.hook.kind)])
 
@@ -171,7 +171,7 @@ class Trace:
             return self.graph.calls_by_id[site.call].path == path
         return site.hook.kind.is_module and not site.hook.kind.is_global and site.hook.owner == path
 
-    def _path(self, module: Any) -> str:
+    def _find_path(self, module: Any) -> str:
         if isinstance(module, str):
             return find_module_path(self.graph, module)
         path = None if self._path_of_module is None else self._path_of_module(module)
@@ -216,8 +216,8 @@ class Trace:
         """
         from fxgrad.predict import predict, set_backward_call
 
-        names = None if inputs is None else self._names(inputs, "inputs")
-        starts = None if roots is None else self._names(roots, "roots")
+        names = None if inputs is None else self._name_tensors(inputs, "inputs")
+        starts = None if roots is None else self._name_tensors(roots, "roots")
         graph = predict(set_backward_call(self.graph, inputs=names, api=api, roots=starts, after=after))
         return Trace(
             graph,
@@ -226,10 +226,10 @@ class Trace:
             name_of_tensor=self._name_of_tensor,
         )
 
-    def _names(self, given: Any, what: str) -> list[str]:
-        return [self._name(each, what) for each in (given if isinstance(given, (list, tuple)) else [given])]
+    def _name_tensors(self, given: Any, what: str) -> list[str]:
+        return [self._name_tensor(each, what) for each in (given if isinstance(given, (list, tuple)) else [given])]
 
-    def _name(self, tensor: Any, what: str) -> str:
+    def _name_tensor(self, tensor: Any, what: str) -> str:
         name = tensor if isinstance(tensor, str) or self._name_of_tensor is None else self._name_of_tensor(tensor)
         if not isinstance(name, str):
             raise UsageError(
@@ -247,7 +247,7 @@ class Trace:
         from fxgrad.render.explain import compose_explanation
         from fxgrad.rules import explain_graph
 
-        path = None if module is None else self._path(module)
+        path = None if module is None else self._find_path(module)
         findings = explain_graph(self.graph)
         if path is not None:
             findings = tuple(
@@ -268,7 +268,7 @@ class Trace:
         """
         from fxgrad.render.report import compose_order
 
-        path = None if module is None else self._path(module)
+        path = None if module is None else self._find_path(module)
         wanted = partial(self._is_at, path=path)
         calls = tuple([site for site in self.graph.sites if site.order is not None and wanted(site)])
         return Order(self.graph, (), compose_order(self.graph, wanted=wanted), calls)
@@ -299,7 +299,7 @@ class Trace:
         from fxgrad.render.layout import draw_graph
 
         kind = "svg" if path is None else find_format(path)
-        inside = None if module is None else self._path(module)
+        inside = None if module is None else self._find_path(module)
         content = draw_graph(self.graph, kind, module=inside, hooks_only=hooks_only, depth=depth)
         if path is None:
             return content.decode()
@@ -316,13 +316,13 @@ class Trace:
         """The whole trace as JSON text, which `fxgrad.load` reads without torch; with a path, writes that file."""
         from fxgrad.exchange.saved import to_json
 
-        return _give_text(to_json(self.graph), path)
+        return _write_text(to_json(self.graph), path)
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as GitHub-flavoured Markdown; with a path, writes that file and returns its path."""
         from fxgrad.render.markdown import format_markdown
 
-        return _give_text(format_markdown(self.report().document, title="Backward graph"), path)
+        return _write_text(format_markdown(self.report().document, title="Backward graph"), path)
 
     @property
     def forward(self) -> torch.fx.Graph:
@@ -342,7 +342,7 @@ class Trace:
 kwargs = {})
             return linear
         """
-        graph: torch.fx.Graph = self._recorded("forward").graph
+        graph: torch.fx.Graph = self._require_forward("forward").graph
         return graph
 
     def forward_module(self, model: torch.nn.Module) -> torch.fx.GraphModule:
@@ -363,10 +363,10 @@ kwargs = {})
         >>> torch.equal(fxgrad.trace(model, (x,)).forward_module(model)(x), model(x))
         True
         """
-        module: torch.fx.GraphModule = self._recorded("forward_module").module(model)
+        module: torch.fx.GraphModule = self._require_forward("forward_module").module(model)
         return module
 
-    def _recorded(self, what: str) -> Any:
+    def _require_forward(self, what: str) -> Any:
         if self._forward is None:
             raise UsageError(
                 f"{what} of a trace without a recorded forward: {_NO_FORWARD}",
@@ -376,7 +376,7 @@ kwargs = {})
         return self._forward
 
 
-def _give_text(text: str, path: str | os.PathLike[str] | None) -> str:
+def _write_text(text: str, path: str | os.PathLike[str] | None) -> str:
     """The text, or with a path the path of the file that now holds it."""
     if path is None:
         return text

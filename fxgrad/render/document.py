@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PLAIN = "plain"
 """The tone of a block that is no finding; the others are the severities of explanations."""
-WIDTH = 100
+_WIDTH = 100
 """Columns of plain text."""
 
 _SPACED_DEPTH = 1
@@ -93,7 +93,7 @@ Span(text='a', is_code=True))
     return tuple(Span(part, bool(number % 2)) for number, part in enumerate(parts) if part)
 
 
-def format_document(document: Document, *, width: int = WIDTH) -> str:
+def format_document(document: Document, *, width: int = _WIDTH) -> str:
     """Write a document as plain text of so many columns. Only a word that is longer makes a longer line."""
     from rich.console import Console
 
