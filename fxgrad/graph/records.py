@@ -26,6 +26,10 @@ Shape = tuple[int | str, ...]
 Status = Literal["tensor", "none", "unknown"]
 """What an entry of grad_input or grad_output is: a Tensor, None, or one or the other as backward decides."""
 
+VariableKind = Literal["parameter", "buffer", "input", "other leaf"]
+Checkpoint = Literal["reentrant", "non-reentrant", "function"]
+MultiGradMode = Literal["all", "any"]
+
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Base of all records: immutable, compared and hashed by value. ``msgspec.structs.replace`` makes a changed copy.
@@ -275,7 +279,7 @@ class Variable(Record, frozen=True):
 
     name: str
     aliases: tuple[str, ...]
-    kind: str
+    kind: VariableKind
     meta: TensorMeta
     requires_grad: bool
     is_leaf: bool
@@ -360,7 +364,7 @@ class ModuleCall(Record, frozen=True):
     input_hook_node: int | None = None
     output_hook_node: int | None = None
     full_hook: FullHookSetup | None = None
-    checkpointed: str | None = None
+    checkpointed: Checkpoint | None = None
     argument_names: tuple[str, ...] = ()
     source: Source | None = None
     on_source_line: bool = True
@@ -459,7 +463,7 @@ class Hook(Record, frozen=True):
     registered: Source | None = None
     prepend: bool = False
     targets: tuple[str, ...] = ()
-    mode: str | None = None
+    mode: MultiGradMode | None = None
     observed: tuple[int, int | None] | None = None
     active: bool = True
     unplaced: str | None = None
@@ -552,8 +556,10 @@ class Firing(Record, frozen=True):
 SCHEMA_VERSION = 2
 """Version of the records as they are saved, in `GraphInfo.schema_version`. It changes with their meaning."""
 
-BACKWARD_APIS = ("backward", "grad")
-EARLIER_CALLS = ("retained", "freed")
+BackwardApi = Literal["backward", "grad"]
+EarlierCall = Literal["retained", "freed"]
+BACKWARD_APIS: tuple[BackwardApi, ...] = ("backward", "grad")
+EARLIER_CALLS: tuple[EarlierCall, ...] = ("retained", "freed")
 """What `BackwardCall` says of ``api`` and ``after``."""
 
 
@@ -570,8 +576,8 @@ class BackwardCall(Record, frozen=True):
     """
 
     inputs: tuple[tuple[int, int], ...] | None = None
-    api: str = "backward"
-    after: str | None = None
+    api: BackwardApi = "backward"
+    after: EarlierCall | None = None
     names: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     roots: tuple[str, ...] | None = None

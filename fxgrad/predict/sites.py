@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -25,6 +26,8 @@ from fxgrad.predict.places import find_places
 from fxgrad.predict.reasons import explain_nesting, explain_silence, explain_uncounted, explain_undecided
 from fxgrad.predict.simulation import Simulation, simulate
 
+_Choice = TypeVar("_Choice", bound=str | None)
+
 # How backward is called
 
 
@@ -41,15 +44,15 @@ def set_backward_call(
     `inputs`, `roots` are names of tensors, `api` and `after` as in `BackwardCall`. Raises UsageError for what PyTorch
     refuses, and for unknown names.
     """
-    _check_choice("api", api, BACKWARD_APIS)
-    _check_choice("after", after, (None, *EARLIER_CALLS))
+    called_as = _find_choice("api", api, BACKWARD_APIS)
+    earlier = _find_choice("after", after, (None, *EARLIER_CALLS))
     _check_inputs(inputs, api)
     places = None if inputs is None else [find_input(graph, name) for name in inputs]
     started = graph if roots is None else _start_from(graph, roots)
     call = BackwardCall(
         None if places is None else tuple([(each.node, each.slot) for each in places if each.node is not None]),
-        api,
-        after,
+        called_as,
+        earlier,
         tuple([each.name for each in places or ()]),
         tuple([each.name for each in places or () if each.node is None]),
         graph.info.backward.roots if roots is None else tuple(roots),
@@ -57,9 +60,11 @@ def set_backward_call(
     return replace(started, info=replace(started.info, backward=call))
 
 
-def _check_choice(name: str, given: str | None, allowed: Sequence[str | None]) -> None:
-    if given not in allowed:
-        raise UsageError(f"{name}={given!r}", " or ".join(map(repr, allowed)), f"omit {name} for the usual call")
+def _find_choice(name: str, given: str | None, allowed: Sequence[_Choice]) -> _Choice:
+    for choice in allowed:
+        if choice == given:
+            return choice
+    raise UsageError(f"{name}={given!r}", " or ".join(map(repr, allowed)), f"omit {name} for the usual call")
 
 
 def _check_inputs(inputs: Sequence[str] | None, api: str) -> None:

@@ -21,6 +21,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind
+from fxgrad.graph.records import MultiGradMode
 from fxgrad.observe.hooks.registrations import Key
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent, find_backward_kind, find_global_backward_kind
@@ -232,7 +233,7 @@ def _is_in_more_tables(whole: LiveHook) -> bool:
     return sys.getrefcount(function) > sys.getrefcount(compared) + known
 
 
-def find_multi_grad_mode(function: Any) -> str | None:
+def find_multi_grad_mode(function: Any) -> MultiGradMode | None:
     """Which mode of ``register_multi_grad_hook`` made this tensor hook: "all", "any", or None for no such hook."""
     if not is_a(function, FunctionType):
         return None

@@ -15,6 +15,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind, Path, TensorMeta
+from fxgrad.graph.records import Checkpoint
 from fxgrad.observe.record.frames import NO_STACK, Stack
 from fxgrad.observe.record.tensors import Origin, Route, read_origin
 
@@ -165,7 +166,7 @@ class ModuleEvent:
 
     completed = False
     finished = 0
-    checkpointed: str | None = None
+    checkpointed: Checkpoint | None = None
     args: tuple[Any, ...] = ()
     inputs: Sequence[TensorSnapshot] = ()
     result: Any = None

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fxgrad.graph import Path
+from fxgrad.graph.records import VariableKind
 from fxgrad.graph.text import format_argument
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.tensors import find_tensors
@@ -124,7 +125,7 @@ class NamedTensor:
 
     __slots__ = ("aliases", "kind", "name", "tensor")
 
-    def __init__(self, name: str, kind: str, tensor: torch.Tensor) -> None:
+    def __init__(self, name: str, kind: VariableKind, tensor: torch.Tensor) -> None:
         self.name = name
         self.kind = kind
         self.tensor = tensor
@@ -139,7 +140,7 @@ class TensorNames:
         self._taken: set[str] = set()
         self.add_model(model)
 
-    def add(self, name: str, kind: str, tensor: torch.Tensor) -> None:
+    def add(self, name: str, kind: VariableKind, tensor: torch.Tensor) -> None:
         """Give a tensor a name; one that has a name gets another. A name that is taken gets the kind, or a number."""
         if name in self._taken:
             if id(tensor) in self.named:
@@ -155,7 +156,8 @@ class TensorNames:
     def add_model(self, model: nn.Module | None) -> None:
         """Name the parameters and buffers that the model has now."""
         paths = [*list_module_paths(model)]
-        for table, kind in (("_parameters", "parameter"), ("_buffers", "buffer")):
+        tables: tuple[tuple[str, VariableKind], ...] = (("_parameters", "parameter"), ("_buffers", "buffer"))
+        for table, kind in tables:
             for name, tensor in _list_tensors_at(paths, table):
                 self.add(name, kind, tensor)
 

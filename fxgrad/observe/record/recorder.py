@@ -20,6 +20,7 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import Path
+from fxgrad.graph.records import Checkpoint
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_legacy_tensor, next_sequence_nr
@@ -187,7 +188,7 @@ class Recorder:
         module._forward_pre_hooks_with_kwargs[key] = True
         return key
 
-    def _read_checkpoint(self) -> str | None:
+    def _read_checkpoint(self) -> Checkpoint | None:
         """The kind of checkpoint around; "function" where a Function's backward may run its forward again."""
         if self.cursor.nesting is not None:
             return "reentrant" if self.cursor.checkpoints else "function"

@@ -211,6 +211,8 @@ def test_a_wrong_field_is_named_with_its_record():
             lambda d: d["sites"][0]["grad_output"].append({**GRADIENT, "status": "zeros"}),
             "sites[0].grad_output[0].status: invalid enum value 'zeros'",
         ),
+        (lambda d: d["variables"][0].update(kind="weight"), "variables[0].kind: invalid enum value 'weight'"),
+        (lambda d: d["hooks"][0].update(mode="sum"), "hooks[0].mode: invalid enum value 'sum'"),
         (lambda d: d["nodes"][0].update(kind="fun"), "nodes[0].kind: invalid enum value 'fun'"),
         (lambda d: d["nodes"][0].update(kind="\ud800"), "a lone surrogate where the schema has no free text"),
         (lambda d: d["nodes"][0].update(sequence_nr=1.5), "nodes[0].sequence_nr: expected int | null, got float"),
