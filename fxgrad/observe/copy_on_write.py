@@ -27,7 +27,7 @@ _SMALL = 2**20
 _SMALL_PART = 0.1
 """Tensors that are no weights are copied at once, where they are no more bytes, or no larger part of all."""
 _SAMPLED = 64
-"""How many bytes of a storage are looked at, to see whether it has changed."""
+"""How many bytes of a storage are compared, to see whether it was changed."""
 _count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _is_wrapped: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
 _unwrap: Callable[[torch.Tensor], torch.Tensor] = torch._C._functorch.get_unwrapped
@@ -106,7 +106,7 @@ class Memory:
                 self._copies.append((storage, storage.clone()))  # type: ignore[no-untyped-call]
 
     def copy_all(self) -> None:
-        """Copy what has not been copied yet, before something runs that may write to anything and that nobody sees."""
+        """Copy all that has not been copied yet, before something runs that may write anywhere without being seen."""
         with _DisableTorchFunction():
             self._copy_storages(list(self._uncopied))
 

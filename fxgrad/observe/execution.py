@@ -76,7 +76,7 @@ class EngineCall:
         return [torch.ones(meta.shape, dtype=meta.dtype, device=meta.device) for meta in metas]
 
     def _list_inputs(self) -> list[Any] | None:
-        """Leaves themselves, others as edges; for what is not in the graph another leaf stands, that is not either."""
+        """Leaves as tensors, others as edges. An input outside of the graph is replaced by a new leaf, as unreachable."""
         call = self.graph.info.backward
         if call.inputs is None:
             return None
@@ -271,7 +271,7 @@ class _Spy:
 
 @contextmanager
 def _put_in(spy: _Spy, slot: HookSlot) -> Iterator[None]:
-    """Let a spy stand where the hook stands that it calls."""
+    """Replace a hook by the spy that calls it."""
     table, key = slot.table, slot.key
     table[key] = spy
     try:

@@ -135,7 +135,7 @@ class ObservedGraph:
 
 
 def _find_gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
-    """Where backward starts for a root. PyTorch may refuse to tell the grad_fn of a view that was changed since
+    """Where backward starts for a root. PyTorch may raise for the grad_fn of a view that was changed since
     (torch/csrc/autograd/variable.cpp, ``check_inplace``), and so to run a backward from it; and the node of a leaf of
     which it cannot take a view (torch/autograd/graph.py, ``_get_grad_fn_or_grad_acc``)."""
     try:

@@ -177,7 +177,7 @@ def _put_back(attributes: dict[str, Any], flag: Any) -> None:
 
 
 def _blank_source(run: ProbeRun) -> ProbeRun:
-    """Find the record of the hook, and let it not say where this file defines its function."""
+    """Find the record of the hook, and remove from it that its function is defined in this file."""
     assert run.after is not None
     defined = find_source(_hook)
     found = next((each for each in run.after.hooks if each.source == defined), None)

@@ -437,7 +437,7 @@ def _dispatch_modes() -> list[TorchDispatchMode]:
 
 
 def _leave_dispatch_modes(before: list[TorchDispatchMode]) -> None:
-    """Leave those entered since, as their class does: it tells Dynamo, which else would compile nothing any more."""
+    """Leave those entered since through their class, which informs Dynamo: else Dynamo would not compile any more."""
     entered = _dispatch_modes()
     for mode in before:
         place = next((place for place, now in enumerate(entered) if now is mode), None)

@@ -235,7 +235,7 @@ class ModelRun:
         return self.trace_live(output, found)[0]
 
     def trace_live(self, output: Any, found: FoundRoots) -> tuple[TracedRun, ObservedGraph, HookRecords]:
-        """The same, with the live objects behind the records: to run backward on."""
+        """The same, with the live objects of the records, to run backward on."""
         if self.recorder.cursor.call is not None:
             raise UsageError(
                 "a trace from inside the forward that is being recorded",
@@ -289,7 +289,7 @@ class ModelRun:
         return observed, HookRecords(observed, search), forward
 
     def _complete_names(self) -> Arguments | None:
-        """Name what the model got meanwhile; the arguments that become placeholders of the recorded graph."""
+        """Name what the model got while it ran, and return the arguments that become placeholders of the recorded graph."""
         recorder, placeholders = self.recorder, self.arguments
         self._module_names.add(self.model)
         if placeholders is None:
@@ -412,7 +412,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 @contextmanager
 def attach_run(run: ModelRun, output: Any) -> Iterator[None]:
-    """Where nothing requires grad, let the error have what was recorded, to see where it was lost."""
+    """If nothing requires grad, attach what was recorded to the error: it shows where the history was lost."""
     try:
         yield
     except NothingRequiresGradError as error:

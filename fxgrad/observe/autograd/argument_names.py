@@ -6,7 +6,7 @@ numbers of the node classes, arguments with derivatives) and torchgen/api/autogr
 ``next_functions`` of the node are the arguments that have a derivative, in the order of the schema and lists member by
 member (``collect_next_edges`` in torchgen/packaged/autograd/gen_variable_type.py), its grad_output slots the
 differentiable results (``set_history``). The in-place variant of a function makes the same node (``AddBackward0`` for
-``add_``), so a node tells the function and not the variant.
+``add_``), so the variant is not known from a node.
 
 Neither torchgen nor PyYAML is imported: loading the file with them takes seconds, and PyYAML need not be installed.
 Nodes of Python Functions are named by `fxgrad.observe.autograd.python_functions`.
@@ -53,7 +53,7 @@ class Argument:
 
 
 class Schema(NamedTuple):
-    """The tensors that the text of a function schema speaks of.
+    """The tensors in a function schema.
 
     ``results`` has an entry for every result, None for one that is no tensor.
     ``view`` whether a result is an alias of an argument that is not written to.
@@ -129,7 +129,7 @@ def name_results(n_results: int) -> tuple[str, ...]:
 
 
 def _split_results(text: str) -> list[str]:
-    """Split what stands behind the arrow.
+    """Split the results of a schema.
 
     >>> _split_results("(Tensor(a!), int)"), _split_results("Tensor[]"), _split_results("()")
     (['Tensor(a!)', 'int'], ['Tensor[]'], [])
@@ -203,7 +203,7 @@ def _make_derivation(schema: re.Match[str], formulas: dict[str, str], differenti
 
 
 def _parse_bools(differentiability: str) -> tuple[bool, ...]:
-    """A C++ condition stands for True: where it does not hold, no node is made.
+    """A C++ condition counts as True: if it does not hold, no node is made.
 
     >>> _parse_bools('[True, False]'), _parse_bools('["!dtype || isDifferentiableType(*dtype)"]')
     ((True, False), (True,))
@@ -286,7 +286,7 @@ def find_signature(name: str) -> Signature | None:
 def name_edges(signature: Signature | None, n_edges: int) -> tuple[EdgeName, ...]:
     """The argument's name and group of each of a node's `n_edges` ``next_functions``, (None, None) where not known.
 
-    Lists are told apart by their lengths, which only one list, or lists of equal length, reveal.
+    Several lists can be separated only if they have equal lengths.
 
     >>> name_edges(find_signature("MmBackward0"), 2)
     (('self', None), ('mat2', None))

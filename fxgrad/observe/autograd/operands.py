@@ -1,5 +1,4 @@
-"""What nodes saved of the recorded tensors: which tensor stands behind an edge that leads nowhere, and which saved
-tensors were changed in place since.
+"""Reads what nodes saved: the tensor of an edge that leads nowhere, and the saved tensors that were changed since.
 
 A tensor that a node saved for backward shares its storage with the tensor that was passed. Unpacking it compares version
 counters and raises where they differ; it runs the unpack hook of ``saved_tensors_hooks`` where there is one, so there it
@@ -7,7 +6,7 @@ is left alone (torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack). G
 before they compute anything, so one that holds a changed tensor raises when backward executes it.
 
 The edges of a list argument, as ``torch.cat`` has one, are its members in their order (``collect_next_edges`` in
-torch/csrc/autograd/function.h), so the recorded call of the node's own function tells what they were.
+torch/csrc/autograd/function.h), so they are known from the recorded call of the node's own function.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Operands:
     def complete_edges(
         self, edges: Sequence[Edge], node: AutogradNode, schema: str | None, fx_node: str | None
     ) -> list[Edge]:
-        """The edges of a C++ node; those that lead nowhere say what stands behind them, where that is known."""
+        """The edges of a C++ node; those that lead nowhere get their tensor, where it is known."""
         lists = self._find_lists(edges, schema, fx_node)
         members: Counter[str | None] = Counter()
         completed: list[Edge] = []
@@ -131,7 +130,7 @@ def _function_name(schema: str | None) -> str | None:
 
 
 def may_run_unpack_hook(raw: Any) -> bool:
-    """Whether unpacking what a node saved runs a hook of the user's, or may: torch 2.9 does not tell.
+    """Whether unpacking what a node saved runs a hook of the user's, or may: torch 2.9 does not show its hooks.
 
     `raw` is what the node shows as ``_raw_saved_<argument>``: a SavedTensor, a tuple of them for a list, or None.
     """

@@ -302,7 +302,7 @@ class _BackwardSearch:
 
     @property
     def detaches(self) -> bool:
-        """A detached tensor has to be told that it requires grad before anything is differentiated by it."""
+        """A detached tensor must be made to require grad before anything is differentiated by it."""
         return "detach_variable" in self._names or {"detach", "requires_grad_"} <= self._names
 
     def _search_code(self, code: CodeType, function: FunctionType) -> None:

@@ -263,7 +263,7 @@ _STATUSES: dict[ValueKind, Status] = {TENSOR: "tensor", NONE: "none"}
 
 
 def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answers: Answers) -> Returned | None:
-    """What a node's backward returns for each edge; None where its code does not tell.
+    """What a node's backward returns for each edge; None if that is not known from its code.
 
     `answers` are kept between the nodes of one graph (`backward_code.read_returned_kinds`).
     """

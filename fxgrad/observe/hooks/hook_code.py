@@ -1,7 +1,7 @@
-"""What the code of a hook, and what it holds, tell of it before it runs. Nothing is called.
+"""Reads a hook before it runs: its code, and the tensors that it holds. Nothing is called.
 
 Bytecode is read with ``dis``, as may be done on every version of Python: only the names of a few instructions are relied
-on, and what is not recognised tells nothing.
+on, and nothing is concluded from what is not recognized.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def find_grad_reads(function: Any) -> tuple[str, ...]:
 
 
 def _module_argument(function: Any, code: CodeType) -> str | None:
-    """The name of the first argument that PyTorch hands over: behind those of a partial, and ``self``."""
+    """The name of the first argument that PyTorch passes: it comes after those of a partial and ``self``."""
     bound = 0
     while is_a(function, functools.partial):
         bound += len(function.args)
@@ -124,7 +124,7 @@ def find_held_tensors(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ..
 
 
 def _tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """The value, or the tensors in Python's own containers, as far as is seen at a glance: a hook may hold anything."""
+    """The value, or the tensors in one of Python's containers. The search is short: a hook may hold anything."""
     values = [value]
     for _ in range(_DEEPEST):
         yield from (each for each in values if is_a(each, torch.Tensor))

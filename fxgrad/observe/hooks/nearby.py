@@ -27,7 +27,7 @@ from fxgrad.observe.real_types import is_a
 _MOST_OBJECTS = 50_000
 _MOST_AT_ONCE = 5_000
 _MOST_MEMBERS = 1_000
-"""So many objects are looked at in all, for one function's variables, and in one container."""
+"""How many objects are visited in all, from one function's variables, and in one container."""
 
 
 _WayIn = Callable[[Any], Iterable[Any]]
@@ -61,7 +61,7 @@ class _Search:
         self._room = _MOST_OBJECTS
 
     def enter(self, starts: Iterable[Any]) -> None:
-        """Enter the starts, and from there a part of the number of objects that may be looked at in all."""
+        """Visit the starts and what they hold, up to a part of the objects that may be visited in all."""
         queue = deque(starts)
         room = min(self._room, _MOST_AT_ONCE)
         self._room -= room

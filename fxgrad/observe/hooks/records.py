@@ -73,7 +73,7 @@ class HookRecords:
         )
 
     def _find_node_id(self, tensor: torch.Tensor) -> int | None:
-        """The id of a tensor's node. That of a view is not looked at: PyTorch might make one for that."""
+        """The id of a tensor's node. A view is not asked: reading its grad_fn may create a node."""
         origin = None if tensor._is_view() else read_origin(tensor)
         return None if origin is None else self._observed.node_id(origin[0])
 
@@ -119,7 +119,7 @@ class HookRecords:
         return tuple([self._ids[carried.number, id(carried.table)] for carried in call.hooks])
 
     def make_unrecorded_calls(self) -> tuple[UnrecordedCall, ...]:
-        """The calls that nobody watched, and whose full hooks are on nodes of the graph."""
+        """The calls that were not recorded, and whose full hooks are on nodes of the graph."""
         return self._search.unrecorded_calls.make_records(self._observed.module_names, self._observed.walked.ids)
 
     # Hooks on nodes

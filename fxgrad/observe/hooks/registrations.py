@@ -26,7 +26,7 @@ from fxgrad.observe.record.frames import Stack, read_stack
 from fxgrad.observe.record.tensors import Origin, read_origin
 
 Key = tuple[Any, int]
-"""A handle's number, and the identity of the table that it stands in: copies of a module have the same numbers."""
+"""The number of a handle, and the identity of its table: copies of a module have the same numbers."""
 
 _ON_NODE = _HookMixin._register_hook.__code__
 """What ``register_hook`` of every node calls, C++ ones too."""
@@ -39,7 +39,7 @@ class Registration:
     """A handle that was made. ``removed`` is the hook, where the handle was removed again.
 
     ``tensor`` and its ``origin`` at that moment are there where it was a tensor's; the origin is missing where reading it
-    may have changed the tensor. ``on_node`` tells that it was a node's, other than those that module hooks put there.
+    may have changed the tensor. ``on_node``: it is on a node, and no module hook put it there.
     ``call`` is the module call that was running.
     """
 

@@ -66,7 +66,7 @@ class _Sides:
 
 
 class UnrecordedCalls:
-    """Calls of modules with full hooks that nobody watched, in the order in which their first node was found.
+    """Module calls with full hooks that were not recorded, in the order in which their first node was found.
 
     The post-hooks that a ``BackwardHook`` (torch/utils/hooks.py) put on nodes lead to it. It knows how many arguments and
     results the call had and which of them are tensors, but not the tensors.
@@ -119,8 +119,8 @@ class HookSlot(NamedTuple):
 class HookSearch:
     """All hooks on one graph. `earlier` are those that were there before the forward ran.
 
-    ``post_hooks`` and ``pre_hooks`` are what was found on the nodes that were looked at, ``unrecorded_calls`` whose full hooks
-    are there without that the call was watched.
+    ``post_hooks`` and ``pre_hooks`` are those on the nodes that were searched, in run order; ``unrecorded_calls`` are the
+    calls that were not recorded, but whose full hooks are on these nodes.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class HookSearch:
         """Which hooks may not have been found, and what finds them."""
         if self._observed.upstream == set():  # all of the graph was recorded
             return ()
-        return (_ON_TENSORS,) if self._was_recorded() or self._every_node else (_ON_TENSORS, _ON_NODES)
+        return (_ON_TENSORS,) if self._every_node or self._observed.recorder is not None else (_ON_TENSORS, _ON_NODES)
 
     def _add_all(self, hooks: Iterable[LiveHook]) -> None:
         for hook in hooks:
@@ -187,13 +187,9 @@ class HookSearch:
 
     def _list_carried(self) -> Iterator[LiveHook]:
         """Hooks that were removed again, but that a call took along."""
-        for call in self._list_calls():
+        for call in self._observed.call_ids:
             for kind, number, function, table in call.hooks:
                 yield LiveHook(kind, number, table, function, module=None if kind.is_global else call.module)
-
-    def _list_calls(self) -> list[ModuleEvent]:
-        recorder = self._observed.recorder
-        return [] if recorder is None else recorder.module_calls
 
     def _list_registered_on_tensors(self) -> Iterator[LiveHook]:
         for made in self._registrations.values():
@@ -204,7 +200,7 @@ class HookSearch:
                 yield LiveHook(kind, made.number, made.table, made.function, tensor=made.tensor, origin=origin)
 
     def _find_origin(self, table: Any, tensor: torch.Tensor) -> Origin | None:
-        """The node that a table of hooks is on. That of a view whose base has changed has been left behind there."""
+        """The node that a table of hooks is on. A view whose base was changed has a new node; the table stays on the old one."""
         for made in self._registrations.values():
             if made.table is table and made.origin is not None:
                 return made.origin
@@ -221,7 +217,7 @@ class HookSearch:
 
     @cached_property
     def _nearby(self) -> Nearby:
-        """What may have hooks and was not seen: around the graph that was there before.
+        """Tensors and modules near the part of the graph that was not recorded; they may have hooks.
 
         A process without any handle has no hooks, unless the user retains gradients alone.
         """
@@ -234,26 +230,21 @@ class HookSearch:
 
     def _look_at_nodes(self) -> None:
         legacy = self._expect_legacy()
-        full = {id(call.backward_hook): call for call in self._list_calls() if call.backward_hook is not None}
+        full = {id(call.backward_hook): call for call in self._observed.call_ids if call.backward_hook is not None}
         if RemovableHandle.next_id == 0:  # this process has never registered a hook
             return
-        nodes = (
-            self._observed.walked.order
-            if self._every_node or self._is_on_unknown_nodes()
-            else self._list_likely_nodes()
-        )
+        every_node = self._every_node or self._is_on_unknown_nodes()
+        nodes = self._observed.walked.order if every_node else self._list_likely_nodes()
         for node, table, pre_table in _read_tables(nodes):
             if table is not None:
                 self._tables[id(table)] = HookKind.NODE, node
             if pre_table is not None:
                 self._tables[id(pre_table)] = HookKind.NODE_PRE, node
             self.post_hooks[node] = list(self._find_post_hooks(node, table or {}, legacy.get(node, []), full))
-            self.pre_hooks[node] = [
-                self._make_node_slot(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()
-            ]
+            self.pre_hooks[node] = [self._make_slot(HookKind.NODE_PRE, node, pre_table, key) for key in pre_table or ()]
 
     def _list_on_nodes_out_of_reach(self) -> Iterator[LiveHook]:
-        """Hooks on the nodes of parameters and inputs that the roots do not reach, as long as somebody holds the node."""
+        """Hooks on the nodes of parameters and inputs that the roots do not reach, if the node is still alive."""
         if RemovableHandle.next_id == 0:
             return
         nodes = [*self._list_nodes_of_named_tensors(), *self._list_nodes_at_first_use()]
@@ -265,34 +256,30 @@ class HookSearch:
                         yield LiveHook(kind, key, table, function, node=node)
 
     def _list_nodes_of_named_tensors(self) -> Iterator[AutogradNode]:
+        all_tensors = self._every_node or self._observed.recorder is not None
         for named in self._observed.tensor_names.named.values():
-            node = (
-                _find_node(named.tensor) if self._every_node or is_leaf(named.tensor) or self._was_recorded() else None
-            )
+            node = _find_node(named.tensor) if all_tensors or is_leaf(named.tensor) else None
             if node is not None:
                 yield node
 
     def _list_nodes_at_first_use(self) -> Iterator[AutogradNode]:
-        """The nodes that tensors from elsewhere had when forward was given them: it may have changed them in place."""
+        """The nodes that inputs had when forward received them: it may have changed them in place since."""
         recorder = self._observed.recorder
         for seen in () if recorder is None else (*recorder.log.inputs, *recorder.log.foreign):
             if seen.origin is not None:
                 yield seen.origin[0]
 
-    def _was_recorded(self) -> bool:
-        return self._observed.recorder is not None
-
     def _list_likely_nodes(self) -> list[AutogradNode]:
-        """Nodes that may carry hooks: leaves', those of full hooks and of hooked calls, and a graph's that was there."""
+        """Nodes that may have hooks: of leaves, of full hooks, of calls with hooks, and those made before the recording."""
         observed = self._observed
-        hooked = {node for call in self._list_calls() if call.hooks for node in _list_hooked_nodes(call)}
+        hooked = {node for call in self._observed.call_ids if call.hooks for node in _list_hooked_nodes(call)}
         hooked |= observed.upstream or set()
         named = zip(observed.walked.order, observed.walked.names, strict=True)
         return [node for node, name in named if name in _OFTEN_HOOKED or node in hooked]
 
     def _is_on_unknown_nodes(self) -> bool:
-        """Whether a hook is on some node, and nothing says on which: one registered while recording, or a legacy hook
-        that a call before left there. A module says for good that it had legacy hooks."""
+        """Whether a hook may be on any node: one was registered on a node while recording, or an earlier call left a
+        legacy hook. The flag of a module stays set when its legacy hooks are removed."""
         modules = [*self._observed.module_names.modules.values(), *self._nearby.modules]
         legacy_before = self._observed.upstream != set() and (
             find_global_backward_kind() is HookKind.GLOBAL_BACKWARD
@@ -303,7 +290,7 @@ class HookSearch:
     def _expect_legacy(self) -> dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]]:
         """The legacy hooks on each node, in the order in which the calls that put them there ended."""
         expected: dict[AutogradNode, list[tuple[LiveHook, ModuleEvent]]] = {}
-        for call in sorted(self._list_calls(), key=lambda call: call.finished):
+        for call in sorted(self._observed.call_ids, key=lambda call: call.finished):
             origin = None if call.legacy is None else call.legacy.origin
             for carried in call.hooks if origin is not None else ():
                 if carried.kind.is_legacy and origin is not None:
@@ -328,9 +315,9 @@ class HookSearch:
                     self.unrecorded_calls.add(*behind, node)
                 yield from self._find_full_slots(*behind, call)
             else:
-                yield self._make_node_slot(HookKind.NODE, node, table, key)
+                yield self._make_slot(HookKind.NODE, node, table, key)
 
-    def _make_node_slot(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> HookSlot:
+    def _make_slot(self, kind: HookKind, node: AutogradNode, table: Any, key: Any) -> HookSlot:
         return HookSlot(table, key, self._add(LiveHook(kind, key, table, table[key], node=node)))
 
     def _find_legacy_slot(
@@ -341,12 +328,10 @@ class HookSearch:
             if hook.function is function:
                 del legacy[position]
                 return HookSlot(table, key, hook, call)
-        return HookSlot(
-            table, key, self._find_earlier_module_hook(function, module, HookKind.MODULE_BACKWARD, table, key)
-        )
+        return HookSlot(table, key, self._find_earlier(function, module, HookKind.MODULE_BACKWARD, table, key))
 
     def _find_full_slots(self, hook: BackwardHook, side: str, call: ModuleEvent | None) -> Iterator[HookSlot]:
-        """The user's functions stand in lists that the BackwardHook keeps, in the order of the call's snapshot."""
+        """A BackwardHook keeps the user's functions in lists, in the order of the call's snapshot."""
         if side == "output":
             yield from self._find_full_slots_in(hook.user_pre_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD_PRE)
         if side == "input" or hook.input_tensors_index is None:
@@ -361,13 +346,11 @@ class HookSearch:
             if position < len(carried):
                 found = self._found[carried[position].number, id(carried[position].table)]
             else:
-                found = self._find_earlier_module_hook(function, hook.module, kind, functions, position)
+                found = self._find_earlier(function, hook.module, kind, functions, position)
             yield HookSlot(functions, position, found, call)
 
-    def _find_earlier_module_hook(
-        self, function: Any, module: nn.Module | None, kind: HookKind, place: Any, key: Any
-    ) -> LiveHook:
-        """The registration behind a hook that a call before put on a node."""
+    def _find_earlier(self, function: Any, module: nn.Module | None, kind: HookKind, place: Any, key: Any) -> LiveHook:
+        """The registration of a hook that a call before the recording put on a node."""
         registered = [*(() if module is None else find_hooks_on_module(module)), *find_hooks_on_modules(())]
         same = [hook for hook in registered if hook.function is function and _is_same_sort(hook.kind, kind)]
         if not same:
@@ -383,8 +366,10 @@ class HookSearch:
 
 
 def _find_node(tensor: torch.Tensor) -> AutogradNode | None:
-    """The node that a tensor's gradient goes to; None where none is required, and for a leaf of which PyTorch does not
-    tell it: ``get_gradient_edge`` takes a view of a leaf, and there are none of sparse and mkldnn tensors."""
+    """The node that a tensor's gradient goes to; None if it requires no grad.
+
+    None also for a sparse or mkldnn leaf: ``get_gradient_edge`` takes a view of a leaf, which they do not have.
+    """
     if not tensor.requires_grad:
         return None
     origin = read_origin(tensor)
@@ -398,7 +383,7 @@ def _find_node(tensor: torch.Tensor) -> AutogradNode | None:
 
 
 def _count_equals_before(place: Any, key: Any) -> int:
-    """How often the function at ``place[key]`` stands there before: it was registered more than once, in that order."""
+    """How many entries before ``place[key]`` hold the same function: one may be registered more than once."""
     if isinstance(place, list):
         return place[:key].count(place[key])
     keys = list(place)

@@ -75,7 +75,7 @@ class LiveHook:
 
 
 LAST = 2**62
-"""The number of what makes no handle: retain_grad, and hooks whose registration nobody saw."""
+"""The number of what has no handle: retain_grad, and hooks whose registration was not seen."""
 
 
 # Tables of modules and tensors
@@ -101,7 +101,7 @@ def find_registered_kind(module: nn.Module) -> HookKind:
     """The kind of the hooks in ``module._backward_hooks``, those that no call takes along, too.
 
     On what torch.compile returns, a registering function sets the flag of the module inside
-    (torch/_dynamo/eval_frame.py, OptimizedModule.__setattr__). Where no flag tells, the hook passes for a full one.
+    (torch/_dynamo/eval_frame.py, OptimizedModule.__setattr__). Without a flag, the hook counts as a full one.
     """
     flagged = module
     while find_backward_kind(flagged) is None and is_optimized(flagged):
@@ -110,7 +110,7 @@ def find_registered_kind(module: nn.Module) -> HookKind:
 
 
 def _read_table(table: dict[Any, Any], kind: HookKind, *, module: nn.Module | None = None) -> list[LiveHook]:
-    """One each. What stands before an earlier registration was prepended."""
+    """One LiveHook per entry. An entry before one that was registered earlier was prepended."""
     found: list[LiveHook] = []
     earliest = LAST
     for number, function in reversed(table.items()):
@@ -164,7 +164,7 @@ def gather_multi_grad_hooks(
 ) -> list[LiveHook]:
     """The same hooks, with the tensor hooks that one multi-grad hook put on its tensors gathered into one.
 
-    `others` may have more of them. ``may_be_on_more``: tensors of the graph may exist that nobody has seen.
+    `others` may have more of them. ``may_be_on_more``: the graph may have tensors that were not found.
     """
     found: list[LiveHook] = []
     groups: dict[int, LiveHook] = {}
@@ -227,7 +227,7 @@ def _complete_any(whole: LiveHook, others: Sequence[torch.Tensor], *, may_be_on_
 
 
 def _is_in_more_tables(whole: LiveHook) -> bool:
-    """Whether somebody else refers to the function than the parts and the entries of their tables, each once."""
+    """Whether the function has more references than one from each part and from each of their tables."""
     function, compared = whole.inner, object()
     known = sum((part.function is function) + (part.table.get(part.number) is function) for part in whole.parts)
     return sys.getrefcount(function) > sys.getrefcount(compared) + known
@@ -286,9 +286,9 @@ def _marker(*_: object) -> None:
 class NodeTables:
     """A context in which nodes can be asked for their tables; hooks that others register meanwhile are registered.
 
-    A node shows its table only to who registers a hook there: C++ hands the table, None where there is none, to
-    ``torch.autograd.Function._register_hook``, and keeps the table that comes back (``registerFunctionHook`` in
-    torch/csrc/autograd/python_cpp_function.cpp). Where that raises nothing is kept.
+    PyTorch has no function that returns a node's table. When a hook is registered, C++ passes the table (or None) to
+    ``torch.autograd.Function._register_hook`` and keeps the table that this returns (``registerFunctionHook`` in
+    torch/csrc/autograd/python_cpp_function.cpp). If it raises, the node is unchanged.
     """
 
     def __enter__(self) -> NodeTables:
