@@ -17,8 +17,8 @@ _Key = tuple[int, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One prediction that did not hold. ``what`` is "fires", "times", "length", "none", "shape", "dtype", "node" or
-    "order"; ``predicted`` and ``got`` say both sides in words."""
+    """One wrong prediction. ``what`` is "fires", "times", "length", "none", "shape", "dtype", "node" or
+    "order"; ``predicted`` and ``got`` are both sides in words."""
 
     site: HookSite
     what: str
@@ -28,7 +28,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A prediction that was left open, with its reason: ``what`` is "fires" or names an entry, ``grad_input[1]``."""
+    """Something that is not predicted, with the reason: ``what`` is "fires" or names an entry, ``grad_input[1]``."""
 
     site: HookSite
     what: str
@@ -37,7 +37,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `fxgrad.verify` found. ``ok`` is True where every prediction that was made held."""
+    """What `fxgrad.verify` found. ``ok`` is True if every prediction is right."""
 
     graph: BackwardGraph
     differences: tuple[Difference, ...]
@@ -46,7 +46,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs. What was left open, and why, is in ``unknown``."""
+        """Whether nothing differs. What is not predicted, and why, is in ``unknown``."""
         return not self.differences
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Verification:
 
 
 def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
-    """Hold the sites of a predicted graph against the firings of a real backward.
+    """Compare the sites of a predicted graph with the firings of a real backward.
 
     Compared are: whether each hook fired, how often, on which node, the number of entries, each entry's None-ness,
     shape and dtype, and the order in which the sites fired first; and whether a hook fired that has no such site. Of
@@ -170,8 +170,11 @@ def _group_by_key(sites: Sequence[HookSite]) -> dict[_Key, list[HookSite]]:
 
 
 def _share_firings(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list[list[Firing]]:
-    """What each of the sites that one hook has at one call takes of its firings: one on its node, if there is one, else
-    the next. All that are left belong to a site of which nothing is certain, else to the last."""
+    """Divide the firings of one hook at one call among its sites there.
+
+    A site that fires takes one on its node, else the next one. What is left goes to a site that may fire, else to the
+    last site.
+    """
     if len(sites) == 1:
         return [list(firings)]
     left, shares = list(firings), [list[Firing]() for _ in sites]
@@ -186,7 +189,7 @@ def _share_firings(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list
 
 
 def _compare_order(came: Sequence[tuple[int, HookSite]]) -> Iterator[Difference]:
-    """Nothing is said about order where nothing is said about firing, nor where a hook may be called before its turn."""
+    """Compare the order of sites that fire a known number of times. Others may be called before their turn."""
     really = [site for _, site in sorted(came, key=lambda first: first[0]) if site.fires and site.times is not None]
     predicted = sorted(really, key=lambda site: -1 if site.order is None else site.order)
     for rank, (expected, site) in enumerate(zip(predicted, really, strict=True)):

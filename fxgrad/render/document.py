@@ -68,7 +68,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A title in parts, kept apart by space, and what stands under it."""
+    """A title in parts, with space between them, and the blocks under it."""
 
     title: tuple[str, ...]
     body: tuple[Block, ...] = ()
@@ -94,11 +94,11 @@ Span(text='a', is_code=True))
 
 
 def format_document(document: Document, *, width: int = _WIDTH) -> str:
-    """Write a document as plain text of so many columns. Only a word that is longer makes a longer line."""
+    """Write a document as plain text, ``width`` columns wide. Only a word that is longer makes a longer line."""
     from rich.console import Console
 
     text = StringIO()
-    # what is named here, rich would else take from the environment: a notebook, FORCE_COLOR, an old Windows
+    # otherwise rich looks at the environment: a notebook, FORCE_COLOR, an old Windows
     console = Console(
         file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
     )
@@ -107,7 +107,7 @@ def format_document(document: Document, *, width: int = _WIDTH) -> str:
 
 
 def render_document(document: Document) -> RenderableType:
-    """Make a document something that ``rich.console.Console.print`` writes, as wide as the terminal, in colour."""
+    """Make a renderable for ``rich.console.Console.print``, which colours it and wraps it to the terminal."""
     return _Writer(plain=False).render_blocks(document, 0)
 
 
@@ -122,7 +122,7 @@ class _Writer:
     plain: bool
 
     def render_blocks(self, blocks: Sequence[Block], depth: int) -> RenderableType:
-        """One renderable for all the blocks, which are so deep in sections."""
+        """Render blocks that are inside of `depth` sections."""
         from rich.console import Group
         from rich.text import Text
 
@@ -193,7 +193,7 @@ class _Wrapped(NamedTuple):
 
 
 class _Title(NamedTuple):
-    """Texts side by side. One that has no room left goes on in a line of its own."""
+    """Texts side by side. One that does not fit into the line starts another."""
 
     parts: Sequence[Text]
 
@@ -265,7 +265,7 @@ def _pad(text: Text, gap: int) -> RenderableType:
 
 
 class _Indented(NamedTuple):
-    """What stands under a title. rich's Padding would crop the lines that are longer than the console."""
+    """The blocks under a title. rich's Padding would crop lines that are longer than the console."""
 
     body: RenderableType
 

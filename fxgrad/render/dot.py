@@ -196,7 +196,7 @@ def format_arrow(lines: Iterable[str]) -> str:
 
 
 def format_cluster(cluster: Cluster, *, is_turned: bool = False) -> str:
-    """The path of a module in bold, and below it its type and which call this is: on the left, or turned to the right.
+    """Format the path of a module in bold, and below it its type and which call this is, on the left or the right.
 
     As much room again is left free beside it, where most arrows come in: they are drawn over it.
     """
@@ -208,7 +208,7 @@ def format_cluster(cluster: Cluster, *, is_turned: bool = False) -> str:
 
 
 def format_headline(lines: Iterable[str]) -> str:
-    """What stands above the legend."""
+    """Format the lines above the legend."""
     return _format_table(_format_cell(quote_html(line), width=measure_ems(line) * HEADLINE_SIZE) for line in lines)
 
 

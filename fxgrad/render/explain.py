@@ -41,7 +41,7 @@ _MOST_CHANGES = 3
 def compose_explanation(
     graph: BackwardGraph, explanations: Iterable[Explanation], *, module: str | None = None
 ) -> Document:
-    """Every hook, or those of one module with its parameters, each with all its sites and what the rules say.
+    """Explain every hook, or those on one module and its parameters: all its sites, and what the rules say.
 
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
@@ -65,9 +65,9 @@ def compose_probe(
     zeros: Sequence[str] = (),
     refused: str | None = None,
 ) -> Document:
-    """A hook that is not registered: its sites with what the rules say, then what it would change.
+    """Explain a hook that is not registered: its sites, what the rules say, and what it would change.
 
-    `graph` is the one with the hook, or where PyTorch refuses that, for the reason `refused`, the one without.
+    `graph` is the graph with the hook. If PyTorch refuses the hook, for the reason `refused`, it is the one without.
     """
     where = "every module" if hook.kind.is_global else name_module(hook.owner)
     supposed = Paragraph(f"not registered, only tried: {name_registering_function(hook.kind)} on {where}")
@@ -266,7 +266,7 @@ def _fold_sites(subject: HookSites) -> list[_Fold]:
 
 
 def _list_changes(subject: HookSites, base: HookSite, other: HookSite) -> list[tuple[str, Gradient]] | None:
-    """The entries of ``other`` that are not as in ``base``, each with its side; None where more differs than a few."""
+    """The entries of ``other`` that are not as in ``base``, each with its side; None where more than a few differ."""
     if _make_frame_key(subject, base) != _make_frame_key(subject, other):
         return None
     pairs = [

@@ -22,7 +22,7 @@ _GRAVE = ("warning", "error")
 
 
 class Finding(Record, frozen=True):
-    """What a rule says, for a reader of lines.
+    """What a rule says about a line of a file.
 
     ``file``    the file, as a path with slashes from the folder that the program runs in; else the target as given
     ``line``    from 1; None where the finding is about no line
@@ -51,7 +51,7 @@ class Finding(Record, frozen=True):
 
 
 def list_findings(graph: BackwardGraph, explanations: Iterable[Explanation], *, target: str) -> Iterator[Finding]:
-    """The findings of one graph. `target` is the file that stands for those that are about no line.
+    """List the findings of one graph. Those that are about no line get `target` as their file.
 
     A finding about a hook belongs to the line that registered it, else to the line that defines its function.
     """

@@ -68,7 +68,7 @@ def render_dot(source: str, format: str) -> bytes:
 
 
 def read_positions(source: str) -> Any:
-    """Where everything in DOT source comes to lie: what Graphviz's ``-Tjson`` says, as Python values.
+    """Ask Graphviz where it places everything in DOT source: its ``-Tjson``, as Python values.
 
     Raises `OutputError` where the engine fails.
     """

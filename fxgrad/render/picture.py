@@ -161,7 +161,7 @@ def _dead_end_key(node: int) -> str:
 
 
 def _find_dead_ends(view: View, node: Node) -> tuple[int, ...]:
-    """Which edges of a node are drawn as leading nowhere.
+    """Find the edges of a node that are drawn as leading nowhere.
 
     A hook on the node gets a None for each. Elsewhere only those are worth ink behind which a tensor is known to stand:
     the others are mostly Python numbers and absent optional arguments.
@@ -294,7 +294,7 @@ def _make_dead_end_arrows(view: View) -> Iterator[Arrow]:
             yield Arrow(view.key(node_id), _dead_end_key(node_id), lines, tooltip, flow)
 
 
-# What stands in boxes, on arrows and in tooltips: lines in boxes are cut to a width, those of tooltips are not
+# Texts of boxes, arrows and tooltips. Lines in boxes are cut to a width, those of tooltips are not
 
 
 def _format_node(graph: BackwardGraph, node: Node) -> Iterator[Line]:
@@ -484,7 +484,7 @@ def _find_unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut the text to at most that many characters; what goes is in the middle, because both ends of a name tell.
+    """Cut the text to at most that many characters; the middle is left out, because both ends of a name matter.
 
     >>> shorten("encoder.layers.0.self_attn.out_proj.weight", 20)
     'encoder.la…oj.weight'

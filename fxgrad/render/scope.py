@@ -24,7 +24,7 @@ _STRENGTH = (Flow.NONE, Flow.UNKNOWN, Flow.GRADIENT)
 
 
 def pick_strongest(*flows: Flow) -> Flow:
-    """Say what several flows are together: a gradient if one is, none only if all are.
+    """Combine flows of parallel paths: a gradient if one is, none only if all are.
 
     >>> pick_strongest(Flow.NONE, Flow.UNKNOWN).name, pick_strongest(Flow.UNKNOWN, Flow.GRADIENT).name
     ('UNKNOWN', 'GRADIENT')
@@ -33,7 +33,7 @@ def pick_strongest(*flows: Flow) -> Flow:
 
 
 def pick_weakest(*flows: Flow) -> Flow:
-    """Say what is left of a gradient that has to pass all of these.
+    """Combine flows of one path: what is left of a gradient that passes all of them.
 
     >>> pick_weakest(Flow.GRADIENT, Flow.UNKNOWN).name
     'UNKNOWN'

@@ -47,7 +47,7 @@ def describe_trace(info: GraphInfo) -> str:
 
 
 def describe_emulation(info: GraphInfo) -> str:
-    """What emulated means; "" for a trace on a device that is there."""
+    """What emulated means; "" for a trace on a real device."""
     if not info.emulated:
         return ""
     return (
@@ -135,7 +135,7 @@ def describe_firing(site: HookSite) -> str:
 
 
 def qualify_order(site: HookSite) -> str:
-    """What is left open of a site's place in the firing order; "" where nothing is."""
+    """How certain a site's place in the firing order is; "" where it is certain."""
     if site.fires is None:
         return ", if at all"
     latest = qualify_place((site,))
@@ -143,8 +143,7 @@ def qualify_order(site: HookSite) -> str:
 
 
 def qualify_place(sites: Iterable[HookSite]) -> str:
-    """What to say of places in the firing order where a backward that starts inside this one may call a hook before its
-    turn; "" where none does."""
+    """What to add to places in the firing order if a nested backward may call the hook earlier; "" if none may."""
     return " at the latest" if any(site.fires and site.times is None for site in sites) else ""
 
 
