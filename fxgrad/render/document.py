@@ -173,18 +173,19 @@ class _Wrapped(NamedTuple):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         from rich.text import Text
 
-        # Text itself gives `wrap` its overflow, and "ignore" would then not wrap at all. Where `wrap` asks for it, "ignore"
-        # leaves words whole that are longer than a line (rich/text.py).
-        line, *others = self.text.wrap(console, max(options.max_width - self.first, 1))
-        if others:
-            left = self.text.plain[len(line) :].lstrip(" ")
-            others = list(
-                self.text[len(self.text) - len(left) :].wrap(console, max(options.max_width - self.others, 1))
-            )
-        line.pad_left(self.first)
-        for other in others:
-            other.pad_left(self.others)
-        yield from Text("\n").join([line, *others]).render(console, end="\n")
+        lines = [self.text.copy()]
+        if self.first + self.text.cell_len > options.max_width:
+            # Text itself gives `wrap` its overflow, and "ignore" would then not wrap at all. Where `wrap` asks for it,
+            # "ignore" leaves words whole that are longer than a line (rich/text.py).
+            line, *others = self.text.wrap(console, max(options.max_width - self.first, 1))
+            if others:
+                left = self.text.plain[len(line) :].lstrip(" ")
+                rest = self.text[len(self.text) - len(left) :]
+                others = list(rest.wrap(console, max(options.max_width - self.others, 1)))
+            lines = [line, *others]
+        for number, line in enumerate(lines):
+            line.pad_left(self.others if number else self.first)
+        yield from Text("\n").join(lines).render(console, end="\n")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         from rich.measure import Measurement

@@ -1,11 +1,14 @@
 """Documents as plain text: what is long is wrapped, what cannot be wrapped is left whole, nothing escapes."""
 
+from io import StringIO
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
-from fxgrad.render.document import Paragraph, Section, Table, Terms, format_document, split_code
+from fxgrad.render.document import Paragraph, Section, Table, Terms, format_document, render_document, split_code
 
 WIDTH = 40
 
@@ -92,6 +95,16 @@ def test_a_column_is_never_left_out_nor_a_word_cropped():
     for width in range(1, 80):
         text = format_document((Table(("a", "b", "c", "d"), (names,)),), width=width)
         assert [name for name in names if name not in text] == []
+
+
+def test_a_document_that_is_printed_twice_is_the_same_twice():
+    document = (Section(("a", "b"), (Paragraph("c"), Terms((("because", "d"),)))),)
+    console = Console(width=WIDTH, file=StringIO(), record=True)
+    shown = render_document(document)
+    console.print(shown)
+    console.print(shown)
+    text = console.export_text()
+    assert text == text[: len(text) // 2] * 2
 
 
 def test_wide_characters_take_two_columns():
