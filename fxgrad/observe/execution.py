@@ -80,7 +80,7 @@ class EngineCall:
         call = self.graph.info.backward
         if call.inputs is None:
             return None
-        leaves = {node: node.variable for node in self.observed.leaves.values()}  # type: ignore[attr-defined]
+        leaves = dict(zip(self.observed.leaves.values(), self.observed.leaf_tensors, strict=True))
         nodes = [(self._find_node(node), slot) for node, slot in call.inputs]
         inside = [leaves[node] if node in leaves else GradientEdge(node, slot) for node, slot in nodes]
         return [*inside, *(torch.zeros((), requires_grad=True) for _ in call.absent)]
@@ -124,11 +124,10 @@ def execute(
 
 def _list_tensors_with_gradient(observed: ObservedGraph, hooks: HookRecords) -> list[torch.Tensor]:
     """The tensors that backward will give a gradient: leaves, and those that retain theirs."""
-    leaves = [node.variable for node in observed.leaves.values()]  # type: ignore[attr-defined]
     retaining = [
         hook.tensor for hook in hooks.hooks if hook.kind.moment is HookMoment.RETAIN_GRAD and hook.tensor is not None
     ]
-    return [*leaves, *retaining]
+    return [*observed.leaf_tensors, *retaining]
 
 
 def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) -> tuple[Firing, ...]:
@@ -143,9 +142,8 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
     with ExitStack() as stack:
         stack.enter_context(watch.watching(every_thread=not _runs_in_this_thread(call.observed)))
         for slot in slots:
-            spy = _Spy(
-                log, hooks.id_of(slot.hook), slot.hook.kind, call.observed.call_id(slot.call), slot.table[slot.key]
-            )
+            call_id, function = call.observed.call_id(slot.call), slot.table[slot.key]
+            spy = _Spy(log, hooks.id_of(slot.hook), slot.hook.kind, call_id, function)
             stack.enter_context(_put_in(spy, slot))
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind.on_several_tensors:
@@ -158,9 +156,9 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
 def _runs_in_this_thread(observed: ObservedGraph) -> bool:
     """Whether the engine calls all hooks in the thread that calls backward: where nothing is on an accelerator
     (torch/csrc/autograd/engine.cpp: should_run_in_cpu_ready_queue)."""
-    leaves = [node.variable for node in observed.leaves.values()]  # type: ignore[attr-defined]
+    tensors = (*observed.root_tensors, *observed.leaf_tensors)
     with torch._C.DisableTorchFunctionSubclass():
-        return all(tensor.device.type in ("cpu", "meta") for tensor in (*observed.root_tensors, *leaves))
+        return all(tensor.device.type in ("cpu", "meta") for tensor in tensors)
 
 
 def _run(call: EngineCall, log: _Log, *, retain_graph: bool) -> None:

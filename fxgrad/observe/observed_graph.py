@@ -79,6 +79,11 @@ class ObservedGraph:
             ids[call] = f"{path}#{counts[path]}"
         return ids
 
+    @property
+    def leaf_tensors(self) -> list[torch.Tensor]:
+        """The leaves of the graph."""
+        return [node.variable for node in self.leaves.values()]  # type: ignore[attr-defined]
+
     def call_id(self, call: ModuleEvent | None) -> str | None:
         """The id of a module call; None for none."""
         return None if call is None else self.call_ids[call]
