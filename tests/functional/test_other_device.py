@@ -64,7 +64,7 @@ def test_the_cpu_side_is_what_a_real_hook_gets_on_the_cpu(trace, kind):
     traced = trace(CELL.replace("LSTMCell", kind))
     assert traced.graph.info.other_device.landings == (Landing("#1", node, grad_input, grad_output),)
     (found,) = findings(traced)
-    assert f"it sits on {node}, and receives {grad_input} grad_input and {grad_output} grad_output" in found.because
+    assert f"it sits on {node} and gets {grad_input} grad_input and {grad_output} grad_output" in found.because
 
 
 def test_nothing_is_said_where_both_devices_have_the_same_node(trace):
