@@ -232,6 +232,6 @@ def _raise_unknown(text: str, what: str, known: Iterable[str]) -> NoReturn:
     near = difflib.get_close_matches(text, names, n=_MOST_NAMES, cutoff=0.4) or names[:_MOST_NAMES]
     raise UsageError(
         f"no {what} {escape(text)!r}",
-        f"the name of one of the {len(names)} variables that require grad and nodes, a node with its slot: label[1]",
+        f"one of {len(names)} names: variables that require grad, and nodes with their slot, label[1]",
         "one of " + ", ".join(map(escape, near)) if near else "trace a model with parameters",
     )

@@ -51,8 +51,8 @@ NODE_LOOKS: dict[NodeKind, Look] = {
 
 ROOT = Look("invhouse", "filled", "#0B7A75", "#DDF1EF", "backward starts here")
 COLLAPSED = Look("box", "bold,filled", GREY, "#ECEFF3", "module call, its nodes not drawn")
-STUB = Look("box", "dotted,filled", GREY, "#F7F7F7", "outside the drawn module")
-NO_GRADIENT = Look("box", "dashed,filled", GREY, WHITE, "a tensor that does not need a gradient")
+STUB = Look("box", "dotted,filled", GREY, "#F7F7F7", "outside of the module drawn")
+NO_GRADIENT = Look("box", "dashed,filled", GREY, WHITE, "a tensor that needs no gradient")
 HOOKED = Look("box", "rounded,filled", GREY, WHITE, "")
 """The box of a hook kind's legend entry; its fill is the kind's."""
 

@@ -44,8 +44,8 @@ def explain_graph(graph: BackwardGraph) -> tuple[Explanation, ...]:
     """Answer what the rules have to say about a graph.
 
     A finding that holds for several calls of a module is given once for each hook and module, with the site that fires
-    first. Hooks come in the order of their first site, each hook's findings in the order of their codes; last come the
-    findings that are about no hook, in the order of their codes.
+    first. Hooks come in the order of their first site, each hook's findings in the order of their codes; findings that
+    are about no hook come last, in the order of their codes.
     """
     rules = _RULES.values()
     about_hooks = [

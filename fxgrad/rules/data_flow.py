@@ -1,8 +1,8 @@
 """Which recorded operation uses the value of which, changes in place included, and where values stop requiring grad.
 
 Works on fx nodes, in the order of the recorded forward. Views, and what ``detach`` returns, share the memory of what
-they come from (`FxNode.aliases`), so an operation that changes one of them is an input of all later users of the others.
-No recursion; time proportional to the size of the forward.
+they come from (`FxNode.aliases`), so an operation that changes one of them is an input of all later users of the
+others. No recursion; time proportional to the size of the forward.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DataFlow:
         for fx_node in self._graph.forward:
             origins = [origin for name in fx_node.inputs for origin in self._find_memories(name)]
             changed = [changers[origin] for origin in origins if origin in changers]
-            # whatever a saved trace says: an operation uses what was there before it, so that passes over them end
+            # even in a saved trace an operation uses only earlier values, so passes over them end
             earlier = [name for name in (*fx_node.inputs, *changed) if self.rank[name] < self.rank[fx_node.name]]
             self.sources[fx_node.name] = tuple(dict.fromkeys(earlier))
             for source in self.sources[fx_node.name]:
@@ -102,11 +102,11 @@ class DataFlow:
 
     @cached_property
     def returned(self) -> frozenset[str]:
-        """The operations whose value plays a part in what forward returns."""
+        """The operations that the output of forward depends on."""
         return frozenset(_reach(self.sources, self.ends))
 
     def find_dependents(self, names: Iterable[str]) -> frozenset[str]:
-        """The operations whose value these play a part in, and these."""
+        """These operations, and all that depend on them."""
         return frozenset(_reach(self.users, names))
 
     def list_last_uses(self, names: Iterable[str]) -> tuple[FxNode, ...]:
@@ -142,7 +142,7 @@ class DataFlow:
     # Where values stop requiring grad
 
     def find_uses(self, names: Iterable[str]) -> ValueUses:
-        """How forward uses the values of these, which are not in the backward graph and require grad."""
+        """How forward uses the values of these, which require grad and are not in the backward graph."""
         cuts, others, returned = 0, 0, False
         for uses in [self._uses[name] for name in names]:
             cuts, others, returned = cuts | uses.cuts, others | uses.others, returned or uses.returned
@@ -167,17 +167,21 @@ class DataFlow:
         return found
 
     def find_last_cut(self, names: Iterable[str]) -> FxNode | None:
-        """The last operation, of those whose value plays a part in these, that stops an argument's requiring grad."""
+        """The last operation that these depend on and that has an argument that requires grad, and no such result."""
         reached = _reach(self.sources, names)
         cuts = (fx_node for fx_node in reversed(self._graph.forward) if fx_node.name in reached)
         return next((fx_node for fx_node in cuts if self._is_cut(fx_node)), None)
 
     def _is_cut(self, fx_node: FxNode) -> bool:
         is_operation = fx_node.op not in ("output", "placeholder", "get_attr")
-        return is_operation and not may_carry_gradient(fx_node) and any(map(self._asks, self.sources[fx_node.name]))
+        return (
+            is_operation
+            and not may_carry_gradient(fx_node)
+            and any(map(self._requires_grad, self.sources[fx_node.name]))
+        )
 
-    def _asks(self, name: str) -> bool:
-        """Whether a value required grad: a parameter or an input as it is now."""
+    def _requires_grad(self, name: str) -> bool:
+        """Whether a value required grad; for a parameter or an input, whether it does now."""
         fx_node = self._fx_nodes[name]
         variable = self._graph.variables_by_name.get(fx_node.target)
         if fx_node.op in ("placeholder", "get_attr"):

@@ -205,7 +205,7 @@ def _explain_kernel(subject: Subject) -> Iterator[Explanation]:
 
 
 def _find_other_landings(subject: Subject) -> list[tuple[ModuleSite, Landing]] | None:
-    """The sites that differ from where the other device has the hook; None where nothing is known of any."""
+    """The sites that differ from those on the other device; None if no site there is known."""
     other = subject.graph.info.other_device
     by_call = {landing.call: landing for landing in other.landings} if other else {}
     pairs = [(site, by_call[site.call.id]) for site in subject.module_sites if site.call.id in by_call]
@@ -237,7 +237,7 @@ def _compare_devices(subject: Subject, here: ModuleSite, landing: Landing) -> Ex
 
 
 def _suppose_another_kernel(subject: Subject) -> Iterator[Explanation]:
-    """Without a comparison: the function's name tells that it is one backend's own, or the device was emulated."""
+    """Without a comparison: only one backend has the function, or the device was emulated."""
     found = next((placed for placed in subject.placed if _depends_on_the_kernel(subject, placed.node)), None)
     if found:
         yield Explanation(
@@ -320,9 +320,9 @@ _FXG103 = Page(
 
 def _explain_other_module(subject: Subject) -> Iterator[Explanation]:
     """The first tensor of the result was made by another module's call."""
-    strangers = [site for site in subject.module_sites if _is_made_elsewhere(subject, site)]
-    if subject.hook.kind.is_legacy and strangers:
-        yield _name_other_module(subject, strangers[0])
+    elsewhere = [site for site in subject.module_sites if _is_made_elsewhere(subject, site)]
+    if subject.hook.kind.is_legacy and elsewhere:
+        yield _name_other_module(subject, elsewhere[0])
 
 
 def _is_made_elsewhere(subject: Subject, site: ModuleSite) -> bool:
@@ -341,7 +341,7 @@ def _is_earlier(site: ModuleSite) -> bool:
 
 
 def _find_returned_argument(site: ModuleSite) -> TensorRef | None:
-    """The argument that forward returned as it was, if it did."""
+    """The argument that forward returned unchanged, if there is one."""
     first = site.call.legacy_tensor
     if first is None or first.node is None:
         return None

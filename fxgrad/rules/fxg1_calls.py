@@ -1,4 +1,4 @@
-"""Calls and changes that a hook's owner goes through after the hook was registered: FXG110, FXG111, FXG112, FXG115."""
+"""Calls and in-place changes after a hook was registered: FXG110, FXG111, FXG112 and FXG115."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ _SEVERAL = 2
 
 
 def _explain_several_calls(subject: Subject) -> Iterator[Explanation]:
-    """The module has several calls, and the hook runs for each of them."""
+    """The module has several calls, and the hook fires for each of them."""
     order = {site.call.id: (site.site.order, site) for site in subject.module_sites if site.site.order is not None}
     sites = [site for _, site in sorted(order.values(), key=lambda ranked: ranked[0])]
     if not subject.hook.kind.is_module or len(sites) < _SEVERAL:
@@ -138,7 +138,7 @@ def _explain_several_calls(subject: Subject) -> Iterator[Explanation]:
 
 
 def _describe_inputs(calls: Sequence[ModuleCall]) -> str:
-    """What the calls were given, those that were given alike together."""
+    """The inputs of the calls; calls with the same inputs together."""
     found: dict[str, list[int]] = {}
     for call in calls:
         found.setdefault(_join_inputs(call), []).append(call.index)
@@ -190,7 +190,7 @@ _FXG112 = Page(
 
 
 def _explain_changed_tensor(subject: Subject) -> Iterator[Explanation]:
-    """The tensor of a hook is changed in place after the hook was registered."""
+    """The tensor of a hook is modified in place after the hook was registered."""
     kind = subject.hook.kind
     if kind.moment is not HookMoment.TENSOR_PRE_HOOK or kind.on_several_tensors or not subject.hook.active:
         return
@@ -346,7 +346,7 @@ def _explain_second_run(subject: Subject, call: ModuleCall) -> Explanation:
 
 
 def _explain_inner_backward(subject: Subject) -> Iterator[Explanation]:
-    """A reentrant checkpoint, or a Function like it, runs a backward of its own, with hooks on leaves."""
+    """A reentrant checkpoint, or a Function like it, runs a nested backward that calls hooks on leaves."""
     if not subject.graph.nesting or not subject.hook.kind.is_called_for_leaf or not subject.hook.active:
         return
     undecided = [site for site in subject.sites if site.fires is None or (site.fires and site.times is None)]

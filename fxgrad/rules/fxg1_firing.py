@@ -198,7 +198,7 @@ _MOST_NODES = 4
 
 
 def _explain_early_hook(subject: Subject) -> Iterator[Explanation]:
-    """The hook sees a part of the module's gradients, or runs before they are there."""
+    """The hook gets only some of the module's gradients, or runs before they are complete."""
     found: Iterator[Explanation | None] = iter(())
     if subject.hook.kind.is_legacy:
         found = (_explain_missing_inputs(subject, site) for site in subject.module_sites)
@@ -305,7 +305,7 @@ _FXG114 = Page(
 
 
 def _explain_left_out(subject: Subject) -> Iterator[Explanation]:
-    """With ``inputs=`` the engine does not come to the hook's node, or does not execute it."""
+    """With ``inputs=`` the engine does not reach the hook's node, or does not execute it."""
     if not subject.left_out:
         return
     site = subject.left_out[0]

@@ -1,4 +1,4 @@
-"""What a full hook sees of a call, and what it does not see or does not stand: FXG106, FXG107 and FXG108."""
+"""What a full hook sees of a call, what it misses, and what it cannot be combined with: FXG106, FXG107 and FXG108."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _name_hidden_outputs(call: ModuleCall) -> list[str]:
 
 
 def name_grad_inputs(call: ModuleCall) -> tuple[str, ...]:
-    """One entry per positional argument, None where it is no tensor; all None where none of them requires grad."""
+    """One entry per positional argument, None if it is not a tensor; all None if none of them requires grad."""
     tops = {ref.path[1] for ref in call.inputs if _is_visible(ref)}
     if not any(ref.requires_grad for ref in call.inputs if _is_visible(ref)):
         return ("None",) * call.n_args
@@ -139,7 +139,7 @@ _INPLACE = re.compile(r"Output (\d+) of (\w+) is a view and is being modified in
 
 
 def _explain_inplace_error(message: str) -> Explanation | None:
-    """Explain the RuntimeError of an in-place change of what a full hook has marked; None for any other message.
+    """Explain the RuntimeError about modifying in place what a full hook wraps; None for any other message.
 
     `message` is PyTorch's (torch/csrc/autograd/variable.cpp, handle_view_on_rebase).
     """
@@ -214,7 +214,7 @@ def _explain_missing_entries(subject: Subject) -> Iterator[Explanation]:
 def _find_hidden(
     subject: Subject, name_hidden: Callable[[ModuleCall], list[str]]
 ) -> tuple[ModuleSite, list[str]] | None:
-    """The first site whose call hides something from the hook, with the names of that."""
+    """The first site whose call hides tensors from the hook, with their names."""
     sites = (site for site in subject.module_sites if site.site.fires is not False)
     return next(((site, names) for site in sites if (names := name_hidden(site.call))), None)
 
@@ -291,7 +291,7 @@ _MIXED = "Cannot use both regular backward hooks and full backward hooks"
 
 
 def _explain_hook_beside_full_hooks(subject: Subject) -> Iterator[Explanation]:
-    """A non-full hook of a module that has full hooks too lands on the full hook's node."""
+    """A non-full hook of a module that also has full hooks sits on the full hook's node."""
     if not subject.hook.kind.is_legacy:
         return
     site = next((site for site in subject.module_sites if site.node.id == site.call.output_hook_node), None)

@@ -65,7 +65,7 @@ _COUNT = re.compile(
 
 
 def _explain_return(subject: Subject) -> Iterator[Explanation]:
-    """The hook's code can return something, and PyTorch takes it for new gradients."""
+    """The hook's code can return a value, which PyTorch uses as the new gradients."""
     hook, placed = subject.hook, [placed for placed in subject.placed if placed.site.fires is not False]
     if not hook.may_return or not placed or hook.kind.replaces is None:
         return
@@ -100,7 +100,7 @@ def _name_changed_leaves(subject: Subject, site: HookSite, node: Node) -> str:
 
 
 def _list_next_nodes(site: HookSite, node: Node) -> list[int]:
-    """The nodes that the entries of grad_input go to, without those that are None: a None stays one."""
+    """The nodes that the entries of grad_input go to, without those of None entries, which stay None."""
     entries: Sequence[Gradient | None] = site.grad_input
     if len(entries) != len(node.edges):  # a full hook has entries for arguments that are no tensors, too
         entries = (None,) * len(node.edges) if any(entry.status != "none" for entry in site.grad_input) else ()
@@ -126,7 +126,7 @@ def describe_return(site: HookSite) -> str:
     if kind.arguments is HookArguments.GRADIENT:
         return _describe_tensor(site)
     gradients = site.grad_input if kind.replaces == "grad_input" else site.grad_output
-    return _describe_tuple(kind.replaces, gradients) + ("" if kind.is_full_pre else _keep_none(gradients))
+    return _describe_tuple(kind.replaces, gradients) + ("" if kind.is_full_pre else _describe_nones(gradients))
 
 
 def _describe_tensor(site: HookSite) -> str:
@@ -142,7 +142,7 @@ def _describe_tuple(name: str, gradients: Sequence[Gradient]) -> str:
     return f"None, or a tuple of {entries} in place of {name}: {shapes}"
 
 
-def _keep_none(gradients: Sequence[Gradient]) -> str:
+def _describe_nones(gradients: Sequence[Gradient]) -> str:
     return " (with None where an entry is None)" if any(entry.status != "tensor" for entry in gradients) else ""
 
 

@@ -29,13 +29,13 @@ from fxgrad.rules.rule import Page, Rule
 class WhyLost(enum.Enum):
     """How a gradient gets lost on its way to a parameter that requires grad.
 
-    ``UNUSED``      no recorded operation was given the parameter
-    ``CUT``         what was computed from it stops requiring grad, and plays a part in the output
+    ``UNUSED``      no recorded operation uses the parameter
+    ``CUT``         what was computed from it stops requiring grad on the way to the output
     ``NOT_PASSED``  an operation of the backward graph uses it, or what was computed from it, and gives it no gradient
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
-    ``DROPPED``     what was computed from it plays no part in the output
-    ``RECOMPUTED``  a node runs operations again in backward, and a backward of its own: only backward decides
-    ``UNKNOWN``     the forward was not watched, or the parameter is used by what cannot be recorded
+    ``DROPPED``     the output does not depend on what was computed from it
+    ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
+    ``UNKNOWN``     forward was not recorded, or something that cannot be recorded uses the parameter
     """
 
     UNUSED = "unused"
@@ -69,7 +69,7 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
         return ()
     flow = DataFlow(graph)
     getters = {fx_node.target: fx_node.name for fx_node in graph.forward if fx_node.op == "get_attr"}
-    # the operations of such modules run without Python, where nobody sees what is given to them
+    # the operations of such modules run without Python, so their arguments cannot be recorded
     hidden = {name for module in graph.modules if module.made_by == "torch.jit" for name in module.parameters}
     found = []
     for parameter in missing:
@@ -77,7 +77,7 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
         if not graph.forward:
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED if graph.nesting else WhyLost.UNKNOWN))
         elif not graph.nests_in_checkpoints:
-            # a custom Function is recorded as one call, of what it is given; what its own code holds nobody sees
+            # a custom Function is recorded as one call with its arguments; what else its code uses is unknown
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
         elif not names:
             found.append(LostGradient(parameter, WhyLost.UNKNOWN if parameter.name in hidden else WhyLost.UNUSED))
@@ -200,7 +200,7 @@ def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Expla
         code="FXG201",
         severity="warning",
         headline=f"no gradient reaches {_join_parameters(group)}: {_summarize(first)}",
-        because=" ".join(_list_loss_reasons(graph, first, _them(group))),
+        because=" ".join(_list_loss_reasons(graph, first, _choose_pronoun(group))),
         fix=f"{_advise_on_loss(first)}, {_advise_freezing(group)}",
         owner=first.parameter.name,
         source=_find_source(first),
@@ -211,7 +211,7 @@ def _join_parameters(group: Sequence[LostGradient]) -> str:
     return join_words(quote_code(lost.parameter.name) for lost in group)
 
 
-def _them(group: Sequence[LostGradient]) -> str:
+def _choose_pronoun(group: Sequence[LostGradient]) -> str:
     return pluralize(len(group), "it", plural="them")
 
 
@@ -262,7 +262,7 @@ def _advise_on_loss(lost: LostGradient) -> str:
 
 
 def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:
-    """A tensor that the model holds, or was given, was computed from others before forward."""
+    """A tensor of the model or its arguments was computed from others before forward."""
     for variable in graph.variables:
         if not variable.is_leaf and variable.requires_grad and not variable.retains_grad and _is_older(graph, variable):
             yield _explain_computed_tensor(variable)
@@ -340,7 +340,7 @@ _FXG202 = Page(
 
 
 def explain_missing_grad(graph: BackwardGraph) -> Explanation:
-    """Explain a forward of which no output requires grad, by the cut that is nearest to the output."""
+    """Explain why no output of forward requires grad, by the cut nearest to the output."""
     flow = DataFlow(graph)
     cut = flow.find_last_cut(flow.ends)
     taken = next((each for each in reversed(graph.forward) if each.taken and any(each.requires_grad)), None)
@@ -404,7 +404,7 @@ _FXG204 = Page(
 
 
 def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
-    """Parameters that require grad and that no recorded operation of forward was given."""
+    """Parameters that require grad and that no recorded operation uses."""
     unused = [lost for lost in find_lost_gradients(graph) if lost.why is WhyLost.UNUSED]
     if unused:
         yield Explanation(
@@ -413,7 +413,7 @@ def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
             headline=f"autograd sees no use of {_join_parameters(unused)}",
             because=" ".join(_list_unused_reasons(graph, unused)),
             fix=(
-                f"use {_them(unused)}, {_advise_freezing(unused)}; with DistributedDataParallel, pass "
+                f"use {_choose_pronoun(unused)}, {_advise_freezing(unused)}; with DistributedDataParallel, pass "
                 "find_unused_parameters=True"
             ),
             owner=unused[0].parameter.name,
@@ -424,7 +424,7 @@ def _list_unused_reasons(graph: BackwardGraph, unused: Sequence[LostGradient]) -
     silent = _list_never_called(graph, [lost.parameter for lost in unused])
     if silent:
         yield f"{join_words(map(name_module, silent))} {pluralize(len(silent), 'is', plural='are')} never called."
-    yield f"No recorded operation uses {_them(unused)}, so backward leaves .grad unchanged: None at first."
+    yield f"No recorded operation uses {_choose_pronoun(unused)}, so backward leaves .grad unchanged: None at first."
     yield (
         "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
         "reduction in the prior iteration` in the next forward. (torch/nn/parallel/distributed.py)"

@@ -1,4 +1,4 @@
-"""Nodes that raise because what they saved was changed, or is freed: FXG203."""
+"""Nodes that raise because a tensor that they saved was modified or freed: FXG203."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _explain_overwritten(graph: BackwardGraph) -> Iterator[Explanation]:
 
 
 def _find_change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNode | None:
-    """The first operation after the node's own that changed what that was given or returned."""
+    """The first operation after the node's own that modified its arguments or results in place."""
     if node.fx_node is None:
         return None
     own = graph.fx_nodes_by_name[node.fx_node]

@@ -103,7 +103,7 @@ def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
 
 
 def _explain_failing_trace(graph: BackwardGraph) -> Iterator[Explanation]:
-    """Forward asks for the value of a tensor, where symbolic_trace has none."""
+    """Forward needs the value of a tensor, where symbolic_trace has none."""
     asked = [
         (fx_node, taken)
         for fx_node in graph.forward

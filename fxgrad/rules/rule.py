@@ -56,7 +56,7 @@ def _wrap(paragraph: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One code. Each of its functions answers nothing where its condition is not met in the records.
+    """One code. Each of its functions yields nothing if the records do not meet its condition.
 
     ``hook_rules`` look at one hook at one owner, ``graph_rules`` at a whole graph, ``error_rules`` at the message of an
     error that PyTorch raised.
@@ -69,5 +69,5 @@ class Rule:
 
     @property
     def code(self) -> str:
-        """``FXG101``; a code keeps its meaning for good."""
+        """``FXG101``; the meaning of a code never changes."""
         return self.page.code

@@ -56,7 +56,7 @@ def _identify(site: HookSite) -> _Identity:
 
 
 class GraphFacts:
-    """What the rules ask about one graph; each fact is worked out when it is first asked for."""
+    """What the rules ask about one graph; each fact is computed when it is first needed."""
 
     def __init__(self, graph: BackwardGraph) -> None:
         self.graph = graph
@@ -156,7 +156,7 @@ class LeavesBehind:
             leaves ^= lowest
 
     def lead_to_nesting(self, starts: Iterable[int]) -> bool:
-        """Whether a node that starts a backward of its own is among these or behind them: it uses what no edge shows."""
+        """Whether a node that starts a nested backward is among these or behind them: it uses what no edge shows."""
         return bool(self._join(starts) & self._nesting)
 
 
@@ -179,7 +179,7 @@ class ParameterWay(NamedTuple):
 def list_nodes_behind(subject: Subject, site: HookSite) -> tuple[Node, ...]:
     """The nodes of the site's module call that the site's node feeds, and which therefore run after it.
 
-    () where ``inputs=`` says how far backward goes, as for `list_parameter_ways`.
+    () if backward is called with ``inputs=``, as for `list_parameter_ways`.
     """
     return tuple(subject.graph.nodes[node] for node in _find_feeders(subject, site) if node != site.node)
 

@@ -109,7 +109,7 @@ def test_the_legend_explains_what_occurs_and_nothing_else(product):
         "backward starts here",
         "autograd node",
         "leaf: AccumulateGrad adds to its .grad",
-        "a tensor that does not need a gradient",
+        "a tensor that needs no gradient",
         "Module.register_backward_hook",
         "a gradient: argument name, shape",
         "no gradient",
