@@ -140,7 +140,7 @@ def claim_process() -> Iterator[None]:
     """Allow one observation at a time in a process: what it patches and puts back belongs to all threads."""
     if not _claimed.acquire(blocking=False):
         raise UsageError(
-            "a trace inside another one, or two at once in threads",
+            "a trace while another one is running",
             "one trace at a time per process: the methods that it wraps are shared by all threads",
             "trace one after the other, or in separate processes",
         )
