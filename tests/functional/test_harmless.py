@@ -101,5 +101,5 @@ def test_a_trace_inside_another_is_refused() -> None:
             fxgrad.trace(nn.Linear(1, 1), torch.ones(1, 1))
             return x
 
-    with pytest.raises(fxgrad.UsageError, match="a trace inside another one"):
+    with pytest.raises(fxgrad.UsageError, match="a trace while another one is running"):
         fxgrad.trace(Nested(), torch.ones(1, requires_grad=True))
