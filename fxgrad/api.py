@@ -318,7 +318,7 @@ def verify(
 def trace_target(options: TargetOptions) -> Trace:
     """Trace a TARGET of the command line: a file, a module class, or a saved trace.
 
-    On a device that does not exist here, in a fresh interpreter that emulates it; if a non-full hook sits on a node,
+    On a device that does not exist here, in a process of its own that emulates it; if a non-full hook sits on a node,
     the target runs on the CPU as well, and ``graph.info.other_device`` has the nodes that such hooks sit on there. The
     sites are those for the call of backward that the options describe.
 
@@ -342,17 +342,17 @@ def _load_saved(options: TargetOptions) -> Trace:
 
 
 def _run_target(options: TargetOptions) -> Trace:
-    if _needs_interpreter(options):
-        from fxgrad.emulated import trace_in_interpreter
+    if _needs_emulation(options):
+        from fxgrad.emulated import trace_elsewhere
 
-        return Trace(predict(trace_in_interpreter(options)))
+        return Trace(predict(trace_elsewhere(options)))
     from fxgrad.observe.target import loading
 
     with _explain_errors():
         return _make_trace(*loading.observe_target(options))
 
 
-def _needs_interpreter(options: TargetOptions) -> bool:
+def _needs_emulation(options: TargetOptions) -> bool:
     from fxgrad.observe.target.devices import check_present, needs_emulation
 
     emulated = needs_emulation(options.device)
@@ -374,10 +374,10 @@ def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
             "pass the file or class that was traced",
         )
     added = _find_module_kind(kind)
-    if _needs_interpreter(options):
-        from fxgrad.emulated import probe_in_interpreter
+    if _needs_emulation(options):
+        from fxgrad.emulated import probe_elsewhere
 
-        return _make_probe(probe_in_interpreter(options, module, added))
+        return _make_probe(probe_elsewhere(options, module, added))
     from fxgrad.observe.target import loading
 
     with _explain_errors():
@@ -407,7 +407,7 @@ def verify_target(options: TargetOptions) -> Verification:
         )
     from fxgrad.verification import compare
 
-    if _needs_interpreter(options):
+    if _needs_emulation(options):
         from fxgrad.emulated import execute_in_interpreter
 
         executed = execute_in_interpreter(options)

@@ -1,11 +1,12 @@
-"""Runs a TARGET on the emulated device, in an interpreter of its own, and a live model in a forked child.
+"""Runs a TARGET or a live model on the emulated device, in a process of its own.
 
-The emulated device is a backend that cannot be taken away again, and its backward asserts once another engine has
-started; so a TARGET is loaded in a new interpreter. The options go there as JSON on stdin, the answer comes back as JSON
-in a temporary file: stdout is the target's own. Nothing is pickled.
+The emulated device is a backend that cannot be taken away again, so it is set up in a forked child. Where non-full hooks
+are, another child runs the same TARGET on the CPU, so that FXG102 can show both sides: neither sees the other's modules or
+backend.
 
-Where non-full hooks are, the same target runs on the CPU, too, so that FXG102 can show both sides. Each side has a fork
-of the new interpreter: neither sees the other's modules, backend or engine, and torch is imported once.
+A new interpreter runs what a fork cannot. A backward on the emulated device asserts once another engine has started, as
+it may have here (torch/csrc/autograd/engine.cpp); and some platforms cannot fork. The options go there as JSON on stdin,
+the answer comes back as JSON in a temporary file: stdout is the target's own. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from fxgrad.target_options import TargetOptions
 
 _Result = TypeVar("_Result", BackwardGraph, ProbeRun, Executed)
 
-_STDERR = 2
+_STDOUT, _STDERR = 1, 2
 _INTERRUPTED = 130
 _SECONDS_TO_END = 5.0
 _CPU = "cpu"
@@ -63,21 +64,59 @@ def run_in_fork(run: Callable[[], _Result], kind: type[_Result], *, timeout: flo
     return records_from_json(forked.in_forked_child(lambda: records_to_json(run()), timeout=timeout), kind)
 
 
-def trace_in_interpreter(options: TargetOptions) -> BackwardGraph:
+def trace_elsewhere(options: TargetOptions) -> BackwardGraph:
     """The graph of the target's forward on the emulated device.
 
     Its ``info.other_device`` says how it is on the CPU where a non-full hook is on a node. Raises what loading and
     tracing it on the emulated device raises; a failure on the CPU is only noted.
     """
-    return _ask(options, BackwardGraph, verb="trace")
+    if not forked.can_fork():
+        return _ask(options, BackwardGraph, verb="trace")
+    graph = run_in_fork(lambda: _trace(options), BackwardGraph)
+    if any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
+        return _with_other_device(graph, _trace_on_cpu(options, graph))
+    return graph
 
 
-def probe_in_interpreter(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
+def probe_elsewhere(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
     """The graphs of the target's forward on the emulated device without a hook and with it.
 
-    For a non-full hook their ``info.other_device`` says how it is on the CPU. Raises as `trace_in_interpreter` does.
+    For a non-full hook their ``info.other_device`` says how it is on the CPU. Raises as `trace_elsewhere` does.
     """
-    return _ask(options, ProbeRun, verb="probe", module=module, hook=kind.value)
+    if not forked.can_fork():
+        return _ask(options, ProbeRun, verb="probe", module=module, hook=kind.value)
+    run = run_in_fork(lambda: _probe(options, module, kind), ProbeRun)
+    if kind.is_legacy and run.after is not None:
+        other = _trace_on_cpu(options, run.before)
+        return run.with_graphs(lambda graph: _with_other_device(graph, other))
+    return run
+
+
+def _with_other_device(graph: BackwardGraph, other: OtherDevice) -> BackwardGraph:
+    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
+
+
+def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevice:
+    """On which nodes non-full hooks sit on the CPU, or why that is not known."""
+    sizes = [math.prod(size for size in each.meta.shape or () if isinstance(size, int)) for each in emulated.variables]
+    if sum(sizes) > _MOST_ELEMENTS:
+        return OtherDevice(_CPU, failure=f"its tensors hold {sum(sizes):,} elements, too many to try")
+
+    def silent() -> BackwardGraph:
+        _discard_output()
+        return loading.observe_target(replace(options, device=_CPU))[0].graph
+
+    try:
+        return OtherDevice(_CPU, find_landings(run_in_fork(silent, BackwardGraph, timeout=_MOST_SECONDS)))
+    except FxgradError as error:
+        return OtherDevice(_CPU, failure=error.given)
+
+
+def _discard_output() -> None:
+    """The target has printed what it prints when it ran on the device that was asked for."""
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
+    for descriptor in (_STDOUT, _STDERR):
+        os.dup2(sys.stdout.fileno(), descriptor)
 
 
 def execute_in_interpreter(options: TargetOptions) -> Executed:
@@ -104,7 +143,7 @@ def _ask(options: TargetOptions, kind: type[_Result], **question: str) -> _Resul
 
 
 def _run_interpreter(question: str) -> int:
-    """The exit status. An interrupt is passed on, so that the process can end its own forks."""
+    """The exit status. An interrupt is passed on, so that the process ends by itself."""
     command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=_STDERR) as child:
         try:
@@ -153,53 +192,12 @@ def _run(question: dict[str, Any]) -> BackwardGraph | ProbeRun | Executed:
     return devices.run_emulated(options.device, lambda _: loading.execute_target(options, calling))
 
 
-def _trace(options: TargetOptions) -> BackwardGraph:
-    def emulated() -> BackwardGraph:
-        return devices.run_emulated(options.device, lambda _: loading.observe_target(options)[0]).graph
+# In a child, or in the new interpreter
 
-    if not forked.can_fork():
-        return emulated()
-    graph = run_in_fork(emulated, BackwardGraph)
-    if any(site.hook.kind.is_legacy and site.node is not None for site in find_places(graph)):
-        return _with_other_device(graph, _trace_on_cpu(options, graph))
-    return graph
+
+def _trace(options: TargetOptions) -> BackwardGraph:
+    return devices.run_emulated(options.device, lambda _: loading.observe_target(options)[0]).graph
 
 
 def _probe(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:
-    def emulated() -> ProbeRun:
-        return devices.run_emulated(options.device, lambda _: loading.observe_target_with_hook(options, module, kind))
-
-    if not forked.can_fork():
-        return emulated()
-    run = run_in_fork(emulated, ProbeRun)
-    if kind.is_legacy and run.after is not None:
-        other = _trace_on_cpu(options, run.before)
-        return run.with_graphs(lambda graph: _with_other_device(graph, other))
-    return run
-
-
-def _with_other_device(graph: BackwardGraph, other: OtherDevice) -> BackwardGraph:
-    return structs.replace(graph, info=structs.replace(graph.info, other_device=other))
-
-
-def _trace_on_cpu(options: TargetOptions, emulated: BackwardGraph) -> OtherDevice:
-    """On which nodes non-full hooks sit on the CPU, or why that is not known."""
-    sizes = [math.prod(size for size in each.meta.shape or () if isinstance(size, int)) for each in emulated.variables]
-    if sum(sizes) > _MOST_ELEMENTS:
-        return OtherDevice(_CPU, failure=f"its tensors hold {sum(sizes):,} elements, too many to try")
-
-    def silent() -> BackwardGraph:
-        _discard_output()
-        return loading.observe_target(replace(options, device=_CPU))[0].graph
-
-    try:
-        return OtherDevice(_CPU, find_landings(run_in_fork(silent, BackwardGraph, timeout=_MOST_SECONDS)))
-    except FxgradError as error:
-        return OtherDevice(_CPU, failure=error.given)
-
-
-def _discard_output() -> None:
-    """The target has printed what it prints when it ran on the device that was asked for."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.dup2(nowhere, sys.stderr.fileno())
+    return devices.run_emulated(options.device, lambda _: loading.observe_target_with_hook(options, module, kind))

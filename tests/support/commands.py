@@ -9,6 +9,8 @@ import re
 import shlex
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401 - what FakeTensorMode imports at its first use, here once instead of in every child
+
 from fxgrad.cli import main
 
 # what differs from one machine to the next, in the line that says what the trace was made with
