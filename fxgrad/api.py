@@ -179,12 +179,12 @@ def _find_module_kind(kind: HookKind | str) -> HookKind:
     return found
 
 
-def _make_probe(run: ProbeRun) -> Probe:
+def _make_probe(run: ProbeRun, *, inputs: Sequence[str] | None = None, api: str = "backward") -> Probe:
     from fxgrad.predict.moved import find_moved_sites, find_zero_gradients
     from fxgrad.render.explain import compose_probe
     from fxgrad.rules import explain_error, explain_graph
 
-    run = run.with_graphs(predict)
+    run = run.with_graphs(lambda graph: predict(set_backward_call(graph, inputs=inputs, api=api)))
     sites: tuple[HookSite, ...] = ()
     moved: tuple[tuple[HookSite, HookSite], ...] = ()
     zeros: tuple[str, ...] = ()
@@ -364,8 +364,8 @@ def _needs_emulation(options: TargetOptions) -> bool:
 def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
     """Probe a TARGET of the command line. Raises as `probe` and `trace_target` do.
 
-    Raises UsageError for a saved trace, which cannot be run. Predicts a plain backward. On an emulated device, a
-    non-full hook is compared with its node on the CPU, as in `trace_target`.
+    Raises UsageError for a saved trace, which cannot be run. Predicts the call of backward that the options describe. On
+    an emulated device, a non-full hook is compared with its node on the CPU, as in `trace_target`.
     """
     if options.is_saved_trace:
         raise UsageError(
@@ -374,14 +374,15 @@ def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
             "pass the file or class that was traced",
         )
     added = _find_module_kind(kind)
+    make = partial(_make_probe, inputs=options.backward_inputs, api=options.backward_api)
     if _needs_emulation(options):
         from fxgrad.emulated import probe_elsewhere
 
-        return _make_probe(probe_elsewhere(options, module, added))
+        return make(probe_elsewhere(options, module, added))
     from fxgrad.observe.target import loading
 
     with _explain_errors():
-        return _make_probe(loading.observe_target_with_hook(options, module, added))
+        return make(loading.observe_target_with_hook(options, module, added))
 
 
 def check_target(options: TargetOptions) -> list[Finding]:

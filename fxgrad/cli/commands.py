@@ -20,7 +20,6 @@ from fxgrad.cli.options import (
 from fxgrad.cli.output import File, announce_file, check_distinct, progress, show, write_files
 from fxgrad.errors import FxgradError, UsageError
 from fxgrad.graph.lookup import find_hook_kind
-from fxgrad.graph.records import BACKWARD_APIS
 from fxgrad.graph.text import escape
 from fxgrad.render.files import name_formats
 from fxgrad.target_options import TargetOptions
@@ -162,20 +161,12 @@ def explain(
         shown = trace.order(module) if order else trace.explain(module)
     else:
         kind = find_hook_kind(hook)
-        _check_plain(options, hook, order=order)
+        if order:
+            raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
         with contain_user_code("tracing", options):
             shown = api.probe_target(options, _THE_MODEL if module is None else module, kind).explanations
     show(shown.to_json() if json else shown)
     return _find_status(shown.findings, strict=strict)
-
-
-def _check_plain(options: TargetOptions, hook: str, *, order: bool) -> None:
-    """Refuse with --hook what asks about other hooks or about another call of backward."""
-    if order:
-        raise UsageError("--order with --hook", "one of them", f"fxgrad explain {options.text} --order")
-    if (options.backward_inputs, options.backward_api) != (None, BACKWARD_APIS[0]):
-        allowed = "one of them: --hook predicts a plain backward"
-        raise UsageError("--inputs or --api with --hook", allowed, f"fxgrad explain {options.text} --hook {hook}")
 
 
 @fxgrad.command(

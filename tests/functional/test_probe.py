@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from torch import nn
 from zoo import ZOO
 
 import fxgrad
-from fxgrad import HookKind
+from fxgrad import HookKind, api
 from fxgrad.errors import TargetError, UsageError
+from fxgrad.graph import Gradient
+from fxgrad.target_options import TargetOptions
 
 LEGACY, FULL, PRE = LOCAL
 REGISTER = {
@@ -134,6 +137,62 @@ def test_a_kind_is_a_member_or_the_name_of_its_function_or_an_end_of_it(kind: An
 def test_a_global_hook_has_a_site_at_every_call_of_every_module() -> None:
     probe = fxgrad.probe(sequential(), tensor(), module="", kind=HookKind.GLOBAL_FULL_BACKWARD)
     assert {site.call for site in probe.sites} == {"#1", "0#1", "1#1", "2#1", "2.0#1", "2.1#1"}
+
+
+TARGET = """
+import torch
+from torch import nn
+
+def build():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    return model, (torch.ones(5, 4, requires_grad=True),)
+"""
+Shapes = list[tuple[int, ...] | None]
+
+
+def really_called(path: str, kind: HookKind, inputs: str, called: str) -> list[tuple[Shapes, ...]]:
+    """The shapes that the hook gets in each of its calls."""
+    program: dict[str, Any] = {}
+    exec(TARGET, program)
+    model, args = program["build"]()
+    calls: list[tuple[Shapes, ...]] = []
+    REGISTER[kind](
+        model.get_submodule(path),
+        lambda _, *given: calls.append(
+            tuple([None if each is None else tuple(each.shape) for each in gradients] for gradients in given)
+        ),
+    )
+    loss, leaf = model(*args).sum(), model.get_parameter(inputs)
+    if called == "grad":
+        torch.autograd.grad(loss, [leaf])
+    else:
+        loss.backward(inputs=[leaf])
+    return calls
+
+
+def shape_of(gradient: Gradient) -> Any:
+    assert gradient.status != "unknown"
+    return gradient.shape if gradient.status == "tensor" else None
+
+
+@pytest.mark.filterwarnings("ignore:Using (a )?non-full backward hook:FutureWarning")
+@pytest.mark.parametrize("called", ["backward", "grad"])
+@pytest.mark.parametrize("inputs", ["0.weight", "2.weight"])
+@pytest.mark.parametrize("kind", LOCAL)
+@pytest.mark.parametrize("path", ["0", "1", "2"])
+def test_a_target_is_probed_for_the_call_of_backward_that_is_asked_about(
+    tmp_path: Path, path: str, kind: HookKind, inputs: str, called: str
+) -> None:
+    (tmp_path / "model.py").write_text(TARGET)
+    options = TargetOptions(str(tmp_path / "model.py"), backward_inputs=(inputs,), backward_api=called)
+    sites = api.probe_target(options, path, kind).sites
+    predicted = [
+        tuple([shape_of(gradient) for gradient in side] for side in (site.grad_input, site.grad_output) if side)
+        for site in sites
+        if site.fires
+    ]
+    assert {site.fires for site in sites} <= {True, False}
+    assert predicted == really_called(path, kind, inputs, called)
 
 
 def test_a_loss_decides_what_backward_reaches() -> None:
