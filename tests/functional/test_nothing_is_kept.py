@@ -139,25 +139,25 @@ def failing(*arguments: Any) -> None:
     raise ValueError("half way")
 
 
-def growth(verb: Callable[..., Any], runs: int, first_runs: int = 60) -> tuple[float, float, float]:
-    """What each of so many runs leaves behind.
+def growth(verb: Callable[..., Any], runs: int) -> tuple[float, float, float]:
+    """What so many runs leave behind, all together.
 
-    In objects of the garbage collector and in blocks of Python's memory, as shares of what a trace takes that is kept; in
-    memory of the process, as a share of an activation.
+    In objects of the garbage collector and in blocks of Python's memory, as multiples of what one trace takes that is
+    kept; in memory of the process, as a multiple of an activation.
     """
     model, x = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 3)), torch.randn(4_000, 3)
     model[0].register_full_backward_hook(ignored)
     model[3].weight.register_hook(ignored)
-    for _ in range(first_runs):  # they fill caches
+    for _ in range(60):  # they fill caches
         verb(model, x)
     before = taken()
     for _ in range(runs):
         verb(model, x)
-    objects, blocks, memory = [(now - then) / runs for then, now in zip(before, taken(), strict=True)]
+    objects, blocks, memory = [now - then for then, now in zip(before, taken(), strict=True)]
     before = taken()
     kept = [fxgrad.trace(model, x) for _ in range(KEPT)]
-    more_objects, more_blocks, _ = [(now - then) / len(kept) for then, now in zip(before, taken(), strict=True)]
-    return objects / more_objects, blocks / more_blocks, memory / x.nbytes
+    one_objects, one_blocks, _ = [(now - then) / len(kept) for then, now in zip(before, taken(), strict=True)]
+    return objects / one_objects, blocks / one_blocks, memory / x.nbytes
 
 
 def taken() -> tuple[int, int, int]:
@@ -168,21 +168,21 @@ def taken() -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_run_leaves_next_to_nothing_behind(verb: Callable[..., Any]) -> None:
+def test_twenty_runs_leave_less_than_one_trace(verb: Callable[..., Any]) -> None:
     objects, blocks, _ = growth(verb, 20)
-    assert objects < 0.02
-    assert blocks < 0.05
+    assert objects < 0.07
+    assert blocks < 0.6
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(("verb", "runs"), [(traced, 600), (verified, 150), (recorded, 200), (captured, 300)])
-def test_many_runs_leave_next_to_nothing_behind(verb: Callable[..., Any], runs: int, repository: Path) -> None:
+@pytest.mark.parametrize(("verb", "runs"), [(traced, 1_000), (verified, 300), (recorded, 300), (captured, 400)])
+def test_hundreds_of_runs_leave_no_more_than_a_few(verb: Callable[..., Any], runs: int, repository: Path) -> None:
     """In a process of its own: what earlier tests left behind grows by itself, now and then."""
-    program = f"from {__name__} import *; print(*growth({verb.__name__}, {runs}, 200))"
+    program = f"from {__name__} import *; print(*growth({verb.__name__}, {runs}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     objects, blocks, memory = map(float, done.stdout.split())
-    assert objects < 0.001
-    assert blocks < 0.003
-    assert memory < 0.5
+    assert objects < 0.07
+    assert blocks < 1.5  # Python keeps some hundreds for itself, however many runs
+    assert memory < 80
