@@ -155,7 +155,11 @@ def _reap(child: int) -> int | None:
 
 def _read_answer(message: bytes | None, status: int | None) -> str:
     if message is None:
-        raise TargetError(f"the forked child {_describe_end(status)}", _ALLOWED, _SUGGESTION)
+        raise TargetError(
+            f"the forked child {_describe_end(status)}",
+            "a model and a target that do not end the process",
+            "see what it printed; trace it on the CPU to see whether it ends there, too",
+        )
     if message[:1] == RESULT:
         return message[1:].decode("utf-8", "surrogatepass")
     described = json.loads(message[1:])

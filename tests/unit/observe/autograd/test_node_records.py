@@ -5,32 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
+from walked_graphs import Scaled, leaf, records
 
 from fxgrad.graph import Edge, Node, NodeKind
 from fxgrad.observe.autograd.node_records import NodeNotes, make_node_records, name_copy_slices_edges
 from fxgrad.observe.autograd.walk import walk
 
 
-def leaf(*shape: int) -> torch.Tensor:
-    return torch.ones(*(shape or (3,)), requires_grad=True)
-
-
-def records(*tensors: torch.Tensor) -> tuple[Node, ...]:
-    return make_node_records(walk([tensor.grad_fn for tensor in tensors]))
-
-
 def edges(node: Node) -> list[tuple[str | None, int | None, int]]:
     return [(edge.argument, edge.next_node, edge.input_nr) for edge in node.edges]
-
-
-class Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        return x * factor
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
 
 
 class Twice(torch.autograd.Function):

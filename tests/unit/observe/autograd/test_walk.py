@@ -9,30 +9,11 @@ import weakref
 
 import pytest
 import torch
+from walked_graphs import Scaled, leaf, records
 
 import fxgrad
-from fxgrad.graph import Edge, Node
-from fxgrad.observe.autograd.node_records import make_node_records
+from fxgrad.graph import Edge
 from fxgrad.observe.autograd.walk import free_without_recursion, walk
-
-
-def leaf(*shape: int) -> torch.Tensor:
-    return torch.ones(*(shape or (3,)), requires_grad=True)
-
-
-def records(*tensors: torch.Tensor) -> tuple[Node, ...]:
-    return make_node_records(walk([tensor.grad_fn for tensor in tensors]))
-
-
-class Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        return x * factor
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
-
 
 # Order
 
