@@ -64,11 +64,11 @@ def _summarize_graph(graph: BackwardGraph) -> Section:
         ("roots", f"{len(graph.roots):,}: {join_words(escape(graph.nodes[root.node].label) for root in graph.roots)}"),
         (
             "module calls",
-            f"{len(graph.calls):,}; {len(modules):,} of {count_noun(len(graph.modules), 'module')} called",
+            f"{len(graph.calls):,}; {len(modules):,} of {count_noun(len(graph.modules), 'module', zero='0')} called",
         ),
         (
             "hooks",
-            f"{len(graph.hooks):,}, at {count_noun(len(graph.sites), 'site')} (a hook at one call, node or tensor)",
+            f"{len(graph.hooks):,}, at {count_noun(len(graph.sites), 'site', zero='0')} (a hook at one call, node or tensor)",
         ),
         ("fire", _count_firing(graph.sites)),
         ("entries", _count_entries(graph.sites)),
@@ -80,7 +80,7 @@ def _summarize_graph(graph: BackwardGraph) -> Section:
 
 def _count_firing(sites: Sequence[HookSite]) -> str:
     counts = Counter(site.fires for site in sites)
-    fire = f"{counts[True]:,} of {count_noun(len(sites), 'site')}"
+    fire = f"{counts[True]:,} of {count_noun(len(sites), 'site', zero='0')}"
     return f"{fire}; {counts[None]:,} only backward decides" if counts[None] else fire
 
 
