@@ -6,7 +6,8 @@ PyTorch's spare device type PrivateUse1 and with FakeTensors for data, shows the
 values of tensors cannot be traced on it. Kernels are chosen as a build of PyTorch for NVIDIA CUDA with cuDNN chooses
 them, not as one for ROCm; code that is not PyTorch's own runs as it would without a CUDA device.
 
-``backend.emulate`` is for a fresh interpreter, where the model is built on the device. For a live model there is
-``forked.in_forked_child``, with ``transfer.move_module`` and ``transfer.fake_copy`` in the child. Import each from its
-module, so that a trace without the emulated device loads ``device`` alone, which knows its name.
+``backend.emulate`` is for a process that will end: a forked child (``forked.in_forked_child``), or a new interpreter. A
+TARGET builds its model there, on the device; a live model is moved there, by ``transfer.move_module`` and
+``transfer.fake_copy``. Import each from its module, so that a trace without the emulated device loads ``device`` alone,
+which knows its name.
 """

@@ -1,7 +1,7 @@
 """Runs work in a forked child, which may do to this process's objects what must not be done to the originals.
 
-A live model cannot be sent anywhere else: its hooks are closures. The child is a copy of the process with everything in
-it; its answer is text, so nothing is unpickled.
+A live model cannot be sent anywhere else: its hooks are closures. A TARGET could be, but a child has torch imported
+already. It is a copy of the process with everything in it; its answer is text, so nothing is unpickled.
 """
 
 from __future__ import annotations
