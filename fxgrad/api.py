@@ -182,7 +182,7 @@ def _find_module_kind(kind: HookKind | str) -> HookKind:
 def _make_probe(run: ProbeRun, *, inputs: Sequence[str] | None = None, api: str = "backward") -> Probe:
     from fxgrad.predict.moved import find_moved_sites, find_zero_gradients
     from fxgrad.render.explain import compose_probe
-    from fxgrad.rules import explain_error, explain_graph
+    from fxgrad.rules import explain, explain_error
 
     run = run.with_graphs(lambda graph: predict(set_backward_call(graph, inputs=inputs, api=api)))
     sites: tuple[HookSite, ...] = ()
@@ -196,7 +196,7 @@ def _make_probe(run: ProbeRun, *, inputs: Sequence[str] | None = None, api: str 
         sites = tuple([site for site in run.after.sites if site.hook.id == run.hook.id])
         moved = find_moved_sites(run.before, run.after, run.hook)
         zeros = find_zero_gradients(run.before, run.after)
-        findings = tuple([finding for finding in explain_graph(run.after) if finding.site in sites])
+        findings = tuple([finding for finding in explain(run.after) if finding.site in sites])
     graph = run.after or run.before
     document = compose_probe(graph, run.hook, findings, moved=moved, zeros=zeros, refused=run.refused)
     return Probe(sites, moved, zeros, run.refused, Explanations(graph, findings, document))
@@ -388,11 +388,11 @@ def probe_target(options: TargetOptions, module: str, kind: HookKind) -> Probe:
 def check_target(options: TargetOptions) -> list[Finding]:
     """Trace a TARGET and list the rules' findings, each with the place in the user's code. Raises as `trace_target`."""
     from fxgrad.render.findings import list_findings
-    from fxgrad.rules import explain_graph
+    from fxgrad.rules import explain
 
     graph = trace_target(options).graph
     path = options.text.rpartition(":")[0]
-    return list(list_findings(graph, explain_graph(graph), target=path if os.path.isfile(path) else options.text))
+    return list(list_findings(graph, explain(graph), target=path if os.path.isfile(path) else options.text))
 
 
 def verify_target(options: TargetOptions) -> Verification:

@@ -245,10 +245,10 @@ class Trace:
         What a hook that is not there would get, `fxgrad.probe` tells. Raises UsageError for an unknown module.
         """
         from fxgrad.render.explain import compose_explanation
-        from fxgrad.rules import explain_graph
+        from fxgrad.rules import explain
 
         path = None if module is None else self._find_path(module)
-        findings = explain_graph(self.graph)
+        findings = explain(self.graph)
         if path is not None:
             findings = tuple(
                 [finding for finding in findings if finding.site is not None and self._is_at(finding.site, path)]
@@ -276,9 +276,9 @@ class Trace:
     def report(self) -> Report:
         """The full report: how the graph was made, hooks, firing order, findings, and parameters without grad."""
         from fxgrad.render.report import compose_report
-        from fxgrad.rules import explain_graph
+        from fxgrad.rules import explain
 
-        findings = explain_graph(self.graph)
+        findings = explain(self.graph)
         return Report(self.graph, findings, compose_report(self.graph, findings))
 
     def draw(

@@ -40,7 +40,7 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def explain_graph(graph: BackwardGraph) -> tuple[Explanation, ...]:
+def explain(graph: BackwardGraph) -> tuple[Explanation, ...]:
     """Answer what the rules have to say about a graph.
 
     A finding that holds for several calls of a module is given once for each hook and module, with the site that fires
@@ -52,10 +52,10 @@ def explain_graph(graph: BackwardGraph) -> tuple[Explanation, ...]:
         explanation
         for subject in list_subjects(graph)
         for rule in rules
-        for explain in rule.hook_rules
-        for explanation in explain(subject)
+        for find in rule.hook_rules
+        for explanation in find(subject)
     ]
-    about_graph = [explanation for rule in rules for explain in rule.graph_rules for explanation in explain(graph)]
+    about_graph = [explanation for rule in rules for find in rule.graph_rules for explanation in find(graph)]
     return (*about_hooks, *about_graph)
 
 
@@ -68,7 +68,7 @@ def explain_error(message: str) -> Explanation | None:
     >>> explain_error("shape mismatch") is None
     True
     """
-    answers = (explain(message) for rule in _RULES.values() for explain in rule.error_rules)
+    answers = (find(message) for rule in _RULES.values() for find in rule.error_rules)
     return next((explanation for explanation in answers if explanation is not None), None)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fxgrad
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 from tests.support.targets import python
 
 README = Path(__file__).parents[2] / "README.md"
@@ -43,7 +43,7 @@ def test_a_hook_that_returns_something_is_named_and_verify_tells_what_it_changed
     model[0].register_full_backward_hook(lambda module, grad_input, grad_output: None)
     x = torch.ones(2, 3, requires_grad=True)
     trace = fxgrad.trace(model, x)
-    assert [told.site.hook.owner for told in explain_graph(trace.graph) if told.code == "FXG109"] == ["1"]
+    assert [told.site.hook.owner for told in explain(trace.graph) if told.code == "FXG109"] == ["1"]
     assert [entry.status for entry in trace.sites_of("0")[0].grad_output] == ["tensor"]
     assert not fxgrad.verify(model, x).ok
 

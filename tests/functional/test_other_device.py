@@ -13,7 +13,7 @@ from torch import nn
 from fxgrad import api, emulated, load
 from fxgrad.cli import main
 from fxgrad.graph import Landing
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
 
@@ -47,7 +47,7 @@ def trace(tmp_path, monkeypatch):
 
 
 def findings(trace):
-    return [told for told in explain_graph(trace.graph) if told.code == "FXG102"]
+    return [told for told in explain(trace.graph) if told.code == "FXG102"]
 
 
 @pytest.mark.filterwarnings("ignore:Using (a )?non-full backward hook:FutureWarning")

@@ -10,7 +10,7 @@ from torch.testing._internal.common_modules import module_db
 
 import fxgrad
 from fxgrad.errors import TargetError
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 from fxgrad.rules.fxg2_gradients import find_lost_gradients
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
@@ -55,6 +55,6 @@ def test_a_module_of_torch_without_hooks_is_warned_of_exactly_for_parameters_tha
         missing = without_grad(model, args, kwargs)
         if missing is not None:
             graph = observed(model, args, kwargs)
-            warned = {told.code for told in explain_graph(graph) if told.severity != "info"}
+            warned = {told.code for told in explain(graph) if told.severity != "info"}
             assert {lost.parameter.name for lost in find_lost_gradients(graph)} == missing
             assert warned <= ({"FXG201", "FXG204"} if missing else set())

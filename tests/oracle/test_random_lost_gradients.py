@@ -11,7 +11,7 @@ from torch import nn
 
 import fxgrad
 from fxgrad.errors import TargetError
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 from fxgrad.rules.fxg2_gradients import find_lost_gradients
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
@@ -163,7 +163,7 @@ def test_lost_gradients_and_overwritten_tensors_are_told_as_backward_finds_them(
         graph = fxgrad.trace(model, torch.ones(SIZE, SIZE)).graph
         missing, raises = real
         told = {lost.parameter.name for lost in find_lost_gradients(graph)}
-        overwritten = any(found.code == "FXG203" for found in explain_graph(graph))
+        overwritten = any(found.code == "FXG203" for found in explain(graph))
         compared_programs += 1
         if overwritten != raises or (not raises and told != missing):
             wrong.append((seed, told, real, overwritten))

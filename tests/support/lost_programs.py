@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 
 class Program(nn.Module):
@@ -24,7 +24,7 @@ class Program(nn.Module):
 def found(forward, *codes, loss=None, model=None):
     model = model or Program(forward)
     graph = fxgrad.trace(model, torch.ones(2, 3), loss=loss).graph
-    return [told for told in explain_graph(graph) if told.code in codes]
+    return [told for told in explain(graph) if told.code in codes]
 
 
 def told_names(findings):

@@ -10,7 +10,7 @@ from torch import nn
 
 import fxgrad
 from fxgrad.graph import Explanation
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 
 def show(*given: Any) -> None:
@@ -37,7 +37,7 @@ def tensor(*, grad: bool = True) -> torch.Tensor:
 def found(model: nn.Module, code: str, x: torch.Tensor | None = None) -> list[Explanation]:
     """What one rule says of a model."""
     graph = fxgrad.trace(model, tensor() if x is None else x).graph
-    return [told for told in explain_graph(graph) if told.code == code]
+    return [told for told in explain(graph) if told.code == code]
 
 
 def texts(told: Explanation) -> list[str]:

@@ -15,12 +15,12 @@ from fxgrad.graph import HookKind, NodeKind, Source
 from fxgrad.render.document import format_document, render_document
 from fxgrad.render.explain import compose_explanation
 from fxgrad.render.report import compose_report
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 
 def text_of(program, *, width=100, module=None):
     graph = program.graph()
-    return format_document(compose_explanation(graph, explain_graph(graph), module=module), width=width)
+    return format_document(compose_explanation(graph, explain(graph), module=module), width=width)
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_names_from_the_program_cannot_break_a_line_or_colour_it(linear):
 def test_the_terminal_gets_the_same_words(lstm_cells):
     graph = lstm_cells.graph()
     console = Console(width=100, record=True, file=StringIO())
-    console.print(render_document(compose_explanation(graph, explain_graph(graph))))
+    console.print(render_document(compose_explanation(graph, explain(graph))))
     shown = console.export_text().split()
     expected = text_of(lstm_cells).replace("`", "").split()
     assert shown == expected
@@ -192,7 +192,7 @@ def test_a_name_that_looks_like_markup_stays_a_name_on_the_terminal(linear):
     linear.sites[0] = replace(linear.sites[0], hook=linear.hooks[0])
     graph = linear.graph()
     console = Console(width=200, record=True, file=StringIO())
-    console.print(render_document(compose_report(graph, explain_graph(graph))))
+    console.print(render_document(compose_report(graph, explain(graph))))
     assert "[bold]show[/bold] :smile:" in console.export_text()
 
 
@@ -210,5 +210,5 @@ def test_how_often_a_hook_is_called_that_an_inner_backward_may_call_too_is_left_
     graph = fxgrad.trace(model, torch.ones(2, 3, requires_grad=True)).graph
     assert (
         "    fires, only backward decides how often, number 1 in the firing order at the latest\n"
-        in format_document(compose_explanation(graph, explain_graph(graph)))
+        in format_document(compose_explanation(graph, explain(graph)))
     )

@@ -6,12 +6,12 @@ from msgspec.structs import replace
 from fxgrad.render.document import Table
 from fxgrad.render.markdown import escape_prose, format_markdown
 from fxgrad.render.report import compose_report
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 
 def report_of(program):
     graph = program.graph()
-    return format_markdown(compose_report(graph, explain_graph(graph)), title="Backward graph")
+    return format_markdown(compose_report(graph, explain(graph)), title="Backward graph")
 
 
 def test_the_report_has_a_title_and_sections(linear):

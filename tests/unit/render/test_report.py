@@ -13,12 +13,12 @@ from fxgrad.graph import HookKind, NodeKind
 from fxgrad.predict import predict
 from fxgrad.render.document import format_document
 from fxgrad.render.report import compose_report
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 
 def report_of(program, *, width=100):
     graph = program.graph()
-    return format_document(compose_report(graph, explain_graph(graph)), width=width)
+    return format_document(compose_report(graph, explain(graph)), width=width)
 
 
 def test_lstm_cells_are_reported_as_in_the_golden_file(lstm_cells, repository, overwrite):

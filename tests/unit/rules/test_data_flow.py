@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 from fxgrad.rules.data_flow import DataFlow
 
 
@@ -51,4 +51,4 @@ def test_an_operation_that_uses_a_later_one_is_followed_only_onwards():
     first, *rest = graph.forward
     circular = replace(graph, forward=(replace(first, inputs=(rest[-1].name,)), *rest))
     assert DataFlow(circular).sources[first.name] == ()
-    assert [told.code for told in explain_graph(circular)] == [told.code for told in explain_graph(graph)]
+    assert [told.code for told in explain(circular)] == [told.code for told in explain(graph)]

@@ -4,13 +4,13 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, Landing, NodeKind, OtherDevice
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 # FXG101 and FXG103
 
 
 def told(graph, code):
-    return [explanation for explanation in explain_graph(graph) if explanation.code == code]
+    return [explanation for explanation in explain(graph) if explanation.code == code]
 
 
 def test_legacy_hook_is_told_that_it_sits_on_one_node(linear):
@@ -95,7 +95,7 @@ def test_a_module_that_is_one_function_of_its_arguments_is_only_an_info(program)
 def test_no_other_kind_of_hook_is_told_about_nodes_and_modules(linear, kind):
     linear.hooks[0] = replace(linear.hooks[0], kind=kind)
     linear.sites[0] = replace(linear.sites[0], hook=linear.hooks[0])
-    assert {found.code for found in explain_graph(linear.graph())} & {"FXG101", "FXG102", "FXG103"} == set()
+    assert {found.code for found in explain(linear.graph())} & {"FXG101", "FXG102", "FXG103"} == set()
 
 
 def test_a_hook_without_a_node_is_not_told_where_it_sits(linear):
@@ -210,7 +210,7 @@ ON_THE_CPU = (
 
 def told_of_kernels(program, other):
     program.info = replace(program.info, other_device=other)
-    return [explanation for explanation in explain_graph(program.graph()) if explanation.code == "FXG102"]
+    return [explanation for explanation in explain(program.graph()) if explanation.code == "FXG102"]
 
 
 def test_both_sides_are_shown_with_the_nodes_and_the_numbers_of_entries(lstm_cells):

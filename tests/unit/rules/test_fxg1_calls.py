@@ -4,12 +4,12 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import HookKind
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 from fxgrad.rules.fxg1_hook_code import describe_return
 
 
 def told(graph, code):
-    return [explanation for explanation in explain_graph(graph) if explanation.code == code]
+    return [explanation for explanation in explain(graph) if explanation.code == code]
 
 
 def rehooked(program, **changes):

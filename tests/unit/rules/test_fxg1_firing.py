@@ -7,13 +7,13 @@ from torch import nn
 
 import fxgrad
 from fxgrad.graph import FullHookSetup, HookKind
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 # FXG104 and FXG105
 
 
 def told(graph, code):
-    return [explanation for explanation in explain_graph(graph) if explanation.code == code]
+    return [explanation for explanation in explain(graph) if explanation.code == code]
 
 
 def silent(program, kind=HookKind.MODULE_BACKWARD, *, reason="it has its reasons", call=True, **about_call):

@@ -4,11 +4,11 @@ import pytest
 from msgspec.structs import replace
 
 from fxgrad.graph import HookKind
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 
 def told(graph, code):
-    return [explanation for explanation in explain_graph(graph) if explanation.code == code]
+    return [explanation for explanation in explain(graph) if explanation.code == code]
 
 
 def call(program, kind, *, inputs, outputs):

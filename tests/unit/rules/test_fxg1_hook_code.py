@@ -11,7 +11,7 @@ from ruled_programs import found, show, tensor, texts
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain_graph
+from fxgrad.rules import explain
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch warns of much that is done here
 
@@ -83,7 +83,7 @@ def gradients(register, *, hooked):
 
 def finding(register):
     graph = fxgrad.trace(made(register), torch.ones(2, 3, requires_grad=True)).graph
-    (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
+    (told,) = [told for told in explain(graph) if told.code == "FXG109"]
     return told
 
 
@@ -128,7 +128,7 @@ def test_what_is_replaced_is_what_the_kind_of_hook_replaces(register, replaced):
 def test_a_full_hook_without_an_input_that_requires_grad_can_change_nothing():
     model = made(full_on_the_first)
     graph = fxgrad.trace(model, torch.ones(2, 3)).graph
-    (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
+    (told,) = [told for told in explain(graph) if told.code == "FXG109"]
     assert "No leaf gets its gradient from there, so no .grad changes." in told.because
     assert told.fix == (
         "return None, or a tuple of 1 entry in place of grad_input: (None,) (with None where an entry is None)"
@@ -145,7 +145,7 @@ def test_leaves_behind_a_reentrant_checkpoint_are_not_counted():
     model = made(full_pre)
     model.second.register_forward_pre_hook(lambda module, args: (checkpoint(model.third, *args, use_reentrant=True),))
     graph = fxgrad.trace(model, torch.ones(2, 3, requires_grad=True)).graph
-    (told,) = [told for told in explain_graph(graph) if told.code == "FXG109"]
+    (told,) = [told for told in explain(graph) if told.code == "FXG109"]
     assert "what a nested backward behind it uses." in told.because
 
 
@@ -243,11 +243,7 @@ def lives_on(register, *, mend=False):
     output.grad_fn.metadata["token"] = token
     loss = output * 2
     register(model, output.detach() if mend else output, output, loss.detach() if mend else loss, loss)
-    told = [
-        each
-        for each in explain_graph(fxgrad.capture(loss.sum(), model, node_hooks=True).graph)
-        if each.code == "FXG116"
-    ]
+    told = [each for each in explain(fxgrad.capture(loss.sum(), model, node_hooks=True).graph) if each.code == "FXG116"]
     reference = weakref.ref(token)
     del token, output, loss
     gc.collect()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxgrad
-from fxgrad.rules import explain_error, explain_graph
+from fxgrad.rules import explain, explain_error
 from tests.support.needs import needs_saved_tensors
 
 
@@ -23,7 +23,7 @@ class Program(nn.Module):
 
 def found(forward):
     graph = fxgrad.trace(Program(forward), torch.ones(2, 3, requires_grad=True)).graph
-    return [told for told in explain_graph(graph) if told.code == "FXG203"]
+    return [told for told in explain(graph) if told.code == "FXG203"]
 
 
 def raises(forward):
@@ -145,7 +145,7 @@ def test_a_change_that_raises_nothing_is_no_finding(forward):
 def test_batch_norm_in_training_is_no_finding():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(inplace=True))
     graph = fxgrad.trace(model, torch.randn(4, 3)).graph
-    assert [told.code for told in explain_graph(graph)] == []
+    assert [told.code for told in explain(graph)] == []
 
 
 @needs_saved_tensors

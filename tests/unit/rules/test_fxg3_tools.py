@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 import fxgrad
-from fxgrad.rules import explain_error, explain_graph
+from fxgrad.rules import explain, explain_error
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch warns of much that is done here
 
@@ -80,7 +80,7 @@ TRACED = (of_a_buffer, of_a_constant, by_item_alone, without_a_question)
 
 def told(model, *args):
     trace = fxgrad.trace(model, args or (torch.ones(2, 3),))
-    found = [finding for finding in explain_graph(trace.graph) if finding.code == "FXG301"]
+    found = [finding for finding in explain(trace.graph) if finding.code == "FXG301"]
     return [finding for finding in found if "would raise" in finding.headline]
 
 
@@ -113,7 +113,7 @@ def test_a_question_inside_a_module_that_is_called_as_a_whole_does_not_matter():
 
 def test_a_question_of_the_loss_function_is_none_of_forward():
     trace = fxgrad.trace(nn.Linear(3, 3), torch.ones(2, 3), loss=lambda y: y.sum() if y.sum() > 0 else y.mean())
-    assert [found for found in explain_graph(trace.graph) if found.code == "FXG301"] == []
+    assert [found for found in explain(trace.graph) if found.code == "FXG301"] == []
 
 
 def test_the_line_is_told_and_how_many_more_there_are():
@@ -185,7 +185,7 @@ def fired_by(run, fired):
 
 def found(model, code, x=None):
     graph = fxgrad.trace(model, tensor() if x is None else x).graph
-    return [told for told in explain_graph(graph) if told.code == code]
+    return [told for told in explain(graph) if told.code == code]
 
 
 def paths_of(findings):
@@ -418,7 +418,7 @@ def test_a_hook_in_a_compiled_module_is_told_with_the_reason():
 def test_a_captured_graph_with_a_compiled_region_is_told():
     compiled = torch.compile(Inner(), backend="aot_eager")
     graph = fxgrad.capture(compiled(tensor())).graph
-    (told,) = [told for told in explain_graph(graph) if told.code == "FXG303"]
+    (told,) = [told for told in explain(graph) if told.code == "FXG303"]
     assert (told.severity, told.headline) == ("info", "1 node of the graph is made by torch.compile")
     assert told.because == (
         "`CompiledFunctionBackward_0`: operations inside have no nodes of their own, so hooks on modules or tensors "
