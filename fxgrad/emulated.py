@@ -50,7 +50,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop())
 from fxgrad.emulated import answer_question
-answer_question()
+answer_question(sys.stdin.buffer.read())
 """
 """Not -m, which would put the current folder first on the path, with whatever modules lie there. While it imports torch,
 an interrupt ends it without a word."""
@@ -165,9 +165,9 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
 # In the new interpreter
 
 
-def answer_question() -> None:
-    """Answer one question: the JSON object on stdin says which, and in which file the answer is awaited."""
-    question = json.loads(sys.stdin.buffer.read())
+def answer_question(text: str | bytes) -> None:
+    """Answer one question: a JSON object that says which, and in which file the answer is awaited."""
+    question = json.loads(text)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         answer: dict[str, Any] = {"result": records_to_json(_run(question))}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tally
+from interpreters import fast_interpreters  # noqa: F401
 from module_hooks import notebook  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent

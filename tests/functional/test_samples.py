@@ -32,6 +32,7 @@ def needs_of(sample: str) -> list[pytest.MarkDecorator]:
     return needs_of_command(" ".join(commands_of(sample)))
 
 
+@pytest.mark.usefixtures("fast_interpreters")
 @pytest.mark.parametrize("sample", [pytest.param(sample, marks=needs_of(sample)) for sample in SAMPLES])
 def test_sample_prints_the_report_beside_it(sample: str, repository: Path, overwrite: bool) -> None:
     printed = [f"$ {command}\n{without_versions(printed_by(command, repository))}\n" for command in commands_of(sample)]
@@ -59,6 +60,7 @@ def test_check_tells_the_warnings_and_errors_of_the_report(sample: str, reposito
     assert set(format_choices) == {(code, severity) for code, severity in told if severity != "info"}
 
 
+@pytest.mark.usefixtures("fast_interpreters")
 @pytest.mark.parametrize("sample", [pytest.param(sample, marks=needs_of(sample)) for sample in SAMPLES])
 def test_the_commands_in_a_samples_docstring_run(sample: str, repository: Path) -> None:
     docstring = (

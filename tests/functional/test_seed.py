@@ -1,6 +1,6 @@
 """The question that started fxgrad, and programs like it: the answer is computed, not remembered.
 
-Each program is traced on the fake accelerator in an interpreter of its own, where backward then runs on fake tensors.
+Each program is traced on the emulated accelerator in a process of its own, where backward then runs on fake tensors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from fxgrad import api
 from fxgrad.graph import HookSite
 from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation, needs_saved_tensors
+
+pytestmark = pytest.mark.usefixtures("fast_interpreters")
 
 PROGRAM = """
 import torch
