@@ -2,10 +2,10 @@
 
     python tests/mutants.py --count 40 --seed 1 --jobs 2 fxgrad/predict fxgrad/rules
 
-Works in scratch copies of the checkout. A first run of the rooms' unit tests, and of those that hold what is said of
-sample programs, records which test executes which line; each mutant then goes to the tests that execute its line, the
-quickest first. What survives is a line that no test
-looks at, or a change that makes no difference: a reader decides.
+Works in scratch copies of the checkout. A first run of the rooms' unit tests and doctests, and of those that hold what
+is said of sample programs, records which test executes which line; each mutant then goes to the tests that execute its
+line, the quickest first. What survives is a line that no test looks at, or a change that makes no difference: a reader
+decides.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def record_lines(copy: Path, rooms: list[str]) -> dict[str, dict[str, Any]]:
     target = copy / "executed_lines.json"
     units = [f"tests/unit/{room.removeprefix('fxgrad/')}" for room in rooms]
     environment = {"EXECUTED_LINES": str(target), "EXECUTED_ROOMS": os.pathsep.join(rooms)}
-    if not run_tests(copy, [*units, *PROGRAMS], "-p", "executed_lines", **environment):
+    if not run_tests(copy, [*units, *rooms, *PROGRAMS], "-p", "executed_lines", **environment):
         raise SystemExit(f"the tests fail without a mutant:\n{(copy / 'pytest.log').read_text(encoding='utf-8')}")
     tests: dict[str, dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
     return tests

@@ -243,6 +243,16 @@ def test_a_householder_product_without_reflectors_has_no_gradient(reflectors, st
     assert statuses == [status, status]
 
 
+def test_whether_there_are_reflectors_is_known_of_a_tau_that_requires_no_grad_where_it_was_recorded():
+    captured = predicted_for(torch.linalg.householder_product(leaf(3, 3), torch.zeros(0)))
+    assert entries(captured, "LinalgHouseholderProductBackward0_0")[0][0] == "unknown"
+    model = FromFunction(lambda self, x: torch.linalg.householder_product(x, torch.zeros(0)))
+    model.register_backward_hook(lambda *_: None)
+    (site,) = fxgrad.trace(model, leaf(3, 3)).sites
+    assert [gradient.status for gradient in site.grad_input] == ["none", "none"]
+    assert fxgrad.verify(model, leaf(3, 3)).ok
+
+
 def test_which_gradients_a_second_derivative_has_is_unknown():
     x, weight = leaf(1, 1, 4), leaf(1, 1, 2)
     y = torch.nn.functional.conv1d(x, weight)
