@@ -116,6 +116,38 @@ def test_the_argument_that_comes_back_is_named_by_its_place():
     assert "Second.forward returned its argument `rest[0]` unchanged: " in finding.because
 
 
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (4, ""), (6, "; 2 more.")])
+def test_parameters_further_down_than_fit_are_counted(count, more):
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for number in range(count):
+                self.register_parameter(f"weight{number}", nn.Parameter(torch.ones(3, 3)))
+
+        def forward(self, x):
+            return torch.cat([x, *[weight.t() for weight in self.parameters()]])
+
+    model = Chain()
+    model.register_backward_hook(show)
+    (finding,) = told(fxgrad.trace(model, torch.ones(2, 3)).graph, "FXG101")
+    verb = "is the gradient of" if count == 1 else "are the gradients of"
+    assert f"Further down {verb} `weight0`" in finding.because
+    assert (" more." in finding.because) == bool(more)
+    assert more in finding.because
+
+
+def test_a_single_result_in_a_container_is_to_be_returned_beside_it(program):
+    program.node("ExpBackward0_0", (4, 3), arguments=[("self", "AccumulateGrad_0")])
+    program.leaf("AccumulateGrad_0", "x", 4, 3, kind="input")
+    program.module("m", "M")
+    outputs = [program.ref(("result", 0), 4, 3), program.ref(("result", 1, 0), 4, 3)]
+    call = program.call("m", "M", outputs=outputs)
+    program.site(program.hook(HookKind.MODULE_FULL_BACKWARD_PRE, "m"), call, "ExpBackward0_0")
+    (finding,) = told(program.graph(), "FXG107")
+    assert "result[1][0] is inside a container." in finding.because
+    assert finding.fix == "return it in one flat tuple, or use Tensor.register_hook on it"
+
+
 class Asks(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
