@@ -108,7 +108,7 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.IfExp(test, orelse, body)
         case ast.Call(func=func, args=[first, second, *rest], keywords=keywords):
             yield ast.Call(func, [second, first, *rest], keywords)
-        case ast.Return(value=ast.expr() as value) if ast.unparse(value) != "None":
+        case ast.Return(value=ast.expr() as value) if ast.unparse(value) not in ("None", "False"):  # both are false
             yield ast.Return(ast.Constant(None))
         case ast.If(test=test, body=body, orelse=orelse):
             yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)

@@ -74,9 +74,8 @@ def test_more_reasons_than_fit_are_counted(program):
         call = program.call("m", "M", outputs=[program.ref(("result",), 4, 3)])
         program.site(hook, call, fires=False, reason=f"of reason {number}")
     (finding,) = told(program.graph(), "FXG104")
-    shown = finding.because.count("of reason ")
-    assert finding.because.endswith(f" And {7 - shown} more reasons.")
-    assert 0 < shown < 6
+    assert finding.because.count("of reason ") == 3
+    assert finding.because.endswith(" And 4 more reasons.")
 
 
 def test_a_single_call_that_carries_a_removed_hook_carries_it(linear):
