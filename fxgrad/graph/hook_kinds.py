@@ -31,7 +31,7 @@ class HookArguments(enum.Enum):
     CALL_GRAD_OUTPUT = "grad_output of the module call"
     GRADIENT = "one gradient"
     GRADIENTS = "one gradient per tensor"
-    LEAF = "the leaf, after its .grad is updated"
+    LEAF = "the leaf, once AccumulateGrad has run"
 
 
 class HookMoment(enum.IntEnum):

@@ -2,7 +2,7 @@
 
 from fxgrad.graph import BackwardCall
 from fxgrad.predict.places import find_landings, find_places
-from fxgrad.predict.reasons import find_unreached_nodes
+from fxgrad.predict.reasons import find_refused_leaves, find_unreached_nodes
 from fxgrad.predict.simulation import NodePrediction, find_order_caveat, predict_nodes
 from fxgrad.predict.sites import predict, set_backward_call
 
@@ -12,6 +12,7 @@ __all__ = [
     "find_landings",
     "find_order_caveat",
     "find_places",
+    "find_refused_leaves",
     "find_unreached_nodes",
     "predict",
     "predict_nodes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Node, NodeKind
-from fxgrad.graph.hook_kinds import HookMoment
+from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.text import escape, join_words, pluralize
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
@@ -39,6 +39,45 @@ def _explain_no_arrival(simulation: Simulation, node: Node, slot: int) -> str:
     labels = [escape(simulation.graph.nodes[user].label) for user in executed[:_MOST_LABELS]]
     named = join_words(labels, most=_MOST_LABELS, total=len(executed))
     return f"{named} {pluralize(len(executed), 'returns', plural='return')} None for it"
+
+
+def explain_leaf_without_grad(simulation: Simulation, site: HookSite) -> str:
+    """What to add to the reason of a hook that gets a leaf whose .grad may stay as it is; "" if a gradient arrives."""
+    if site.node is None or site.hook.kind.arguments is not HookArguments.LEAF:
+        return ""
+    why = explain_grad_output(simulation, simulation.graph.nodes[site.node], 0)
+    if simulation.grad_outputs[site.node][0] == NONE:
+        return f", and gets None: {why}, so .grad stays as it is"
+    return "" if why is None else f"; {why}"
+
+
+def find_refused_leaves(graph: BackwardGraph) -> dict[int, tuple[tuple[Node, str], ...]]:
+    """Return the AccumulateGrad nodes that backward runs with None, each with the nodes that end the way to it, and why.
+
+    Such a node receives a gradient and returns None for one of its edges, behind which the leaf is. Leaves that a nested
+    backward may reach as well are left out.
+    """
+    simulation = simulate(graph)
+    refusers: dict[int, dict[int, str]] = {}
+    for node in graph.nodes:  # in topological order
+        if simulation.runs(node.id) and all(status == NONE for status in simulation.grad_outputs[node.id]):
+            refusers[node.id] = _find_refusers(simulation, node, refusers)
+    leaves = (leaf for leaf in refusers if graph.nodes[leaf].kind.is_leaf and not simulation.is_shared(leaf))
+    return {leaf: tuple((graph.nodes[node], why) for node, why in sorted(refusers[leaf].items())) for leaf in leaves}
+
+
+def _find_refusers(simulation: Simulation, node: Node, known: dict[int, dict[int, str]]) -> dict[int, str]:
+    """The nearest nodes before one that gets only None, which receive a gradient, each with why it returns None."""
+    found: dict[int, str] = {}
+    slots = [(node.id, slot) for slot in range(len(node.grad_outputs))]
+    for user in {user for slot in slots for user in simulation.graph.users_of_slots.get(slot, ())}:
+        before = simulation.graph.nodes[user]
+        if user in known:
+            found.update(known[user])
+        elif simulation.runs(user):
+            index = next(index for index, edge in enumerate(before.edges) if edge.next_node == node.id)
+            found[user] = explain_grad_input(simulation, before, index) or ""
+    return found
 
 
 def explain_grad_input(simulation: Simulation, node: Node, index: int) -> str | None:

@@ -23,7 +23,13 @@ from fxgrad.predict.entries import (
 )
 from fxgrad.predict.firing import HookCall, HookCalls
 from fxgrad.predict.places import find_places
-from fxgrad.predict.reasons import explain_nesting, explain_silence, explain_uncounted, explain_undecided
+from fxgrad.predict.reasons import (
+    explain_leaf_without_grad,
+    explain_nesting,
+    explain_silence,
+    explain_uncounted,
+    explain_undecided,
+)
 from fxgrad.predict.simulation import Simulation, simulate
 
 _Choice = TypeVar("_Choice", bound=str | None)
@@ -127,6 +133,7 @@ def _predict_call(simulation: Simulation, calls: HookCalls, call: HookCall, orde
     grad_input, grad_output = _list_entries(simulation, calls, call, site)
     site = replace(site, order=order, grad_input=grad_input, grad_output=grad_output)
     is_by_others = call.site in calls.by_others
+    site = replace(site, reason=site.reason + explain_leaf_without_grad(simulation, site))
     undecided = explain_nesting(simulation) if is_by_others else explain_undecided(simulation, site)
     if undecided is not None:
         return replace(_mark_shared(simulation, site), fires=None, times=None, reason=undecided)

@@ -207,10 +207,11 @@ def _tabulate_lost(graph: BackwardGraph) -> Section:
     lost, left = find_lost_gradients(graph), find_unreached_nodes(graph)
     parameters = graph.parameters
     reasons = {each.parameter.name: describe_lost_gradient(graph, each) for each in lost[:_MOST_ROWS]}
-    missing = [each for each in parameters if each.requires_grad and (each.node is None or each.node in left)]
+    names = {each.parameter.name for each in lost}
+    missing = [each for each in parameters if each.requires_grad and (each.name in names or each.node in left)]
     frozen = sum(not each.requires_grad for each in parameters)
     rows = [
-        (quote_code(each.name), format_meta(each.meta), reasons[each.name] if each.node is None else left[each.node])
+        (quote_code(each.name), format_meta(each.meta), reasons.get(each.name) or left[each.node or 0])
         for each in missing[:_MOST_ROWS]
     ]
     section = _make_table(

@@ -172,7 +172,7 @@ def describe_argument(hook: Hook) -> str:
     """What a hook gets that is no tuple of gradients; "" for those that get one."""
     match hook.kind.arguments:
         case HookArguments.LEAF:
-            return f"receives {quote_code(hook.owner)} itself, after its .grad is updated"
+            return f"receives {quote_code(hook.owner)} itself, once AccumulateGrad has run"
         case HookArguments.GRADIENT if hook.kind.moment is HookMoment.RETAIN_GRAD:
             return f"stores the gradient in {quote_code(hook.owner)}.grad"
         case HookArguments.GRADIENTS if hook.mode == _ALL:

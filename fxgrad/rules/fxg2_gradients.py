@@ -6,9 +6,10 @@ import enum
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, Source, Variable
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source, Variable
 from fxgrad.graph.names import join_labels
-from fxgrad.graph.text import count_noun, join_words, name_module, pluralize, quote_code
+from fxgrad.graph.text import count_noun, escape, join_words, name_module, pluralize, quote_code
+from fxgrad.predict import find_refused_leaves
 from fxgrad.rules.data_flow import (
     DataFlow,
     advise_on_cut,
@@ -32,6 +33,7 @@ class WhyLost(enum.Enum):
     ``UNUSED``      no recorded operation uses the parameter
     ``CUT``         what was computed from it stops requiring grad on the way to the output
     ``NOT_PASSED``  an operation of the backward graph uses it, or what was computed from it, and gives it no gradient
+    ``REFUSED``     a node that receives a gradient returns None for it, or on the way to it
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
     ``DROPPED``     the output does not depend on what was computed from it
     ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
@@ -41,6 +43,7 @@ class WhyLost(enum.Enum):
     UNUSED = "unused"
     CUT = "cut"
     NOT_PASSED = "not passed"
+    REFUSED = "refused"
     NOT_ASKED = "not asked"
     DROPPED = "dropped"
     RECOMPUTED = "recomputed"
@@ -50,20 +53,25 @@ class WhyLost(enum.Enum):
 class LostGradient(NamedTuple):
     """A parameter that no gradient reaches, and where its gradient is lost: the operations, in order.
 
-    For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it.
+    For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it. For ``REFUSED``,
+    ``refusers`` are the nodes that return None, each with why.
     """
 
     parameter: Variable
     why: WhyLost
     at: tuple[FxNode, ...] = ()
+    refusers: tuple[tuple[Node, str], ...] = ()
 
 
 def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
-    """Every parameter that requires grad and that the roots do not lead to, in the order of the variables."""
+    """Every parameter that requires grad and gets none from the roots, in the order of the variables."""
+    refused = find_refused_leaves(graph)
     missing = [
         variable
         for variable in graph.variables
-        if variable.kind == "parameter" and variable.requires_grad and variable.node is None
+        if variable.kind == "parameter"
+        and variable.requires_grad
+        and (variable.node is None or variable.node in refused)
     ]
     if not missing:
         return ()
@@ -74,7 +82,9 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     found = []
     for parameter in missing:
         names = [getters[name] for name in (parameter.name, *parameter.aliases) if name in getters]
-        if not graph.forward:
+        if parameter.node is not None:
+            found.append(LostGradient(parameter, WhyLost.REFUSED, refusers=refused[parameter.node]))
+        elif not graph.forward:
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED if graph.nesting else WhyLost.UNKNOWN))
         elif not graph.nests_in_checkpoints:
             # a custom Function is recorded as one call with its arguments; what else its code uses is unknown
@@ -120,6 +130,9 @@ def _summarize(lost: LostGradient) -> str:
             return summarize_cut(lost.at[0])
         case WhyLost.NOT_PASSED:
             return f"{name_operation(lost.at[0])}{end_at(_find_source(lost))} passes no gradient back"
+        case WhyLost.REFUSED:
+            node, _ = lost.refusers[0]
+            return f"{_name_refuser(node)}{end_at(node.source)} returns None for it"
         case WhyLost.NOT_ASKED:
             return "no gradient reaches the output that depends on it"
         case WhyLost.DROPPED if lost.at and lost.at[0].taken:
@@ -132,7 +145,15 @@ def _summarize(lost: LostGradient) -> str:
             return "no root depends on it"
 
 
+def _name_refuser(node: Node) -> str:
+    if node.kind is NodeKind.CUSTOM_FUNCTION:
+        return f"the backward of {quote_code(node.name.removesuffix('Backward'))}"
+    return escape(node.label)
+
+
 def _find_source(lost: LostGradient) -> Source | None:
+    if lost.refusers:
+        return lost.refusers[0][0].source
     first = lost.at[0] if lost.at else None
     if first is None:
         return None
@@ -179,6 +200,7 @@ _FXG201 = Page(
 
 _MOST_PLACES = 3
 _REQUIRES_GRAD_CPP = "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
+_ACCUMULATE_GRAD_CPP = "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
 _UNANSWERED = (WhyLost.UNUSED, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
 
 
@@ -190,18 +212,19 @@ def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
             places = dict.fromkeys(
                 (fx_node.source, name_operation(fx_node), fx_node.grad_enabled) for fx_node in lost.at
             )
-            groups.setdefault((lost.why, *places), []).append(lost)
+            groups.setdefault((lost.why, lost.refusers, *places), []).append(lost)
     yield from (_explain_group(graph, group) for group in groups.values())
 
 
 def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Explanation:
     first = group[0]
+    advice, freezing = _advise_on_loss(first), _advise_freezing(group)
     return Explanation(
         code="FXG201",
         severity="warning",
         headline=f"no gradient reaches {_join_parameters(group)}: {_summarize(first)}",
         because=" ".join(_list_loss_reasons(graph, first, _choose_pronoun(group))),
-        fix=f"{_advise_on_loss(first)}, {_advise_freezing(group)}",
+        fix=f"{advice}, or {freezing}" if advice else freezing,
         owner=first.parameter.name,
         source=_find_source(first),
     )
@@ -217,7 +240,7 @@ def _choose_pronoun(group: Sequence[LostGradient]) -> str:
 
 def _advise_freezing(group: Sequence[LostGradient]) -> str:
     them, they = ("it", "it") if len(group) == 1 else ("them", "they")
-    return f"or freeze {them} with requires_grad_(False) if {they} should not be trained"
+    return f"freeze {them} with requires_grad_(False) if {they} should not be trained"
 
 
 def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> Iterator[str]:
@@ -230,15 +253,28 @@ def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> I
                 assert may_carry_gradient(fx_node)
                 at, name = begin_at(fx_node.source), name_operation(fx_node)
                 yield f"{at}, {name} uses {them} and returns no gradient for {them}."
+        case WhyLost.REFUSED:
+            yield from (_explain_refuser(lost, node, why, them) for node, why in lost.refusers[:_MOST_PLACES])
         case WhyLost.NOT_ASKED:
             yield f"An output of forward depends on {them} but gets no gradient from the roots:"
             yield f"{graph.info.root_rule}."
         case _:
             yield from map(_explain_last_use, lost.at[:_MOST_PLACES])
             yield "No recorded operation leads from there to the output."
-    if len(lost.at) > _MOST_PLACES:
-        yield f"And at {count_noun(len(lost.at) - _MOST_PLACES, 'more place')}."
-    yield f"Backward leaves .grad unchanged: None at first. {_REQUIRES_GRAD_CPP}"
+    more = max(len(lost.at), len(lost.refusers)) - _MOST_PLACES
+    if more > 0:
+        yield f"And at {count_noun(more, 'more place')}."
+    where = _ACCUMULATE_GRAD_CPP if lost.refusers else _REQUIRES_GRAD_CPP
+    yield f"Backward leaves .grad unchanged: None at first. {where}"
+
+
+def _explain_refuser(lost: LostGradient, node: Node, why: str, them: str) -> str:
+    computed = "" if any(edge.next_node == lost.parameter.node for edge in node.edges) else "what was computed from "
+    because = "" if node.kind is NodeKind.CUSTOM_FUNCTION else f": {why}"
+    return (
+        f"{begin_at(node.source)}, forward made {escape(node.label)}. It receives a gradient and returns None for "
+        f"{computed}{them}{because}."
+    )
 
 
 def _explain_last_use(fx_node: FxNode) -> str:
@@ -253,6 +289,11 @@ def _advise_on_loss(lost: LostGradient) -> str:
             return advise_on_cut(lost.at[0])
         case WhyLost.NOT_PASSED:
             return f"replace {name_operation(lost.at[0])} with an operation that is differentiable in this argument"
+        case WhyLost.REFUSED if lost.refusers[0][0].kind is NodeKind.CUSTOM_FUNCTION:
+            function = lost.refusers[0][0].name.removesuffix("Backward")
+            return f"return its gradient from {quote_code(f'{function}.backward')}"
+        case WhyLost.REFUSED:
+            return ""
         case WhyLost.NOT_ASKED:
             return "use that output in what you call backward on"
         case _ if lost.at and lost.at[0].taken:
@@ -413,7 +454,7 @@ def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
             headline=f"autograd sees no use of {_join_parameters(unused)}",
             because=" ".join(_list_unused_reasons(graph, unused)),
             fix=(
-                f"use {_choose_pronoun(unused)}, {_advise_freezing(unused)}; with DistributedDataParallel, pass "
+                f"use {_choose_pronoun(unused)}, or {_advise_freezing(unused)}; with DistributedDataParallel, pass "
                 "find_unused_parameters=True"
             ),
             owner=unused[0].parameter.name,

@@ -132,7 +132,7 @@ def test_a_long_tuple_is_cut_and_says_so(linear):
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (HookKind.POST_ACCUMULATE_GRAD, "receives `fc.weight` itself, after its .grad is updated"),
+        (HookKind.POST_ACCUMULATE_GRAD, "receives `fc.weight` itself, once AccumulateGrad has run"),
         (HookKind.RETAIN_GRAD, "stores the gradient in `fc.weight`.grad"),
         (HookKind.TENSOR, "the gradient  (20, 10)  fc.weight"),
     ],
