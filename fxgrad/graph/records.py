@@ -27,6 +27,7 @@ Status = Literal["tensor", "none", "unknown"]
 """What an entry of grad_input or grad_output is: a Tensor, None, or one or the other as backward decides."""
 
 VariableKind = Literal["parameter", "buffer", "input", "other leaf"]
+HeldBy = Literal["forward", "module", "attribute"]
 Checkpoint = Literal["reentrant", "non-reentrant", "function"]
 MultiGradMode = Literal["all", "any"]
 
@@ -196,6 +197,8 @@ class Node(Record, frozen=True):
     ``nested_backward``  if the node's own Python code starts a backward: the slots of this graph, as (node, slot), that this
                          may enter besides the leaves that it uses; (None, 0) stands for what the roots do not reach
     ``returned``         of a custom Function: what its backward returns; None if its code does not say
+    ``saturated``        whether every element of what a ReLU, a clamp or the like got in forward was where its derivative is
+                         zero; False also where the values were not looked at
     """
 
     id: int
@@ -220,6 +223,7 @@ class Node(Record, frozen=True):
     overwritten: tuple[str, ...] = ()
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
     returned: Returned | None = None
+    saturated: bool = False
 
     @property
     def short_name(self) -> str:
@@ -275,6 +279,10 @@ class Variable(Record, frozen=True):
     """A leaf or a named tensor: ``kind`` is "parameter", "buffer", "input" or "other leaf".
 
     ``name`` is unique in the graph; ``aliases`` are its other qualified names (tied weights).
+
+    ``held_by``  of a leaf that ``model.parameters()`` does not have, or has only since forward: "module" for a parameter of
+                 a module that the model does not register, "attribute" for a plain attribute of a module or in one,
+                 "forward" for what was made while forward ran, by the line ``made_at``; None: not known
     """
 
     name: str
@@ -286,6 +294,8 @@ class Variable(Record, frozen=True):
     retains_grad: bool = False
     node: int | None = None
     slot: int = 0
+    held_by: HeldBy | None = None
+    made_at: Source | None = None
 
 
 class Module(Record, frozen=True):

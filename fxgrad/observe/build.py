@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn.modules import module as module_hooks
@@ -26,11 +27,11 @@ from fxgrad.graph import (
     Value,
     Variable,
 )
-from fxgrad.graph.records import SCHEMA_VERSION, Taken
+from fxgrad.graph.records import SCHEMA_VERSION, HeldBy, Taken
 from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.accelerator.device import public_name
 from fxgrad.observe.autograd.node_records import NodeNotes, make_node_records
-from fxgrad.observe.autograd.operands import Operands, find_overwritten
+from fxgrad.observe.autograd.operands import Operands, find_overwritten, find_saturated
 from fxgrad.observe.autograd.provenance import Timeline
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 from fxgrad.observe.hooks.records import HookRecords
@@ -40,10 +41,10 @@ from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_backward_kind
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
 from fxgrad.observe.record.frames import find_stack_source
-from fxgrad.observe.record.names import get_table, list_argument_names
+from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import is_leaf, read_origin
+from fxgrad.observe.record.tensors import identify_memory, is_leaf, read_origin
 from fxgrad.version import __version__
 
 _LONGEST_ARGUMENTS = 2_000
@@ -101,7 +102,15 @@ def device_of(tensors: Iterable[torch.Tensor]) -> str:
 
 
 def _make_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]:
-    """The records of the nodes, in id order: all that is known of one beforehand, so that each is made once."""
+    """The records of the nodes, in id order."""
+    nodes, saturated = _describe_nodes(observed, hooks), find_saturated(observed.walked)
+    if not saturated:
+        return nodes
+    return tuple([replace(node, saturated=True) if node.id in saturated else node for node in nodes])
+
+
+def _describe_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]:
+    """The records of the nodes: all that is known of one beforehand, so that each is made once."""
     walked, recorder, forward, ownership = observed.walked, observed.recorder, observed.forward, observed.ownership
     named = observed.tensor_names.named
     variables = {walked.ids[node]: named[leaf].name for leaf, node in observed.leaves.items()}
@@ -235,6 +244,7 @@ def _make_tensor_ref(seen: TensorSnapshot, observed: ObservedGraph) -> TensorRef
 
 
 def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
+    made = _find_leaves_made_in_forward(observed)
     for named in filter(observed.is_variable, observed.tensor_names.named.values()):
         tensor = named.tensor
         has_node = tensor.requires_grad and id(tensor) not in observed.leaves
@@ -251,7 +261,38 @@ def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
             retains_grad=tensor.retains_grad,
             node=node,
             slot=slot,
+            held_by=_find_holder(named, made.get(id(tensor))),
+            made_at=find_stack_source(made[id(tensor)].stack) if id(tensor) in made else None,
         )
+
+
+def _find_holder(named: NamedTensor, made: OpEvent | None) -> HeldBy | None:
+    """A leaf of forward's own that is no nn.Parameter is not meant to be trained: a gradient is asked for there."""
+    if made is None:
+        return named.held_by
+    return "forward" if is_a(named.tensor, nn.Parameter) else None
+
+
+def _find_leaves_made_in_forward(observed: ObservedGraph) -> dict[int, OpEvent]:
+    """By the identity of a leaf, the recorded call that returned the memory that it is in: torch makes an nn.Parameter
+    out of a tensor's memory."""
+    if observed.recorder is None or observed.forward is None:
+        return {}
+    named, knows = observed.tensor_names.named, observed.forward.is_attribute
+    kinds = ("parameter", "other leaf")
+    wanted = {
+        identify_memory(leaf): id(leaf)
+        for leaf in observed.leaf_tensors
+        if named[id(leaf)].kind in kinds and not knows(leaf)
+    }
+    calls = observed.recorder.function_calls if wanted else ()
+    found = [
+        (wanted[memory], event)
+        for event in calls
+        for result in event.results
+        if result.shares is None and (memory := identify_memory(result.tensor)) in wanted
+    ]
+    return dict(reversed(found))
 
 
 # The recorded forward

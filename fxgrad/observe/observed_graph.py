@@ -19,7 +19,7 @@ from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, name_of, 
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.forward_graph import ForwardGraph
 from fxgrad.observe.record.frames import format_message
-from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames
+from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames, get_table
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf
 
@@ -62,12 +62,17 @@ class ObservedGraph:
     def _name_leaves(self) -> dict[int, AutogradNode]:
         """Find the leaves of the graph; those without a name get one."""
         leaves: dict[int, AutogradNode] = {}
+        unregistered = {
+            id(tensor): f"{path}.{name}"
+            for path, module in self.module_names.unregistered
+            for name, tensor in get_table(module, "_parameters").items()
+        }
         for node, name in zip(self.walked.order, self.walked.names, strict=True):
             if name == ACCUMULATE_GRAD:
                 variable = node.variable  # type: ignore[attr-defined]
                 leaves[id(variable)] = node
                 if id(variable) not in self.tensor_names.named:
-                    self.tensor_names.add_leaf(variable)
+                    self.tensor_names.add_leaf(variable, unregistered.get(id(variable)))
         return leaves
 
     def _number_calls(self) -> dict[ModuleEvent, str]:

@@ -1,6 +1,7 @@
 """What each hook will receive, and whether, how often and in which order it is called: predicted before backward."""
 
 from fxgrad.graph import BackwardCall
+from fxgrad.predict.formulas import returns_zeros
 from fxgrad.predict.places import find_landings, find_places
 from fxgrad.predict.reasons import find_refused_leaves, find_unreached_nodes
 from fxgrad.predict.simulation import NodePrediction, find_order_caveat, predict_nodes
@@ -16,5 +17,6 @@ __all__ = [
     "find_unreached_nodes",
     "predict",
     "predict_nodes",
+    "returns_zeros",
     "set_backward_call",
 ]

@@ -275,3 +275,27 @@ _FORMULAS: dict[str, _Formula] = {
     "LinalgHouseholderProduct": _householder,
     "Ormqr": _householder,
 }
+
+
+# Zeros
+
+
+def returns_zeros(node: Node) -> bool:
+    """Whether each gradient that the node returns is zeros, whichever gradients it receives.
+
+    Of a saturated node, for the values that forward had.
+    """
+    family = _family(node.short_name)
+    if family == "Sgn":
+        return not node.grad_outputs[0].dtype.startswith("complex")
+    return node.saturated or family in _ZEROS or (family == "Div" and bool(node.settings))
+
+
+_ZEROS = frozenset(
+    {
+        *("Round", "Floor", "Ceil", "Trunc", "Sign"),
+        *("Eq", "Ge", "Gt", "Le", "Lt", "Ne", "Zero"),  # in place: eq_, zero_
+        *("Bernoulli", "Cauchy", "Exponential", "Geometric", "LogNormal", "Normal", "Poisson", "Random", "Uniform"),
+    }
+)
+"""Families of which derivatives.yaml has nothing but ``zeros_like``; of Div, with a rounding_mode (FunctionsManual.cpp)."""

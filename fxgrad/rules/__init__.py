@@ -19,6 +19,7 @@ from fxgrad.rules import (
     fxg1_hook_code,
     fxg2_gradients,
     fxg2_saved_tensors,
+    fxg2_training,
     fxg3_tools,
 )
 from fxgrad.rules.rule import Page, Rule
@@ -32,6 +33,7 @@ _FAMILIES = (
     fxg1_hook_code,
     fxg2_gradients,
     fxg2_saved_tensors,
+    fxg2_training,
     fxg3_tools,
 )
 _RULES: dict[str, Rule] = {

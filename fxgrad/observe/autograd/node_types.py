@@ -73,7 +73,7 @@ def _classify_cpp(name: str, *, known: bool) -> NodeKind:
 
 # Settings
 
-_DECISIVE = {"Norm": "p", "Dist": "p", "LinalgVectorNorm": "ord", "ForeachNorm": "ord"}
+_DECISIVE = {"Norm": "p", "Dist": "p", "LinalgVectorNorm": "ord", "ForeachNorm": "ord", "Div": "rounding_mode"}
 """By the family of nodes. What the arguments mean is `fxgrad.predict.formulas`' business."""
 _FAMILY = re.compile(r"(\w+?)Backward\d+")
 
@@ -92,7 +92,7 @@ def read_settings(node: AutogradNode, argument: str) -> tuple[tuple[str, str], .
     """What `Node.settings` holds: (argument, value as text).
 
     A generated node shows what it saved as ``_saved_<argument>`` (torchgen/packaged/autograd/gen_autograd_functions.py).
-    Numbers only: unpacking a saved tensor would run the user's ``saved_tensors_hooks``.
+    Numbers and strings only: unpacking a saved tensor would run the user's ``saved_tensors_hooks``.
     """
     value = getattr(node, f"_saved_{argument}", None)
     return () if value is None else ((argument, str(value)),)

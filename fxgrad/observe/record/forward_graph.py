@@ -287,6 +287,10 @@ class ForwardGraph:
             fx_node = self._add_function(function, fx_node, key, results=members)
         return fx_node
 
+    def is_attribute(self, tensor: torch.Tensor) -> bool:
+        """Whether the model held the tensor as a parameter or buffer before forward."""
+        return id(tensor) in self._attributes
+
     def _get_attr(self, name: str) -> fx.Node:
         if name not in self._attribute_nodes:
             self._attribute_nodes[name] = self.graph.create_node("get_attr", name)

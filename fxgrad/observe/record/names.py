@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from fxgrad.graph import Path
-from fxgrad.graph.records import VariableKind
-from fxgrad.graph.text import format_argument
+from fxgrad.graph.records import HeldBy, VariableKind
+from fxgrad.graph.text import format_argument, format_path
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.tensors import find_tensors
+from fxgrad.observe.record.tensors import find_routes, find_tensors, identify_memory, make_path_step
 
 _CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
 _SIMPLE = frozenset({bool, float, int, set, str, type(None)})
@@ -79,18 +79,25 @@ def _list_tensors_at(paths: Iterable[tuple[str, nn.Module]], table: str) -> Iter
 
 
 class ModuleNames:
-    """The paths of every module, by identity; a module that the model does not hold gets a name in angle brackets."""
+    """The paths of every module, by identity.
+
+    A module that the model does not register is named by the attribute that holds it, ``hidden[0]``, else by its class
+    in angle brackets; ``unregistered`` lists those that were asked for, each with its path.
+    """
 
     def __init__(self, model: nn.Module | None) -> None:
         self.modules: dict[int, nn.Module] = {}
         self.paths: dict[int, list[str]] = {}
+        self.unregistered: list[tuple[str, nn.Module]] = []
         self._taken: set[str] = set()
+        self._held: dict[int, tuple[str, nn.Module]] | None = None
         self.add(model)
 
     def add(self, model: nn.Module | None) -> None:
         """Add what the model holds now. A path stays with the module that had it first."""
         if model is None:
             return
+        self._held = None
         for path, module in list_module_paths(model):
             if path not in self._taken:
                 self._add(path, module)
@@ -101,10 +108,30 @@ class ModuleNames:
         self.paths.setdefault(id(module), []).append(path)
 
     def path_of(self, module: nn.Module) -> str:
-        """The first path of a module; ``<Linear>``, ``<Linear 2>`` … for one that the model does not hold."""
+        """The first path of a module; ``<Linear>``, ``<Linear 2>`` … for one that no module of the model holds."""
         if id(module) not in self.paths:
-            self._add(_free(f"<{type(module).__name__}>", self._taken), module)
+            self._add_unregistered(module)
         return self.paths[id(module)][0]
+
+    def _add_unregistered(self, module: nn.Module) -> None:
+        if self._held is None:
+            self._held = self._list_held()
+        path, _ = self._held.get(id(module), (f"<{type(module).__name__}>", module))
+        free = _free(path, self._taken)
+        self._add(free, module)
+        self.unregistered.append((free, module))
+
+    def _list_held(self) -> dict[int, tuple[str, nn.Module]]:
+        """The modules in plain attributes and containers of the registered ones, and those inside them, with their paths."""
+        found: dict[int, tuple[str, nn.Module]] = {}
+        for key, holder in list(self.modules.items()):
+            for attribute, value in _plain_attributes(holder):
+                for route, module in find_routes(nn.Module, value):
+                    place = format_path((attribute, *[make_path_step(step.key, step.position) for step in route]))
+                    for inner, member in list_module_paths(module) if id(module) not in self.paths else ():
+                        path = ".".join(filter(None, (self.paths[key][0], place, inner)))
+                        found.setdefault(id(member), (path, member))
+        return found
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -121,14 +148,15 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 class NamedTensor:
-    """A tensor with its first name, its other names and what it is to the model."""
+    """A tensor with its first name, its other names and what it is to the model; ``held_by`` as in `Variable`."""
 
-    __slots__ = ("aliases", "kind", "name", "tensor")
+    __slots__ = ("aliases", "held_by", "kind", "name", "tensor")
 
     def __init__(self, name: str, kind: VariableKind, tensor: torch.Tensor) -> None:
         self.name = name
         self.kind = kind
         self.tensor = tensor
+        self.held_by: HeldBy | None = None
         self.aliases: list[str] = []
 
 
@@ -166,18 +194,23 @@ class TensorNames:
         for path, tensor in inputs:
             self.add(format_argument(argument_names, path), "input", tensor)
 
-    def add_leaf(self, tensor: torch.Tensor) -> None:
-        """Name a leaf of the graph that has no name."""
-        self.add(f"leaf {sum(named.kind == 'other leaf' for named in self.named.values())}", "other leaf", tensor)
+    def add_leaf(self, tensor: torch.Tensor, name: str | None = None) -> None:
+        """Name a leaf of the graph that has no name: `name`, if it is a parameter of a module that is not registered."""
+        count = sum(named.kind == "other leaf" for named in self.named.values())
+        self.add(name or f"leaf {count}", "other leaf", tensor)
+        self.named[id(tensor)].held_by = None if name is None else "module"
 
     def add_attributes(self, model: nn.Module | None) -> None:
         """Name the tensors that modules hold as plain attributes, or in containers."""
+        registered = {identify_memory(named.tensor) for named in self.named.values()}
         for path, module in {
             id(module): (path, module) for path, module in reversed([*list_module_paths(model)])
         }.values():
             for attribute, value in _plain_attributes(module):
                 for inner, tensor in find_tensors(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
                     self.add(format_argument((), ("kwargs", *inner)), "other leaf", tensor)
+                    if identify_memory(tensor) not in registered:  # as that of weight.detach() is
+                        self.named[id(tensor)].held_by = "attribute"
 
 
 def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
@@ -190,7 +223,7 @@ def _may_hold_tensors(value: Any) -> bool:
     kind = type(value)
     if kind in _CONTAINERS:
         return bool(value)
-    return kind not in _SIMPLE and is_a(value, (torch.Tensor, list, tuple, dict))
+    return kind not in _SIMPLE and is_a(value, (torch.Tensor, nn.Module, list, tuple, dict))
 
 
 def make_tensor_finder(names: TensorNames) -> Callable[[object], str | None]:

@@ -1,0 +1,223 @@
+"""FXG205 and FXG207: gradients that are zero, and leaves that the optimizer does not know, held against real backward."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchgen
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fxgrad
+from fxgrad.graph import Explanation
+from fxgrad.predict import formulas
+from fxgrad.rules import explain
+
+
+class Around(nn.Module):
+    """A parameter in front of a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], value: float = 0.5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), value))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.weight * x)
+
+
+def find(model: nn.Module, code: str) -> list[Explanation]:
+    trace = fxgrad.trace(model, torch.ones(3))
+    return [finding for finding in explain(trace.graph) if finding.code == code]
+
+
+def is_zero_in_backward(model: Around) -> bool:
+    model(torch.ones(3)).sum().backward()
+    assert model.weight.grad is not None
+    return not model.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (torch.round, 0.5),
+        (lambda x: torch.round(x, decimals=2), 0.5),
+        (lambda x: x.clone().floor_(), 0.5),
+        (torch.ceil, 0.5),
+        (torch.trunc, 0.5),
+        (torch.sign, 0.5),
+        (torch.sgn, 0.5),
+        (torch.bernoulli, 0.5),
+        (torch.poisson, 0.5),
+        (lambda x: torch.div(x, 3, rounding_mode="trunc"), 0.5),
+        (lambda x: torch.div(3, x, rounding_mode="floor"), 0.5),
+        (lambda x: x.clone().gt_(0), 0.5),
+        (lambda x: x.clone().zero_(), 0.5),
+        (F.relu, -1.0),
+        (F.relu6, 7.0),
+        (F.hardtanh, 2.0),
+        (F.hardsigmoid, 4.0),
+        (F.hardshrink, 0.1),
+        (F.softshrink, 0.1),
+        (torch.sigmoid, 100.0),
+        (torch.tanh, 100.0),
+        (lambda x: F.threshold(x, 1.0, 0.0), 0.5),
+        (lambda x: x.clamp(0, 1), -2.0),
+        (lambda x: x.clamp(max=1), 2.0),
+        (lambda x: x.clamp_min(0), -2.0),
+    ],
+)
+def test_zeros_are_told_where_backward_gives_zeros(function: Callable[[Tensor], Tensor], value: float) -> None:
+    model = Around(function, value)
+    assert [finding.owner for finding in find(model, "FXG205")] == ["weight"]
+    assert is_zero_in_backward(model)
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (lambda x: x + (x.round() - x).detach(), 0.5),
+        (lambda x: x.round() + x, 0.5),
+        (torch.frac, 0.5),
+        (lambda x: torch.div(x, 3), 0.5),
+        (F.relu, 1.0),
+        (F.leaky_relu, -1.0),
+        (lambda x: x.clamp(0, 1), 1.0),
+        (lambda x: x.clamp(0, 1), 0.0),
+        (torch.sigmoid, 10.0),
+        (F.hardtanh, 0.5),
+        (lambda x: F.relu(x * torch.tensor([1.0, -1.0, -1.0])), 1.0),
+    ],
+)
+def test_nothing_is_said_where_a_gradient_arrives(function: Callable[[Tensor], Tensor], value: float) -> None:
+    model = Around(function, value)
+    assert not find(model, "FXG205")
+    assert not is_zero_in_backward(model)
+
+
+def test_a_hook_that_returns_something_may_replace_the_zeros() -> None:
+    model = Around(torch.round)
+    model.weight.register_hook(lambda grad: grad + 1)
+    assert not find(model, "FXG205")
+
+
+def test_what_an_unpack_hook_would_see_is_not_read() -> None:
+    model, packed = Around(F.relu, -1.0), []
+    with torch.autograd.graph.saved_tensors_hooks(packed.append, lambda _: pytest.fail("it was unpacked")):
+        trace = fxgrad.trace(model, torch.ones(3))
+    assert packed
+    assert not any(node.saturated for node in trace.graph.nodes)
+
+
+def test_the_families_of_zeros_are_those_of_derivatives_yaml() -> None:
+    """A family counts if each derivative of each of its functions is plain zeros."""
+    path = Path(torchgen.__file__).parent / "packaged" / "autograd" / "derivatives.yaml"
+    families: dict[str, list[bool]] = {}
+    for entry in path.read_text(encoding="utf-8").split("\n- name: ")[1:]:
+        head, *lines = entry.split("\n")
+        given = [line.strip().partition(": ") for line in lines if re.match(r"  \w+(, \w+)*: ", line)]
+        derivatives = [
+            text for name, _, text in given if name not in ("result", "output_differentiability", "dispatch")
+        ]
+        name = re.split(r"[.(]", head)[0].strip("_")
+        family = "".join(part.capitalize() for part in name.split("_"))
+        zeros = all(re.match(r"(at::)?zeros(_like|_symint)\(", text) for text in derivatives)
+        if derivatives and "output_differentiability: [False]" not in entry:
+            families.setdefault(family, []).append(zeros)
+    assert {family for family, zeros in families.items() if all(zeros)} == formulas._ZEROS
+
+
+class Held(nn.Module):
+    def __init__(self, hold: Callable[[nn.Linear], object]) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 1)
+        self.held = hold(nn.Linear(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.held
+        while isinstance(held, (dict, list, tuple, nn.ModuleList)):
+            held = next(iter(held.values() if isinstance(held, dict) else held))
+        return self.last(held(x))
+
+
+@pytest.mark.parametrize(
+    ("hold", "fix"),
+    [
+        (lambda layer: [layer], "make `held` an nn.ModuleList"),
+        (lambda layer: (layer,), "make `held` an nn.ModuleList"),
+        (lambda layer: {"a": layer}, "make `held` an nn.ModuleDict"),
+        (lambda layer: [{"a": layer}], "make `held` an nn.ModuleList"),
+        (lambda layer: [nn.Sequential(layer, nn.ReLU())], "make `held` an nn.ModuleList"),
+    ],
+)
+def test_modules_in_a_container_are_unknown_to_the_optimizer(hold: Callable[[nn.Linear], object], fix: str) -> None:
+    model = Held(hold)
+    assert [finding.fix for finding in find(model, "FXG207")] == [fix]
+    model(torch.ones(3)).backward()
+    assert len(list(model.parameters())) == 2
+
+
+@pytest.mark.parametrize("hold", [nn.Sequential, lambda layer: nn.ModuleList([layer])])
+def test_registered_modules_are_known(hold: Callable[[nn.Linear], object]) -> None:
+    assert not find(Held(hold), "FXG207")
+
+
+def test_a_layer_that_is_also_registered_is_known() -> None:
+    model = Held(lambda layer: [layer])
+    model.shared = model.held[0]  # type: ignore[index,assignment]
+    assert not find(model, "FXG207")
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def replace_weight(model: nn.Module, x: Tensor) -> Tensor:
+    model.weight = nn.Parameter(model.weight * 2)  # type: ignore[operator]
+    return x * model.weight
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda _, x: x * nn.Parameter(torch.ones(3)),
+        lambda _, x: nn.Linear(3, 3, bias=False)(x),
+        lambda _, x: nn.Sequential(nn.Linear(3, 3, bias=False))(x),
+        replace_weight,
+    ],
+)
+def test_parameters_made_in_forward_are_unknown_to_the_optimizer(
+    function: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    (finding,) = find(Function(function), "FXG207")
+    assert "made in forward" in finding.headline
+    assert finding.source is not None
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda _, x: x * torch.ones(3, requires_grad=True),  # a gradient is asked for there
+        lambda model, x: x * model.weight.detach().requires_grad_(),
+        lambda model, x: (x * model.weight).detach().requires_grad_() ** 2,
+    ],
+)
+def test_a_leaf_of_forward_that_is_no_parameter_is_no_finding(function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    assert not find(Function(function), "FXG207")
+
+
+def test_a_second_model_of_a_recorded_program_is_no_finding() -> None:
+    generator, critic = nn.Linear(3, 3), nn.Linear(3, 1)
+    with fxgrad.record(generator) as recording:
+        loss = critic(generator(torch.ones(3)))
+    assert not [finding for finding in explain(recording.trace(loss).graph) if finding.code == "FXG207"]
