@@ -54,6 +54,7 @@ def trace(
     from fxgrad.observe import run
     from fxgrad.observe.target import devices
 
+    run.check_surroundings()
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         return _trace_emulated(model, arguments, keywords, loss, str(device))
@@ -153,8 +154,10 @@ def probe(
     [('input', (8, 10))]
     """
     from fxgrad.observe.probing import observe_with_hook
+    from fxgrad.observe.run import check_surroundings
     from fxgrad.observe.target import devices
 
+    check_surroundings()
     observe = partial(observe_with_hook, model, module=module, kind=_find_module_kind(kind), loss=loss)
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
@@ -196,7 +199,7 @@ def _make_probe(run: ProbeRun, *, inputs: Sequence[str] | None = None, api: str 
         sites = tuple([site for site in run.after.sites if site.hook.id == run.hook.id])
         moved = find_moved_sites(run.before, run.after, run.hook)
         zeros = find_zero_gradients(run.before, run.after)
-        findings = tuple([finding for finding in explain(run.after) if finding.site in sites])
+        findings = tuple([finding for finding in explain(run.after, unasked=True) if finding.site in sites])
     graph = run.after or run.before
     document = compose_probe(graph, run.hook, findings, moved=moved, zeros=zeros, refused=run.refused)
     return Probe(sites, moved, zeros, run.refused, Explanations(graph, findings, document))
@@ -241,8 +244,9 @@ def record(model: torch.nn.Module) -> Iterator[Recording]:
     5
     """
     from fxgrad.observe.hooks.registrations import RegistrationWatch
-    from fxgrad.observe.run import check_model, claim_process, record_run
+    from fxgrad.observe.run import check_model, check_surroundings, claim_process, record_run
 
+    check_surroundings()
     check_model(model)
     with claim_process(), record_run(model, watch=RegistrationWatch()) as run:
         yield Recording(run)
@@ -263,8 +267,9 @@ def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: b
     >>> [node.label for node in fxgrad.capture((x * 2).sum()).graph.nodes]
     ['SumBackward0_0', 'MulBackward0_0', 'AccumulateGrad_0']
     """
-    from fxgrad.observe.run import observe_tensors
+    from fxgrad.observe.run import check_surroundings, observe_tensors
 
+    check_surroundings()
     return _make_trace(observe_tensors(outputs, model, node_hooks=node_hooks), model)
 
 
@@ -293,9 +298,11 @@ def verify(
     1 hook site...
     """
     from fxgrad.observe import execution
+    from fxgrad.observe.run import check_surroundings
     from fxgrad.observe.target import devices
     from fxgrad.verification import compare
 
+    check_surroundings()
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         raise UsageError(

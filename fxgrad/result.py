@@ -248,7 +248,7 @@ class Trace:
         from fxgrad.rules import explain
 
         path = None if module is None else self._find_path(module)
-        findings = explain(self.graph)
+        findings = explain(self.graph, unasked=True)
         if path is not None:
             findings = tuple(
                 [finding for finding in findings if finding.site is not None and self._is_at(finding.site, path)]
@@ -278,7 +278,7 @@ class Trace:
         from fxgrad.render.report import compose_report
         from fxgrad.rules import explain
 
-        findings = explain(self.graph)
+        findings = explain(self.graph, unasked=True)
         return Report(self.graph, findings, compose_report(self.graph, findings))
 
     def draw(

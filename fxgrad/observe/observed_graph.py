@@ -147,10 +147,10 @@ class ObservedGraph:
 def _find_gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:
     """Where backward starts for a root. PyTorch may raise for the grad_fn of a view that was changed since
     (torch/csrc/autograd/variable.cpp, ``check_inplace``), and so to run a backward from it; and the node of a leaf of
-    which it cannot take a view (torch/autograd/graph.py, ``_get_grad_fn_or_grad_acc``)."""
+    which it cannot take a view, or none with a grad_fn (torch/autograd/graph.py, ``_get_grad_fn_or_grad_acc``)."""
     try:
         edge = get_gradient_edge(tensor)
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError) as error:
         raise TargetError(
             f"backward cannot start from {format_path(path)}: {format_message(error)}",
             "outputs whose grad_fn PyTorch can compute",

@@ -10,8 +10,9 @@ What is put back:
   the same order (sets: as Python puts them);
 - the random state of torch (of every device that is initialised), of Python, of numpy, and of the generators of these
   three that are held; seeds that wait for a device;
-- the global hook tables; grad mode, autocast, the default dtype and device, deterministic algorithms, anomaly mode and
-  the other settings in `_settings`; modes of torch functions and of dispatch that were not left.
+- the global hook tables; grad mode, autocast, the default dtype and device, deterministic algorithms, anomaly mode, print
+  options and the other settings in `_settings`; modes of torch functions and of dispatch, hooks on saved tensors, levels
+  of torch.func and of forward-mode AD and a profiler that were not left.
 
 What is not: attributes of objects of other classes, class attributes, globals, closures and files, and what is reached
 only through these; numpy arrays; attributes of scripted modules other than tensors; ``retain_grad`` on an input; the
@@ -43,7 +44,8 @@ from types import MemberDescriptorType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import _tensor_str, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,11 +67,13 @@ def preserve(model: nn.Module, arguments: Any, *, on_write: bool = False) -> Ite
     ``on_write``: values are copied when something is about to write to them. The caller then passes every torch function
     call to `Memory.before_call` and calls `Memory.copy_all` before what no mode sees. Otherwise all is copied at once.
     """
+    function_state = torch._C._get_torch_function_state()  # type: ignore[attr-defined]
     with _DisableTorchFunction():
         undos, memory = _take_stock(model, arguments, on_write=on_write)
     try:
         yield memory
     finally:
+        torch._C._set_torch_function_state(function_state)  # type: ignore[attr-defined]
         with _DisableTorchFunction():
             _each(lambda undo: undo(), undos)
             _warn_of_lost(model, memory.lost)
@@ -360,8 +364,12 @@ _NAMES_IN_C = (
 
 def _settings() -> Iterator[Undo]:
     """What puts modes, grad mode, autocast, default dtype and device, and torch's other settings back."""
+    yield partial(_leave_transforms, torch._C._functorch.get_dynamic_layer_stack_depth())
+    yield partial(_leave_dual_levels, forward_ad._current_level)
     yield partial(_leave_function_modes, torch._C._len_torch_function_stack())
     yield partial(_leave_dispatch_modes, _dispatch_modes())
+    if not torch._C._autograd._profiler_enabled():
+        yield _stop_profiler
     yield partial(setattr, module_hooks, _GLOBAL_HOOK_FLAG, getattr(module_hooks, _GLOBAL_HOOK_FLAG))
     if torch._C._is_any_autocast_enabled():
         yield torch.clear_autocast_cache
@@ -393,6 +401,9 @@ def _getters_and_setters() -> Iterator[tuple[Callable[[], Any], Callable[[Any], 
     yield torch.is_warn_always_enabled, torch.set_warn_always
     yield torch.get_num_threads, torch.set_num_threads
     yield torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled
+    yield _saved_tensors_hooks, _set_saved_tensors_hooks
+    yield lambda: dict(vars(_tensor_str.PRINT_OPTS)), vars(_tensor_str.PRINT_OPTS).update
+    yield _flushes_denormals, torch.set_flush_denormal
     attention = torch.backends.cuda
     yield attention.flash_sdp_enabled, attention.enable_flash_sdp
     yield attention.math_sdp_enabled, attention.enable_math_sdp
@@ -402,6 +413,49 @@ def _getters_and_setters() -> Iterator[tuple[Callable[[], Any], Callable[[Any], 
         get, set_to = getattr(torch._C, f"_get_{name}", None), getattr(torch._C, f"_set_{name}", None)
         if get is not None and set_to is not None:
             yield get, set_to
+
+
+def _saved_tensors_hooks() -> tuple[str | None, list[Any]]:
+    """Why there may be none, and those that are entered, the innermost first. Only its top can be read of the stack."""
+    autograd = torch._C._autograd
+    refusal = autograd._saved_tensors_hooks_get_disabled_error_message()
+    entered: list[Any] = []
+    while (top := autograd._top_saved_tensors_default_hooks(True)) is not None:
+        entered.append(top)
+        autograd._pop_saved_tensors_default_hooks()
+    for hooks in reversed(entered):
+        autograd._push_saved_tensors_default_hooks(*hooks)
+    return refusal, entered
+
+
+def _set_saved_tensors_hooks(state: tuple[str | None, list[Any]]) -> None:
+    autograd, (refusal, entered) = torch._C._autograd, state
+    autograd._saved_tensors_hooks_enable()
+    while autograd._top_saved_tensors_default_hooks(True) is not None:
+        autograd._pop_saved_tensors_default_hooks()
+    for hooks in reversed(entered):
+        autograd._push_saved_tensors_default_hooks(*hooks)
+    if refusal is not None:
+        autograd._saved_tensors_hooks_disable(refusal)
+
+
+def _flushes_denormals() -> bool:
+    """Nothing of torch says it; the setting is the processor's, and Python computes with it, too."""
+    return sys.float_info.min / 4 == 0
+
+
+def _leave_transforms(before: int) -> None:
+    torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(before)
+
+
+def _leave_dual_levels(before: int) -> None:
+    while forward_ad._current_level > before:
+        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
+
+
+def _stop_profiler() -> None:
+    if torch._C._autograd._profiler_enabled():
+        torch._C._autograd._disable_profiler()
 
 
 def _deterministic() -> tuple[bool, bool]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import torch
 from torch import nn
+from torch._C._dynamo import eval_frame
 from torch.nn.parameter import is_lazy
 
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
@@ -55,7 +57,29 @@ NO_CALLS = "captured from existing tensors: forward was not recorded"
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
-_claimed = threading.Lock()
+
+class _Claim:
+    """The right to observe, which one thread at a time has: what it patches and puts back belongs to all threads.
+
+    ``patches`` closes what a recording has patched.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.thread: int | None = None
+        self.patches = ExitStack()
+
+    def drop_in_child(self) -> None:
+        """In a forked child: a trace of another thread, which is not there any more, never ends by itself."""
+        if self.lock.locked() and self.thread != threading.get_ident():
+            with suppress(ValueError):  # that thread was just entering or leaving one of them
+                self.patches.close()
+            self.lock.release()
+
+
+_claim = _Claim()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_claim.drop_in_child)
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,30 @@ def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) 
         return TracedRun(build_graph(observed, hooks, info), None, make_tensor_finder(tensor_names))
 
 
+def check_surroundings() -> None:
+    """Refuse to observe inside of what has PyTorch make no graph, or another one than the program's.
+
+    To be called first of all: inside a function that torch.compile compiles, Dynamo would go on into what follows.
+    """
+    for is_inside, place in (
+        # get_eval_frame_callback: Dynamo calls fxgrad as it is written, but would compile what that calls
+        (
+            torch.compiler.is_compiling() or eval_frame.get_eval_frame_callback() is not None,
+            "torch.compile or torch.export",
+        ),
+        (torch.is_inference_mode_enabled(), "torch.inference_mode, which makes no graph"),
+        (torch._C._functorch.maybe_current_level() is not None, "a transform of torch.func, such as vmap or grad"),
+        (torch._C._is_tracing(), "torch.jit.trace"),
+        (torch._C._is_torch_function_all_disabled(), "torch._C.DisableTorchFunction, where no call can be recorded"),
+    ):
+        if is_inside:
+            raise UsageError(
+                f"fxgrad inside {place}",
+                "a place where PyTorch runs the program as it is written",
+                "call fxgrad outside of it",
+            )
+
+
 def check_model(model: object) -> None:
     """Refuse what cannot be traced, saying what to do first."""
     if not is_a(model, nn.Module):
@@ -137,17 +185,18 @@ def check_model(model: object) -> None:
 
 @contextmanager
 def claim_process() -> Iterator[None]:
-    """Allow one observation at a time in a process: what it patches and puts back belongs to all threads."""
-    if not _claimed.acquire(blocking=False):
+    """Allow one observation at a time in a process."""
+    if not _claim.lock.acquire(blocking=False):
         raise UsageError(
             "a trace while another one is running",
             "one trace at a time per process: the methods that it wraps are shared by all threads",
             "trace one after the other, or in separate processes",
         )
+    _claim.thread = threading.get_ident()
     try:
         yield
     finally:
-        _claimed.release()
+        _claim.lock.release()
 
 
 # Recording
@@ -164,6 +213,7 @@ def record_run(
     run = ModelRun(model, arguments, watch=watch, memory=memory)
     compiler = Compiler(watch.pause)
     with ExitStack() as stack:
+        _claim.patches = stack
         stack.enter_context(_double_recursion_limit())
         stack.callback(compiler.let_go)
         compiler.hold_back()

@@ -42,14 +42,18 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def explain(graph: BackwardGraph) -> tuple[Explanation, ...]:
-    """Answer what the rules have to say about a graph.
+ABOUT_NEXT_STEPS = ("FXG301",)
+"""Rules about what a program may do with the model next: said only to who asks for them, as every program may."""
+
+
+def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation, ...]:
+    """Answer what the rules have to say about a graph; ``unasked`` leaves out the rules about what may come next.
 
     A finding that holds for several calls of a module is given once for each hook and module, with the site that fires
     first. Hooks come in the order of their first site, each hook's findings in the order of their codes; findings that
     are about no hook come last, in the order of their codes.
     """
-    rules = _RULES.values()
+    rules = [rule for code, rule in _RULES.items() if not (unasked and code in ABOUT_NEXT_STEPS)]
     about_hooks = [
         explanation
         for subject in list_subjects(graph)

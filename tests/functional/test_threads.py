@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from changing_modules import ignored
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 import fxgrad
 from fxgrad.graph import HookKind
 
 PATIENCE = 60
+
+needs_thread_clocks = pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="needs clocks of threads")
 
 
 class Waiting(nn.Module):
@@ -245,3 +252,73 @@ def test_threads_that_train_all_the_while_do_not_disturb() -> None:
     assert [one.differences for one in verified] == [()] * 5
     assert all(type(total) is float for total in totals)
     assert totals
+
+
+class Checkpointed(nn.Module):
+    """The node of its checkpoint is tied to the call by autograd's sequence numbers alone."""
+
+    def __init__(self, meanwhile: Callable[[], Any] = lambda: None) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.meanwhile = meanwhile
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.meanwhile()
+        return checkpoint(self.a, x, use_reentrant=True)
+
+
+def call_of_the_checkpoint(meanwhile: Callable[[], Any] = lambda: None) -> str | None:
+    trace = fxgrad.trace(Checkpointed(meanwhile), torch.ones(2, 3, requires_grad=True))
+    return trace.graph.nodes[0].call
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: None).result(PATIENCE)
+        yield pool
+
+
+@needs_thread_clocks
+def test_thread_that_waits_all_the_while_leaves_nothing_unknown(pool: ThreadPoolExecutor) -> None:
+    assert call_of_the_checkpoint() == "#1"
+
+
+def test_thread_that_was_there_before_and_runs_something_may_have_made_nodes(pool: ThreadPoolExecutor) -> None:
+    assert call_of_the_checkpoint(lambda: pool.submit(lambda: torch.ones(3) * 2).result(PATIENCE)) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_that_is_forked_while_another_thread_traces_can_trace() -> None:
+    expected, answers = call_of_the_checkpoint(), []
+
+    def trace_in_child() -> None:
+        child = os.fork()
+        if child == 0:
+            patched = nn.Module._call_impl is not call_impl or RemovableHandle.__init__ is not init
+            os._exit(1 if patched else 0 if call_of_the_checkpoint() == expected else 2)
+        answers.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    call_impl, init = nn.Module._call_impl, RemovableHandle.__init__
+    traced(trace_in_child)
+    assert answers == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_that_forward_itself_forks_is_inside_of_the_trace() -> None:
+    answers = []
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                fxgrad.trace(nn.Linear(3, 3), torch.ones(2, 3))
+            except fxgrad.UsageError:
+                os._exit(0)
+            os._exit(1)
+        answers.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    call_of_the_checkpoint(fork)
+    assert answers == [0]

@@ -7,6 +7,7 @@ import collections
 import functools
 import math
 import random
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -246,6 +247,13 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "a dispatch mode is entered": _python_dispatch.is_in_torch_dispatch_mode,
     "a dispatch mode keeps Dynamo out": _python_dispatch.is_in_any_mode_without_ignore_compile_internals,
     "saved tensors hooks": lambda: torch._C._autograd._top_saved_tensors_default_hooks(True) is None,
+    "saved tensors hooks may be": torch._C._autograd._saved_tensors_hooks_is_enabled,
+    "torch functions": torch._C._get_torch_function_state,
+    "level of forward-mode AD": lambda: torch.autograd.forward_ad._current_level,
+    "transforms of torch.func": torch._C._functorch.get_dynamic_layer_stack_depth,
+    "profiler": torch.autograd._profiler_enabled,
+    "print options": lambda: repr(vars(torch._tensor_str.PRINT_OPTS)),
+    "denormals are zero": lambda: sys.float_info.min / 4 == 0,
     "warning filters": lambda: list(warnings.filters),
     "module call": lambda: Same(nn.Module._call_impl),
     "handles": lambda: Same(torch.utils.hooks.RemovableHandle.__init__),

@@ -368,7 +368,8 @@ class HookSearch:
 def _find_node(tensor: torch.Tensor) -> AutogradNode | None:
     """The node that a tensor's gradient goes to; None if it requires no grad.
 
-    None also for a sparse or mkldnn leaf: ``get_gradient_edge`` takes a view of a leaf, which they do not have.
+    None also for a sparse or mkldnn leaf: ``get_gradient_edge`` takes a view of a leaf, which they do not have; and for
+    one made in inference mode, whose view has no grad_fn.
     """
     if not tensor.requires_grad:
         return None
@@ -378,7 +379,7 @@ def _find_node(tensor: torch.Tensor) -> AutogradNode | None:
     with torch._C.DisableTorchFunctionSubclass():  # the user's own code is not asked
         try:
             return get_gradient_edge(tensor).node
-        except RuntimeError:
+        except (AttributeError, RuntimeError):
             return None
 
 

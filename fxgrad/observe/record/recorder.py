@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,7 +40,7 @@ class Recorder:
     ``cursor``  where in the run the recorder is
     ``started``, ``ended``  autograd's sequence numbers: the nodes of the run lie between
     ``grad_enabled``  the grad mode when it began
-    ``other_threads``  whether other threads ran meanwhile
+    ``other_threads``  whether another thread ran meanwhile
     ``failure``  the last error that left a module, and the innermost call that it left
     ``memory``  is asked to keep what is about to be written to
     """
@@ -64,6 +65,7 @@ class Recorder:
         self.failure: tuple[BaseException, ModuleEvent] | None = None
         self.memory = memory
         self._thread = threading.get_ident()
+        self._clocks: dict[int, float] = {}
         self._is_over = False
         self._finished_calls = 0
 
@@ -78,12 +80,13 @@ class Recorder:
         """Record from now on what this thread runs."""
         self.started = next_sequence_nr()
         self.grad_enabled = torch.is_grad_enabled()
-        self.other_threads = threading.active_count() > 1
+        self.other_threads = False
+        self._clocks = _read_other_clocks()
 
     def note_end(self) -> None:
         """Note that the nodes made from now on are not the recorded run's."""
         self.ended = next_sequence_nr()
-        self.other_threads |= threading.active_count() > 1
+        self.other_threads |= _read_other_clocks() != self._clocks
 
     def finish(self) -> None:
         """Record nothing any more."""
@@ -219,6 +222,23 @@ class Recorder:
                 results = hooked if is_a(hooked, tuple) else (hooked,)
                 call.output_hook_node = _find_hook_node(hook.output_tensors_index, results)
         return hooked
+
+
+def _read_other_clocks() -> dict[int, float]:
+    """The processor time that each other thread has taken, in nanoseconds: a thread that only waits takes none.
+
+    NaN, which equals nothing, where it cannot be read: on some platforms, and of a thread that Python did not start, which
+    may have ended (then pthread_getcpuclockid may crash: Python's Modules/timemodule.c).
+    """
+    others = [thread for thread in threading.enumerate() if thread.ident != threading.get_ident()]
+    return {thread.ident: _read_clock(thread) for thread in others if thread.ident is not None}
+
+
+def _read_clock(thread: threading.Thread) -> float:
+    if not hasattr(time, "pthread_getcpuclockid") or isinstance(thread, threading._DummyThread):
+        return float("nan")  # not math.nan: one object equals itself in a dict
+    assert thread.ident is not None
+    return time.clock_gettime_ns(time.pthread_getcpuclockid(thread.ident))
 
 
 def _forget_watch(call: ModuleEvent, key: int) -> None:

@@ -64,6 +64,37 @@ def modes_entered(self, x):
 
 
 @process_change
+def torch_functions_disabled(self, x):
+    torch._C.DisableTorchFunction().__enter__()
+
+
+@process_change
+def saved_tensors_hooks_entered(self, x):
+    torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor).__enter__()
+
+
+@process_change
+def saved_tensors_hooks_disabled(self, x):
+    torch._C._autograd._saved_tensors_hooks_disable("not here")
+
+
+@process_change
+def level_of_forward_ad_entered(self, x):
+    torch.autograd.forward_ad.enter_dual_level()
+
+
+@process_change
+def profiler_started(self, x):
+    torch.autograd.profiler.profile().__enter__()
+
+
+@process_change
+def numbers_shown_and_computed_otherwise(self, x):
+    torch.set_printoptions(precision=1, sci_mode=True)
+    torch.set_flush_denormal(True)
+
+
+@process_change
 def default_device_set(self, x):
     torch.set_default_device("meta")
 
