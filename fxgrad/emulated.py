@@ -48,7 +48,9 @@ _PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 import json, sys
-sys.path[:] = json.loads(sys.argv.pop())
+sys.path[:], parent = json.loads(sys.argv.pop())
+from fxgrad.child_process import end_with_parent
+end_with_parent(parent, by=signal.SIGKILL)
 from fxgrad.emulated import answer_question
 answer_question(sys.stdin.buffer.read())
 """
@@ -144,7 +146,7 @@ def _ask(options: TargetOptions, kind: type[_Result], **question: str) -> _Resul
 
 def _run_interpreter(question: str) -> int:
     """The exit status. An interrupt is passed on, so that the process ends by itself."""
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)]
+    command = [sys.executable, "-X", "faulthandler", "-c", _PROGRAM, json.dumps([sys.path, os.getpid()])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=_STDERR) as child:
         try:
             child.communicate(question.encode())

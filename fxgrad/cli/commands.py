@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fxgrad.cli.configuration import read_configuration
 from fxgrad.cli.options import (
     backward_options,
     contain_user_code,
@@ -189,6 +190,7 @@ def draw(options: TargetOptions, *, output: str, depth: int | None, module: str 
     from fxgrad.render.files import check_folder, find_format
 
     find_format(output)
+    check_distinct([output], target=options.text)
     check_folder(output)
     with contain_user_code("tracing", options):
         trace = api.trace_target(options)
@@ -258,18 +260,23 @@ def check(
     FILE:LINE is where the hook was registered, or what cuts a gradient off.
     Shows warnings and errors; findings of severity info only with --all, or if
     --select names their full code. Findings of all targets that can be traced
-    come before the first error.
+    come before the first error. In pyproject.toml, [tool.fxgrad] may give
+    targets, select and ignore, which the command line overrides.
     """
     from fxgrad.render.findings import format_findings, is_grave, sort_findings
+    from fxgrad.rules import ABOUT_NEXT_STEPS
 
-    wanted, unwanted = _split_codes(selected, "--select"), _split_codes(ignored, "--ignore")
+    configuration = read_configuration()
+    wanted = _split_codes(selected or configuration.select, "--select")
+    unwanted = _split_codes(ignored or configuration.ignore, "--ignore")
+    full = {*wanted, *ABOUT_NEXT_STEPS} if wanted else set()
     found, errors = _check_each(targets)
     chosen = [
         finding
         for finding in sort_findings(found)
         if (not wanted or finding.code.startswith(wanted))
         and not (unwanted and finding.code.startswith(unwanted))
-        and (everything or is_grave(finding) or finding.code in wanted)
+        and (everything or is_grave(finding) or finding.code in full)
     ]
     if chosen or form in ("json", "sarif"):
         show(format_findings(chosen, form))
@@ -280,17 +287,19 @@ def check(
 
 @fxgrad.command(
     epilog="""\b
-Example:
+Examples:
   fxgrad rule FXG101
+  fxgrad rule
 """
 )
-@click.argument("code")
+@click.argument("code", required=False)
 @debug_option
-def rule(code: str) -> int:
-    """Describe the rule with this code."""
-    from fxgrad.rules import find_page
+def rule(code: str | None) -> int:
+    """Describe the rule with this code. Without a code, list all rules."""
+    from fxgrad.rules import find_page, list_codes
 
-    show(str(find_page(code)))
+    pages = map(find_page, list_codes())
+    show(str(find_page(code)) if code is not None else "\n".join(f"{page.code}  {page.title}" for page in pages))
     return 0
 
 

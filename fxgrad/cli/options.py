@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -10,8 +11,9 @@ from typing import Any
 
 import click
 
+from fxgrad.cli.configuration import read_configuration
 from fxgrad.cli.output import progress, stdout_for_results
-from fxgrad.errors import TargetError
+from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph.records import BACKWARD_APIS
 from fxgrad.graph.text import escape
 from fxgrad.target_options import TargetOptions
@@ -33,7 +35,7 @@ def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 target_argument = click.argument("text", metavar="TARGET")
-targets_argument = click.argument("texts", metavar="TARGET...", nargs=-1, required=True)
+targets_argument = click.argument("texts", metavar="TARGET...", nargs=-1)
 debug_option = click.option(
     "--debug",
     is_flag=True,
@@ -97,20 +99,34 @@ def with_target(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def call_with_options(*, text: str, **given: Any) -> int:
+        _check_current_folder()
         return command(TargetOptions(text, **_pop_fields(given)), **given)
 
     return _add_options(call_with_options, _TARGET_OPTIONS)
 
 
 def with_targets(command: Callable[..., int]) -> Callable[..., int]:
-    """The same for a command with several TARGETs, which gets a list of TargetOptions as its first argument."""
+    """The same for a command with several TARGETs, by default those of pyproject.toml: it gets a list of TargetOptions."""
 
     @functools.wraps(command)
     def call_with_options(*, texts: tuple[str, ...], **given: Any) -> int:
+        _check_current_folder()
+        texts = texts or read_configuration().targets
+        if not texts:
+            allowed = "a TARGET, or targets = [...] in [tool.fxgrad] of pyproject.toml"
+            raise UsageError("Missing argument 'TARGET...'.", allowed, "fxgrad check model.py")
         settings = _pop_fields(given)
         return command([TargetOptions(text, **settings) for text in texts], **given)
 
     return _add_options(call_with_options, _TARGET_OPTIONS)
+
+
+def _check_current_folder() -> None:
+    """Refuse to run in a folder that was deleted: Python cannot import there, nor can torch load its libraries."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder was deleted", "a folder that exists", "cd to another folder") from None
 
 
 def _pop_fields(given: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import click
 
@@ -52,17 +53,18 @@ def progress(doing: str, *, first: float = _FIRST_SECONDS) -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    threading.Thread(target=_say_progress, args=(doing, first, stream, done), daemon=True).start()
+    threading.Thread(target=_say_progress, args=(doing, first, stream.fileno(), done), daemon=True).start()
     try:
         yield
     finally:
         done.set()
 
 
-def _say_progress(doing: str, first: float, stream: TextIO, done: threading.Event) -> None:
+def _say_progress(doing: str, first: float, descriptor: int, done: threading.Event) -> None:
     elapsed, wait = first, first
     while not done.wait(wait):
-        print(f"fxgrad: {doing}, {elapsed:g} s", file=stream, flush=True)
+        with contextlib.suppress(OSError):  # not print: a child that is forked meanwhile would find stderr's lock taken
+            os.write(descriptor, f"fxgrad: {doing}, {elapsed:g} s\n".encode(errors="backslashreplace"))
         elapsed, wait = elapsed * 2, elapsed
 
 
@@ -71,9 +73,9 @@ def show(result: object) -> None:
 
     A reader that has gone (``| head -1``) is no error. Raises OutputError where stdout cannot be written.
     """
-    if sys.stdout is None:
-        return
     try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
         _print(result)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -98,7 +100,7 @@ def _print(result: object) -> None:
 
 def _forget_stdout() -> None:
     """Discard what is still buffered, or Python would fail on it once more when it exits."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -14,6 +14,7 @@ import click
 
 from fxgrad.cli.commands import fxgrad
 from fxgrad.cli.options import CliContext
+from fxgrad.cli.supervision import Terminated, run_supervised
 from fxgrad.errors import FxgradError, UsageError
 
 OWN_MISTAKE = 70
@@ -26,11 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``fxgrad`` with these arguments (by default the program's own) and return its exit status.
 
     0 fine; 1 found something (``verify``, ``check``, ``--strict``); 2 usage; 3 the target failed; 4 cannot draw or
-    write; 70 a mistake of fxgrad itself; 130 interrupted. Errors go to stderr.
+    write; 70 a mistake of fxgrad itself; 130 interrupted. Errors go to stderr. Without arguments it is the program that
+    was started, and runs in a child: see `fxgrad.cli.supervision`.
     """
-    if arguments is None:
-        _hide_missing_numpy()
-        arguments = sys.argv[1:]
+    if arguments is not None:
+        return _run(arguments)
+    _hide_missing_numpy()
+    try:
+        return run_supervised(lambda: _run(sys.argv[1:]))
+    except FxgradError as error:
+        return _report(error, debug=False)
+
+
+def _run(arguments: Sequence[str]) -> int:
     _never_fail_to_encode()
     cli_context = CliContext()
     try:
@@ -40,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(_make_usage_error(error), debug=False)
     except FxgradError as error:
         return _report(error, debug=cli_context.debug)
-    except click.Abort:
-        _print_error("interrupted")
+    except click.Abort as error:
+        _print_error("terminated" if isinstance(error.__cause__, Terminated) else "interrupted")
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, ImportError) and "torch" not in sys.modules:
@@ -105,6 +114,8 @@ def _make_own_error(error: Exception) -> FxgradError:
 
 def _print_error(text: str) -> None:
     """Write to stderr, which may be closed. Characters that a terminal would obey are escaped."""
+    if sys.stderr is None:  # print would take stdout
+        return
     with contextlib.suppress(OSError, ValueError):
         print("".join(map(_escape_character, text)), file=sys.stderr)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
+from functools import partial
 from pathlib import Path
 
 from fxgrad.errors import OutputError, UsageError
@@ -12,6 +14,7 @@ from fxgrad.graph.text import escape
 
 FORMATS = ("svg", "png", "pdf", "dot")
 DRAFT_NAME = 100
+"""So many bytes of a file's name are in that of its draft, which may not be longer than 255."""
 
 
 def find_format(path: str | os.PathLike[str]) -> str:
@@ -48,18 +51,23 @@ def check_svg(path: str | os.PathLike[str]) -> None:
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-    """Raise the `OutputError` that `write_file` would raise for a file in a folder that is not there, before any work."""
-    place = Path(os.path.realpath(path))
-    if not place.parent.is_dir():
-        raise _make_error(path, os.strerror(errno.ENOENT))
-    if place.is_dir():
-        raise _make_error(path, os.strerror(errno.EISDIR))
+    """Raise the `OutputError` that `write_file` would raise for a place that cannot be written to, before any work."""
+    try:
+        place = os.path.realpath(path)
+        if os.path.isdir(place):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with contextlib.suppress(FileNotFoundError):
+            _check_writable(os.stat(place))
+        os.stat(os.path.dirname(place))
+    except (OSError, ValueError) as error:
+        raise _make_error(path, error) from error
 
 
 def write_file(content: bytes, path: str | os.PathLike[str]) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there.
+    """Write a file whole or not at all: beside its place first, then moved there. A file that was there before is
+    replaced by one with the same permissions.
 
-    Raises `OutputError` where that is not possible; a file that was there before is then as it was.
+    Raises `OutputError` where that is not possible, or nobody may write to the file that was there, which then stays.
     """
     try:
         place = Path(os.path.realpath(path))
@@ -67,34 +75,51 @@ def write_file(content: bytes, path: str | os.PathLike[str]) -> None:
             place.write_bytes(content)  # a device or a pipe is written to, never replaced
         else:
             _replace(place, content)
-    except (OSError, ValueError) as error:  # a null character in the name is a ValueError
-        raise _make_error(path, getattr(error, "strerror", None) or str(error)) from error
+    except (OSError, ValueError) as error:
+        raise _make_error(path, error) from error
 
 
 def _replace(place: Path, content: bytes) -> None:
-    draft = place.with_name(f".{place.name[:DRAFT_NAME]}.{os.getpid()}.part")
+    permissions = None
+    with contextlib.suppress(FileNotFoundError):
+        _check_writable(before := place.stat())
+        permissions = stat.S_IMODE(before.st_mode)
+    name = os.fsdecode(os.fsencode(place.name)[:DRAFT_NAME])
+    draft = place.with_name(f".{name}.{os.getpid()}.part")
     try:
-        with draft.open("xb") as file:
+        with open(draft, "xb", opener=partial(os.open, mode=0o666 if permissions is None else 0o600)) as file:
             file.write(content)
+        if permissions is not None:
+            draft.chmod(permissions)
         draft.replace(place)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
 
 
-def _make_error(path: str | os.PathLike[str], why: str) -> OutputError:
+def _check_writable(status: os.stat_result) -> None:
+    """Refuse to replace a file that its owner has protected: replacing it needs no permission but the folder's."""
+    if stat.S_ISREG(status.st_mode) and not status.st_mode & stat.S_IWUSR:
+        raise PermissionError(errno.EACCES, "the file is read-only")
+
+
+def _make_error(path: str | os.PathLike[str], error: OSError | ValueError) -> OutputError:
+    """A null character in the name is a ValueError."""
     return OutputError(
-        f'cannot write "{escape(os.fspath(path))}": {why}',
+        f'cannot write "{escape(os.fspath(path))}": {getattr(error, "strerror", None) or error}',
         "a file in an existing, writable folder",
         _suggest_path(Path(path)),
     )
 
 
 def _suggest_path(place: Path) -> str:
-    if place.is_dir():
-        return f'"{escape(str(place / "graph.svg"))}": it is a folder'
-    if not place.parent.is_dir():
-        return f'make the folder "{escape(str(place.parent))}" first'
+    try:
+        if place.is_dir():
+            return f'"{escape(str(place / "graph.svg"))}": it is a folder'
+        if not place.parent.is_dir():
+            return f'make the folder "{escape(str(place.parent))}" first'
+    except (OSError, ValueError):  # a name that the system cannot look up
+        pass
     return "another file name or folder"
 
 

@@ -20,7 +20,9 @@ from typing import NoReturn
 
 import torch
 
+from fxgrad.child_process import CrashLog, describe_end, end_with_parent
 from fxgrad.errors import FxgradError, TargetError, UsageError, error_from_dict
+from fxgrad.graph.text import escape
 
 RESULT, ERROR = b"R", b"E"
 
@@ -44,9 +46,12 @@ def in_forked_child(work: Callable[[], str], *, timeout: float | None = None) ->
     _refuse_unsafe_fork()
     _flush_streams()
     answers, answer = multiprocessing.Pipe(duplex=False)
+    parent, crash_log = os.getpid(), CrashLog()
     child = _fork()
     if child == 0:
         answers.close()
+        end_with_parent(parent, by=signal.SIGKILL)
+        crash_log.watch()
         _run_child(work, answer)
     answer.close()
     try:
@@ -57,7 +62,8 @@ def in_forked_child(work: Callable[[], str], *, timeout: float | None = None) ->
     finally:
         answers.close()
         status = _reap(child)
-    return _read_answer(message, status)
+        place = crash_log.close()
+    return _read_answer(message, f"{describe_end(status)}{place}")
 
 
 def can_fork() -> bool:
@@ -106,7 +112,9 @@ def _run_child(work: Callable[[], str], answer: Connection) -> NoReturn:
     """Never returns into the code of the parent, and runs nothing of what the parent registered to run at exit."""
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         torch.set_num_threads(1)  # OpenMP's threads are not copied by a fork
         answer.send_bytes(_call_work(work))
         _flush_streams()
@@ -153,10 +161,10 @@ def _reap(child: int) -> int | None:
         return None
 
 
-def _read_answer(message: bytes | None, status: int | None) -> str:
+def _read_answer(message: bytes | None, end: str) -> str:
     if message is None:
         raise TargetError(
-            f"the forked child {_describe_end(status)}",
+            f"the forked child {escape(end)}",
             "a model and a target that do not end the process",
             "see what it printed; trace it on the CPU to see whether it ends there, too",
         )
@@ -164,14 +172,6 @@ def _read_answer(message: bytes | None, status: int | None) -> str:
         return message[1:].decode("utf-8", "surrogatepass")
     described = json.loads(message[1:])
     raise error_from_dict(described) from ChildTraceback("\n" + described["traceback"])
-
-
-def _describe_end(status: int | None) -> str:
-    if status is None:
-        return "ended without a result"
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with exit status {status} before it had a result"
 
 
 def _flush_streams() -> None:

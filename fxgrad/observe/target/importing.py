@@ -225,7 +225,7 @@ def _suggest_module(name: str) -> str:
     if holder in sys.modules and hasattr(sys.modules[holder], last):
         return f"{holder}:{last}"
     file = Path(*name.split(".")).with_suffix(".py")
-    if file.is_file():
+    if os.path.isfile(file):  # not file.is_file(), which raises where the name is too long
         return str(file)
     return (
         f"run it from the folder that contains {name.partition('.')[0]}, or in the environment where that is installed"

@@ -21,7 +21,7 @@ from fxgrad.observe.execution import Executed, execute
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.record.frames import user_code
-from fxgrad.observe.run import TracedRun, observe_forward
+from fxgrad.observe.run import TracedRun, check_surroundings, observe_forward
 from fxgrad.observe.target.arguments import Arguments, Input, make_arguments, parse_init, parse_input
 from fxgrad.observe.target.devices import parse_device
 from fxgrad.observe.target.importing import (
@@ -46,7 +46,7 @@ _EXAMPLES = {"--init": '--init "1000, 1000"', "--input": "--input 'f32[9,1000]',
 class Target:
     """What is traced: a model, the arguments of its forward, and what makes a loss of its output.
 
-    ``args``    the positional arguments of ``model.forward``, a tuple
+    ``args``    the positional arguments of ``model.forward``, a tuple; a factory may return a single tensor alone
     ``kwargs``  its keyword arguments
     ``loss``    called with the model's output; backward starts from what it returns
     """
@@ -181,6 +181,8 @@ def _check_returned(returned: object, *, shown: str) -> Target:
         target = Target(*returned)
     else:
         raise TargetError(f"{shown} returned {_describe(returned)}", _RETURNS, _suggest_return(returned))
+    if isinstance(target.args, torch.Tensor):  # as for fxgrad.trace, a single argument
+        target = replace(target, args=(target.args,))
     model, args, kwargs, loss = target.model, target.args, target.kwargs, target.loss
     has_names = isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs)
     for is_right, problem, suggestion in (
@@ -282,6 +284,7 @@ def _load(options: TargetOptions) -> Iterator[tuple[Target, RegistrationWatch]]:
     with run_as_program(parse_target(options.text)):
         with watch.watching():
             target = load_target(options)
+        check_surroundings()  # importing it may have entered a mode
         with _find_autocast(options):
             yield target, watch
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fxgrad.cli import main
+from fxgrad.rules import list_codes
 from tests.support.needs import needs_emulation
 from tests.support.targets import python
 
@@ -92,6 +93,11 @@ def test_verify_calls_backward_as_it_is_told(write, device, options, called):
 def test_inputs_to_verify_that_are_not_there(model, fails):
     status, err = fails("verify", model, "--inputs", "layers.3.wieght")
     assert (status, err.splitlines()[0]) == (2, "error: no tensor 'layers.3.wieght'")
+
+
+def test_all_rules_are_listed_with_their_titles(capsys):
+    assert main(["rule"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(list_codes())
 
 
 def test_a_rule_is_described(capsys):

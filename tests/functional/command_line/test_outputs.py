@@ -75,6 +75,38 @@ def test_a_file_that_was_there_is_as_it_was_when_drawing_fails(model, folder, fa
     assert sorted(path.name for path in folder.iterdir()) == ["graph.svg", model]
 
 
+@pytest.mark.parametrize(
+    "command", [["draw", "-o", "link.svg"], ["report", "--json", "link.svg"], ["report", "--markdown", "link.svg"]]
+)
+def test_a_link_to_the_target_is_the_target(model, folder, fails, command):
+    before = (folder / model).read_text()
+    (folder / "link.svg").symlink_to(model)
+    status, err = fails(*command, model)
+    assert status == 2
+    assert err.startswith("error: the output link.svg is the target\n")
+    assert (folder / model).read_text() == before
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".svg", "missing/" + "a" * 300 + ".svg"])
+def test_a_name_that_no_file_can_have(model, fails, name):
+    status, err = fails("draw", model, "-o", name)
+    assert status == 4
+    assert err.startswith('error: cannot write "')
+
+
+@pytest.mark.parametrize("text", ["a" * 300, "a" * 300 + ".py", "a" * 300 + ".json", "a" * 300 + ":build"])
+def test_a_target_of_a_name_that_no_file_can_have(folder, fails, text):
+    assert fails("report", text)[0] == 2
+
+
+def test_an_output_that_is_read_only_stays(model, folder, fails):
+    (folder / "a.svg").write_text("before")
+    (folder / "a.svg").chmod(0o444)
+    status, err = fails("draw", model, "-o", "a.svg")
+    assert (status, err.splitlines()[0]) == (4, 'error: cannot write "a.svg": the file is read-only')
+    assert (folder / "a.svg").read_text() == "before"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_under_stdout(model, folder):
     with open("/dev/full", "w") as full:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 
@@ -21,6 +22,25 @@ class Result:
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+class FileTerminal:
+    """A terminal of which nothing but the descriptor can be used: its lock may be taken."""
+
+    def __init__(self, path):
+        self.path, self.descriptor = path, os.open(path, os.O_WRONLY | os.O_CREAT)
+
+    def __del__(self):
+        os.close(self.descriptor)
+
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        return self.descriptor
+
+    def getvalue(self):
+        return self.path.read_text()
 
 
 class Failing(io.StringIO):
@@ -56,9 +76,10 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch):
     show("text")
 
 
-def test_a_closed_stdout_is_no_error(monkeypatch):
+def test_a_closed_stdout_is_an_output_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    show("text")
+    with pytest.raises(OutputError, match="cannot write to stdout: it is closed"):
+        show("text")
 
 
 def test_a_full_disk_is_an_output_error(monkeypatch):
@@ -114,9 +135,9 @@ def test_different_files_pass():
 # Progress
 
 
-def put_terminal(monkeypatch):
+def put_terminal(monkeypatch, tmp_path):
     """In the test itself: pytest sets sys.stderr once more between a fixture and its test."""
-    stream = Terminal()
+    stream = FileTerminal(tmp_path / "stderr")
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
 
@@ -133,8 +154,8 @@ def fail_after(stream, text):
     raise ZeroDivisionError
 
 
-def test_long_work_is_told_after_twice_the_time_each_time(monkeypatch):
-    terminal = put_terminal(monkeypatch)
+def test_long_work_is_told_after_twice_the_time_each_time(monkeypatch, tmp_path):
+    terminal = put_terminal(monkeypatch, tmp_path)
     with progress("tracing model.py", first=0.0078125):
         shown = wait_for(terminal, "0.03125 s")
     assert shown.splitlines()[:3] == [
@@ -144,8 +165,8 @@ def test_long_work_is_told_after_twice_the_time_each_time(monkeypatch):
     ]
 
 
-def test_short_work_is_not_told(monkeypatch):
-    terminal = put_terminal(monkeypatch)
+def test_short_work_is_not_told(monkeypatch, tmp_path):
+    terminal = put_terminal(monkeypatch, tmp_path)
     with progress("tracing model.py"):
         pass
     assert terminal.getvalue() == ""
@@ -165,8 +186,8 @@ def test_nothing_is_told_where_stderr_is_closed(monkeypatch):
         pass
 
 
-def test_telling_ends_when_the_work_fails(monkeypatch):
-    terminal = put_terminal(monkeypatch)
+def test_telling_ends_when_the_work_fails(monkeypatch, tmp_path):
+    terminal = put_terminal(monkeypatch, tmp_path)
     with pytest.raises(ZeroDivisionError), progress("tracing model.py", first=0.001):
         fail_after(terminal, "0.001 s")
     time.sleep(0.01)

@@ -143,6 +143,18 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
     assert stat.S_IMODE((tmp_path / "graph.svg").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
 
 
+def test_a_file_that_was_there_keeps_its_permissions(tmp_path):
+    (tmp_path / "graph.svg").touch(mode=0o600)
+    write_file(b"picture", tmp_path / "graph.svg")
+    assert stat.S_IMODE((tmp_path / "graph.svg").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".svg", "\N{FIRE}" * 62 + ".svg"])
+def test_a_name_may_be_as_long_as_the_system_lets_it_be(tmp_path, name):
+    write_file(b"picture", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"picture"
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "graph.svg").symlink_to(tmp_path / "elsewhere" / "real.svg")

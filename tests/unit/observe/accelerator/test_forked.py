@@ -1,5 +1,6 @@
 """Work in a forked child: its answer, its errors, and that this process stays as it was."""
 
+import ctypes
 import json
 import os
 import signal
@@ -12,13 +13,14 @@ import torch
 from torch import nn
 
 import fxgrad
+from fxgrad.child_process import describe_end
 from fxgrad.errors import OutputError, TargetError, UsageError
-from fxgrad.observe.accelerator import forked
 from fxgrad.observe.accelerator.backend import emulate
 from fxgrad.observe.accelerator.device import NAME
 from fxgrad.observe.accelerator.forked import in_forked_child
 from fxgrad.observe.accelerator.transfer import fake_copy, move_module
 from tests.support.needs import needs_emulation
+from tests.support.processes import has_ended, wait_until
 
 
 def test_the_text_comes_back_unchanged():
@@ -220,7 +222,39 @@ def test_an_answer_that_cannot_be_collected_is_still_an_answer():
 
 
 def test_the_end_of_a_child_that_nobody_saw_is_told_as_such():
-    assert forked._describe_end(None) == "ended without a result"
+    assert describe_end(None) == "ended without a result"
+
+
+def test_a_crash_is_told_with_its_line():
+    with pytest.raises(TargetError, match=r"was killed by SIGSEGV at \S*test_forked.py:\d+, in <lambda>\n") as error:
+        in_forked_child(lambda: ctypes.string_at(0))
+    assert error.value.given.startswith("the forked child was killed by SIGSEGV")
+
+
+WAITS = """
+import os, sys, time
+from fxgrad.observe.accelerator.forked import in_forked_child
+
+def work():
+    with open(sys.argv[1] + ".part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(sys.argv[1] + ".part", sys.argv[1])
+    time.sleep(60)
+
+in_forked_child(work)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_a_child_ends_with_its_parent(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", WAITS, str(tmp_path / "pid")])
+    while not (tmp_path / "pid").exists():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    child = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: has_ended(child))
 
 
 @needs_emulation

@@ -90,6 +90,12 @@ def test_a_factory_in_an_importable_module():
 # What a factory returns instead
 
 
+@pytest.mark.parametrize("returned", ["Net(), x", "Target(Net(), x)"])
+def test_a_tensor_alone_is_the_one_argument(write, returned):
+    target = load_target(TargetOptions(write(f"def build(): return {returned}")))
+    assert [type(each) for each in target.args] == [torch.Tensor]
+
+
 @pytest.mark.parametrize(
     ("returned", "problem", "suggestion"),
     [
@@ -106,9 +112,8 @@ def test_a_factory_in_an_importable_module():
         ("(Net(), (x,), {}, torch.sum)", "a tuple of 4", "return model, (x,), the model first"),
         ("(Net, (x,))", "the class Net as the model", "an instance: return Net(...), (x,)"),
         ("((x,), Net())", "a tuple of 1 as the model", "return model, (x,), the model first"),
-        ("(Net(), x)", "a Tensor as args", "return model, (x,): args is a tuple"),
         ("(Net(), [x])", "a list as args", "return model, (x,): args is a tuple"),
-        ("Target(Net(), x)", "a Tensor as args", "return model, (x,): args is a tuple"),
+        ("Target(Net(), {})", "a dict as args", "return model, (x,): args is a tuple"),
         ("(Net(), (x,), [1])", "a list as kwargs", "a dict of forward's keyword arguments"),
         ("(Net(), (x,), {1: x})", "a dict as kwargs", "a dict of forward's keyword arguments"),
         ("Target(Net(), (x,), None, 3)", "an int as loss", "a function of the model's output"),
