@@ -30,6 +30,7 @@ VariableKind = Literal["parameter", "buffer", "input", "other leaf"]
 HeldBy = Literal["forward", "module", "attribute"]
 Checkpoint = Literal["reentrant", "non-reentrant", "function"]
 MultiGradMode = Literal["all", "any"]
+ReturnKind = Literal["none", "tensor", "argument", "tuple", "list", "other", "unknown"]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
@@ -443,6 +444,21 @@ class Held(Record, frozen=True):
     is_inside: bool
 
 
+class HookReturn(Record, frozen=True):
+    """What a hook returns at one end of its code, as far as the code says it.
+
+    ``kind``     "none"; "tensor", one that the code computes; "argument", what the hook got or an entry of it; "tuple" or
+                 "list"; "other", such as a number; or "unknown"
+    ``members``  of a tuple or list: what each member is, as of a value by itself; None if their number is not known
+    ``each``     (name, start, stop) of the argument slice that an "argument" is the only entry of, or that a tuple or list
+                 has one member for each entry of: then ``members`` has one for all, in which an "argument" is that entry
+    """
+
+    kind: ReturnKind
+    members: tuple[HookReturn, ...] | None = None
+    each: tuple[str, int, int | None] | None = None
+
+
 class Hook(Record, frozen=True):
     """A registered hook.
 
@@ -455,6 +471,8 @@ class Hook(Record, frozen=True):
     ``active``         False if its handle was removed; calls made before still carry it
     ``unplaced``       why it is on no node of the graph, if so
     ``may_return``     whether its code can return something other than None; None: not known
+    ``returns``        what its code returns at each of its ends; () if that could not be read
+    ``changes_leaf``   of a post-accumulate hook: whether its code changes the leaf in place and never reads its ``.grad``
     ``target_slots``   (node, slot) of each of ``targets``; (None, 0) if that is not in the graph
     ``registered_nr``  autograd's sequence number when it was registered, if that was seen; ``registered_in`` is the id of
                        the module call that was running then, None outside of every call
@@ -485,6 +503,8 @@ class Hook(Record, frozen=True):
     holds: tuple[Held, ...] = ()
     more_targets: str | None = None
     uncounted: tuple[int, ...] = ()
+    returns: tuple[HookReturn, ...] = ()
+    changes_leaf: bool = False
 
 
 class Gradient(Record, frozen=True):

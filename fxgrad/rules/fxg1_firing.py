@@ -23,6 +23,7 @@ from fxgrad.graph.text import (
     quote_code,
 )
 from fxgrad.rules.fxg1_full_hooks import takes_full_hook
+from fxgrad.rules.fxg1_hook_returns import find_refused_return
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
 
@@ -240,6 +241,8 @@ def _explain_full_hook_without_input(subject: Subject, site: ModuleSite) -> Expl
     setup = site.call.full_hook
     if site.site.fires is False or setup is None or setup.input_positions is not None:
         return None
+    if find_refused_return(subject, site.site) is not None:
+        return None  # FXG109 says so, and that backward raises
     return Explanation(
         code="FXG105",
         severity="warning",

@@ -1,21 +1,15 @@
-"""What the code of a hook does: what it may return, reads and holds: FXG109, FXG113 and FXG116."""
+"""What the code of a hook reads and holds: FXG113 and FXG116."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
-from fxgrad.graph import Explanation, Gradient, Held, HookSite, Node, Variable
+from fxgrad.graph import Explanation, Held, Node, Variable
 from fxgrad.graph.backward_graph import PlacedSite
-from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,
     escape,
-    format_entry,
-    format_shape,
-    format_tuple,
     join_words,
     name_hook_function,
     name_module,
@@ -23,149 +17,6 @@ from fxgrad.graph.text import (
 )
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import Subject
-
-# FXG109
-
-_FXG109 = Page(
-    code="FXG109",
-    title="What a hook may return",
-    what="""
-    backward raises "hook has returned an incorrect number of values (got 1, but expected 3)", "can't replace a
-    None gradient with a non-None value" or "has changed the size of value".
-    """,
-    why="""
-    A hook that returns something other than None replaces the gradients. It must return a tuple with one entry per
-    entry of what it replaces: grad_input for non-full, full and node hooks, grad_output for pre-hooks; a tensor hook
-    returns one tensor. Shape, dtype and layout must stay the same. For a non-full hook, the number of entries is that
-    of the node's arguments (FXG101), not the module's. If a full hook or pre-hook returns a bare tensor, its first
-    dimension counts as the number of entries.
-    """,
-    source="torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py, BackwardHook",
-    example="""
-    >>> import torch
-    >>> linear = torch.nn.Linear(10, 20)
-    >>> handle = linear.register_backward_hook(lambda module, grad_input, grad_output: (grad_input[0],))
-    >>> linear(torch.ones(8, 10)).sum().backward()
-    Traceback (most recent call last):
-        ...
-    RuntimeError: hook '<lambda>' has returned an incorrect number of values (got 1, but expected 3)
-    """,
-    fix="""
-    Return None, or a tuple as long as the one it replaces, with None where that has None. fxgrad shows the entries and
-    shapes for each hook of your model.
-    """,
-)
-
-_MOST_ENTRIES = 12
-_MOST_LEAVES = 6
-_COUNT = re.compile(
-    r"returned an (?:incorrect number of values|invalid number of grad_(?:in|out)put)[ ,(]*"
-    r"got (\d+), but expected (\d+)"
-)
-
-
-def _explain_return(subject: Subject) -> Iterator[Explanation]:
-    """The hook's code can return a value, which PyTorch uses as the new gradients."""
-    hook, placed = subject.hook, [placed for placed in subject.placed if placed.site.fires is not False]
-    if not hook.may_return or not placed or hook.kind.replaces is None:
-        return
-    site, node, _ = placed[0]
-    yield Explanation(
-        code="FXG109",
-        severity="info",
-        headline=f"{name_hook_function(hook)} may return something other than None",
-        because=(
-            f"What it returns replaces {hook.kind.replaces} at {escape(node.label)}. "
-            f"{_name_changed_leaves(subject, site, node)} fxgrad's predictions for this graph assume that it returns "
-            "None."
-        ),
-        fix=f"return {describe_return(site)}",
-        site=site,
-    )
-
-
-def _name_changed_leaves(subject: Subject, site: HookSite, node: Node) -> str:
-    """Which leaves get other gradients: those behind what is replaced."""
-    behind = subject.facts.leaves_behind
-    # what replaces grad_output is what the node gets; of full pre-hooks that holds for BackwardHookFunction, the identity
-    starts = _list_next_nodes(site, node) if site.hook.kind.replaces == "grad_input" else [node.id]
-    count, names = behind.list_leaves(starts)
-    leaves = [quote_code(name) for name in islice(names, _MOST_LEAVES)]
-    if behind.lead_to_nesting(starts):
-        leaves.append("what a nested backward behind it uses")
-        return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count + 1)}."
-    if not leaves:
-        return "No leaf gets its gradient from there, so no .grad changes."
-    return f"That changes .grad of {join_words(leaves, most=_MOST_LEAVES, total=count)}, and of no other leaf."
-
-
-def _list_next_nodes(site: HookSite, node: Node) -> list[int]:
-    """The nodes that the entries of grad_input go to, without those of None entries, which stay None."""
-    entries: Sequence[Gradient | None] = site.grad_input
-    if len(entries) != len(node.edges):  # a full hook has entries for arguments that are no tensors, too
-        entries = (None,) * len(node.edges) if any(entry.status != "none" for entry in site.grad_input) else ()
-    pairs = zip(node.edges, entries, strict=False)
-    return [
-        edge.next_node
-        for edge, entry in pairs
-        if edge.next_node is not None and (entry is None or entry.status != "none")
-    ]
-
-
-def describe_return(site: HookSite) -> str:
-    """What a hook may return at this site, as a phrase.
-
-    PyTorch checks number, shape, dtype and None in torch/csrc/autograd/python_hook.cpp, for full hooks the number also
-    in torch/utils/hooks.py. A full pre-hook may return a tensor where its grad_output is None.
-    """
-    kind = site.hook.kind
-    if kind.arguments is HookArguments.LEAF:
-        return "None: anything else raises"
-    if kind.replaces is None:
-        return "anything: the value is ignored"
-    if kind.arguments is HookArguments.GRADIENT:
-        return _describe_tensor(site)
-    gradients = site.grad_input if kind.replaces == "grad_input" else site.grad_output
-    return _describe_tuple(kind.replaces, gradients) + ("" if kind.is_full_pre else _describe_nones(gradients))
-
-
-def _describe_tensor(site: HookSite) -> str:
-    (gradient,) = site.grad_output
-    if gradient.status == "unknown":
-        return f"None, or, if it gets a tensor, one of shape {format_shape(gradient.shape)}"
-    return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {format_entry(gradient)}")
-
-
-def _describe_tuple(name: str, gradients: Sequence[Gradient]) -> str:
-    shapes = format_tuple(map(format_entry, gradients), most=_MOST_ENTRIES)
-    entries = count_noun(len(gradients), "entry", plural="entries")
-    return f"None, or a tuple of {entries} in place of {name}: {shapes}"
-
-
-def _describe_nones(gradients: Sequence[Gradient]) -> str:
-    return " (with None where an entry is None)" if any(entry.status != "tensor" for entry in gradients) else ""
-
-
-def _explain_number_of_values(message: str) -> Explanation | None:
-    """Explain the RuntimeError about the number of values that a hook returned; None for any other message."""
-    found = _COUNT.search(message)
-    if found is None:
-        return None
-    got, expected = found.groups()
-    return Explanation(
-        code="FXG109",
-        severity="error",
-        headline=f"a hook returned {count_noun(int(got), 'value')} where {expected} are expected",
-        because=(
-            "What a hook returns replaces the tuple it got, entry by entry. A bare tensor is not a tuple: its first "
-            "dimension counts as the number of entries. (torch/csrc/autograd/python_hook.cpp; torch/utils/hooks.py)"
-        ),
-        fix=(
-            f"return None, or a tuple of {count_noun(int(expected), 'entry', plural='entries')}, with None where it "
-            "got None"
-        ),
-    )
-
 
 # FXG113
 
@@ -368,7 +219,6 @@ def _advise_detaching(names: str) -> str:
 
 
 RULES = (
-    Rule(_FXG109, hook_rules=(_explain_return,), error_rules=(_explain_number_of_values,)),
     Rule(_FXG113, hook_rules=(_explain_early_read,)),
     Rule(_FXG116, hook_rules=(_explain_kept_graph,)),
 )

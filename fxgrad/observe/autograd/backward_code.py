@@ -182,7 +182,7 @@ def _names_of(definition: Definition | None) -> _Names | None:
     context, *_ = [each.arg for each in (*definition.args.posonlyargs, *definition.args.args)] or [""]
     body = definition.body if isinstance(definition.body, list) else [definition.body]
     nodes = [node for statement in body for node in ast.walk(statement)]
-    bound = set().union(*map(_bound_names, body))
+    bound = set().union(*map(find_bound_names, body))
     if context in {"", *bound} or any(isinstance(node, (ast.Global, ast.Nonlocal)) for node in nodes):
         return None
     bound |= {node.arg for node in ast.walk(definition.args) if isinstance(node, ast.arg)}
@@ -197,7 +197,7 @@ def _is_deep(definition: Definition) -> bool:
     return bool(level)
 
 
-def _bound_names(tree: ast.AST) -> set[str]:
+def find_bound_names(tree: ast.AST) -> set[str]:
     """The names that anything in a syntax tree binds: by assignment, import, definition, ``except`` or ``match``."""
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -214,8 +214,8 @@ def _unfollowed_names(tree: ast.AST) -> set[str]:
     if isinstance(tree, ast.If):
         return set().union(*map(_unfollowed_names, [tree.test, *tree.body, *tree.orelse]))
     if isinstance(tree, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-        return set().union(*[_bound_names(node) for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)])
-    return _bound_names(tree)
+        return set().union(*[find_bound_names(node) for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)])
+    return find_bound_names(tree)
 
 
 def _kept_attributes(nodes: Iterable[ast.AST], context: str) -> frozenset[str]:
@@ -494,6 +494,17 @@ def kind_of_result(function: Any) -> ValueKind:
     else:
         return ANYTHING
     return kind_of_operator_result(function.__name__) if calls_operator else ANYTHING
+
+
+def returns_one_tensor(function: Any) -> bool:
+    """Whether a function or method of torch returns one Tensor, whatever it is given.
+
+    >>> returns_one_tensor(torch.Tensor.clamp), returns_one_tensor(torch.Tensor.split), returns_one_tensor(torch.Tensor.item)
+    (True, False, False)
+    """
+    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{getattr(function, '__name__', '')}")
+    tensors = [[str(result.type) for result in schema.returns] == ["Tensor"] for schema in schemas]
+    return kind_of_result(function) == TENSOR and bool(tensors) and all(tensors)
 
 
 @cache

@@ -62,7 +62,7 @@ _WRAPPERS: tuple[tuple[Any, str], ...] = (
     (context_decorator, "func"),
 )
 """Torch's decorators of a backward, with the name by which their wrappers close over the function inside."""
-_MANAGERS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled)
+MANAGERS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled)
 """Context managers that let errors through: where another keeps one to itself, its decorator returns None."""
 
 
@@ -80,7 +80,7 @@ def unwrap_backward(function: FunctionType) -> FunctionType | None:
             return found
         cells = closure_of(found)
         factory = cells.get("ctx_factory")
-        lets_errors_through = is_a(factory, MethodType) and any(type(factory.__self__) is each for each in _MANAGERS)
+        lets_errors_through = is_a(factory, MethodType) and any(type(factory.__self__) is each for each in MANAGERS)
         if name == "func" and not lets_errors_through:
             return None
         found = cells.get(name)

@@ -12,6 +12,7 @@ from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import name_of
 from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors
+from fxgrad.observe.hooks.hook_returns import changes_leaf, find_returns
 from fxgrad.observe.hooks.search import HookSearch, HookSlot
 from fxgrad.observe.hooks.tables import LiveHook, find_multi_grad_mode, function_name
 from fxgrad.observe.observed_graph import ObservedGraph
@@ -44,6 +45,10 @@ class HookRecords:
     def _make_record(self, number: int, hook: LiveHook) -> Hook:
         found = None if hook.parts else self._find_slot(hook)
         slots = tuple([self._observed.find_slot(part.tensor, part.origin) for part in hook.parts])
+        returns = () if hook.function is None else find_returns(hook.function, hook.kind)
+        may_return = False if hook.function is None else may_return_a_value(hook.function)
+        if returns and all(value.kind == "none" for value in returns):
+            may_return = False
         return Hook(
             id=number,
             kind=hook.kind,
@@ -57,7 +62,9 @@ class HookRecords:
             observed=found,
             active=hook.active,
             unplaced=self._explain_unplaced(hook, found),
-            may_return=False if hook.function is None else may_return_a_value(hook.function),
+            may_return=may_return,
+            returns=returns,
+            changes_leaf=changes_leaf(hook.function, hook.kind),
             target_slots=slots,
             uncounted=self._find_uncounted(hook, slots),
             registered_nr=hook.sequence_nr,

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from fxgrad.graph import HookKind
 from fxgrad.rules import explain
-from fxgrad.rules.fxg1_hook_code import describe_return
+from fxgrad.rules.fxg1_hook_returns import describe_return
 
 
 def told(graph, code):

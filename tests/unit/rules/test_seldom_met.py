@@ -14,7 +14,7 @@ import fxgrad
 from fxgrad.graph import Gradient, HookKind, HookSite
 from fxgrad.graph.records import Hook
 from fxgrad.rules import explain
-from fxgrad.rules.fxg1_hook_code import describe_return
+from fxgrad.rules.fxg1_hook_returns import describe_return
 from fxgrad.rules.fxg2_gradients import describe_lost_gradient, find_lost_gradients
 
 

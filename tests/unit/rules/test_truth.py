@@ -9,7 +9,7 @@ from torch import nn
 import fxgrad
 from fxgrad.graph import HookKind
 from fxgrad.rules.fxg1_full_hooks import name_grad_inputs, name_grad_outputs
-from fxgrad.rules.fxg1_hook_code import describe_return
+from fxgrad.rules.fxg1_hook_returns import describe_return
 from fxgrad.rules.subject import list_subjects
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's, of non-full hooks and of inputs without grad
