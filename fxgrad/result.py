@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite, ModuleCall
+from fxgrad.graph.backward_graph import find_result
 from fxgrad.graph.lookup import find_hook_kind, find_module_path
 from fxgrad.graph.text import escape
 
@@ -158,7 +159,8 @@ class Trace:
     def sites_of(self, module: Any = None, kind: HookKind | str | None = None) -> tuple[HookSite, ...]:
         """The sites of the hooks owned by a module, or of one kind, or both; in firing order.
 
-        A global hook's sites belong to the modules at whose calls it sits.
+        A global hook's sites belong to the modules at whose calls it sits, those of a hook on a module's result to that
+        module.
         """
         path = None if module is None else self._find_path(module)
         wanted = None if kind is None else find_hook_kind(kind)
@@ -169,6 +171,9 @@ class Trace:
             return True
         if site.call is not None:
             return self.graph.calls_by_id[site.call].path == path
+        result = find_result(self.graph, site.hook)
+        if result is not None:
+            return result[0].path == path
         return site.hook.kind.is_module and not site.hook.kind.is_global and site.hook.owner == path
 
     def _find_path(self, module: Any) -> str:

@@ -11,8 +11,9 @@ from msgspec import structs
 
 from fxgrad.graph import check, names, printing
 from fxgrad.graph.graph_records import GraphRecords
+from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import find_node
-from fxgrad.graph.records import Edge, Hook, HookSite, Module, ModuleCall, Node, Record
+from fxgrad.graph.records import Edge, Hook, HookSite, Module, ModuleCall, Node, Path, Record
 
 
 class BackwardGraph(GraphRecords, frozen=True, dict=True, gc=True):
@@ -133,6 +134,14 @@ def find_owner(graph: BackwardGraph, site: HookSite) -> tuple[int, str]:
     """The hook's id and the path of the owner that it has this site at."""
     call = graph.calls_by_id.get(site.call) if site.call is not None else None
     return site.hook.id, call.path if call is not None and site.hook.kind.is_module else site.hook.owner
+
+
+def find_result(graph: BackwardGraph, hook: Hook) -> tuple[ModuleCall, Path] | None:
+    """The module call whose result a hook on a tensor is on, and where in the result; None for any other hook."""
+    if hook.kind.owner is not HookOwner.TENSOR or hook.observed is None:
+        return None
+    node, slot = hook.observed
+    return None if graph.nodes[node].kind.is_leaf else graph.find_returning_call(node, slot or 0)
 
 
 # What a probe observes

@@ -178,6 +178,13 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
             if ref.node is not None
         )
 
+    def find_returning_call(self, node: int, slot: int) -> tuple[ModuleCall, Path] | None:
+        """The innermost call around what made a value that returned it, and where in its result; None if none did."""
+        places = dict(self.results_of_slots.get((node, slot), ()))
+        maker = self.find_maker(self.nodes[node])
+        calls = self.enclosing_calls(None if maker is None else maker.id)
+        return next(((call, places[call.id]) for call in calls if call.id in places), None)
+
     @cached_property
     def names_of_slots(self) -> dict[tuple[int, int], str]:
         """For each slot the name of the variable that it belongs to."""

@@ -116,7 +116,7 @@ class ObservedGraph:
         """How the owner of a tensor hook is called: by its name, its fx node, or its node and slot."""
         if id(tensor) in self.tensor_names.named:
             return self.tensor_names.named[id(tensor)].name
-        made = None if self.forward is None or tensor is None else self.forward.maker_of(tensor)
+        made = None if self.forward is None or tensor is None else self.forward.name_of(tensor)
         if made is not None:
             return made
         return "" if origin is None else f"{self.node_name(origin[0])}[{origin[1]}]"

@@ -50,10 +50,13 @@ from fxgrad.observe.record.names import (
 )
 from fxgrad.observe.record.patches import Compiler, patch_torch
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, find_tensors
+from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, find_tensors, identify_memory
 from fxgrad.observe.restore import preserve
 
 NO_CALLS = "captured from existing tensors: forward was not recorded"
+
+_HOOKED_VIEW = "is a view and is being modified inplace"
+"""In the message of torch/csrc/autograd/variable.cpp, handle_view_on_rebase."""
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -477,7 +480,7 @@ def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
     """
 
     def make_error(error: BaseException) -> TargetError:
-        place = _format_place(run.model, run.recorder, error)
+        place = _format_place(run.model, run.recorder, error) + _format_hooked_view(run.model, run.recorder, error)
         return TargetError(
             f"{what} raised {escape(type(error).__name__)}{place}: {format_message(error)}",
             f"arguments with which {what} runs",
@@ -503,6 +506,18 @@ def _format_place(model: nn.Module, recorder: Recorder, error: BaseException) ->
     if source is not None:
         parts.append(f" at {escape(source.file)}:{source.line}" + (f" `{escape(source.code)}`" if source.code else ""))
     return ",".join(parts)
+
+
+def _format_hooked_view(model: nn.Module, recorder: Recorder, error: BaseException) -> str:
+    """Whose full hook it is that forbids to change a tensor in place, if that is what PyTorch raised."""
+    if _HOOKED_VIEW not in format_message(error) or not recorder.ops.failed:
+        return ""
+    memory = identify_memory(recorder.ops.failed[0].tensor)
+    for call in reversed(recorder.module_calls):
+        seen, verb = (call.outputs, "returned") if call.completed else (call.inputs, "got")
+        if call.backward_hook is not None and any(identify_memory(one.tensor) == memory for one in seen):
+            return f", which changes in place what {_format_call(model, recorder, call)}, with a full hook, {verb}"
+    return ""
 
 
 def _format_call(model: nn.Module, recorder: Recorder, call: ModuleEvent) -> str:

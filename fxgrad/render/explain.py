@@ -16,7 +16,7 @@ from fxgrad.graph import (
     Node,
     NodeKind,
 )
-from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
+from fxgrad.graph.backward_graph import HookSites, find_owner, find_result, group_sites
 from fxgrad.graph.lookup import find_module_path
 from fxgrad.graph.names import describe_node_kind
 from fxgrad.graph.text import (
@@ -155,11 +155,15 @@ def _select_module(graph: BackwardGraph, path: str) -> tuple[HookSites, ...]:
     return tuple(
         subject
         for subject in group_sites(graph)
-        if (subject.path in paths if subject.hook.kind.is_module else _is_on_parameter(subject, module))
+        if (subject.path in paths if subject.hook.kind.is_module else _is_on_tensor_of(subject, module))
     )
 
 
-def _is_on_parameter(subject: HookSites, module: Module) -> bool:
+def _is_on_tensor_of(subject: HookSites, module: Module) -> bool:
+    """Whether the hook is on a parameter of the module, or on what it returned."""
+    result = find_result(subject.graph, subject.hook)
+    if result is not None:
+        return result[0].path == module.path
     return bool({subject.hook.owner, *subject.hook.targets} & set(module.parameters))
 
 

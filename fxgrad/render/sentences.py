@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookSite, ModuleCall, Node, Source
-from fxgrad.graph.backward_graph import HookSites
+from fxgrad.graph import BackwardGraph, Gradient, GraphInfo, Hook, HookSite, ModuleCall, Node, Path, Source
+from fxgrad.graph.backward_graph import HookSites, find_result
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment, HookOwner
 from fxgrad.graph.names import describe_grad_inputs, describe_grad_outputs, join_labels
 from fxgrad.graph.text import (
@@ -14,6 +14,7 @@ from fxgrad.graph.text import (
     format_backward_call,
     format_entry,
     format_meta,
+    format_path,
     format_ranges,
     format_shape,
     format_source,
@@ -93,10 +94,19 @@ def describe_owner(subject: HookSites) -> Iterator[str]:
         yield count_noun(len(subject.calls), "call") if graph.info.calls_reason is None else ""
     elif hook.kind.on_several_tensors:
         yield join_words(map(escape, hook.targets)) or "no tensors"
+    elif (result := find_result(graph, hook)) is not None:
+        yield describe_result(*result)
+        yield escape(hook.owner)
     else:
         yield escape(hook.owner) or "a tensor"
         variable = graph.variables_by_name.get(hook.owner)
         yield f"{variable.kind} {format_meta(variable.meta)}" if variable else ""
+
+
+def describe_result(call: ModuleCall, path: Path) -> str:
+    """A tensor as what a module returned: ``result[1] of lstm, call 2``."""
+    which = "" if call.index == 1 else f", call {call.index}"
+    return f"{format_path(path)} of {escape(call.path) or 'the model'}{which}"
 
 
 def describe_module(subject: HookSites) -> str:

@@ -66,6 +66,7 @@ _FXG101 = Page(
 )
 
 _MOST_PARAMETERS = 4
+_MOST_ENTRIES = 5
 _SHORT_WAY = 3
 _GENERAL_ADVICE = "register_full_backward_hook, which has one entry per argument and result of the module"
 
@@ -80,11 +81,19 @@ def _explain_node(subject: Subject) -> Iterator[Explanation]:
         code="FXG101",
         severity="info" if whole else "warning",
         headline="a non-full hook sits on one autograd node"
-        + (", which here is the whole module" if whole else ", not on the module"),
+        + (", which here is the whole module" if whole else f", not on the module{_summarize_entries(placed)}"),
         because=" ".join(_list_node_reasons(subject, placed)),
         fix=advise_full_hook(subject, placed.call) if placed.call else _GENERAL_ADVICE,
         site=placed.site,
     )
+
+
+def _summarize_entries(placed: PlacedSite) -> str:
+    """What grad_input holds instead of the module's gradients, to end a headline with; "" where no argument has a name."""
+    names = [escape(gradient.argument) for gradient in placed.site.grad_input if gradient.argument]
+    if not names or len(names) < len(placed.site.grad_input):
+        return ""
+    return f": its grad_input is {join_words(names, most=_MOST_ENTRIES)} of {name_node_function(placed.node)}"
 
 
 def _is_whole_module(placed: PlacedSite) -> bool:

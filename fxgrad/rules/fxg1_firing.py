@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, HookSite, ModuleCall, Node, TensorRef
+from fxgrad.graph import Explanation, HookSite, Module, ModuleCall, Node, Source, TensorRef
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
@@ -15,6 +15,7 @@ from fxgrad.graph.text import (
     format_backward_call,
     format_path,
     format_ranges,
+    format_source,
     join_words,
     name_forward,
     name_hook_function,
@@ -22,7 +23,7 @@ from fxgrad.graph.text import (
     pluralize,
     quote_code,
 )
-from fxgrad.rules.fxg1_full_hooks import takes_full_hook
+from fxgrad.rules.fxg1_full_hooks import advise_input_grad, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
@@ -68,7 +69,7 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG104",
         severity="warning",
-        headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}",
+        headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{_blame_forward(subject)}",
         because=_join_reasons(subject, silent),
         fix=_advise_on_silence(subject, silent[0]),
         site=silent[0],
@@ -126,11 +127,43 @@ def _advise_without_call(subject: Subject) -> str:
         return f"register it on {quote_code(module.wraps)}, the module inside, before the first call"
     if subject.calls:
         return "register the hook before forward runs: a call captures the hooks that exist when it starts"
+    if _find_bare_forward(subject) is not None:
+        return "call the module itself, `module(x)` for `module.forward(x)`: hooks are called by Module.__call__"
     if _are_parameters_in_graph(subject):
         return "its parameters are used without calling it: hook the module that uses them, or the parameters"
     if module and not module.parameters and subject.path in subject.facts.containers:
         return "it only holds other modules: hook those"
     return "call the module itself, `module(x)`: `module.forward(x)` runs no hooks"
+
+
+def _blame_forward(subject: Subject) -> str:
+    """The line that shows that forward was called without the module, to end a headline with."""
+    source = None if subject.calls or not subject.module else _find_bare_forward(subject)
+    if source is None:
+        return ""
+    which = f"{name_module(subject.path)}.forward" if subject.path else "the model's forward"
+    return f": {which} was called, not {name_module(subject.path)} ({format_source(source)})"
+
+
+def _find_bare_forward(subject: Subject) -> Source | None:
+    """A line in the module's forward, or one that calls it by name, that used its parameters or submodules; the module
+    itself has no call."""
+    module, graph = subject.module, subject.graph
+    if module is None:
+        return None
+    leaves = {variable.node for name in module.parameters if (variable := graph.variables_by_name.get(name))}
+    users = [graph.nodes[user].source for leaf in leaves - {None} for user in graph.users_of_slots.get((leaf or 0, 0), ())]
+    prefix = f"{module.path}." if module.path else ""
+    inside = [call.source for call in graph.calls if call.path.startswith(prefix)]
+    return next((line for line in (*users, *inside) if line is not None and _is_bare_forward(line, module)), None)
+
+
+def _is_bare_forward(line: Source, module: Module) -> bool:
+    """Whether the line is in the module's forward, or calls a forward without naming a parameter of the module."""
+    if f".{line.function}".endswith(f".{module.type_name}.forward"):
+        return True
+    names = [f".{name.rpartition('.')[2]}" for name in module.parameters]
+    return ".forward(" in line.code and not any(name in line.code for name in ("super()", *names))
 
 
 def _are_parameters_in_graph(subject: Subject) -> bool:
@@ -252,12 +285,12 @@ def _explain_full_hook_without_input(subject: Subject, site: ModuleSite) -> Expl
             f"It calls the hook from the node on the outputs, {escape(site.node.label)}, with a UserWarning. "
             "(torch/utils/hooks.py, BackwardHook)"
         ),
-        fix=_advise_on_inputs(site.call),
+        fix=_advise_on_inputs(subject, site.call),
         site=site.site,
     )
 
 
-def _advise_on_inputs(call: ModuleCall) -> str:
+def _advise_on_inputs(subject: Subject, call: ModuleCall) -> str:
     hidden = [format_argument(call.argument_names, ref.path) for ref in call.inputs if ref.requires_grad]
     if hidden:
         requires, them = (
@@ -266,11 +299,9 @@ def _advise_on_inputs(call: ModuleCall) -> str:
             else ("require", "them as positional arguments")
         )
         return f"{join_words(hidden)} {requires} grad: pass {them}"
-    names = (quote_code(format_argument(call.argument_names, ref.path)) for ref in call.inputs)
-    return (
-        f"for the input's gradient, make {next(names, 'an input')} require grad; for the parameters' gradients, "
-        "use Tensor.register_post_accumulate_grad_hook"
-    )
+    asking = advise_input_grad(subject, call)
+    parameters = "for the parameters' gradients, use Tensor.register_post_accumulate_grad_hook"
+    return parameters if asking is None else f"{asking}; {parameters}"
 
 
 # FXG114

@@ -86,6 +86,17 @@ def _is_used_outside(subject: Subject, call: ModuleCall, ref: TensorRef) -> bool
     return any(user not in within for user in subject.graph.users_of_slots.get(slot, ()))
 
 
+def advise_input_grad(subject: Subject, call: ModuleCall) -> str | None:
+    """How to get the gradient of a positional argument that requires no grad; None if none of them can require it."""
+    refs = (ref for ref in call.inputs if _is_visible(ref) and ref.meta.dtype.startswith(("float", "bfloat", "complex")))
+    ref = next(refs, None)
+    if ref is None:
+        return None
+    variable = subject.graph.variables_by_name.get(ref.name or "")
+    name = format_argument(call.argument_names, ref.path) if variable is None else variable.name
+    return f"for the input's gradient, call `{escape(name)}.requires_grad_()` before the module is called"
+
+
 def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
     """What to expect from a full hook at this call."""
     if not takes_full_hook(call):
@@ -95,10 +106,12 @@ def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
         )
     names, hidden = name_grad_inputs(call), _name_hidden_inputs(call)
     all_none = ", all None because none of them requires grad" if set(names) == {"None"} else ""
+    asking = advise_input_grad(subject, call) if all_none and not hidden else None
     unseen = f" (it does not see {join_words(hidden)}, passed by keyword or inside a container)" if hidden else ""
     return (
         f"register_full_backward_hook: grad_input would be {format_tuple(names)}, one entry per positional argument"
         f"{all_none}{unseen}; grad_output {format_tuple(name_grad_outputs(subject, call))}, one per result"
+        f"{'' if asking is None else f'; {asking}'}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source, Variable
 from fxgrad.graph.names import join_labels
-from fxgrad.graph.text import count_noun, escape, join_words, name_module, pluralize, quote_code
+from fxgrad.graph.text import count_noun, escape, format_meta, join_words, name_module, pluralize, quote_code
 from fxgrad.predict import find_refused_leaves
 from fxgrad.rules.data_flow import (
     DataFlow,
@@ -306,7 +306,7 @@ def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:
     """A tensor of the model or its arguments was computed from others before forward."""
     for variable in graph.variables:
         if not variable.is_leaf and variable.requires_grad and not variable.retains_grad and _is_older(graph, variable):
-            yield _explain_computed_tensor(variable)
+            yield _explain_computed_tensor(graph, variable)
 
 
 def _is_older(graph: BackwardGraph, variable: Variable) -> bool:
@@ -316,22 +316,55 @@ def _is_older(graph: BackwardGraph, variable: Variable) -> bool:
     return made is not None and made < graph.calls[0].sequence_window[0]
 
 
-def _explain_computed_tensor(variable: Variable) -> Explanation:
+def _explain_computed_tensor(graph: BackwardGraph, variable: Variable) -> Explanation:
     name = quote_code(variable.name)
+    chain = _follow_only_path(graph, variable)
+    is_leaf_moved = all(node.kind.is_leaf or node.short_name.partition("Backward")[0] in _MOVING for node in chain) and bool(chain)
     return Explanation(
         code="FXG201",
-        severity="info" if variable.kind == "input" else "warning",
-        headline=f"{name} is not a leaf: its .grad stays None",
+        severity="info" if variable.kind == "input" and not is_leaf_moved else "warning",
+        headline=f"{name} is not a leaf: its .grad stays None{_name_receiver(graph, chain)}",
         because=(
-            f"{name} was computed before forward from tensors that require grad. Backward stores gradients only in "
-            "leaves, and optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
+            f"{name} was computed before forward from tensors that require grad"
+            f"{f', by {join_labels(chain[:-1])}' if chain[:-1] else ''}. Backward stores gradients only in leaves, and "
+            "optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
         ),
         fix=(
-            f"call {name}.retain_grad() before backward to get its gradient; to train it, make it a leaf with "
-            ".detach().requires_grad_() or an nn.Parameter"
+            f"make it a leaf: `{escape(variable.name)} = {escape(variable.name)}.detach().requires_grad_()`"
+            f"{' after the conversion' if is_leaf_moved else ', or an nn.Parameter'}; or call "
+            f"{name}.retain_grad() before backward"
         ),
         owner=variable.name,
     )
+
+
+_MOVING = frozenset(
+    {
+        *("ToCopy", "View", "Reshape", "UnsafeView", "Clone", "Alias", "T", "Transpose", "Permute", "Expand", "Squeeze"),
+        *("Unsqueeze", "Slice", "Select", "AsStrided", "Copy", "Copies"),
+    }
+)
+"""Families of nodes whose function gives the same values another dtype, device or shape."""
+
+
+def _follow_only_path(graph: BackwardGraph, variable: Variable) -> list[Node]:
+    """The nodes from a tensor to the only leaf that it was computed from; [] if it was computed from several."""
+    chain: list[Node] = []
+    following = variable.node
+    while following is not None:
+        chain.append(graph.nodes[following])
+        targets = {edge.next_node for edge in chain[-1].edges} - {None}
+        if len(targets) > 1:
+            return []
+        following = next(iter(targets), None)
+    return chain if chain[-1].kind.is_leaf else []
+
+
+def _name_receiver(graph: BackwardGraph, chain: Sequence[Node]) -> str:
+    leaf = graph.variables_by_name.get(chain[-1].variable or "") if chain else None
+    if leaf is None:
+        return ""
+    return f"; through {escape(chain[0].label)} the gradient goes on to {quote_code(leaf.name)} {format_meta(leaf.meta)}"
 
 
 def _explain_frozen_parameters(graph: BackwardGraph) -> Iterator[Explanation]:

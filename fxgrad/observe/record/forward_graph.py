@@ -100,6 +100,7 @@ class ForwardGraph:
         self._arguments: list[torch.Tensor] = []
         self._attribute_nodes: dict[str, fx.Node] = {}
         self._first_makers: dict[int, str | None] = {}
+        self._kept_names: dict[int, str | None] = {}
         self._hook_functions: dict[int, OpEvent] = {}
         self._targets: dict[int, tuple[Any, Any]] = {}
         self._metadata: dict[tuple[object, ...], TensorMetadata] = {}
@@ -155,10 +156,19 @@ class ForwardGraph:
         self.node_of_call[number] = fx_node
         self._describe(fx_node, event.results, is_call=True)
         for result in event.results:
+            self._note_returned(event, result)
             self._first_makers.setdefault(id(result.tensor), self.maker_of(result.tensor))
             self._routes[id(result.tensor)] = (fx_node, result.route)
             self._fx_nodes.pop(id(result.tensor), None)
         self._members[fx_node] = event.results
+
+    def _note_returned(self, event: OpEvent, result: OpResult) -> None:
+        """Keep the name of a tensor that a call returns as it got it, as ``x.cpu()`` may: the call has not made it."""
+        key = id(result.tensor)
+        if any(change.tensor is result.tensor for change in event.changes):
+            self._kept_names.pop(key, None)
+        elif result.shares is not None and result.shares.tensor is result.tensor:
+            self._kept_names.setdefault(key, self.maker_of(result.tensor))
 
     def _set_grad(self, *, enabled: bool) -> None:
         if enabled != self._grad_enabled:
@@ -355,6 +365,10 @@ class ForwardGraph:
         if fx_node is None and id(tensor) in self._routes:
             fx_node = self._routes[id(tensor)][0]
         return None if fx_node is None else fx_node.name
+
+    def name_of(self, tensor: torch.Tensor) -> str | None:
+        """The same, without the functions that returned the tensor as they got it."""
+        return self._kept_names.get(id(tensor)) or self.maker_of(tensor)
 
     def value_of(self, seen: TensorSnapshot | OpArgument) -> Value | None:
         """The fx node that had made a tensor at one moment of the run, and which of its results it was."""

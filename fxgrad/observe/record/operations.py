@@ -189,6 +189,7 @@ class OpRecorder:
     ``nesting``  the calls of Functions whose backward may run their forward again
     ``refusal``  why the calls alone do not tell what the run computed; None where they do
     ``paused``  nothing is recorded while it is set
+    ``failed``  the tensors among the arguments of the last call that raised
 
     `detaches_nested` says of a Function whose backward starts a backward of its own whether it starts from detached copies
     of its arguments; None of other Functions.
@@ -204,6 +205,7 @@ class OpRecorder:
         self.nesting: list[NestingCall] = []
         self.refusal: str | None = None
         self.paused = False
+        self.failed: Sequence[OpArgument] = ()
         self._log = log
         self._metas = metas
         self._cursor = cursor
@@ -304,6 +306,9 @@ class OpRecorder:
         start = next_sequence_nr()
         try:
             result = call(*args, **kwargs)
+        except BaseException:
+            self.failed = arguments
+            raise
         finally:
             self._inside -= 1
         event.window = start, next_sequence_nr()

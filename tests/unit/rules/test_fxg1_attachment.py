@@ -17,7 +17,7 @@ def test_legacy_hook_is_told_that_it_sits_on_one_node(linear):
     (found,) = told(linear.graph(), "FXG101")
     assert (found.severity, found.headline) == (
         "warning",
-        "a non-full hook sits on one autograd node, not on the module",
+        "a non-full hook sits on one autograd node, not on the module: its grad_input is self, mat1 and mat2 of aten::addmm",
     )
 
 

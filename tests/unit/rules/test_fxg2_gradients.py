@@ -281,14 +281,14 @@ def test_a_computed_tensor_in_the_place_of_a_parameter_is_told():
     with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
         torch.optim.SGD([model.scale], lr=1)
     assert (told.severity, told.owner) == ("warning", "scale")
-    assert told.headline == "`scale` is not a leaf: its .grad stays None"
+    assert told.headline.startswith("`scale` is not a leaf: its .grad stays None; through MulBackward0_")
     assert told.because == (
-        "`scale` was computed before forward from tensors that require grad. Backward stores gradients only in "
+        "`scale` was computed before forward from tensors that require grad, by MulBackward0_1. Backward stores gradients only in "
         "leaves, and optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
     )
     assert told.fix == (
-        "call `scale`.retain_grad() before backward to get its gradient; to train it, make it a leaf with "
-        ".detach().requires_grad_() or an nn.Parameter"
+        "make it a leaf: `scale = scale.detach().requires_grad_()`, or an nn.Parameter; or call `scale`.retain_grad() "
+        "before backward"
     )
 
 
