@@ -152,7 +152,9 @@ def _find_bare_forward(subject: Subject) -> Source | None:
     if module is None:
         return None
     leaves = {variable.node for name in module.parameters if (variable := graph.variables_by_name.get(name))}
-    users = [graph.nodes[user].source for leaf in leaves - {None} for user in graph.users_of_slots.get((leaf or 0, 0), ())]
+    users = [
+        graph.nodes[user].source for leaf in leaves - {None} for user in graph.users_of_slots.get((leaf or 0, 0), ())
+    ]
     prefix = f"{module.path}." if module.path else ""
     inside = [call.source for call in graph.calls if call.path.startswith(prefix)]
     return next((line for line in (*users, *inside) if line is not None and _is_bare_forward(line, module)), None)

@@ -319,7 +319,9 @@ def _is_older(graph: BackwardGraph, variable: Variable) -> bool:
 def _explain_computed_tensor(graph: BackwardGraph, variable: Variable) -> Explanation:
     name = quote_code(variable.name)
     chain = _follow_only_path(graph, variable)
-    is_leaf_moved = all(node.kind.is_leaf or node.short_name.partition("Backward")[0] in _MOVING for node in chain) and bool(chain)
+    is_leaf_moved = all(
+        node.kind.is_leaf or node.short_name.partition("Backward")[0] in _MOVING for node in chain
+    ) and bool(chain)
     return Explanation(
         code="FXG201",
         severity="info" if variable.kind == "input" and not is_leaf_moved else "warning",
@@ -340,7 +342,19 @@ def _explain_computed_tensor(graph: BackwardGraph, variable: Variable) -> Explan
 
 _MOVING = frozenset(
     {
-        *("ToCopy", "View", "Reshape", "UnsafeView", "Clone", "Alias", "T", "Transpose", "Permute", "Expand", "Squeeze"),
+        *(
+            "ToCopy",
+            "View",
+            "Reshape",
+            "UnsafeView",
+            "Clone",
+            "Alias",
+            "T",
+            "Transpose",
+            "Permute",
+            "Expand",
+            "Squeeze",
+        ),
         *("Unsqueeze", "Slice", "Select", "AsStrided", "Copy", "Copies"),
     }
 )
@@ -364,7 +378,9 @@ def _name_receiver(graph: BackwardGraph, chain: Sequence[Node]) -> str:
     leaf = graph.variables_by_name.get(chain[-1].variable or "") if chain else None
     if leaf is None:
         return ""
-    return f"; through {escape(chain[0].label)} the gradient goes on to {quote_code(leaf.name)} {format_meta(leaf.meta)}"
+    return (
+        f"; through {escape(chain[0].label)} the gradient goes on to {quote_code(leaf.name)} {format_meta(leaf.meta)}"
+    )
 
 
 def _explain_frozen_parameters(graph: BackwardGraph) -> Iterator[Explanation]:

@@ -48,7 +48,7 @@ def test_the_hook_is_found_at_the_module(layer: Callable[[], nn.Module], owner: 
     assert trace.sites_of(path) == trace.sites
     assert trace.sites_of("") == ()
     assert [site.hook.owner for site in trace.sites] != ["cpu"]
-    assert f"\n{owner}   " in trace.explain(path)
+    assert f"\n{owner}   " in str(trace.explain(path))
     assert fxgrad.verify(model, torch.ones(2, 4)).ok
 
 
