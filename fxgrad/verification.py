@@ -189,8 +189,9 @@ def _share_firings(sites: Sequence[HookSite], firings: Sequence[Firing]) -> list
 
 
 def _compare_order(came: Sequence[tuple[int, HookSite]]) -> Iterator[Difference]:
-    """Compare the order of sites that fire a known number of times. Others may be called before their turn."""
-    really = [site for _, site in sorted(came, key=lambda first: first[0]) if site.fires and site.times is not None]
+    """Compare the order of sites on nodes that fire a known number of times. Others may be called before their turn."""
+    first = [site for _, site in sorted(came, key=lambda first: first[0])]
+    really = [site for site in first if site.fires and site.times is not None and site.node is not None]
     predicted = sorted(really, key=lambda site: -1 if site.order is None else site.order)
     for rank, (expected, site) in enumerate(zip(predicted, really, strict=True)):
         if expected is not site:

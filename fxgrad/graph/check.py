@@ -158,6 +158,7 @@ def _list_references(graph: GraphRecords) -> Iterator[tuple[str, str, str | int 
             yield where, "hook", hook
         for edge in node.edges:
             yield where, "fx node", _fx_name(edge.value)
+    yield from _list_sharded(graph)
     for where, ref in _list_tensors(graph):
         yield where, "variable", ref.name
         yield where, "fx node", ref.fx_node
@@ -179,6 +180,14 @@ def _list_references(graph: GraphRecords) -> Iterator[tuple[str, str, str | int 
         where = _name_site(site, index)
         yield where, "module call", site.call
         yield where, "hook", site.hook.id
+
+
+def _list_sharded(graph: GraphRecords) -> Iterator[tuple[str, str, str | None]]:
+    for variable in graph.variables:
+        yield f"variable {_quote(variable.name)}, unsharded", "variable", variable.unsharded
+    for hook in graph.hooks:
+        if hook.sharding is not None:
+            yield f"hook {hook.id}, sharding", "variable", hook.sharding.parameter
 
 
 def _fx_name(value: Value | None) -> str | None:
@@ -228,6 +237,8 @@ def _list_hook_slots(graph: GraphRecords) -> Iterator[tuple[str, int | None, int
     for hook in graph.hooks:
         if hook.observed is not None:
             yield f"hook {hook.id}, observed", *hook.observed
+        if hook.sharding is not None:
+            yield f"hook {hook.id}, sharding", hook.sharding.leaf, None
         for held in hook.holds:
             yield f"hook {hook.id}, holds", held.node, None
         for index, target in enumerate(hook.target_slots):
@@ -342,7 +353,7 @@ def _check_site(site: HookSite, where: str) -> Iterator[str]:
         yield f"{where}: it has no reason"
     if (site.order is None) != (site.fires is False):
         yield f"{where}: fires is {site.fires} and order is {site.order}, but order is None iff fires is False"
-    if site.fires is True and site.node is None:
+    if site.fires is True and site.node is None and not site.hook.is_called_by_fsdp:
         yield f"{where}: it fires, but it is on no node"
     if site.times is not None and site.fires is not None and (site.times > 0) != site.fires:
         yield f"{where}: fires is {site.fires}, but times is {site.times}"

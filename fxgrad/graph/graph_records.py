@@ -221,6 +221,11 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
         """The variables that are parameters of the model."""
         return tuple(variable for variable in self.variables if variable.kind == "parameter")
 
+    def find_gradient_node(self, variable: Variable) -> int | None:
+        """The id of the node that a variable gets its gradient from: its own, or that of what FSDP gathers for it."""
+        unsharded = None if variable.unsharded is None else self.variables_by_name.get(variable.unsharded)
+        return variable.node if variable.node is not None or unsharded is None else unsharded.node
+
     @cached_property
     def fx_nodes_by_name(self) -> dict[str, FxNode]:
         """Every recorded fx node by its name."""

@@ -284,6 +284,8 @@ class Variable(Record, frozen=True):
     ``held_by``  of a leaf that ``model.parameters()`` does not have, or has only since forward: "module" for a parameter of
                  a module that the model does not register, "attribute" for a plain attribute of a module or in one,
                  "forward" for what was made while forward ran, by the line ``made_at``; None: not known
+    ``unsharded``  name of what forward uses in its place, where ``fully_shard`` (FSDP2) manages it: its gradient is reduced
+                   from that one's
     """
 
     name: str
@@ -297,6 +299,7 @@ class Variable(Record, frozen=True):
     slot: int = 0
     held_by: HeldBy | None = None
     made_at: Source | None = None
+    unsharded: str | None = None
 
 
 class Module(Record, frozen=True):
@@ -444,6 +447,31 @@ class Held(Record, frozen=True):
     is_inside: bool
 
 
+class Sharding(Record, frozen=True):
+    """What ``fully_shard`` (FSDP2) did with the parameter that a hook is registered on.
+
+    The model holds a sharded parameter. Forward uses an unsharded one, which FSDP gathers. After backward FSDP reduces the
+    gradient of that, and calls the post-accumulate hooks of the sharded one.
+
+    ``parameter``    name of the sharded parameter
+    ``is_replaced``  whether the hook is on what the model held before ``fully_shard``
+    ``leaf``         id of the AccumulateGrad of the unsharded parameter; None if that is not in the graph
+    ``refusal``      why FSDP does not reduce the gradient after the next backward, if so
+    ``has_waiting``  whether FSDP reduces a gradient with the next backward that may not come from it
+    """
+
+    parameter: str
+    is_replaced: bool
+    leaf: int | None
+    refusal: str | None = None
+    has_waiting: bool = False
+
+    @property
+    def may_get_gradient(self) -> bool:
+        """Whether FSDP may have a gradient to reduce."""
+        return self.leaf is not None or self.has_waiting
+
+
 class HookReturn(Record, frozen=True):
     """What a hook returns at one end of its code, as far as the code says it.
 
@@ -481,6 +509,8 @@ class Hook(Record, frozen=True):
     ``holds``          tensors with a graph behind them that its function keeps alive
     ``more_targets``   why a multi-grad hook is on more places than ``target_slots`` says, if so
     ``uncounted``      which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
+    ``sharding``       of a tensor hook or a post-accumulate hook on a parameter that ``fully_shard`` manages; None for a
+                       tensor hook where that is in the graph itself
     """
 
     id: int
@@ -505,6 +535,13 @@ class Hook(Record, frozen=True):
     uncounted: tuple[int, ...] = ()
     returns: tuple[HookReturn, ...] = ()
     changes_leaf: bool = False
+    sharding: Sharding | None = None
+
+    @property
+    def is_called_by_fsdp(self) -> bool:
+        """Whether FSDP calls the hook, once it has reduced a gradient, and not the engine."""
+        on_sharded = self.sharding is not None and not self.sharding.is_replaced
+        return on_sharded and self.kind is HookKind.POST_ACCUMULATE_GRAD
 
 
 class Gradient(Record, frozen=True):

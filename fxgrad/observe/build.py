@@ -245,8 +245,10 @@ def _make_tensor_ref(seen: TensorSnapshot, observed: ObservedGraph) -> TensorRef
 
 def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
     made = _find_leaves_made_in_forward(observed)
+    unsharded = {id(each.sharded): id(each.unsharded) for each in observed.tensor_names.sharded}
     for named in filter(observed.is_variable, observed.tensor_names.named.values()):
         tensor = named.tensor
+        gathered = observed.tensor_names.named.get(unsharded.get(id(tensor), 0))
         has_node = tensor.requires_grad and id(tensor) not in observed.leaves
         node, slot = observed.find_slot(tensor, read_origin(tensor) if has_node else None)
         yield Variable(
@@ -263,6 +265,7 @@ def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
             slot=slot,
             held_by=_find_holder(named, made.get(id(tensor))),
             made_at=find_stack_source(made[id(tensor)].stack) if id(tensor) in made else None,
+            unsharded=None if gathered is None else gathered.name,
         )
 
 

@@ -226,7 +226,8 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The tensors that a sparse tensor, or a tensor of a wrapping class, is made of."""
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        return [getattr(tensor, name) for name in names]
+        parts = [getattr(tensor, name) for name in names]
+        return [part for part in parts if is_a(part, torch.Tensor)]  # a DTensor names its DeviceMesh, too
     if tensor.layout is torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     return [getattr(tensor, name)() for name in _COMPRESSED.get(tensor.layout, ())]

@@ -32,8 +32,10 @@ from fxgrad.observe.hooks.tables import LiveHook
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.frames import UserCode, format_message, format_user_traceback
+from fxgrad.observe.record.names import list_modules
 from fxgrad.observe.restore import preserve
 from fxgrad.observe.run import check_model, claim_process, collect_warnings, record_run, run_forward
+from fxgrad.observe.sharding import reset_replicas
 
 _FREED = "Trying to backward through the graph a second time"
 
@@ -118,7 +120,10 @@ def execute(
         traced, observed, hooks = run.trace_live(output.value, output.found)
         graph = traced.graph if called is None else called(traced.graph)
         with preserve(model, (args, kwargs, *_list_tensors_with_gradient(observed, hooks))):
-            firings = _backward(EngineCall(observed, graph), hooks, watch)
+            try:
+                firings = _backward(EngineCall(observed, graph), hooks, watch)
+            finally:
+                reset_replicas(list_modules(model))
     return Executed(graph, firings)
 
 

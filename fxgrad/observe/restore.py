@@ -10,6 +10,7 @@ What is put back:
   the same order (sets: as Python puts them);
 - the random state of torch (of every device that is initialised), of Python, of numpy, and of the generators of these
   three that are held; seeds that wait for a device;
+- of modules that ``fully_shard`` has sharded (FSDP2): which parameters are gathered, and what else FSDP keeps account of;
 - the global hook tables; grad mode, autocast, the default dtype and device, deterministic algorithms, anomaly mode, print
   options and the other settings in `_settings`; modes of torch functions and of dispatch, hooks on saved tensors, levels
   of torch.func and of forward-mode AD and a profiler that were not left.
@@ -51,8 +52,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxgrad.graph.text import escape
 from fxgrad.observe.copy_on_write import Memory
-from fxgrad.observe.record.names import list_tensor_paths
+from fxgrad.observe.record.names import list_modules, list_tensor_paths
 from fxgrad.observe.record.tensors import find_tensors, is_leaf
+from fxgrad.observe.sharding import list_sharding_state
 
 Undo = Callable[[], object]
 
@@ -82,7 +84,8 @@ def preserve(model: nn.Module, arguments: Any, *, on_write: bool = False) -> Ite
 def _take_stock(model: nn.Module, arguments: Any, *, on_write: bool) -> tuple[list[Undo], Memory]:
     """What puts all back, in the order in which to call it, and the values."""
     inputs = [tensor for _, tensor in find_tensors(arguments).tensors]
-    held = _Reachable([model, arguments, *inputs, *_GLOBAL_HOOK_TABLES, *_waiting_seeds()])
+    sharding = list_sharding_state(list_modules(model))
+    held = _Reachable([model, arguments, *inputs, *sharding, *_GLOBAL_HOOK_TABLES, *_waiting_seeds()])
     weights = [state.tensor for state in held.tensors if issubclass(state.kind, nn.Parameter)]
     grads = [state.grad for state in held.tensors if state.grad is not None]
     memory = Memory([state.tensor for state in held.tensors], weights=[*weights, *grads], on_write=on_write)

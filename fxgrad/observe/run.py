@@ -53,6 +53,7 @@ from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import FoundRoots, MetaTable, find_roots, find_tensors, identify_memory
 from fxgrad.observe.restore import preserve
 
+GATHERED = "FSDP gathers its parameters while it runs"
 NO_CALLS = "captured from existing tensors: forward was not recorded"
 
 _HOOKED_VIEW = "is a view and is being modified inplace"
@@ -360,7 +361,8 @@ class ModelRun:
     def _make_forward_graph(self, placeholders: Arguments | None, output: Any, *, with_loss: bool) -> ForwardGraph:
         recorder, names = self.recorder, self._module_names
         call_names = {call: (names.path_of(call.module), type(call.module)) for call in recorder.module_calls}
-        forward = ForwardGraph(recorder, self._attributes, call_names)
+        forward = ForwardGraph(recorder, self._attributes | self._name_gathered(), call_names)
+        forward.refusal = forward.refusal or (GATHERED if self._tensor_names.sharded else None)
         args, kwargs = placeholders or ((), {})
         forward.add_placeholders(list_argument_names(self.model, len(args)), args, kwargs)
         for number, event in enumerate(recorder.function_calls):
@@ -368,6 +370,11 @@ class ModelRun:
                 forward.add_call(number, event)
         forward.add_output(output)
         return forward
+
+    def _name_gathered(self) -> dict[int, str]:
+        """What FSDP has gathered is in the model's table while forward runs, under the name of the sharded parameter."""
+        named = self._tensor_names.named
+        return {id(each.unsharded): named[id(each.sharded)].name for each in self._tensor_names.sharded}
 
 
 def _detaches_nested(function_class: type) -> bool | None:

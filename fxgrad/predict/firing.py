@@ -44,7 +44,8 @@ class HookCalls:
         self._hooks_at = group_by_node(simulation.graph, sites)
         undecided = {number for number, site in enumerate(sites) if site.node is None and site.fires is None}
         self._somewhere = {number for number in undecided if sites[number].hook.more_targets is not None}
-        self._recomputed = undecided - self._somewhere
+        self._reduced = {number for number in undecided if sites[number].hook.is_called_by_fsdp}
+        self._recomputed = undecided - self._somewhere - self._reduced
         self._miscounted = {number for number, site in enumerate(sites) if simulation.is_miscounted(site)}
         self.by_others: frozenset[int] = frozenset()
         self.raises = False
@@ -73,6 +74,12 @@ class HookCalls:
             if self.raises:
                 return
         yield from sorted(self._somewhere)
+        yield from (number for number in sorted(self._reduced) if self._is_called_with_fsdp(self._sites[number].hook))
+
+    def _is_called_with_fsdp(self, hook: Hook) -> bool:
+        """Whether FSDP may call a hook, or autograd does, where the sharded parameter is in the graph as well."""
+        reduces = hook.sharding is not None and self._simulation.reduces(hook.sharding) is not False
+        return reduces or (hook.observed is not None and self._simulation.runs(hook.observed[0]))
 
     def _run_node(self, node: int) -> Iterator[int]:
         hooks = self._hooks_at.get(node) or NodeHooks()

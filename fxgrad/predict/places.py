@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
-from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.text import escape, format_path
 
+_NOT_SHARDED = "forward uses the unsharded parameter that FSDP gathers, and backward does not reach the sharded {name}"
 _TOP_LEVEL = 2
 """The length of a path like ("result", 0)."""
 
@@ -76,6 +77,12 @@ class PlaceFinder:
             return self._make_unobserved_site(hook)
         node, slot = hook.observed
         record = self._graph.nodes[node]
+        if hook.sharding is not None and hook.sharding.refusal is None and hook.sharding.may_get_gradient:
+            name = escape(hook.sharding.parameter)
+            return make_undecided_site(
+                hook,
+                f"autograd calls it at {escape(record.label)}, and FSDP when it has reduced the gradient of {name}",
+            )
         if hook.kind.owner is HookOwner.NODE:
             return make_site_on_node(
                 hook, call=None, node=node, slot=None, reason=f"it was registered on {escape(record.label)} itself"
@@ -99,13 +106,30 @@ class PlaceFinder:
     def _make_unobserved_site(self, hook: Hook) -> HookSite:
         if not hook.active:
             return make_silent_site(hook, "its handle was removed")
-        if self._graph.nesting and self._may_be_on_leaf(hook):
+        if self._graph.nesting and self._may_be_on_leaf(hook) and not hook.is_called_by_fsdp:
             in_checkpoint = self._graph.nests_in_checkpoints
             return make_undecided_site(hook, _LEAF_IN_CHECKPOINT if in_checkpoint else _LEAF_IN_FUNCTION)
+        if hook.sharding is not None:
+            return self._make_sharded_site(hook, hook.sharding)
         reason = hook.unplaced or "no root depends on what it is registered on"
         if self._reaches_elsewhere is not None:
             return make_undecided_site(hook, f"{reason}; {self._reaches_elsewhere}")
         return make_silent_site(hook, reason)
+
+    def _make_sharded_site(self, hook: Hook, sharding: Sharding) -> HookSite:
+        """The site of a hook on a parameter that ``fully_shard`` manages, outside of the graph."""
+        name = escape(sharding.parameter)
+        if sharding.is_replaced:
+            return make_silent_site(
+                hook, f"fully_shard has replaced {name} since, and the new parameter has no such hook"
+            )
+        if not hook.is_called_by_fsdp:
+            return make_silent_site(hook, _NOT_SHARDED.format(name=name))
+        if sharding.refusal is not None:
+            return make_silent_site(hook, sharding.refusal)
+        if not (sharding.may_get_gradient or self._graph.nesting):
+            return make_silent_site(hook, f"no root depends on {name}, so FSDP has no gradient of it to reduce")
+        return make_undecided_site(hook, f"FSDP calls it when it has reduced the gradient of {name}")
 
     def _may_be_on_leaf(self, hook: Hook) -> bool:
         """Whether the hook may be on a leaf that requires grad: what is known of its owners does not say otherwise."""
@@ -191,7 +215,7 @@ class PlaceFinder:
         module = self._graph.modules_by_path.get(hook.owner)
         named = self._graph.variables_by_name
         variables = [named[name] for name in (module.parameters if module else ()) if name in named]
-        used = any(variable.node is not None for variable in variables)
+        used = any(self._graph.find_gradient_node(variable) is not None for variable in variables)
         return f"the module was never called{', though backward reaches its parameters' if used else ''}"
 
     def _calls_of_owner(self, hook: Hook) -> tuple[ModuleCall, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import BackwardGraph, Hook, HookSite, Node, NodeKind
+from fxgrad.graph import BackwardGraph, Hook, HookSite, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.text import escape, join_words, pluralize
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
@@ -137,6 +137,8 @@ def _describe_decision(node: Node) -> str:
 
 def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> str:
     """Why backward does not call the hook. `raises` says whether an "all" hook makes backward raise."""
+    if site.node is None and site.fires is None and site.hook.sharding is not None:
+        return _explain_unreduced(simulation, site, site.hook.sharding)
     if site.node is None:
         return (
             site.reason if site.fires is False else "this backward does not run the node that would start a nested one"
@@ -151,6 +153,28 @@ def explain_silence(simulation: Simulation, site: HookSite, *, raises: bool) -> 
     if raises and _would_be_called(simulation, site, site.node):
         return _ENDED_BY_ALL_HOOK
     return _explain_at_node(simulation, site, site.node)
+
+
+def _explain_unreduced(simulation: Simulation, site: HookSite, sharding: Sharding) -> str:
+    """Why FSDP has no gradient of the parameter to reduce, after which it would call the hook."""
+    if sharding.leaf is None or simulation.runs(sharding.leaf):
+        return f"no gradient arrives for {escape(sharding.parameter)}, so FSDP has none to reduce"
+    return _explain_at_node(simulation, site, sharding.leaf)
+
+
+def explain_undecided_reduction(simulation: Simulation, sharding: Sharding) -> str:
+    """Why only backward decides whether FSDP reduces a gradient of the parameter."""
+    name = escape(sharding.parameter)
+    if sharding.has_waiting:
+        return f"FSDP may have a gradient of {name} from an earlier backward to reduce"
+    if simulation.nesting:
+        return f"{_describe_nested_backward(simulation)}, which may bring {name} a gradient to reduce"
+    if simulation.schedule.raises_at is not None:
+        label = escape(simulation.graph.nodes[simulation.schedule.raises_at].label)
+        return f"{label} raises, and FSDP may have reduced the gradient of {name} by then"
+    if simulation.call.after == "freed" or sharding.leaf is None:
+        return "an earlier call freed the graph: this one raises at the first node that needs what was freed"
+    return explain_grad_output(simulation, simulation.graph.nodes[sharding.leaf], 0) or ""
 
 
 def _explain_multi_grad(simulation: Simulation, hook: Hook, *, raises: bool) -> str:

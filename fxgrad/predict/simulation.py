@@ -15,6 +15,7 @@ from fxgrad.graph import (
     HookSite,
     ModuleCall,
     Node,
+    Sharding,
     UnrecordedCall,
 )
 from fxgrad.graph.records import Status
@@ -112,6 +113,17 @@ class Simulation:
             return False
         captured = {node for node, _ in self.call.inputs or ()}
         return any(node in captured and not self.graph.nodes[node].edges for node in _counted_nodes(hook))
+
+    # Hooks that FSDP calls
+
+    def reduces(self, sharding: Sharding) -> bool | None:
+        """Whether FSDP reduces a gradient of a parameter in this backward; None if the records do not decide."""
+        leaf = sharding.leaf
+        gets = NONE if leaf is None or not self.runs(leaf) else self.grad_outputs[leaf][0]
+        if gets == TENSOR and not self.nesting and self.schedule.raises_at is None and self.call.after != "freed":
+            return True
+        is_undecided = sharding.has_waiting or gets != NONE or (self.nesting and leaf is None)
+        return None if is_undecided else False
 
     # Backward inside backward
 

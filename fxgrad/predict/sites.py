@@ -8,7 +8,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookSite
+from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookSite, Sharding
 from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.graph.lookup import find_input, find_root
 from fxgrad.graph.records import BACKWARD_APIS, EARLIER_CALLS
@@ -29,6 +29,7 @@ from fxgrad.predict.reasons import (
     explain_silence,
     explain_uncounted,
     explain_undecided,
+    explain_undecided_reduction,
 )
 from fxgrad.predict.simulation import Simulation, simulate
 
@@ -130,6 +131,8 @@ def _silence(site: HookSite, reason: str) -> HookSite:
 
 def _predict_call(simulation: Simulation, calls: HookCalls, call: HookCall, order: int) -> HookSite:
     site = calls.find_site(call)
+    if site.node is None and site.hook.is_called_by_fsdp and site.hook.sharding is not None:
+        return _predict_call_by_fsdp(simulation, replace(site, order=order), site.hook.sharding)
     grad_input, grad_output = _list_entries(simulation, calls, call, site)
     site = replace(site, order=order, grad_input=grad_input, grad_output=grad_output)
     is_by_others = call.site in calls.by_others
@@ -142,6 +145,15 @@ def _predict_call(simulation: Simulation, calls: HookCalls, call: HookCall, orde
         reason = f"{site.reason}; {uncounted}"
         return replace(_mark_shared(simulation, site), fires=True, times=None, reason=reason)
     return replace(site, fires=True, times=1)
+
+
+def _predict_call_by_fsdp(simulation: Simulation, site: HookSite, sharding: Sharding) -> HookSite:
+    """FSDP calls a hook once for each time that it reduces a gradient; what waits from earlier may come first."""
+    at, reduces = site.hook.observed, simulation.reduces(sharding)
+    if reduces or (at is not None and simulation.runs(at[0])):
+        is_counted = reduces and at is None and not sharding.has_waiting
+        return replace(site, fires=True, times=1 if is_counted else None)
+    return replace(site, reason=explain_undecided_reduction(simulation, sharding))
 
 
 def _mark_shared(simulation: Simulation, site: HookSite) -> HookSite:

@@ -140,6 +140,8 @@ def describe_firing(site: HookSite) -> str:
         return "only backward decides whether it fires"
     if not site.fires:
         return "never fires"
+    if site.node is None:
+        return f"fires{_format_times(site.times)}, when FSDP has reduced the gradient"
     place = "" if site.order is None else f", number {site.order + 1} in the firing order{qualify_place((site,))}"
     return f"fires{_format_times(site.times)}{place}"
 
@@ -153,8 +155,8 @@ def qualify_order(site: HookSite) -> str:
 
 
 def qualify_place(sites: Iterable[HookSite]) -> str:
-    """What to add to places in the firing order if a nested backward may call the hook earlier; "" if none may."""
-    return " at the latest" if any(site.fires and site.times is None for site in sites) else ""
+    """What to add to places in the firing order if a nested backward, or FSDP, may call the hook earlier; "" if none may."""
+    return " at the latest" if any(site.fires and (site.times is None or site.node is None) for site in sites) else ""
 
 
 def _format_times(times: int | None) -> str:
@@ -181,6 +183,8 @@ def _format_line(source: Source) -> str:
 def describe_argument(hook: Hook) -> str:
     """What a hook gets that is no tuple of gradients; "" for those that get one."""
     match hook.kind.arguments:
+        case HookArguments.LEAF if hook.is_called_by_fsdp:
+            return f"receives {quote_code(hook.owner)} itself, with the shard of the gradient in .grad"
         case HookArguments.LEAF:
             return f"receives {quote_code(hook.owner)} itself, once AccumulateGrad has run"
         case HookArguments.GRADIENT if hook.kind.moment is HookMoment.RETAIN_GRAD:

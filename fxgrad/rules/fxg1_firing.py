@@ -25,6 +25,7 @@ from fxgrad.graph.text import (
 )
 from fxgrad.rules.fxg1_full_hooks import advise_input_grad, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
+from fxgrad.rules.fxg3_tools import is_lost_by_sharding
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
 
@@ -64,7 +65,7 @@ _MOST_REASONS = 3
 def _explain_silence(subject: Subject) -> Iterator[Explanation]:
     """The hook never fires, without an error."""
     silent = [site for site in subject.sites if site.fires is False and site not in subject.left_out]
-    if not silent or not subject.hook.active:
+    if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook):
         return
     yield Explanation(
         code="FXG104",
@@ -171,7 +172,8 @@ def _is_bare_forward(line: Source, module: Module) -> bool:
 def _are_parameters_in_graph(subject: Subject) -> bool:
     names = subject.module.parameters if subject.module else ()
     variables = (subject.graph.variables_by_name.get(name) for name in names)
-    return any(variable is not None and variable.node is not None for variable in variables)
+    graph = subject.graph
+    return any(variable is not None and graph.find_gradient_node(variable) is not None for variable in variables)
 
 
 def _advise_on_call(subject: Subject, call: ModuleCall) -> str:

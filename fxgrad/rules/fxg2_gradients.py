@@ -61,17 +61,18 @@ class LostGradient(NamedTuple):
     why: WhyLost
     at: tuple[FxNode, ...] = ()
     refusers: tuple[tuple[Node, str], ...] = ()
+    leaf: int | None = None
 
 
 def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     """Every parameter that requires grad and gets none from the roots, in the order of the variables."""
     refused = find_refused_leaves(graph)
+    gathered = {parameter.unsharded for parameter in graph.parameters}  # count as the sharded ones
+    wanted = [each for each in graph.parameters if each.requires_grad and each.name not in gathered]
     missing = [
-        variable
-        for variable in graph.variables
-        if variable.kind == "parameter"
-        and variable.requires_grad
-        and (variable.node is None or variable.node in refused)
+        (parameter, leaf)
+        for parameter, leaf in zip(wanted, map(graph.find_gradient_node, wanted), strict=True)
+        if leaf is None or leaf in refused
     ]
     if not missing:
         return ()
@@ -80,10 +81,10 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     # the operations of such modules run without Python, so their arguments cannot be recorded
     hidden = {name for module in graph.modules if module.made_by == "torch.jit" for name in module.parameters}
     found = []
-    for parameter in missing:
+    for parameter, leaf in missing:
         names = [getters[name] for name in (parameter.name, *parameter.aliases) if name in getters]
-        if parameter.node is not None:
-            found.append(LostGradient(parameter, WhyLost.REFUSED, refusers=refused[parameter.node]))
+        if leaf is not None:
+            found.append(LostGradient(parameter, WhyLost.REFUSED, refusers=refused[leaf], leaf=leaf))
         elif not graph.forward:
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED if graph.nesting else WhyLost.UNKNOWN))
         elif not graph.nests_in_checkpoints:
@@ -269,7 +270,7 @@ def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> I
 
 
 def _explain_refuser(lost: LostGradient, node: Node, why: str, them: str) -> str:
-    computed = "" if any(edge.next_node == lost.parameter.node for edge in node.edges) else "what was computed from "
+    computed = "" if any(edge.next_node == lost.leaf for edge in node.edges) else "what was computed from "
     because = "" if node.kind is NodeKind.CUSTOM_FUNCTION else f": {why}"
     return (
         f"{begin_at(node.source)}, forward made {escape(node.label)}. It receives a gradient and returns None for "

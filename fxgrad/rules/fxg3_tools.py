@@ -1,12 +1,21 @@
-"""Tools that lose hooks: torch.fx (FXG301), TorchScript (FXG302) and torch.compile (FXG303)."""
+"""Tools that lose hooks: torch.fx (FXG301), TorchScript (FXG302), torch.compile (FXG303) and FSDP2 (FXG304)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, Module, NodeKind, Taken
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Hook, Module, NodeKind, Taken
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
-from fxgrad.graph.text import count_noun, escape, join_words, name_hook_function, name_module, pluralize, quote_code
+from fxgrad.graph.text import (
+    count_noun,
+    end_sentence,
+    escape,
+    join_words,
+    name_hook_function,
+    name_module,
+    pluralize,
+    quote_code,
+)
 from fxgrad.rules.data_flow import DataFlow, begin_at
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import Subject
@@ -302,8 +311,100 @@ def _explain_compiled_regions(graph: BackwardGraph) -> Iterator[Explanation]:
         )
 
 
+# FXG304
+
+_FXG304 = Page(
+    code="FXG304",
+    title="fully_shard loses hooks on parameters",
+    what="""
+    After fully_shard (FSDP2), hooks on parameters are not called, although the parameters get gradients. There is no
+    error.
+    """,
+    why="""
+    fully_shard replaces each parameter by a sharded one, a DTensor. Hooks that were registered on the parameter before
+    stay with the old one, which the model no longer holds.
+
+    Forward does not use the sharded parameter either: FSDP gathers an unsharded one from all processes, and that is the
+    leaf of the graph. So a tensor hook on the sharded parameter is not called. FSDP reduces the gradient of the
+    unsharded parameter, writes its shard into .grad of the sharded one, and then calls the post-accumulate hooks of
+    that itself; not in a backward for which set_requires_gradient_sync(False) or set_requires_all_reduce(False) has
+    turned the reduction off. Hooks on modules are called as without FSDP.
+    """,
+    source="torch/distributed/fsdp/_fully_shard/_fsdp_param.py and _fsdp_collectives.py, foreach_reduce",
+    example="""
+    >>> import torch
+    >>> import torch.distributed as dist
+    >>> from torch.distributed.fsdp import fully_shard
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> model = torch.nn.Linear(3, 2)
+    >>> handle = model.weight.register_post_accumulate_grad_hook(lambda weight: print("before"))
+    >>> model = fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
+    >>> handle = model.weight.register_hook(lambda grad: print("tensor hook"))
+    >>> handle = model.weight.register_post_accumulate_grad_hook(lambda weight: print("after"))
+    >>> model(torch.ones(4, 3)).sum().backward()
+    after
+    >>> dist.destroy_process_group()
+    """,
+    fix="""
+    Register after fully_shard, with register_post_accumulate_grad_hook. The hook receives the sharded parameter; its
+    .grad is a DTensor with the reduced gradient.
+    """,
+)
+
+_FSDP_PY = "(torch/distributed/fsdp/_fully_shard/, _fsdp_param.py and _fsdp_collectives.py)"
+
+
+def is_lost_by_sharding(hook: Hook) -> bool:
+    """Whether ``fully_shard`` is why a hook on a parameter is not called."""
+    sharding = hook.sharding
+    if sharding is None or not hook.active or hook.observed is not None:
+        return False
+    return sharding.is_replaced or (
+        sharding.leaf is not None and (not hook.is_called_by_fsdp or bool(sharding.refusal))
+    )
+
+
+def _explain_sharded_parameter(subject: Subject) -> Iterator[Explanation]:
+    """The hook is on a parameter that forward does not use, as ``fully_shard`` has put another in its place."""
+    hook, sharding = subject.hook, subject.hook.sharding
+    site = subject.sites[0]
+    if sharding is None or not is_lost_by_sharding(hook) or site.fires is not False:
+        return
+    name = quote_code(sharding.parameter)
+    if sharding.is_replaced:
+        because = (
+            f"It was registered before fully_shard, which replaced {name} by a sharded parameter. The model no longer "
+            f"holds the one with the hook. {_FSDP_PY}"
+        )
+        fix = "register it after fully_shard, with register_post_accumulate_grad_hook"
+    elif hook.is_called_by_fsdp:
+        because, fix = (
+            f"{end_sentence(site.reason)} {_FSDP_PY}",
+            "turn the reduction on before the backward that it is for",
+        )
+    else:
+        because = (
+            f"It is a tensor hook on the sharded {name}. Forward uses the unsharded parameter that FSDP gathers, and "
+            f"backward does not reach the sharded one. {_FSDP_PY}"
+        )
+        fix = (
+            "register it with register_post_accumulate_grad_hook: FSDP calls that once it has reduced the gradient, and "
+            f"{name}.grad is the shard of it"
+        )
+    yield Explanation(
+        code="FXG304",
+        severity="warning",
+        headline=f"{name_hook_function(hook)} never fires: fully_shard has replaced {name}",
+        because=because,
+        fix=fix,
+        site=site,
+        source=hook.registered,
+    )
+
+
 RULES = (
     Rule(_FXG301, hook_rules=(_explain_lost_hook,), graph_rules=(_explain_failing_trace,)),
     Rule(_FXG302, graph_rules=(_explain_script_modules,), error_rules=(_explain_script_error,)),
     Rule(_FXG303, hook_rules=(_explain_compiled_module,), graph_rules=(_explain_compiled_regions,)),
+    Rule(_FXG304, hook_rules=(_explain_sharded_parameter,)),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from fxgrad.graph import Held, Hook, HookKind, UnrecordedCall
+from fxgrad.graph import Held, Hook, HookKind, Sharding, UnrecordedCall
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import name_of
@@ -19,6 +19,7 @@ from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.frames import find_stack_source
 from fxgrad.observe.record.tensors import read_origin
+from fxgrad.observe.sharding import find_original
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
@@ -34,6 +35,8 @@ class HookRecords:
         self.hooks = search.hooks
         self.notes = search.notes
         self._ids = {hook.key: number for number, hook in enumerate(self.hooks)}
+        self._sharded = {id(each.sharded): each for each in observed.tensor_names.sharded}
+        self._replaced = {each.original: each for each in observed.tensor_names.sharded}
         self._on_module: dict[int, list[int]] = {}
         for number, hook in enumerate(self.hooks):
             self._on_module.setdefault(id(hook.module), []).append(number)
@@ -62,6 +65,7 @@ class HookRecords:
             observed=found,
             active=hook.active,
             unplaced=self._explain_unplaced(hook, found),
+            sharding=self._find_sharding(hook, in_graph=found is not None),
             may_return=may_return,
             returns=returns,
             changes_leaf=changes_leaf(hook.function, hook.kind),
@@ -99,6 +103,24 @@ class HookRecords:
         pairs = zip(ids, slots, strict=False)
         return tuple([index for index, (counted, (node, _)) in enumerate(pairs) if counted != node])
 
+    def _find_sharding(self, hook: LiveHook, *, in_graph: bool) -> Sharding | None:
+        """What ``fully_shard`` did with the parameter that a hook is registered on; None where that decides nothing."""
+        tensor, is_post_accumulate = hook.tensor, hook.kind is HookKind.POST_ACCUMULATE_GRAD
+        if tensor is None or not (is_post_accumulate or (hook.kind is HookKind.TENSOR and not in_graph)):
+            return None
+        original = None if in_graph else find_original(tensor)
+        replacement = None if original is None else self._replaced.get(original)
+        managed = replacement or self._sharded.get(id(tensor))
+        if managed is None:
+            return None
+        return Sharding(
+            parameter=self._observed.tensor_name(managed.sharded, None),
+            is_replaced=replacement is not None,
+            leaf=self._observed.node_id(self._observed.leaves.get(id(managed.unsharded))),
+            refusal=managed.refusal,
+            has_waiting=managed.waits,
+        )
+
     def _explain_unplaced(self, hook: LiveHook, found: tuple[int, int | None] | None) -> str | None:
         if hook.kind.is_module or hook.parts or found is not None:
             return None
@@ -112,7 +134,8 @@ class HookRecords:
         if hook.module is not None:
             return self._observed.module_names.path_of(hook.module)
         if hook.tensor is not None or hook.origin is not None:
-            return self._observed.tensor_name(hook.tensor, hook.origin)
+            sharding = self._find_sharding(hook, in_graph=False)
+            return self._observed.tensor_name(hook.tensor, hook.origin) if sharding is None else sharding.parameter
         if hook.node is not None:
             return self._observed.node_name(hook.node)
         return ""

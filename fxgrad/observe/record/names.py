@@ -20,6 +20,7 @@ from fxgrad.graph.records import HeldBy, VariableKind
 from fxgrad.graph.text import format_argument, format_path
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.tensors import find_routes, find_tensors, identify_memory, make_path_step
+from fxgrad.observe.sharding import ShardedParameter, find_sharded_parameters
 
 _CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
 _SIMPLE = frozenset({bool, float, int, set, str, type(None)})
@@ -161,10 +162,14 @@ class NamedTensor:
 
 
 class TensorNames:
-    """Every tensor that has a name, by identity: parameters, buffers, inputs, then other tensor attributes."""
+    """Every tensor that has a name, by identity: parameters, buffers, inputs, then other tensor attributes.
+
+    ``sharded`` are the parameters that ``fully_shard`` manages.
+    """
 
     def __init__(self, model: nn.Module | None) -> None:
         self.named: dict[int, NamedTensor] = {}
+        self.sharded: list[ShardedParameter] = []
         self._taken: set[str] = set()
         self.add_model(model)
 
@@ -182,12 +187,17 @@ class TensorNames:
             known.aliases.append(name)
 
     def add_model(self, model: nn.Module | None) -> None:
-        """Name the parameters and buffers that the model has now."""
+        """Name the parameters and buffers that the model has now; the sharded ones where FSDP has gathered them."""
         paths = [*list_module_paths(model)]
+        self.sharded = find_sharded_parameters(module for _, module in paths)
+        gathered = {id(each.unsharded): each for each in self.sharded if each.unsharded is not None}
         tables: tuple[tuple[str, VariableKind], ...] = (("_parameters", "parameter"), ("_buffers", "buffer"))
         for table, kind in tables:
             for name, tensor in _list_tensors_at(paths, table):
-                self.add(name, kind, tensor)
+                self.add(name, kind, gathered[id(tensor)].sharded if id(tensor) in gathered else tensor)
+        for each in gathered.values():
+            if each.unsharded is not None and id(each.unsharded) not in self.named:
+                self.add(f"{self.named[id(each.sharded)].name} (unsharded)", "parameter", each.unsharded)
 
     def add_inputs(self, argument_names: tuple[str, ...], inputs: Iterable[tuple[Path, torch.Tensor]]) -> None:
         """Name the tensors among the arguments by the parameters of forward."""
