@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fxgrad.graph import (
     BackwardGraph,
@@ -18,7 +18,7 @@ from fxgrad.graph import (
 )
 from fxgrad.graph.backward_graph import HookSites, find_owner, find_result, group_sites
 from fxgrad.graph.lookup import find_module_path
-from fxgrad.graph.names import describe_node_kind
+from fxgrad.graph.names import describe_node_kind, join_labels
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -26,6 +26,7 @@ from fxgrad.graph.text import (
     name_entry,
     name_module,
     name_registering_function,
+    pluralize,
     quote_code,
 )
 from fxgrad.render import sentences as say
@@ -36,6 +37,7 @@ _MOST_ENTRIES = 40
 _MOST_FOLDS = 8
 _MOST_MOVED = 20
 _MOST_CHANGES = 3
+_MOST_ALIKE = 6
 
 
 def compose_explanation(
@@ -48,7 +50,9 @@ def compose_explanation(
     wanted = group_sites(graph) if module is None else _select_module(graph, module)
     every, head = tuple(explanations), tuple(introduce_graph(graph))
     by_subject = _group_by_subject(graph, every)
-    hooks: list[Block] = [_compose_hook(subject, by_subject.get(subject.key, [])) for subject in wanted]
+    hooks: list[Block] = [
+        _compose_alike(group, by_subject.get(group[0].key, [])) for group in _fold_subjects(wanted, by_subject)
+    ]
     return (
         *head,
         *(hooks or [Paragraph(_explain_absence(graph, module))]),
@@ -92,7 +96,7 @@ def _compose_moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSit
         (
             escape(after.hook.owner) or "all",
             say.format_registration(after.hook),
-            _describe_gradients(before),
+            say.describe_gradients(before),
             _describe_after(graph, after),
         )
         for before, after in moved[:_MOST_MOVED]
@@ -105,15 +109,7 @@ def _compose_moved(graph: BackwardGraph, moved: Sequence[tuple[HookSite, HookSit
 
 def _describe_after(graph: BackwardGraph, site: HookSite) -> str:
     node = "" if site.node is None else f" at {escape(graph.nodes[site.node].label)}"
-    return _describe_gradients(site) + node
-
-
-def _describe_gradients(site: HookSite) -> str:
-    if site.fires is False:
-        return "nothing: it does not fire"
-    sides = (("grad_input", site.grad_input), ("grad_output", site.grad_output))
-    shown = [f"{name} ({', '.join(map(say.format_gradient, gradients))})" for name, gradients in sides if gradients]
-    return ", ".join(shown) or "a call"
+    return say.describe_gradients(site) + node
 
 
 def _compose_other_findings(
@@ -182,6 +178,49 @@ def _compose_hook(subject: HookSites, explanations: Sequence[Explanation]) -> Se
     """One hook at one owner: what it is, each of its sites, alike ones folded, and what the rules say."""
     title = (*say.describe_owner(subject), say.format_registration(subject.hook), say.locate_hook(subject.hook))
     return Section(title, (*_compose_sites(subject), *map(_compose_finding, explanations)))
+
+
+def _compose_alike(group: Sequence[HookSites], explanations: Sequence[Explanation]) -> Section:
+    """The same hook on several modules or tensors where it gets the same: the first in full, then where the others are."""
+    first = _compose_hook(group[0], explanations)
+    if len(group) == 1:
+        return first
+    names = [next(say.describe_owner(subject)) for subject in group]
+    what = pluralize(len(names), "module" if group[0].hook.kind.is_module else "tensor")
+    title = (f"{names[0]} … {names[-1]} ({len(names):,} {what})", *first.title[1:], f"alike; shown is {names[0]}")
+    body: list[Block] = [Table(("on", "node", "fires"), tuple(map(_make_alike_row, group[:_MOST_ALIKE])))]
+    if len(group) > _MOST_ALIKE:
+        body.append(Paragraph(f"and {len(group) - _MOST_ALIKE:,} more: see `trace.sites`"))
+    return Section(title, (*first.body, *body))
+
+
+def _make_alike_row(subject: HookSites) -> tuple[str, str, str]:
+    places = [f"{site.order + 1}" for site in subject.sites if site.order is not None]
+    nodes = [node for _, node, _ in subject.placed]
+    fires = f"number {join_words(places)}" if places else "never"
+    return next(say.describe_owner(subject)), join_labels(nodes), fires
+
+
+def _fold_subjects(
+    subjects: Sequence[HookSites], findings: Mapping[tuple[int, str], Sequence[Explanation]]
+) -> list[list[HookSites]]:
+    """The subjects that say the same but for numbers in names, in the order of the first of each."""
+    found: dict[object, list[HookSites]] = {}
+    for subject in subjects:
+        found.setdefault(_make_subject_key(subject, findings.get(subject.key, ())), []).append(subject)
+    return list(found.values())
+
+
+def _make_subject_key(subject: HookSites, findings: Sequence[Explanation]) -> tuple[object, ...]:
+    hook = subject.hook
+    _, *description = say.describe_owner(subject)
+    said = [(each.code, each.severity, each.headline, each.because, each.fix) for each in findings]
+    return (
+        *(hook.kind, hook.function, hook.source, hook.registered, hook.active, hook.prepend, hook.mode),
+        *(_erase_numbers(subject.path), *description, len(subject.calls), len(hook.targets)),
+        tuple([_make_content_key(subject, site) for site in subject.sites]),
+        tuple([tuple(map(_erase_numbers, texts)) for texts in said]),
+    )
 
 
 def _compose_sites(subject: HookSites) -> Iterator[Block]:

@@ -84,7 +84,7 @@ def _list_owners(explanation: Explanation, subject: HookSites | None) -> tuple[s
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """By file, line and code; those that differ in what they are about alone are one finding."""
+    """By file, line and code, those of severity info last; those that differ in what they are about alone are one finding."""
     groups: dict[Finding, dict[str, None]] = {}
     for finding in findings:
         groups.setdefault(replace(finding, because="", fix="", owners=()), {}).update(dict.fromkeys(finding.owners))
@@ -98,8 +98,8 @@ def _merge_owners(findings: Iterable[Finding], groups: dict[Finding, dict[str, N
             yield replace(finding, owners=tuple(owners))
 
 
-def _rank_finding(finding: Finding) -> tuple[str, int, str, str]:
-    return finding.file, finding.line or 0, finding.code, finding.headline
+def _rank_finding(finding: Finding) -> tuple[bool, str, int, str, str]:
+    return not is_grave(finding), finding.file, finding.line or 0, finding.code, finding.headline
 
 
 def is_grave(finding: Finding) -> bool:

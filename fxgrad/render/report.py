@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
+from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
 from fxgrad.predict import find_order_caveat, find_unreached_nodes
 from fxgrad.render import sentences as say
@@ -21,21 +22,25 @@ _MOST_FIXES = 8
 _MOST_KINDS = 8
 _MOST_CALLS = 1000
 _IN_THE_TRACE = ": see the saved trace (`--json`)"
+_MOST_NODES = 1
+_HOOK_COLUMNS = ("on", "kind", "function", "registered at", "node", "gets", "fires")
 _CALL_COLUMNS = ("no.", "node", "gradient", "kind", "on", "function")
 _SILENT_COLUMNS = ("on", "kind", "function", "why")
-_SEVERITIES = ("error", "warning", "info")
+_INFO = "info"
+_SEVERITIES = ("error", "warning", _INFO)
 
 
 def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
     """Everything that is known of the graph, for a reader who knows the model."""
-    every = group_sites(graph)
+    every, found = group_sites(graph), tuple(explanations)
     sections = (
-        _summarize_graph(graph),
-        _tabulate_hooks(every),
-        _tabulate_order(graph, every),
-        _compose_findings(every, graph, tuple(explanations)),
+        _compose_findings("findings", every, graph, [each for each in found if each.severity != _INFO]),
         _tabulate_lost(graph),
         _list_skipped(graph),
+        _tabulate_hooks(every),
+        _tabulate_order(graph, every),
+        _compose_findings("worth knowing", every, graph, [each for each in found if each.severity == _INFO]),
+        _summarize_graph(graph),
     )
     return (
         *_introduce_trace(graph),
@@ -95,8 +100,20 @@ def _count_entries(sites: Sequence[HookSite]) -> str:
 
 def _tabulate_hooks(every: Sequence[HookSites]) -> Section:
     in_order = sorted(every, key=lambda subject: subject.hook.id)
-    rows = [(*_describe_hook(subject), _count_times(subject)) for subject in in_order[:_MOST_ROWS]]
-    return _make_table("hooks, in order of registration", ("on", "kind", "function", "fires"), rows, len(every))
+    rows = [_make_hook_row(subject) for subject in in_order[:_MOST_ROWS]]
+    return _make_table("hooks, in order of registration", _HOOK_COLUMNS, rows, len(every))
+
+
+def _make_hook_row(subject: HookSites) -> tuple[str, ...]:
+    nodes = join_labels([node for _, node, _ in subject.placed], most=_MOST_NODES)
+    gets = "" if not subject.firing else say.describe_gradients(subject.firing[0])
+    return (
+        *_describe_hook(subject),
+        say.locate_hook(subject.hook).removeprefix("registered at "),
+        nodes,
+        gets,
+        _count_times(subject),
+    )
 
 
 def _describe_hook(subject: HookSites) -> tuple[str, str, str]:
@@ -142,7 +159,9 @@ def _make_order_row(subject: HookSites, site: HookSite) -> tuple[str, str, str, 
 # Findings
 
 
-def _compose_findings(every: Sequence[HookSites], graph: BackwardGraph, explanations: Sequence[Explanation]) -> Section:
+def _compose_findings(
+    title: str, every: Sequence[HookSites], graph: BackwardGraph, explanations: Sequence[Explanation]
+) -> Section:
     """The findings of one code, severity and fix together: the first in full, of the others the headline."""
     by_key = {subject.key: subject for subject in every}
     groups: dict[tuple[int, str], dict[str, list[_Found]]] = {}
@@ -151,9 +170,7 @@ def _compose_findings(every: Sequence[HookSites], graph: BackwardGraph, explanat
         by_fix = groups.setdefault((_SEVERITIES.index(finding.severity), finding.code), {})
         fix = finding.fix if finding.fix in by_fix or len(by_fix) < _MOST_FIXES else next(iter(by_fix))
         by_fix.setdefault(fix, []).append(_Found(subject, finding))
-    return Section(
-        ("findings",), tuple(_compose_group(found) for key in sorted(groups) for found in groups[key].values())
-    )
+    return Section((title,), tuple(_compose_group(found) for key in sorted(groups) for found in groups[key].values()))
 
 
 class _Found(NamedTuple):

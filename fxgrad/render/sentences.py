@@ -232,6 +232,15 @@ def count_entries(number: int) -> str:
 # Entries
 
 
+def describe_gradients(site: HookSite) -> str:
+    """What the hook gets there, as shapes: ``grad_input ((10, 20), None), grad_output ((8, 20))``."""
+    if site.fires is False:
+        return "nothing: it does not fire"
+    sides = (("grad_input", site.grad_input), ("grad_output", site.grad_output))
+    shown = [f"{name} ({', '.join(map(format_gradient, gradients))})" for name, gradients in sides if gradients]
+    return ", ".join(shown) or "a call"
+
+
 def format_gradient(gradient: Gradient) -> str:
     """What the entry is: a shape with its dtype where that is unusual, ``None``, or ``unknown``."""
     value = format_entry(gradient)

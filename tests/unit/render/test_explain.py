@@ -212,3 +212,31 @@ def test_how_often_a_hook_is_called_that_an_inner_backward_may_call_too_is_left_
         "    fires, only backward decides how often, number 1 in the firing order at the latest\n"
         in format_document(compose_explanation(graph, explain(graph)))
     )
+
+
+def explain_encoder(layers):
+    stack = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)) for _ in range(layers)])
+    for layer in stack:
+        layer[0].register_full_backward_hook(lambda *given: None)
+        layer[1].register_full_backward_hook(lambda *given: None)
+    graph = fxgrad.trace(stack, torch.ones(2, 4, requires_grad=True)).graph
+    return format_document(compose_explanation(graph, explain(graph)))
+
+
+def test_equal_modules_are_told_once_and_then_listed():
+    text = explain_encoder(12)
+    assert len(text.splitlines()) < 80
+    assert "11.1 … 1.1 (11 modules)" in text
+    assert text.count(" modules)") == 2
+    assert "\n  6.0   BackwardHookFunctionBackward_" in text
+    assert "and 5 more: see `trace.sites`" in text
+
+
+def test_modules_whose_hooks_get_other_shapes_are_told_apart():
+    narrow = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    for layer in narrow:
+        layer.register_full_backward_hook(lambda *given: None)
+    graph = fxgrad.trace(narrow, torch.ones(2, 4, requires_grad=True)).graph
+    text = format_document(compose_explanation(graph, explain(graph)))
+    assert "0   Linear(in_features=4, out_features=3, bias=True)" in text
+    assert "grad_input   1 entry" in text
