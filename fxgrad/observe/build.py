@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from msgspec.structs import replace
 from torch import fx, nn
+from torch.autograd.graph import Node as AutogradNode
 from torch.fx.node import map_aggregate
 from torch.nn.modules import module as module_hooks
 
@@ -30,6 +31,7 @@ from fxgrad.graph import (
 from fxgrad.graph.records import SCHEMA_VERSION, HeldBy, Taken
 from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.accelerator.device import public_name
+from fxgrad.observe.autograd.nested_backward import NestedBackward, find_nested_backward
 from fxgrad.observe.autograd.node_records import NodeNotes, make_node_records
 from fxgrad.observe.autograd.operands import Operands, find_overwritten, find_saturated
 from fxgrad.observe.autograd.provenance import Timeline
@@ -44,7 +46,7 @@ from fxgrad.observe.record.frames import find_stack_source
 from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import identify_memory, is_leaf, read_origin
+from fxgrad.observe.record.tensors import Origin, identify_memory, is_leaf, read_origin
 from fxgrad.version import __version__
 
 _LONGEST_ARGUMENTS = 2_000
@@ -120,11 +122,25 @@ def _describe_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, 
         variables,
         hooks.ids_on_nodes(),
         find_overwritten(walked, ownership.owner, recorder.function_calls),
-        {call.node: call.origins for call in recorder.ops.nesting if call.node is not None},
+        dict(_list_nested_backwards(recorder)),
         Timeline(walked, recorder, ownership, observed.call_ids, forward.node_of_call),
         _make_operands(observed, recorder, forward),
     )
     return make_node_records(walked, notes)
+
+
+def _list_nested_backwards(
+    recorder: Recorder,
+) -> Iterator[tuple[AutogradNode, tuple[NestedBackward | None, Sequence[Origin]]]]:
+    """The node of each Function whose backward may start another one, with what its context and its forward show."""
+    for call in recorder.ops.nesting:
+        if call.node is not None:
+            modules = [inner.module for inner in call.calls]
+            nested = find_nested_backward(call.function, vars(call.node), [*modules, *call.leaves])
+            if nested is None:
+                for inner in call.calls:
+                    inner.checkpointed = None
+            yield call.node, (nested, call.origins)
 
 
 def _make_operands(observed: ObservedGraph, recorder: Recorder, forward: ForwardGraph) -> Operands:

@@ -20,8 +20,8 @@ from torch.nn.parameter import is_lazy
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
+from fxgrad.observe.autograd.nested_backward import may_start_backward
 from fxgrad.observe.autograd.provenance import OUTSIDE
-from fxgrad.observe.autograd.python_code import find_nested_backward
 from fxgrad.observe.build import build_graph, device_of, make_graph_info
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.hooks.records import HookRecords
@@ -255,7 +255,7 @@ class ModelRun:
             known = [named.tensor for named in self._tensor_names.named.values()]
             self._earlier = list_hooks(self._module_names.modules.values(), known)
             self.recorder = Recorder(
-                self._metas, known, hooks_on=find_hooks_on_tensor, detaches_nested=_detaches_nested, memory=memory
+                self._metas, known, hooks_on=find_hooks_on_tensor, may_nest=may_start_backward, memory=memory
             )
         watch.running = self.recorder.read_position
 
@@ -375,11 +375,6 @@ class ModelRun:
         """What FSDP has gathered is in the model's table while forward runs, under the name of the sharded parameter."""
         named = self._tensor_names.named
         return {id(each.unsharded): named[id(each.sharded)].name for each in self._tensor_names.sharded}
-
-
-def _detaches_nested(function_class: type) -> bool | None:
-    nested = find_nested_backward(function_class)
-    return None if nested is None else nested.detaches
 
 
 def _find_unseen_function(graph: BackwardGraph) -> str | None:

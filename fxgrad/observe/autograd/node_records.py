@@ -15,10 +15,10 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.graph import Edge, Node, NodeKind
 from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, find_signature, name_edges, name_outputs
 from fxgrad.observe.autograd.backward_code import Answers
+from fxgrad.observe.autograd.nested_backward import NestedBackward, find_nested_backward
 from fxgrad.observe.autograd.node_types import classify_node, read_settings
 from fxgrad.observe.autograd.operands import Operands
 from fxgrad.observe.autograd.provenance import Provenance, Timeline
-from fxgrad.observe.autograd.python_code import find_nested_backward
 from fxgrad.observe.autograd.python_functions import read_backward, read_custom_signature
 from fxgrad.observe.autograd.walk import WalkedGraph, pause_collection
 from fxgrad.observe.record.tensors import Origin
@@ -40,7 +40,8 @@ class NodeNotes:
     ``variables``    the name of the leaf of an AccumulateGrad, by the node's id
     ``hooks``        the hooks on a node, by its id
     ``overwritten``  the saved tensors of a node that were changed in place since, by its id
-    ``nesting``      of a Function whose backward may run its forward again, the origins of what forward used
+    ``nesting``      of a recorded Function whose backward may start another one: whether and how it does, and the origins
+                     of what forward used
     ``timeline``     what made each node; None if the forward was not recorded
     ``operands``     the tensors behind the edges that lead nowhere; None likewise
     """
@@ -48,7 +49,7 @@ class NodeNotes:
     variables: Mapping[int, str] = field(default_factory=dict)
     hooks: Mapping[int, HookIds] = field(default_factory=dict)
     overwritten: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    nesting: Mapping[AutogradNode, Sequence[Origin]] = field(default_factory=dict)
+    nesting: Mapping[AutogradNode, tuple[NestedBackward | None, Sequence[Origin]]] = field(default_factory=dict)
     timeline: Timeline | None = None
     operands: Operands | None = None
 
@@ -176,17 +177,19 @@ def _make_python_record(
         needs_input_grad=custom.needs_input_grad,
         hooks=hooks,
         prehooks=prehooks,
-        nested_backward=_find_nested_slots(walked, place, notes.nesting.get(node, ())) if may_nest else None,
+        nested_backward=_find_nested_slots(walked, place, notes) if may_nest else None,
         returned=read_backward(node, custom, answers) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
     )
 
 
-def _find_nested_slots(
-    walked: WalkedGraph, place: int, used: Sequence[Origin]
-) -> tuple[tuple[int | None, int], ...] | None:
+def _find_nested_slots(walked: WalkedGraph, place: int, notes: NodeNotes) -> tuple[tuple[int | None, int], ...] | None:
     """Where the backward that a Function's own backward starts may enter the graph; None where it starts none."""
-    function: Any = getattr(walked.nodes[place], "_forward_cls", None)
-    nested = None if function is None else find_nested_backward(function)
+    node: Any = walked.nodes[place]
+    function = getattr(node, "_forward_cls", None)
+    if node in notes.nesting:
+        nested, used = notes.nesting[node]
+    else:
+        nested, used = None if function is None else find_nested_backward(function, vars(node)), ()
     if nested is None:
         return None
     entered = [] if nested.detaches else list(_find_slots_of_arguments(walked, place))

@@ -1,5 +1,5 @@
-"""Reads the code of Python functions without calling anything: where it is defined, what its names stand for, whether it
-may return a value, and whether it starts a backward of its own.
+"""Reads the code of Python functions without calling anything: where it is defined, what its names stand for, and whether
+it may return a value.
 
 Bytecode is read with ``dis``. Only the names of a few instructions are relied on, and what is not recognised tells
 nothing, so any version of Python may be read.
@@ -11,7 +11,6 @@ import ast
 import dis
 import functools
 import inspect
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType, MethodType
@@ -24,7 +23,7 @@ from torch.utils._contextlib import context_decorator
 
 from fxgrad.graph import Source
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.frames import find_package, make_source, read_lines
+from fxgrad.observe.record.frames import make_source, read_lines
 
 UNKNOWN: Any = object()
 """What a name stands for that is not found, or that may stand for something else when the code runs."""
@@ -177,7 +176,7 @@ def _read_file(text: str) -> _File | None:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.Lambda)):
             file.definitions.setdefault(_place_of(node), []).append(node)
-    for inner in _with_inner_code(code):
+    for inner in list_inner_code(code):
         file.codes.setdefault((inner.co_name, inner.co_firstlineno), []).append(inner)
     return file
 
@@ -189,7 +188,7 @@ def _place_of(node: Definition) -> tuple[str, int]:
     return node.name, min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
-def _with_inner_code(code: CodeType) -> Iterator[CodeType]:
+def list_inner_code(code: CodeType) -> Iterator[CodeType]:
     """The code, and that of the functions and comprehensions that are written inside it."""
     waiting = [code]
     while waiting:
@@ -227,129 +226,3 @@ def _loads_none(before: dis.Instruction | None, returns: dis.Instruction) -> boo
     """Whether what is returned is surely None: loaded just before, and not jumped to with another value."""
     loads = before is not None and before.opname == "LOAD_CONST" and before.argval is None
     return loads and not returns.is_jump_target
-
-
-# Whether a backward starts another one
-
-_STARTS = (torch.autograd.backward, torch.autograd.grad, torch.Tensor.backward, torch.enable_grad)
-"""Functions that start a backward, and ``enable_grad``: a backward builds a graph in order to start a backward on it.
-Not so torch's own code: operators like ``torch.cond`` turn gradients on to trace a function."""
-_STARTS_BY_NAME = ("backward", "run_backward", "enable_grad")
-_STARTS_IF_CALLED = ("grad", "set_grad_enabled")
-"""The same as attributes of what is known only at run time. ``tensor.grad`` is not called."""
-_MOST_FUNCTIONS = 200
-
-
-class NestedBackward(NamedTuple):
-    """The backward that the backward of a Function starts.
-
-    ``detaches``  whether it starts from detached copies: of the graph around it then reaches nothing but leaves
-    """
-
-    detaches: bool
-
-
-_NESTED: WeakKeyDictionary[FunctionType, NestedBackward | None] = WeakKeyDictionary()
-
-
-def find_backward(function_class: type) -> Any:
-    """What the engine calls: ``vjp`` is another name for ``backward`` (torch/autograd/function.py, BackwardCFunction)."""
-    vjp = inspect.getattr_static(function_class, "vjp", None)
-    if vjp is not inspect.getattr_static(torch.autograd.Function, "vjp"):
-        return vjp
-    return inspect.getattr_static(function_class, "backward", None)
-
-
-def find_nested_backward(function_class: type) -> NestedBackward | None:
-    """The backward that a Function's backward starts; None where its code starts none.
-
-    Reentrant checkpoints start one, and so do reversible blocks and Functions that run a module again. It calls hooks
-    that no edge of the graph leads to. The functions that the code names are read too, if they are the program's own.
-
-    >>> from torch.utils.checkpoint import CheckpointFunction
-    >>> find_nested_backward(CheckpointFunction)
-    NestedBackward(detaches=True)
-    >>> class Double(torch.autograd.Function):
-    ...     @staticmethod
-    ...     def backward(ctx, gradient):
-    ...         return 2 * gradient
-    >>> find_nested_backward(Double) is None
-    True
-    """
-    function = find_function(find_backward(function_class))
-    if function is None:
-        return None
-    if function not in _NESTED:
-        search = _BackwardSearch(function)
-        _NESTED[function] = NestedBackward(search.detaches) if search.starts else None
-    return _NESTED[function]
-
-
-class _BackwardSearch:
-    """Searches a function, and those that it names, for what starts a backward."""
-
-    def __init__(self, function: FunctionType) -> None:
-        self.starts = False
-        self._names: set[str] = set()
-        self._waiting = [function]
-        self._seen = {function}
-        self._packages = {"", find_package(function.__code__)} - {None}
-        while self._waiting:
-            found = self._waiting.pop()
-            for code in _with_inner_code(found.__code__):
-                self._search_code(code, found)
-        self.starts |= len(self._seen) >= _MOST_FUNCTIONS
-
-    @property
-    def detaches(self) -> bool:
-        """A detached tensor must be made to require grad before anything is differentiated by it."""
-        return "detach_variable" in self._names or {"detach", "requires_grad_"} <= self._names
-
-    def _search_code(self, code: CodeType, function: FunctionType) -> None:
-        """Follow the value on top of the stack through each dotted name, like ``torch.autograd.grad``."""
-        cells = closure_of(function)
-        value = module = UNKNOWN
-        for instruction in dis.get_instructions(code):
-            operation, argument = instruction.opname, instruction.argval
-            if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
-                value = look_up_name(function, argument)
-            elif operation.startswith(("LOAD_DEREF", "LOAD_CLASSDEREF")):
-                value = cells.get(argument, UNKNOWN)
-            elif operation == "IMPORT_NAME":
-                value = module = sys.modules.get(argument, UNKNOWN)
-            elif operation in (*LOADS_ATTRIBUTE, "IMPORT_FROM"):
-                owner = module if operation == "IMPORT_FROM" else value
-                value = look_up_attribute(owner, argument)
-                if value is UNKNOWN:
-                    self.starts |= argument in _STARTS_BY_NAME
-                    self.starts |= argument in _STARTS_IF_CALLED and (owner is UNKNOWN and _is_called(instruction))
-            elif operation not in KEEPS_VALUE:
-                value = UNKNOWN
-                if operation == "STORE_ATTR" and argument == "requires_grad":
-                    self._note_name(code, "requires_grad_")
-                continue
-            else:
-                continue
-            self._note_name(code, argument)
-            self._note_value(code, value)
-
-    def _note_name(self, code: CodeType, name: str) -> None:
-        # torch's own code counts only for checkpoints: wrappers like once_differentiable detach what they return
-        if find_package(code) is not None or name == "detach_variable":
-            self._names.add(name)
-
-    def _note_value(self, code: CodeType, value: Any) -> None:
-        if any(value is starter for starter in _STARTS):
-            self.starts |= value is not torch.enable_grad or find_package(code) is not None
-            return
-        function = find_function(value)
-        if function is None or function in self._seen or len(self._seen) >= _MOST_FUNCTIONS:
-            return
-        if find_package(function.__code__) in self._packages:
-            self._seen.add(function)
-            self._waiting.append(function)
-
-
-def _is_called(instruction: dis.Instruction) -> bool:
-    """Whether an attribute is loaded to be called as a method. Since Python 3.12 only a flag tells."""
-    return instruction.opname == "LOAD_METHOD" or "NULL" in instruction.argrepr

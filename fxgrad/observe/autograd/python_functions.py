@@ -39,7 +39,8 @@ from fxgrad.observe.autograd.backward_code import (
     describe_constant,
     read_returned_kinds,
 )
-from fxgrad.observe.autograd.python_code import closure_of, find_backward, unwrap_backward
+from fxgrad.observe.autograd.nested_backward import find_backward
+from fxgrad.observe.autograd.python_code import closure_of, unwrap_backward
 from fxgrad.observe.real_types import is_a
 
 _TENSOR_TYPES = {"Tensor": True, "Optional[Tensor]": None}

@@ -191,13 +191,10 @@ class OpRecorder:
     ``paused``  nothing is recorded while it is set
     ``failed``  the tensors among the arguments of the last call that raised
 
-    `detaches_nested` says of a Function whose backward starts a backward of its own whether it starts from detached copies
-    of its arguments; None of other Functions.
+    `may_nest` says whether the backward of a Function may start a backward of its own.
     """
 
-    def __init__(
-        self, log: TensorLog, metas: MetaTable, cursor: Cursor, detaches_nested: Callable[[type], bool | None]
-    ) -> None:
+    def __init__(self, log: TensorLog, metas: MetaTable, cursor: Cursor, may_nest: Callable[[type], bool]) -> None:
         self.events: list[OpEvent] = []
         self.retained: dict[int, tuple[ModuleEvent | None, int]] = {}
         self.retained_inside: list[torch.Tensor] = []
@@ -209,7 +206,7 @@ class OpRecorder:
         self._log = log
         self._metas = metas
         self._cursor = cursor
-        self._detaches_nested = detaches_nested
+        self._may_nest = may_nest
         self._inside = 0
         self._dispatch_modes = _count_dispatch_modes()
         self._modes = _read_modes()
@@ -240,12 +237,11 @@ class OpRecorder:
 
     def apply(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
-        if self.is_hidden():
+        if self.paused or _are_transforms_active():
             return apply(*args, **kwargs)
-        detaches = self._detaches_nested(function)
-        if detaches is None or self._cursor.nesting is not None:
+        if self._cursor.nesting is not None or not self._may_nest(function):
             return self._apply(apply, function, args, kwargs)
-        self._cursor.nesting = nesting = NestingCall(function, args if detaches else ())
+        self._cursor.nesting = nesting = NestingCall(function, args)
         try:
             result = self._apply(apply, function, args, kwargs)
         finally:
@@ -255,6 +251,8 @@ class OpRecorder:
         return result
 
     def _apply(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._inside:  # an operator registered from Python
+            return apply(*args, **kwargs)
         if issubclass(function, CheckpointFunction):
             return self._checkpoint(apply, args, kwargs)
         return self._record(apply, function, args, kwargs, needs_result=True)
@@ -416,31 +414,41 @@ class NestingCall:
 
     Such a backward reaches the leaves that it uses. It reaches more where it starts from tensors of this graph: from the
     Function's arguments, which most programs detach, or from others that the Function's forward uses without being given
-    them. ``origins`` are those of what its forward used, other than `detached`.
+    them.
+
+    ``calls``    the module calls that its forward made
+    ``leaves``   the leaves that its forward used without being given them
+    ``origins``  those of what its forward used besides leaves and its arguments
     """
 
-    def __init__(self, function: type, detached: Sequence[Any]) -> None:
+    def __init__(self, function: type, given: Sequence[Any]) -> None:
+        self.function = function
         self.node: AutogradNode | None = None
+        self.calls: list[ModuleEvent] = []
+        self.leaves: list[torch.Tensor] = []
         self.origins: list[Origin] = []
-        self._function = function
-        self._detached = {id(value) for value in detached if is_a(value, torch.Tensor)}
+        self._given = {id(value) for value in given if is_a(value, torch.Tensor)}
         self._started = next_sequence_nr()
 
     def note_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         """Note what an operation inside the forward got of the graph around."""
         with _DisableTorchFunction():
             for _, tensor in find_tensors((tuple(args), dict(kwargs))).tensors:
-                if id(tensor) not in self._detached and tensor.requires_grad and not is_leaf(tensor):
-                    origin = read_origin(tensor)
-                    if origin is not None and origin[0]._sequence_nr() < self._started:
-                        self.origins.append(origin)
+                if id(tensor) in self._given or not tensor.requires_grad:
+                    continue
+                if is_leaf(tensor):
+                    self.leaves.append(tensor)
+                    continue
+                origin = read_origin(tensor)
+                if origin is not None and origin[0]._sequence_nr() < self._started:
+                    self.origins.append(origin)
 
     def find_node(self, result: Any) -> bool:
         """Find the Function's node by what the call returned; whether there is one."""
         with _DisableTorchFunction():
             origins = [read_origin(tensor) for _, tensor in find_tensors(result).tensors if tensor.requires_grad]
         nodes = [origin[0] for origin in origins if origin is not None]
-        self.node = next((node for node in nodes if getattr(node, "_forward_cls", None) is self._function), None)
+        self.node = next((node for node in nodes if getattr(node, "_forward_cls", None) is self.function), None)
         return self.node is not None
 
 

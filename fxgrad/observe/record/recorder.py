@@ -51,13 +51,13 @@ class Recorder:
         known: Iterable[torch.Tensor],
         *,
         hooks_on: Callable[[torch.Tensor], Iterable[Any]],
-        detaches_nested: Callable[[type], bool | None],
+        may_nest: Callable[[type], bool],
         memory: Memory | None = None,
     ) -> None:
         self.metas = metas
         self.log = TensorLog(known, metas, hooks_on)
         self.cursor = Cursor()
-        self.ops = OpRecorder(self.log, metas, self.cursor, detaches_nested)
+        self.ops = OpRecorder(self.log, metas, self.cursor, may_nest)
         self.module_calls: list[ModuleEvent] = []
         self.started = self.ended = next_sequence_nr()
         self.grad_enabled = torch.is_grad_enabled()
@@ -124,6 +124,8 @@ class Recorder:
         call = ModuleEvent(module, args, kwargs, parent=cursor.call, number=len(self.module_calls), stack=stack)
         self.module_calls.append(call)
         call.checkpointed = self._read_checkpoint()
+        if cursor.nesting is not None:
+            cursor.nesting.calls.append(call)
         cursor.call, cursor.limit, cursor.stack = call, frame, stack
         self._note_inputs(call, args, kwargs)
         watch = self._watch_pre_hooks(call)

@@ -13,7 +13,8 @@ from zoo_nested import ByHelper, BySaved, GivenWeights, KeptGraph, Reversible
 
 import fxgrad
 from fxgrad.graph import NodeKind
-from fxgrad.observe.autograd.python_code import NestedBackward, find_nested_backward, may_return_a_value
+from fxgrad.observe.autograd.nested_backward import NestedBackward, find_nested_backward
+from fxgrad.observe.autograd.python_code import may_return_a_value
 
 kernels = types.SimpleNamespace(backward=lambda grad: grad)
 
