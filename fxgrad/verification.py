@@ -87,7 +87,7 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
             came += [(firing.order, site) for firing in there[:1] if firing.order is not None]
     differences += _compare_order(came)
     differences += _list_unpredicted(graph, seen)
-    entries = sum(len(site.grad_input) + len(site.grad_output) for site in graph.sites)
+    entries = sum(len(site.grad_input or ()) + len(site.grad_output or ()) for site in graph.sites)
     return Verification(graph, tuple(differences), tuple(unknown), entries)
 
 
@@ -117,9 +117,9 @@ def _format_times(count: int) -> str:
 
 
 def _compare_entries(
-    site: HookSite, name: str, predicted: Sequence[Gradient], got: Sequence[Received | None]
+    site: HookSite, name: str, predicted: Sequence[Gradient] | None, got: Sequence[Received | None]
 ) -> Iterator[Difference]:
-    if site.node is None and site.fires is None:
+    if predicted is None or (site.node is None and site.fires is None):
         return  # nothing is said about what a hook gets that may fire at no place of this graph
     if len(predicted) != len(got):
         yield Difference(site, "length", f"{len(predicted)} in {name}", f"{len(got)} in {name}")
@@ -156,8 +156,10 @@ def _format_received(received: Received | None) -> str:
 def _list_unknown(site: HookSite) -> Iterator[Unknown]:
     if site.fires is None:
         yield Unknown(site, "fires", site.reason)
+        if site.node is None:
+            return
     for name, gradients in (("grad_input", site.grad_input), ("grad_output", site.grad_output)):
-        for gradient in gradients:
+        for gradient in gradients or ():
             if gradient.status == "unknown":
                 yield Unknown(site, f"{name}[{gradient.index}]", gradient.reason or "")
 

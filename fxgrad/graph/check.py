@@ -300,6 +300,9 @@ def _check_setup(
 def _check_entries(site: HookSite, node: Node, where: str) -> Iterator[str]:
     """What each kind of hook is given: torch/csrc/autograd/engine.cpp, ``call_pre_hooks`` and ``call_post_hooks``."""
     kind, arguments = site.hook.kind, site.hook.kind.arguments
+    if site.grad_input is None or site.grad_output is None:
+        yield f"{where}: the number of its entries is unknown, but it is on {_name_node(node)}"
+        return
     if arguments is HookArguments.NODE_GRADIENTS and len(site.grad_input) != len(node.edges):
         yield f"{where}: {len(site.grad_input)} grad_input for the {len(node.edges)} edges of {_name_node(node)}"
     if arguments in _WHOLE_NODE and len(site.grad_output) != len(node.grad_outputs):
@@ -358,7 +361,7 @@ def _check_site(site: HookSite, where: str) -> Iterator[str]:
     if site.times is not None and site.fires is not None and (site.times > 0) != site.fires:
         yield f"{where}: fires is {site.fires}, but times is {site.times}"
     for name, gradients in (("grad_input", site.grad_input), ("grad_output", site.grad_output)):
-        for index, gradient in enumerate(gradients):
+        for index, gradient in enumerate(gradients or ()):
             yield from _check_gradient(gradient, index, f"{where}, {name}[{index}]")
 
 

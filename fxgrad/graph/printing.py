@@ -249,8 +249,10 @@ def _list_site(graph: GraphRecords, site: HookSite) -> Iterator[str]:
     order = "-" if site.order is None else str(site.order)
     hook = f"hook {site.hook.id} {escape(site.hook.function)}"
     yield f"{order}. {hook} {_format_place(graph, site)}, {_format_fires(site)}: {escape_unprintable(site.reason)}"
-    yield from (f"     {_format_gradient('grad_output', gradient)}" for gradient in site.grad_output)
-    yield from (f"     {_format_gradient('grad_input', gradient)}" for gradient in site.grad_input)
+    for side, gradients in (("grad_output", site.grad_output), ("grad_input", site.grad_input)):
+        if gradients is None:
+            yield f"     {side}: number of entries unknown"
+        yield from (f"     {_format_gradient(side, gradient)}" for gradient in gradients or ())
 
 
 def _format_place(graph: GraphRecords, site: HookSite) -> str:

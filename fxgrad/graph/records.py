@@ -567,15 +567,16 @@ class HookSite(Record, frozen=True):
     ``fires`` and ``times`` are None if only backward decides. ``order`` is the rank in the firing order, None if ``fires``
     is False. ``reason`` says why it sits here, or why it has no place or does not fire.
 
-    What ``grad_input`` and ``grad_output`` stand for depends on the hook's kind: see `HookArguments`.
+    What ``grad_input`` and ``grad_output`` stand for depends on the hook's kind: see `HookArguments`. They are None where
+    only backward decides how many entries there are.
     """
 
     hook: Hook
     call: str | None
     node: int | None
     slot: int | None
-    grad_input: tuple[Gradient, ...]
-    grad_output: tuple[Gradient, ...]
+    grad_input: tuple[Gradient, ...] | None
+    grad_output: tuple[Gradient, ...] | None
     fires: bool | None
     times: int | None
     order: int | None

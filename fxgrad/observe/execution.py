@@ -1,8 +1,8 @@
 """Runs the real backward and notes what every hook gets.
 
 The user's hooks run, each through a `_Spy` that notes its arguments first. Spies are put where backward will look: in
-the tables of hooks on nodes and tensors, and into the snapshots that full module hooks took; the modules' own tables
-are not touched. Which node runs is asked of the engine (torch/csrc/autograd/engine.cpp: get_current_node).
+the tables of hooks on nodes and tensors, and into the snapshots that full module hooks took. Those in the tables of
+modules are for calls that backward itself makes, as a reversible block does. Which node runs is asked of the engine (torch/csrc/autograd/engine.cpp: get_current_node).
 """
 
 from __future__ import annotations
@@ -153,6 +153,10 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
         for rank, hook in enumerate(hooks.hooks):
             if hook.kind.on_several_tensors:
                 stack.enter_context(_put_in_closure(log, rank, hook))
+            elif hook.kind.is_module and hook.number in hook.table:
+                watch.remember(hook.table)
+                spy = _Spy(log, rank, hook.kind, None, hook.function)
+                stack.enter_context(_put_in(spy, HookSlot(hook.table, hook.number, hook)))
         _run(call, log, retain_graph=True)
         log.note_retained()
     return tuple(log.firings)
@@ -252,7 +256,7 @@ def _describe(gradient: torch.Tensor) -> Received:
     return sizes, str(gradient.dtype).rpartition(".")[2]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # PyTorch copies the __dict__ of a legacy hook into its wrapper (_WrappedHook)
 class _Spy:
     """Stands where a hook stood: notes what it is called with, then calls it."""
 

@@ -59,7 +59,9 @@ def _is_changed(before: HookSite, after: HookSite, nodes: Mapping[int, int]) -> 
     )
 
 
-def _contents(gradients: Iterable[Gradient]) -> list[object]:
+def _contents(gradients: Iterable[Gradient] | None) -> list[object] | None:
+    if gradients is None:
+        return None
     return [(gradient.status, _sizes(gradient.shape), gradient.dtype) for gradient in gradients]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind, Sharding
-from fxgrad.graph.hook_kinds import HookOwner
+from fxgrad.graph.hook_kinds import HookArguments, HookOwner
 from fxgrad.graph.text import escape, format_path
 
 _NOT_SHARDED = "forward uses the unsharded parameter that FSDP gathers, and backward does not reach the sharded {name}"
@@ -57,8 +57,11 @@ def make_silent_site(hook: Hook, reason: str, *, call: str | None = None) -> Hoo
 
 
 def make_undecided_site(hook: Hook, reason: str, *, call: str | None = None) -> HookSite:
-    """Make a site without a node, of a hook that may be called all the same."""
-    return HookSite(hook, call, None, None, (), (), fires=None, times=None, order=None, reason=reason)
+    """Make a site without a node, of a hook that may be called all the same: with how many entries is not known."""
+    counted = hook.kind.gets_one_gradient or hook.kind.arguments is HookArguments.LEAF
+    grad_input = None if hook.kind.gets_grad_input else ()
+    grad_output = () if counted else None
+    return HookSite(hook, call, None, None, grad_input, grad_output, fires=None, times=None, order=None, reason=reason)
 
 
 class PlaceFinder:

@@ -22,6 +22,7 @@ from fxgrad.predict.entries import (
     mark_unknown,
 )
 from fxgrad.predict.firing import HookCall, HookCalls
+from fxgrad.predict.formulas import UNKNOWN
 from fxgrad.predict.places import find_places
 from fxgrad.predict.reasons import (
     explain_leaf_without_grad,
@@ -95,8 +96,8 @@ def _start_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
 # The prediction
 
 
-_Entries = tuple[tuple[Gradient, ...], tuple[Gradient, ...]]
-"""grad_input and grad_output."""
+_Entries = tuple[tuple[Gradient, ...] | None, tuple[Gradient, ...] | None]
+"""grad_input and grad_output; None where their number is not known."""
 
 
 def predict(graph: BackwardGraph, backward: BackwardCall | None = None) -> BackwardGraph:
@@ -163,8 +164,8 @@ def _mark_shared(simulation: Simulation, site: HookSite) -> HookSite:
     reason = explain_nesting(simulation)
     return replace(
         site,
-        grad_input=mark_unknown(site.grad_input, reason),
-        grad_output=mark_unknown(site.grad_output, reason),
+        grad_input=mark_unknown(site.grad_input or (), reason),
+        grad_output=mark_unknown(site.grad_output or (), reason),
     )
 
 
@@ -175,7 +176,11 @@ def _list_entries(simulation: Simulation, calls: HookCalls, call: HookCall, site
         if site.node is None:
             return (), counter.list_undecided_entries(explain_nesting(simulation))
         return (), counter.list_entries(call.nth)
-    if site.node is None or gets is HookArguments.LEAF:
+    if site.node is None:
+        if gets is HookArguments.GRADIENT:
+            return (), (Gradient(0, None, UNKNOWN, None, None, None, site.reason),)
+        return site.grad_input, site.grad_output
+    if gets is HookArguments.LEAF:
         return (), ()
     view = NodeView(simulation, simulation.graph.nodes[site.node], site.call)
     if gets is HookArguments.GRADIENT:

@@ -254,6 +254,7 @@ def _describe_site(site: HookSite, node: Node | None, call: ModuleCall | None) -
         yield "" if site.hook.kind.is_full or site.hook.kind.is_full_pre else describe_node_kind(node)
     if not site.grad_output or site.hook.kind.gets_one_gradient:
         yield say.describe_argument(site.hook)
+    yield say.describe_unknown_entries(site)
 
 
 def _title_fold(subject: HookSites, fold: _Fold) -> Iterator[str]:
@@ -313,15 +314,15 @@ def _list_changes(subject: HookSites, base: HookSite, other: HookSite) -> list[t
     if _make_frame_key(subject, base) != _make_frame_key(subject, other):
         return None
     pairs = [
-        *(("grad_output", old, new) for old, new in zip(base.grad_output, other.grad_output, strict=True)),
-        *(("grad_input", old, new) for old, new in zip(base.grad_input, other.grad_input, strict=True)),
+        *(("grad_output", old, new) for old, new in zip(base.grad_output or (), other.grad_output or (), strict=True)),
+        *(("grad_input", old, new) for old, new in zip(base.grad_input or (), other.grad_input or (), strict=True)),
     ]
     changes = [(side, new) for side, old, new in pairs if _make_entry_key(old) != _make_entry_key(new)]
     return changes if len(changes) <= _MOST_CHANGES else None
 
 
 def _make_content_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
-    entries = tuple(_make_entry_key(gradient) for gradient in (*site.grad_output, *site.grad_input))
+    entries = tuple(_make_entry_key(gradient) for gradient in (*(site.grad_output or ()), *(site.grad_input or ())))
     return (*_make_frame_key(subject, site), entries)
 
 
@@ -333,8 +334,8 @@ def _make_frame_key(subject: HookSites, site: HookSite) -> tuple[object, ...]:
         site.fires,
         site.times,
         site.slot,
-        len(site.grad_output),
-        len(site.grad_input),
+        None if site.grad_output is None else len(site.grad_output),
+        None if site.grad_input is None else len(site.grad_input),
         _erase_numbers(site.reason),
     )
 

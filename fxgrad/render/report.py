@@ -90,7 +90,7 @@ def _count_firing(sites: Sequence[HookSite]) -> str:
 
 
 def _count_entries(sites: Sequence[HookSite]) -> str:
-    every = Counter(entry.status for site in sites for entry in (*site.grad_output, *site.grad_input))
+    every = Counter(entry.status for site in sites for entry in (*(site.grad_output or ()), *(site.grad_input or ())))
     tensors = count_noun(every["tensor"], "tensor", zero="0")
     return f"{every.total():,}: {tensors}, {every['none']:,} None, {every['unknown']:,} unknown"
 

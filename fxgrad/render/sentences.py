@@ -21,6 +21,7 @@ from fxgrad.graph.text import (
     join_words,
     name_forward,
     name_registering_function,
+    pluralize,
     quote_code,
 )
 
@@ -197,9 +198,17 @@ def describe_argument(hook: Hook) -> str:
             return ""
 
 
+def describe_unknown_entries(site: HookSite) -> str:
+    """Which tuples of gradients have an unknown number of entries; "" if none has."""
+    sides = (("grad_input", site.grad_input), ("grad_output", site.grad_output))
+    unknown = [name for name, gradients in sides if gradients is None]
+    have = pluralize(len(unknown), "has", plural="have")
+    return f"only backward decides how many entries {join_words(unknown)} {have}" if unknown else ""
+
+
 def describe_grad_output(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
     """How many entries grad_output has, and what there is one for."""
-    number = f"grad_output   {count_entries(len(site.grad_output))}"
+    number = f"grad_output   {count_entries(len(site.grad_output or ()))}"
     kind = site.hook.kind
     if (kind.is_full or kind.is_full_pre) and call is not None:
         return f"{number}: one per result of {name_forward(call)}"
@@ -210,7 +219,7 @@ def describe_grad_output(site: HookSite, node: Node | None, call: ModuleCall | N
 
 def describe_grad_input(site: HookSite, node: Node | None, call: ModuleCall | None) -> str:
     """How many entries grad_input has, what there is one for, and what one might have expected."""
-    number = f"grad_input   {count_entries(len(site.grad_input))}"
+    number = f"grad_input   {count_entries(len(site.grad_input or ()))}"
     if site.hook.kind.is_full and call is not None:
         return f"{number}: one per positional argument of {name_forward(call)}"
     if node is None:
@@ -219,7 +228,7 @@ def describe_grad_input(site: HookSite, node: Node | None, call: ModuleCall | No
 
 
 def _contrast_with_inputs(site: HookSite, call: ModuleCall | None) -> str:
-    if call is None or not site.hook.kind.is_legacy or len(call.inputs) == len(site.grad_input):
+    if call is None or not site.hook.kind.is_legacy or len(call.inputs) == len(site.grad_input or ()):
         return ""
     return f", not the {count_noun(len(call.inputs), 'tensor')} passed to {name_forward(call)}"
 

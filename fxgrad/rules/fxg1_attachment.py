@@ -112,12 +112,12 @@ def _list_node_reasons(subject: Subject, placed: PlacedSite) -> Iterator[str]:
     returned = f"the first tensor that {name_forward(call)} returned" if call else "the first tensor of the result"
     which = f" (call {call.index})" if call and len(subject.placed) > 1 else ""
     yield f"PyTorch put {name_hook_function(subject.hook)} on the grad_fn of {returned}: {escape(node.label)}{which}."
-    names = [escape(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input]
+    names = [escape(gradient.argument or f"[{gradient.index}]") for gradient in site.grad_input or ()]
     shown = f" ({join_words(names)})" if names else ""
     number = count_noun(len(names), "entry", plural="entries")
     yield (
         f"grad_input has {number}, one per {describe_grad_inputs(node)}{shown}; "
-        f"grad_output has {len(site.grad_output)}."
+        f"grad_output has {len(site.grad_output or ())}."
     )
     if call is not None:
         given = [format_argument(call.argument_names, ref.path) for ref in call.inputs]

@@ -136,17 +136,20 @@ def _advise_on_return(subject: Subject, site: HookSite) -> str:
 
 def _gets_only_none(site: HookSite) -> bool:
     """Whether no positional argument requires grad: a full hook gets None for each, and may return nothing else."""
-    return site.hook.kind.is_full and all(entry.status == "none" for entry in site.grad_input)
+    entries = site.grad_input
+    return site.hook.kind.is_full and entries is not None and all(entry.status == "none" for entry in entries)
 
 
 def _refuse(site: HookSite, value: HookReturn) -> _Refusal | None:
     """Why PyTorch refuses a value; None if it does not, or that is not known."""
+    if site.grad_input is None or site.grad_output is None:
+        return None
     kind, given = site.hook.kind, _read_status(site, value)
     if kind.arguments is HookArguments.GRADIENT:
         return _refuse_gradient(site, value, given)
     if _gets_only_none(site):
         return _refuse_any_value(site, value, given)
-    entries = site.grad_input if kind.replaces == "grad_input" else site.grad_output
+    entries = _list_replaced(site)
     of = f"{kind.replaces}, a tuple of {count_noun(len(entries), 'entry', plural='entries')}"
     takes_lists = kind.is_full or kind.is_full_pre
     if value.kind == "tuple" or (value.kind == "list" and takes_lists):
@@ -164,7 +167,7 @@ def _refuse_gradient(site: HookSite, value: HookReturn, given: Status) -> _Refus
     if value.kind in ("tuple", "list", "other"):
         what = "no tensor" if value.kind == "other" else f"a {value.kind}"
         return _Refusal(f"{what} in place of the gradient", f"PyTorch takes only one tensor. {_RETURNS_CPP}")
-    if given == "tensor" and site.grad_output[0].status == "none":
+    if given == "tensor" and _list_replaced(site)[0].status == "none":
         return _Refusal(
             "a tensor in place of a gradient that is None", f"PyTorch does not replace None by a tensor. {_RETURNS_CPP}"
         )
@@ -240,7 +243,13 @@ def _list_members(site: HookSite, value: HookReturn) -> list[Status] | None:
 def _slice_argument(site: HookSite, value: HookReturn) -> Sequence[Gradient]:
     """The entries of the argument that `HookReturn.each` tells of."""
     name, start, stop = value.each or ("", 0, 0)
-    return (site.grad_input if name == "grad_input" else site.grad_output if name != "leaf" else ())[start:stop]
+    entries = site.grad_input if name == "grad_input" else site.grad_output if name != "leaf" else ()
+    return (entries or ())[start:stop]
+
+
+def _list_replaced(site: HookSite) -> Sequence[Gradient]:
+    """The entries that what the hook returns takes the place of."""
+    return (site.grad_input if site.hook.kind.replaces == "grad_input" else site.grad_output) or ()
 
 
 # What it changes, and what it may be
@@ -263,9 +272,9 @@ def _name_changed_leaves(subject: Subject, site: HookSite, node: Node) -> str:
 
 def _list_next_nodes(site: HookSite, node: Node) -> list[int]:
     """The nodes that the entries of grad_input go to, without those of None entries, which stay None."""
-    entries: Sequence[Gradient | None] = site.grad_input
+    entries: Sequence[Gradient | None] = site.grad_input or ()
     if len(entries) != len(node.edges):  # a full hook has entries for arguments that are no tensors, too
-        entries = (None,) * len(node.edges) if any(entry.status != "none" for entry in site.grad_input) else ()
+        entries = (None,) * len(node.edges) if any(entry.status != "none" for entry in site.grad_input or ()) else ()
     pairs = zip(node.edges, entries, strict=False)
     return [
         edge.next_node
@@ -287,12 +296,12 @@ def describe_return(site: HookSite) -> str:
         return "anything: the value is ignored"
     if kind.arguments is HookArguments.GRADIENT:
         return _describe_tensor(site)
-    gradients = site.grad_input if kind.replaces == "grad_input" else site.grad_output
+    gradients = _list_replaced(site)
     return _describe_tuple(kind.replaces, gradients) + ("" if kind.is_full_pre else _describe_nones(gradients))
 
 
 def _describe_tensor(site: HookSite) -> str:
-    (gradient,) = site.grad_output
+    (gradient,) = _list_replaced(site)
     if gradient.status == "unknown":
         return f"None, or, if it gets a tensor, one of shape {format_shape(gradient.shape)}"
     return "None" + ("" if gradient.status == "none" else f", or one tensor of shape {format_entry(gradient)}")

@@ -6,6 +6,7 @@ The prediction of a real model is changed before it is held against what the hoo
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.modules import module as module_hooks
+from zoo_nested import Around, reversible_block
 
 import fxgrad
 from fxgrad import verification
@@ -22,8 +24,9 @@ from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
 from fxgrad.graph.records import Firing
 from fxgrad.graph.text import format_hook
 from fxgrad.observe import execution
-from fxgrad.predict import predict
+from fxgrad.predict import places, predict
 from fxgrad.verification import Difference, Verification
+from tests.support.commands import printed_by
 
 
 def first(*arguments: Any) -> None:
@@ -371,3 +374,37 @@ def test_global_hook_that_raises_is_named() -> None:
     finally:
         handle.remove()
         module_hooks._global_is_full_backward_hook = None
+
+
+# Hooks that run only in a backward inside backward
+
+
+def in_reversible_block(register: str) -> nn.Module:
+    model = Around(reversible_block)
+    getattr(model.inside, register)(first)
+    return model
+
+
+@pytest.mark.parametrize(
+    "register", ["register_backward_hook", "register_full_backward_hook", "register_full_backward_pre_hook"]
+)
+def test_a_module_hook_that_runs_only_inside_another_backward_is_seen(register: str) -> None:
+    executed = execution.execute(in_reversible_block(register), (torch.randn(3, 4),), {})
+    graph = predict(executed.graph)
+    assert verification.compare(graph, executed.firings).ok
+    never = [replace(site, fires=False, times=0, order=None) for site in graph.sites]
+    verified = verification.compare(replace(graph, sites=tuple(never)), executed.firings)
+    assert {told(difference) for difference in verified.differences} == {("fires", "no site there", "once")}
+
+
+def test_the_command_line_fails_where_one_is_said_never_to_fire(
+    monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    monkeypatch.setattr(
+        places.PlaceFinder,
+        "_make_site_in_rerun",
+        lambda self, hook, call: places.make_silent_site(hook, "said so by the test", call=call.id),
+    )
+    printed = printed_by("fxgrad verify tests/strangers/reversible_block.py:build", repository)
+    assert "wrong fires: show (Module.register_full_backward_hook) on blocks.0.lin" in printed
+    assert printed.endswith("[exit status 1]")
