@@ -31,7 +31,7 @@ from wrong_rules import (
 )
 
 from fxgrad.graph import NodeKind
-from fxgrad.observe.autograd import node_records
+from fxgrad.observe import build
 from fxgrad.predict import engine, entries, firing, formulas, places, reasons, simulation, sites
 
 BREAKAGES = {
@@ -102,7 +102,7 @@ BREAKAGES = {
         "times",
     ),
     "no Function starts a backward": (
-        node_records,
+        build,
         "find_nested_backward",
         always(None),
         "a_function_that_starts_a_backward",
