@@ -90,8 +90,9 @@ def _explain_node(subject: Subject) -> Iterator[Explanation]:
 
 def _summarize_entries(placed: PlacedSite) -> str:
     """What grad_input holds instead of the module's gradients, to end a headline with; "" where no argument has a name."""
-    names = [escape(gradient.argument) for gradient in placed.site.grad_input if gradient.argument]
-    if not names or len(names) < len(placed.site.grad_input):
+    grad_input = placed.site.grad_input or ()
+    names = [escape(gradient.argument) for gradient in grad_input if gradient.argument]
+    if not names or len(names) < len(grad_input):
         return ""
     return f": its grad_input is {join_words(names, most=_MOST_ENTRIES)} of {name_node_function(placed.node)}"
 
