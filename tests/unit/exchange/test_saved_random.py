@@ -30,6 +30,7 @@ from fxgrad.graph import (
     Node,
     Returned,
     Root,
+    Sharding,
     Taken,
     TensorMeta,
     TensorRef,
@@ -64,7 +65,13 @@ def value_of(hint):
         return several(value_of(arguments[0]))
     if typing.get_origin(hint) is tuple:
         return st.tuples(*map(value_of, arguments))
-    return st.sampled_from(hint) if issubclass(hint, enum.Enum) else record(hint)
+    return st.sampled_from(hint) if issubclass(hint, enum.Enum) else record_in_another(hint)
+
+
+@functools.cache
+def record_in_another(kind):
+    """A record of a kind, which may hold records of the same kind."""
+    return st.deferred(lambda: record(kind))
 
 
 def record(kind, **fields):
@@ -165,6 +172,7 @@ def hooks():
                 observed=observed,
                 target_slots=targets,
                 holds=several(record(Held, node=maybe(NODES))),
+                sharding=st.none() | record(Sharding, parameter=st.sampled_from(VARIABLES), leaf=maybe(NODES)),
             )
             for i in HOOKS
         )
@@ -186,7 +194,12 @@ def graphs():
             )
         ),
         calls=calls(),
-        variables=st.tuples(*(at(PLACES, Variable, name=st.just(name), aliases=no_alias) for name in VARIABLES)),
+        variables=st.tuples(
+            *(
+                at(PLACES, Variable, name=st.just(name), aliases=no_alias, unsharded=maybe(VARIABLES))
+                for name in VARIABLES
+            )
+        ),
         hooks=hooks(),
         sites=st.just(()),
         unrecorded_calls=unrecorded_calls(),

@@ -4,7 +4,7 @@ import pytest
 from changed_graphs import CALL, NODE, SITE, problems_of, with_edge, with_hook, with_record
 from msgspec.structs import replace
 
-from fxgrad.graph import BackwardCall, BackwardGraph, FullHookSetup, Gradient, Held, HookKind, Taken, Value
+from fxgrad.graph import BackwardCall, BackwardGraph, FullHookSetup, Gradient, Held, HookKind, Sharding, Taken, Value
 from fxgrad.graph.check import GraphLintError, find_structural_problems
 
 
@@ -207,6 +207,18 @@ STRUCTURE = {
     "a hook was seen on a node": (
         lambda g: with_hook(g, 1, observed=(9, None)),
         ("hook 1, observed: there is no node 9; nodes are 0 to 3",),
+    ),
+    "a parameter that fully_shard manages exists": (
+        lambda g: with_hook(g, 2, sharding=Sharding("nowhere", is_replaced=False, leaf=None)),
+        ('hook 2, sharding: there is no variable "nowhere"',),
+    ),
+    "the leaf of such a parameter exists": (
+        lambda g: with_hook(g, 2, sharding=Sharding("fc.weight", is_replaced=False, leaf=99)),
+        ("hook 2, sharding: there is no node 99; nodes are 0 to 3",),
+    ),
+    "what is gathered in place of a variable exists": (
+        lambda g: with_record(g, "variables", 1, unsharded="z"),
+        ('variable "fc.bias", unsharded: there is no variable "z"',),
     ),
     "a hook's targets exist": (
         lambda g: with_hook(g, 2, target_slots=((None, 0), (3, 1))),
