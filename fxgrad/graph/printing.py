@@ -241,6 +241,7 @@ def _list_hook_states(hook: Hook) -> tuple[tuple[str, bool], ...]:
     return (
         ("prepended", hook.prepend),
         ("removed", not hook.active),
+        ("PyTorch's own", hook.by_torch),
         ("may return a value", hook.may_return is True),
     )
 

@@ -511,6 +511,8 @@ class Hook(Record, frozen=True):
     ``uncounted``      which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
     ``sharding``       of a tensor hook or a post-accumulate hook on a parameter that ``fully_shard`` manages; None for a
                        tensor hook where that is in the graph itself
+    ``by_torch``       whether it is PyTorch's own: a function that is written inside a function of torch's files, such as
+                       those of Dynamo and FSDP, and holds none of the program's
     """
 
     id: int
@@ -536,6 +538,7 @@ class Hook(Record, frozen=True):
     returns: tuple[HookReturn, ...] = ()
     changes_leaf: bool = False
     sharding: Sharding | None = None
+    by_torch: bool = False
 
     @property
     def is_called_by_fsdp(self) -> bool:

@@ -53,12 +53,13 @@ def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation
 
     A finding that holds for several calls of a module is given once for each hook and module, with the site that fires
     first. Hooks come in the order of their first site, each hook's findings in the order of their codes; findings that
-    are about no hook come last, in the order of their codes.
+    are about no hook come last, in the order of their codes. Nothing is said about hooks of PyTorch's own.
     """
     rules = [rule for code, rule in _RULES.items() if not (unasked and code in ABOUT_NEXT_STEPS)]
     about_hooks = [
         explanation
         for subject in list_subjects(graph)
+        if not subject.hook.by_torch
         for rule in rules
         for find in rule.hook_rules
         for explanation in find(subject)

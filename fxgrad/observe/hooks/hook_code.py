@@ -17,6 +17,7 @@ import torch
 
 from fxgrad.observe.autograd.python_code import KEEPS_VALUE, LOADS_ATTRIBUTE, closure_of, find_function
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.record.frames import is_torchs, is_user_code
 from fxgrad.observe.record.tensors import may_have_history
 
 _TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
@@ -102,6 +103,22 @@ class _Reader:
         if not self._is_iterated() or self._value is None:
             return False
         return name in _TO_EACH or name in _ITERATES[self._value[-1]]
+
+
+def is_made_by_torch(function: Any) -> bool:
+    """Whether a hook is PyTorch's own: written inside a function of torch's files, and holding none of the program's.
+
+    A function of torch that a program registers itself is public, so it is not written inside another.
+
+    >>> is_made_by_torch(torch.nn.functional.relu), is_made_by_torch(lambda grad: grad)
+    (False, False)
+    """
+    if not is_a(function, FunctionType) or "<locals>" not in function.__qualname__:
+        return False
+    inside = map(find_function, closure_of(function).values())
+    return is_torchs(function.__code__) and not any(
+        found is not None and is_user_code(found.__code__) for found in inside
+    )
 
 
 def find_held_tensors(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ...]:

@@ -11,7 +11,7 @@ from fxgrad.graph import Held, Hook, HookKind, Sharding, UnrecordedCall
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import name_of
-from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors
+from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors, is_made_by_torch
 from fxgrad.observe.hooks.hook_returns import changes_leaf, find_returns
 from fxgrad.observe.hooks.search import HookSearch, HookSlot
 from fxgrad.observe.hooks.tables import LiveHook, find_multi_grad_mode, function_name
@@ -65,6 +65,7 @@ class HookRecords:
             observed=found,
             active=hook.active,
             unplaced=self._explain_unplaced(hook, found),
+            by_torch=is_made_by_torch(hook.function),
             sharding=self._find_sharding(hook, in_graph=found is not None),
             may_return=may_return,
             returns=returns,

@@ -97,6 +97,11 @@ def is_user_code(code: CodeType) -> bool:
     return _kind(code.co_filename) is True
 
 
+def is_torchs(code: CodeType) -> bool:
+    """Whether code is in a file of torch's."""
+    return _kind(code.co_filename) is None
+
+
 def find_package(code: CodeType) -> str | None:
     """The folder or file in site-packages that code is installed in; "" for what is the program's own, None for torch,
     fxgrad and the standard library."""
