@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from fxgrad.errors import UsageError
 from fxgrad.graph.graph_records import GraphRecords
 from fxgrad.graph.hook_kinds import HookKind
-from fxgrad.graph.records import Node, Root
+from fxgrad.graph.records import ModuleCall, Node, Root, TensorRef
 from fxgrad.graph.text import escape, format_path
 
 _SUBSCRIPT = re.compile(r"\[(?:'([^']*)'|\"([^\"]*)\"|([^\]]*))\]")
@@ -235,3 +235,14 @@ def _raise_unknown(text: str, what: str, known: Iterable[str]) -> NoReturn:
         f"one of {len(names)} names: variables that require grad, and nodes with their slot, label[1]",
         "one of " + ", ".join(map(escape, near)) if near else "trace a model with parameters",
     )
+
+
+def is_used_outside(graph: GraphRecords, call: ModuleCall, ref: TensorRef) -> bool:
+    """Whether a node that the call did not make gives one of its results a gradient, or backward starts from it."""
+    if ref.node is None:
+        return False
+    slot = (ref.node, ref.slot)
+    if slot in graph.root_slots:
+        return True
+    within = {node.id for node in graph.nodes_within(call.id)}
+    return any(user not in within for user in graph.users_of_slots.get(slot, ()))

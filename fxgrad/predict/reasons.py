@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import BackwardGraph, Hook, HookSite, Node, NodeKind, Sharding
+from fxgrad.graph import BackwardGraph, Hook, HookSite, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
-from fxgrad.graph.text import escape, join_words, pluralize
+from fxgrad.graph.lookup import is_used_outside
+from fxgrad.graph.text import escape, format_path, join_words, pluralize
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
 
 _MOST_LABELS = 3
+_TOP_LEVEL = 2
+"""The length of a path like ("result", 0)."""
 _ENDED_BY_ALL_HOOK = "backward ends before it: an 'all' hook on several tensors raises"
 _UNUSED = "no root depends on it"
 
@@ -224,11 +227,26 @@ def _explain_held_back(simulation: Simulation, site: HookSite) -> str:
     call = simulation.module_call(site)
     output = None if call is None else call.output_hook_node
     if output is None:
+        nested = _list_nested_results(simulation, call) if isinstance(call, ModuleCall) else []
+        if nested:
+            are = pluralize(len(nested), "is", plural="are")
+            return (
+                f"the gradient reaches the module's inputs through {join_words(nested)}, which {are} inside a container: a "
+                "full hook waits for the results at the top level, and no root depends on those"
+            )
         return "the gradient reaches the module's inputs, but no root depends on the module's outputs"
     return (
         "the gradient reaches the module's inputs on a path around its outputs: "
         f"{escape(simulation.graph.nodes[output].label)}, on the outputs, has not run by then"
     )
+
+
+def _list_nested_results(simulation: Simulation, call: ModuleCall) -> list[str]:
+    """The results inside a container that a full hook does not see, and that the roots depend on."""
+    nested = [
+        ref for ref in call.outputs if len(ref.path) > _TOP_LEVEL and is_used_outside(simulation.graph, call, ref)
+    ]
+    return [format_path(ref.path) for ref in nested]
 
 
 def find_unreached_nodes(graph: BackwardGraph) -> dict[int, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import Explanation, HookSite, Module, ModuleCall, Node, Source, TensorRef
 from fxgrad.graph.hook_kinds import HookOwner
+from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,
@@ -23,7 +24,7 @@ from fxgrad.graph.text import (
     pluralize,
     quote_code,
 )
-from fxgrad.rules.fxg1_full_hooks import advise_input_grad, takes_full_hook
+from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
 from fxgrad.rules.fxg3_tools import is_lost_by_sharding
 from fxgrad.rules.rule import Page, Rule
@@ -182,7 +183,8 @@ def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
     carrying = [ref for ref in call.outputs if ref.requires_grad]
     if not carrying:
         return "make one of its parameters or inputs require grad, and avoid detach, integers and no_grad in forward"
-    tensor_hook = f"use Tensor.register_hook on {format_path(carrying[0].path)}"
+    used = [ref for ref in carrying if is_used_outside(subject.graph, call, ref)]
+    tensor_hook = f"use Tensor.register_hook on {_join_paths(used or carrying[:1])}"
     if subject.hook.kind.is_legacy:
         first = call.legacy_tensor
         if first is None or not first.requires_grad:
@@ -190,12 +192,19 @@ def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
         return f"{_advise_use(carrying[:1])}, or use register_full_backward_hook"
     if not takes_full_hook(call):
         return f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or {tensor_hook}"
-    return f"{_advise_use(carrying)}, or {tensor_hook}"
+    visible = [ref for ref in carrying if is_visible(ref)]
+    if used or not visible:
+        them = pluralize(len(used or carrying), "it", plural="them")
+        return f"{tensor_hook}, or hook a module around it that returns {them} in a flat tuple"
+    return f"{_advise_use(visible)}, or {tensor_hook}"
 
 
 def _advise_use(carrying: Sequence[TensorRef]) -> str:
-    results = join_words(format_path(ref.path) for ref in carrying)
-    return f"use this call's {results} in what you call backward on"
+    return f"use this call's {_join_paths(carrying)} in what you call backward on"
+
+
+def _join_paths(refs: Sequence[TensorRef]) -> str:
+    return join_words(format_path(ref.path) for ref in refs)
 
 
 # FXG105

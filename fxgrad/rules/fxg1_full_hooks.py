@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Explanation, Module, ModuleCall, TensorRef
+from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -34,14 +35,14 @@ def takes_full_hook(call: ModuleCall) -> bool:
     return call.result_type == "tuple" or any(ref.path == _TENSOR for ref in call.outputs)
 
 
-def _is_visible(ref: TensorRef) -> bool:
+def is_visible(ref: TensorRef) -> bool:
     """Whether a full hook has an entry for the tensor: a positional argument, or a result, itself."""
     return ref.path == _TENSOR or (len(ref.path) == _TOP_LEVEL and ref.path[0] in ("args", "result"))
 
 
 def _list_hidden(refs: tuple[TensorRef, ...]) -> tuple[TensorRef, ...]:
     """The tensors that carry a gradient and that a full hook has no entry for."""
-    return tuple(ref for ref in refs if ref.requires_grad and not _is_visible(ref))
+    return tuple(ref for ref in refs if ref.requires_grad and not is_visible(ref))
 
 
 def _name_hidden_inputs(call: ModuleCall) -> list[str]:
@@ -54,8 +55,8 @@ def _name_hidden_outputs(call: ModuleCall) -> list[str]:
 
 def name_grad_inputs(call: ModuleCall) -> tuple[str, ...]:
     """One entry per positional argument, None if it is not a tensor; all None if none of them requires grad."""
-    tops = {ref.path[1] for ref in call.inputs if _is_visible(ref)}
-    if not any(ref.requires_grad for ref in call.inputs if _is_visible(ref)):
+    tops = {ref.path[1] for ref in call.inputs if is_visible(ref)}
+    if not any(ref.requires_grad for ref in call.inputs if is_visible(ref)):
         return ("None",) * call.n_args
     return tuple(
         format_argument(call.argument_names, ("args", at)) if at in tops else "None" for at in range(call.n_args)
@@ -64,7 +65,7 @@ def name_grad_inputs(call: ModuleCall) -> tuple[str, ...]:
 
 def name_grad_outputs(subject: Subject, call: ModuleCall) -> tuple[str, ...]:
     """One entry per result, None where it is known that no gradient comes back."""
-    tops = {ref.path: ref for ref in call.outputs if _is_visible(ref)}
+    tops = {ref.path: ref for ref in call.outputs if is_visible(ref)}
     if _TENSOR in tops:
         return (_name_result(subject, call, tops[_TENSOR]),)
     refs = (tops.get(("result", at)) for at in range(call.n_results))
@@ -72,18 +73,7 @@ def name_grad_outputs(subject: Subject, call: ModuleCall) -> tuple[str, ...]:
 
 
 def _name_result(subject: Subject, call: ModuleCall, ref: TensorRef) -> str:
-    return format_path(ref.path) if ref.requires_grad and _is_used_outside(subject, call, ref) else "None"
-
-
-def _is_used_outside(subject: Subject, call: ModuleCall, ref: TensorRef) -> bool:
-    """Whether a node that the call did not make gives the result a gradient, or backward starts from it."""
-    if ref.node is None:
-        return False
-    slot = (ref.node, ref.slot)
-    if slot in subject.graph.root_slots:
-        return True
-    within = {node.id for node in subject.graph.nodes_within(call.id)}
-    return any(user not in within for user in subject.graph.users_of_slots.get(slot, ()))
+    return format_path(ref.path) if ref.requires_grad and is_used_outside(subject.graph, call, ref) else "None"
 
 
 def advise_input_grad(subject: Subject, call: ModuleCall) -> str | None:
