@@ -355,6 +355,8 @@ class ModuleCall(Record, frozen=True):
     ``checkpointed``     "reentrant" or "non-reentrant" inside torch.utils.checkpoint; "function" inside the forward of a
                          custom Function whose backward may run it again; else None
     ``argument_names``   forward's parameter name of each positional argument
+    ``gradless``         the line that calls the reentrant checkpoint around, if none of its arguments requires grad: backward
+                         does not run it again
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
     """
 
@@ -382,6 +384,7 @@ class ModuleCall(Record, frozen=True):
     argument_names: tuple[str, ...] = ()
     source: Source | None = None
     on_source_line: bool = True
+    gradless: Source | None = None
 
 
 class UnrecordedCall(Record, frozen=True):
@@ -415,6 +418,7 @@ class FxNode(Record, frozen=True):
     ``requires_grad``  whether each tensor result required grad when it was returned
     ``taken``          where Python takes one of its results out of torch
     ``asked``          where Python asks whether one of its results is true, as in ``if x.sum() > 0``
+    ``gradless``       as of `ModuleCall`
     """
 
     name: str
@@ -432,6 +436,7 @@ class FxNode(Record, frozen=True):
     requires_grad: tuple[bool, ...] = ()
     taken: tuple[Taken, ...] = ()
     asked: tuple[Taken, ...] = ()
+    gradless: Source | None = None
 
 
 class Held(Record, frozen=True):

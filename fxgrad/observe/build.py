@@ -223,6 +223,7 @@ def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -
         output_hook_node=observed.node_id(call.output_hook_node),
         full_hook=None if call.backward_hook is None else describe_full_hook(call.backward_hook),
         checkpointed=call.checkpointed,
+        gradless=None if call.gradless is None else find_stack_source(call.gradless),
         argument_names=list_argument_names(call.module, len(call.args)),
         source=find_stack_source(call.stack),
         on_source_line=call.stack.direct,
@@ -339,6 +340,7 @@ def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[F
             requires_grad=tuple([result.requires_grad for result in origin.results]),
             taken=tuple(taken[fx_node.name]),
             asked=tuple(asked[fx_node.name]),
+            gradless=None if own is None or own.gradless is None else find_stack_source(own.gradless),
         )
 
 

@@ -139,6 +139,11 @@ class DataFlow:
             ranks ^= lowest
         return tuple(found)
 
+    def list_gradless_uses(self, names: Iterable[str]) -> tuple[FxNode, ...]:
+        """The operations that use these, if each is in a reentrant checkpoint none of whose arguments requires grad."""
+        users = [self._fx_nodes[user] for name in names for user in self.users[name]]
+        return tuple(users) if all(user.gradless is not None for user in users) else ()
+
     # Where values stop requiring grad
 
     def find_uses(self, names: Iterable[str]) -> ValueUses:

@@ -285,7 +285,7 @@ def _explain_checkpointed_module(subject: Subject) -> Iterator[Explanation]:
     """The module of a hook is called inside a checkpoint, or in the forward of a Function that is written like one."""
     if not subject.hook.active:
         return
-    call = next((call for call in subject.calls if call.checkpointed is not None), None)
+    call = next((call for call in subject.calls if call.checkpointed is not None and call.gradless is None), None)
     if call is None or subject.hook.id not in call.hooks:
         return
     match call.checkpointed:

@@ -26,6 +26,7 @@ from fxgrad.graph.text import (
 )
 from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
+from fxgrad.rules.fxg2_gradients import ADVICE_ON_GRADLESS, explain_gradless
 from fxgrad.rules.fxg3_tools import is_lost_by_sharding
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
@@ -72,8 +73,8 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
         code="FXG104",
         severity="warning",
         headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{_blame_forward(subject)}",
-        because=_join_reasons(subject, silent),
-        fix=_advise_on_silence(subject, silent[0]),
+        because=_explain_gradless_owner(subject, silent) or _join_reasons(subject, silent),
+        fix=ADVICE_ON_GRADLESS if _explain_gradless_owner(subject, silent) else _advise_on_silence(subject, silent[0]),
         site=silent[0],
     )
 
@@ -100,6 +101,15 @@ def _join_reasons(subject: Subject, silent: Sequence[HookSite]) -> str:
 def _name_place(subject: Subject, site: HookSite) -> str:
     call = subject.call(site)
     return f"Call {call.index}" if call else "Elsewhere"
+
+
+def _explain_gradless_owner(subject: Subject, silent: Sequence[HookSite]) -> str:
+    """That the hook is silent because of a checkpoint that gets nothing that requires grad; "" if it is not."""
+    calls = [call for call in map(subject.call, silent) if call is not None]
+    source = subject.facts.find_gradless_checkpoint(subject.path)
+    if calls:
+        source = calls[0].gradless if all(call.gradless is not None for call in calls) else None
+    return "" if source is None else f"{explain_gradless(source)} See FXG206."
 
 
 def _advise_on_silence(subject: Subject, site: HookSite) -> str:

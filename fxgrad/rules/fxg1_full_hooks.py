@@ -78,9 +78,7 @@ def _name_result(subject: Subject, call: ModuleCall, ref: TensorRef) -> str:
 
 def advise_input_grad(subject: Subject, call: ModuleCall) -> str | None:
     """How to get the gradient of a positional argument that requires no grad; None if none of them can require it."""
-    refs = (
-        ref for ref in call.inputs if _is_visible(ref) and ref.meta.dtype.startswith(("float", "bfloat", "complex"))
-    )
+    refs = (ref for ref in call.inputs if is_visible(ref) and ref.meta.dtype.startswith(("float", "bfloat", "complex")))
     ref = next(refs, None)
     if ref is None:
         return None

@@ -36,6 +36,7 @@ class WhyLost(enum.Enum):
     ``REFUSED``     a node that receives a gradient returns None for it, or on the way to it
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
     ``DROPPED``     the output does not depend on what was computed from it
+    ``GRADLESS``    only reentrant checkpoints use it, none of whose arguments requires grad (`FxNode.gradless`)
     ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
     ``UNKNOWN``     forward was not recorded, or something that cannot be recorded uses the parameter
     """
@@ -46,6 +47,7 @@ class WhyLost(enum.Enum):
     REFUSED = "refused"
     NOT_ASKED = "not asked"
     DROPPED = "dropped"
+    GRADLESS = "gradless"
     RECOMPUTED = "recomputed"
     UNKNOWN = "unknown"
 
@@ -83,6 +85,7 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     found = []
     for parameter, leaf in missing:
         names = [getters[name] for name in (parameter.name, *parameter.aliases) if name in getters]
+        inside = flow.list_gradless_uses(names)
         if leaf is not None:
             found.append(LostGradient(parameter, WhyLost.REFUSED, refusers=refused[leaf], leaf=leaf))
         elif not graph.forward:
@@ -90,6 +93,8 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
         elif not graph.nests_in_checkpoints:
             # a custom Function is recorded as one call with its arguments; what else its code uses is unknown
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
+        elif inside:
+            found.append(LostGradient(parameter, WhyLost.GRADLESS, inside))
         elif not names:
             found.append(LostGradient(parameter, WhyLost.UNKNOWN if parameter.name in hidden else WhyLost.UNUSED))
         elif graph.nesting:
@@ -134,6 +139,8 @@ def _summarize(lost: LostGradient) -> str:
         case WhyLost.REFUSED:
             node, _ = lost.refusers[0]
             return f"{_name_refuser(node)}{end_at(node.source)} returns None for it"
+        case WhyLost.GRADLESS:
+            return f"the reentrant checkpoint{end_at(lost.at[0].gradless)} gets nothing that requires grad"
         case WhyLost.NOT_ASKED:
             return "no gradient reaches the output that depends on it"
         case WhyLost.DROPPED if lost.at and lost.at[0].taken:
@@ -202,7 +209,7 @@ _FXG201 = Page(
 _MOST_PLACES = 3
 _REQUIRES_GRAD_CPP = "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
 _ACCUMULATE_GRAD_CPP = "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
-_UNANSWERED = (WhyLost.UNUSED, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
+_UNANSWERED = (WhyLost.UNUSED, WhyLost.GRADLESS, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
 
 
 def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -442,6 +449,9 @@ def explain_missing_grad(graph: BackwardGraph) -> Explanation:
         because, fix, source = explain_taken(taken), advise_on_taken(taken), taken.taken[-1].source
     else:
         because, fix = _explain_no_cut(graph, flow), "make a parameter that forward uses, or an input, require grad"
+    gradless = next((fx_node for fx_node in graph.forward if fx_node.gradless is not None), None)
+    if gradless is not None and (cut is None or cut.gradless is not None):
+        because, fix, source = explain_gradless(gradless.gradless), ADVICE_ON_GRADLESS, gradless.gradless
     headline = "nothing that backward could start from requires grad"
     return Explanation("FXG202", "error", headline, because, fix, source=source)
 
@@ -522,8 +532,78 @@ def _list_unused_reasons(graph: BackwardGraph, unused: Sequence[LostGradient]) -
     )
 
 
+# FXG206
+
+_FXG206 = Page(
+    code="FXG206",
+    title="A reentrant checkpoint gets nothing that requires grad",
+    what="""
+    Parameters inside a checkpointed block get no gradient, and their hooks never fire: for example adapters behind a frozen
+    embedding. PyTorch warns: "None of the inputs have requires_grad=True. Gradients will be None".
+    """,
+    why="""
+    checkpoint(use_reentrant=True) runs the block under no_grad, and again when backward comes to it. It is a custom
+    Function whose arguments are those of the block. If none of them requires grad, its results do not either, whatever
+    parameters the block uses, and backward never comes to it.
+    """,
+    source="torch/utils/checkpoint.py, CheckpointFunction and check_backward_validity",
+    example="""
+    >>> import torch, warnings
+    >>> from torch.utils.checkpoint import checkpoint
+    >>> linear, x = torch.nn.Linear(3, 3), torch.ones(2, 3)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     print(checkpoint(linear, x, use_reentrant=True).requires_grad)
+    False
+    >>> checkpoint(linear, x, use_reentrant=False).requires_grad
+    True
+    """,
+    fix="""
+    Pass use_reentrant=False. Or make a floating point argument of the block require grad: call requires_grad_() on it, or
+    register a forward hook on the frozen module before it that does so, as enable_input_require_grads() of transformers
+    does.
+    """,
+)
+
+ADVICE_ON_GRADLESS = (
+    "pass use_reentrant=False to the checkpoint, or make a floating point argument of it require grad: "
+    "output.requires_grad_() in a forward hook of the module that makes it, as enable_input_require_grads() does"
+)
+
+
+def explain_gradless(checkpoint: Source | None) -> str:
+    """Why a reentrant checkpoint gives no gradients, none of whose arguments requires grad."""
+    return (
+        f"{begin_at(checkpoint)}, a reentrant checkpoint gets no tensor that requires grad, so its result requires none, and "
+        "backward does not come to it. PyTorch warns: `None of the inputs have requires_grad=True. Gradients will be None`. "
+        "(torch/utils/checkpoint.py, CheckpointFunction)"
+    )
+
+
+def _explain_gradless_checkpoints(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Parameters are used only inside reentrant checkpoints none of whose arguments requires grad."""
+    groups: dict[Source | None, list[LostGradient]] = {}
+    for lost in find_lost_gradients(graph):
+        if lost.why is WhyLost.GRADLESS:
+            groups.setdefault(lost.at[0].gradless, []).append(lost)
+    for source, group in groups.items():
+        yield Explanation(
+            code="FXG206",
+            severity="warning",
+            headline=(
+                f"no gradient reaches {_join_parameters(group)}: the reentrant checkpoint{end_at(source)} gets nothing that "
+                "requires grad"
+            ),
+            because=explain_gradless(source),
+            fix=ADVICE_ON_GRADLESS,
+            owner=group[0].parameter.name,
+            source=source,
+        )
+
+
 RULES = (
     Rule(_FXG201, graph_rules=(_explain_lost_gradients, _explain_computed_tensors, _explain_frozen_parameters)),
     Rule(_FXG202),  # told by `fxgrad.trace`, which has no graph to return then
     Rule(_FXG204, graph_rules=(_explain_unused_parameters,)),
+    Rule(_FXG206, graph_rules=(_explain_gradless_checkpoints,)),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node
+from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node, Source
 from fxgrad.graph.backward_graph import HookSites, group_sites
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
@@ -89,6 +89,16 @@ class GraphFacts:
         ]
         after = [edge.next_node for node in nodes for edge in node.edges if edge.next_node is not None]
         return LeavesBehind(self.graph, {*after, *[node.id for node in nodes]})
+
+    def find_gradless_checkpoint(self, name: str) -> Source | None:
+        """The line of the first reentrant checkpoint around a variable, if only such use it as get nothing with grad."""
+        variable = self.graph.variables_by_name.get(name)
+        if variable is None or variable.node is not None or self.graph.nesting:
+            return None
+        names = (variable.name, *variable.aliases)
+        getters = [each.name for each in self.graph.forward if each.op == "get_attr" and each.target in names]
+        uses = self.data_flow.list_gradless_uses(getters)
+        return uses[0].gradless if uses else None
 
     @cached_property
     def variable_ranks(self) -> dict[str, int]:

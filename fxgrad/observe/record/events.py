@@ -118,10 +118,12 @@ class OpEvent:
     ``grad_enabled``  the grad mode that it ran in
     ``differentiable``  the grad mode of the program around, where a reentrant checkpoint has disabled it meanwhile
         (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without)
+    ``gradless``  where the reentrant checkpoint around was called, if none of its arguments requires grad
     """
 
     __slots__ = (
-        *("args", "changes", "differentiable", "grad_enabled", "in_loss", "kwargs", "lists", "module_call"),
+        *("args", "changes", "differentiable", "grad_enabled", "gradless", "in_loss", "kwargs", "lists"),
+        "module_call",
         *("nodes", "results", "stack", "target", "window"),
     )
 
@@ -138,6 +140,7 @@ class OpEvent:
         self.stack = NO_STACK
         self.module_call: ModuleEvent | None = None
         self.in_loss = False
+        self.gradless: Stack | None = None
 
 
 class HostRead(NamedTuple):
@@ -159,7 +162,7 @@ class ModuleEvent:
     ``start``, ``end``  autograd's sequence numbers around it
     ``given``  the arguments that it was called with; ``args``, ``kwargs`` those that forward got, ``inputs`` their tensors
     ``hooks``  the backward hooks that it captured
-    ``checkpointed``  the kind of checkpoint around it
+    ``checkpointed``  the kind of checkpoint around it; ``gradless`` as of an `OpEvent`
     ``legacy``  the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
     ``backward_hook``  what a full hook set up; ``input_hook_node`` and ``output_hook_node`` the nodes that it put there
     """
@@ -167,6 +170,7 @@ class ModuleEvent:
     completed = False
     finished = 0
     checkpointed: Checkpoint | None = None
+    gradless: Stack | None = None
     args: tuple[Any, ...] = ()
     inputs: Sequence[TensorSnapshot] = ()
     result: Any = None

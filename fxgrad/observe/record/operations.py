@@ -86,11 +86,12 @@ class Cursor:
     ``call``  the module call that is running
     ``limit``  the frame that it was called from, and ``stack`` the user's frames from there on outwards
     ``checkpoints``  the number of reentrant checkpoints around, and ``grad_outside`` the grad mode around them
+    ``gradless``  where the outermost reentrant checkpoint around was called, if none of its arguments requires grad
     ``nesting``  the Function around whose backward may run its forward again
     ``in_loss``  whether the model's forward is over
     """
 
-    __slots__ = ("call", "checkpoints", "grad_outside", "in_loss", "limit", "nesting", "stack")
+    __slots__ = ("call", "checkpoints", "grad_outside", "gradless", "in_loss", "limit", "nesting", "stack")
 
     def __init__(self) -> None:
         self.call: ModuleEvent | None = None
@@ -98,6 +99,7 @@ class Cursor:
         self.stack: Stack = NO_STACK
         self.checkpoints = 0
         self.grad_outside = True
+        self.gradless: Stack | None = None
         self.nesting: NestingCall | None = None
         self.in_loss = False
 
@@ -262,11 +264,15 @@ class OpRecorder:
         cursor = self._cursor
         if not cursor.checkpoints:
             cursor.grad_outside = torch.is_grad_enabled()
+            if cursor.grad_outside and not any(is_a(value, torch.Tensor) and value.requires_grad for value in args):
+                cursor.gradless = read_stack(sys._getframe(2), cursor.limit, cursor.stack)
         cursor.checkpoints += 1
         try:
             return apply(*args, **kwargs)
         finally:
             cursor.checkpoints -= 1
+            if not cursor.checkpoints:
+                cursor.gradless = None
 
     def call_whole(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of which the parts cannot be recorded (a transform of torch.func, a scripted function)."""
@@ -328,6 +334,7 @@ class OpRecorder:
         event.stack = read_stack(sys._getframe(3), cursor.limit, cursor.stack)  # without the recorder's own
         event.module_call = cursor.call
         event.in_loss = cursor.in_loss
+        event.gradless = cursor.gradless
         if cursor.checkpoints:
             event.differentiable = cursor.grad_outside
         self.events.append(event)

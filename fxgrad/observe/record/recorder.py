@@ -123,7 +123,7 @@ class Recorder:
         stack = read_stack(frame, cursor.limit, cursor.stack)
         call = ModuleEvent(module, args, kwargs, parent=cursor.call, number=len(self.module_calls), stack=stack)
         self.module_calls.append(call)
-        call.checkpointed = self._read_checkpoint()
+        call.checkpointed, call.gradless = self._read_checkpoint(), cursor.gradless
         if cursor.nesting is not None:
             cursor.nesting.calls.append(call)
         cursor.call, cursor.limit, cursor.stack = call, frame, stack
