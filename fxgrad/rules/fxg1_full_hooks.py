@@ -1,4 +1,4 @@
-"""What a full hook sees of a call, what it misses, and what it cannot be combined with: FXG106, FXG107 and FXG108."""
+"""What a full hook sees of a call, what it does to it, and what it cannot be combined with: FXG106 to FXG108, FXG117."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fxgrad.graph.text import (
     name_hook_function,
     name_module,
     pluralize,
+    quote_code,
 )
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject
@@ -101,7 +102,16 @@ def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
     return (
         f"register_full_backward_hook: grad_input would be {format_tuple(names)}, one entry per positional argument"
         f"{all_none}{unseen}; grad_output {format_tuple(name_grad_outputs(subject, call))}, one per result"
-        f"{'' if asking is None else f'; {asking}'}"
+        f"{'' if asking is None else f'; {asking}'}{_warn_of_repeated_arguments(call)}"
+    )
+
+
+def _warn_of_repeated_arguments(call: ModuleCall) -> str:
+    repeated = list_repeated_arguments(call) if any(ref.requires_grad for ref in call.inputs if is_visible(ref)) else []
+    if not repeated:
+        return ""
+    return (
+        f"; {join_words(map(quote_code, repeated[0]))} are one tensor, and would be {len(repeated[0])} inside forward"
     )
 
 
@@ -362,6 +372,82 @@ def _explain_mixed_hooks_error(message: str) -> Explanation | None:
     )
 
 
+# FXG117
+
+_FXG117 = Page(
+    code="FXG117",
+    title="A full hook makes several tensors of an argument that is given twice",
+    what="""
+    With a full hook on it, a module runs other operations than without: self-attention, for example, no longer takes its
+    branch for `query is key`.
+    """,
+    why="""
+    A full hook passes the positional arguments through BackwardHookFunction, which returns a new tensor for each of them,
+    also where two are the same object. So `is` is False for them inside forward. The gradients are the same up to rounding;
+    each position has its own part in grad_input.
+    """,
+    source="torch/utils/hooks.py, BackwardHook._apply_on_tensors; torch/nn/functional.py, _in_projection_packed",
+    example="""
+    >>> import torch
+    >>> class Compare(torch.nn.Module):
+    ...     def forward(self, one, other):
+    ...         print(one is other)
+    ...         return one * other
+    >>> compare, x = Compare(), torch.ones(3, requires_grad=True)
+    >>> y = compare(x, x)
+    True
+    >>> handle = compare.register_full_backward_hook(lambda *given: None)
+    >>> y = compare(x, x)
+    False
+    """,
+    fix="""
+    Use tensor hooks on the arguments and results, which change nothing in forward.
+    """,
+)
+
+
+def list_repeated_arguments(call: ModuleCall) -> list[tuple[str, ...]]:
+    """The names of the positional arguments that are one tensor, for each tensor that is given more than once."""
+    names: dict[tuple[object, ...], list[str]] = {}
+    for ref in call.inputs:
+        if ref.path[0] == "args" and is_visible(ref):
+            same = (ref.node, ref.slot) if ref.node is not None else (ref.fx_node, ref.fx_index, ref.name)
+            if same != (None, None, None):
+                names.setdefault((ref.requires_grad, *same), []).append(format_argument(call.argument_names, ref.path))
+    return [tuple(each) for each in names.values() if len(each) > 1]
+
+
+def _splits_inputs(call: ModuleCall) -> bool:
+    """Whether PyTorch passed the positional arguments through a BackwardHookFunction."""
+    return call.full_hook is not None and call.full_hook.input_positions is not None
+
+
+def _explain_repeated_arguments(subject: Subject) -> Iterator[Explanation]:
+    """A full hook splits an argument that is given more than once."""
+    if not subject.hook.kind.is_full and not subject.hook.kind.is_full_pre:
+        return
+    pairs = [
+        (site, call) for site in subject.sites if (call := subject.call(site)) is not None and _splits_inputs(call)
+    ]
+    found = next(((site, call, given[0]) for site, call in pairs if (given := list_repeated_arguments(call))), None)
+    if found is None:
+        return
+    site, call, repeated = found
+    names = join_words(map(quote_code, repeated))
+    yield Explanation(
+        code="FXG117",
+        severity="warning",
+        headline=f"the full hook makes {len(repeated)} tensors of one: {names} of {name_module(call.path)}",
+        because=(
+            f"This call gets one tensor as {names}. The full hook passes each through BackwardHookFunction, so they are "
+            f"different objects inside {name_forward(call)}: where it compares them with `is`, it takes another branch "
+            f"than without the hook. grad_input has the part of each. {_HOOKS_PY}"
+        ),
+        fix="use Tensor.register_hook on the arguments and results, which changes nothing in forward",
+        site=site,
+    )
+
+
 RULES = (
     Rule(_FXG106, error_rules=(_explain_inplace_error,)),
     Rule(_FXG107, hook_rules=(_explain_missing_entries,)),
@@ -371,4 +457,5 @@ RULES = (
         graph_rules=(_explain_refusal,),
         error_rules=(_explain_mixed_hooks_error,),
     ),
+    Rule(_FXG117, hook_rules=(_explain_repeated_arguments,)),
 )
