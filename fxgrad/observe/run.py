@@ -22,6 +22,7 @@ from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
 from fxgrad.observe.autograd.nested_backward import may_start_backward
 from fxgrad.observe.autograd.provenance import OUTSIDE
+from fxgrad.observe.autograd.walk import pause_collection
 from fxgrad.observe.build import build_graph, device_of, make_graph_info
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.hooks.records import HookRecords
@@ -296,7 +297,7 @@ class ModelRun:
                 "a trace after the model has returned: its hooks are attached last",
                 "call recording.trace after the model",
             )
-        with self._pause_recording():
+        with pause_collection(), self._pause_recording():
             observed, hooks, forward = self._find_graph_and_hooks(output, found, with_loss=False)
             tensors = [named.tensor for named in self._tensor_names.named.values()]
             info = make_graph_info(
