@@ -322,7 +322,7 @@ def verify(
             loss=loss,
             called=partial(set_backward_call, inputs=inputs, api=api, roots=roots, after=after),
         )
-    return compare(predict(executed.graph), executed.firings)
+    return compare(predict(executed.graph), executed.firings, executed.raised)
 
 
 def trace_target(options: TargetOptions) -> Trace:
@@ -429,4 +429,4 @@ def verify_target(options: TargetOptions) -> Verification:
             executed = loading.execute_target(
                 options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )
-    return compare(predict(executed.graph), executed.firings)
+    return compare(predict(executed.graph), executed.firings, executed.raised)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fxgrad.graph import BackwardGraph, Gradient, HookSite
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_hook, format_shape, pluralize
+from fxgrad.predict import find_raising_nodes
 
 _NOT_PREDICTED = "no such site was predicted"
 
@@ -17,10 +18,10 @@ _Key = tuple[int, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One wrong prediction. ``what`` is "fires", "times", "length", "none", "shape", "dtype", "node" or
-    "order"; ``predicted`` and ``got`` are both sides in words."""
+    """One wrong prediction. ``what`` is "fires", "times", "length", "none", "shape", "dtype", "node", "order" or "raises";
+    ``predicted`` and ``got`` are both sides in words. ``site`` is None where it is about backward as a whole."""
 
-    site: HookSite
+    site: HookSite | None
     what: str
     predicted: str
     got: str
@@ -37,12 +38,16 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `fxgrad.verify` found. ``ok`` is True if every prediction is right."""
+    """What `fxgrad.verify` found. ``ok`` is True if every prediction is right.
+
+    ``raised`` is PyTorch's message, where backward raised as predicted: what follows it in the program was not run.
+    """
 
     graph: BackwardGraph
     differences: tuple[Difference, ...]
     unknown: tuple[Unknown, ...]
     entries: int
+    raised: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -51,7 +56,12 @@ class Verification:
 
     def __str__(self) -> str:
         return "\n".join(
-            [self._summary(), *map(_format_difference, self.differences), *map(_format_unknown, self.unknown)]
+            [
+                self._summary(),
+                *([] if self.raised is None else [f"  backward raised, as predicted: {escape(self.raised)}"]),
+                *map(_format_difference, self.differences),
+                *map(_format_unknown, self.unknown),
+            ]
         )
 
     def _repr_html_(self) -> str:
@@ -67,8 +77,8 @@ class Verification:
         )
 
 
-def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
-    """Compare the sites of a predicted graph with the firings of a real backward.
+def compare(graph: BackwardGraph, firings: Sequence[Firing], raised: str | None = None) -> Verification:
+    """Compare the sites of a predicted graph with the firings of a real backward, and whether that `raised`.
 
     Compared are: whether each hook fired, how often, on which node, the number of entries, each entry's None-ness,
     shape and dtype, and the order in which the sites fired first; and whether a hook fired that has no such site. Of
@@ -87,8 +97,19 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing]) -> Verification:
             came += [(firing.order, site) for firing in there[:1] if firing.order is not None]
     differences += _compare_order(came)
     differences += _list_unpredicted(graph, seen)
+    wrongly = list(_compare_end(graph, raised))
     entries = sum(len(site.grad_input or ()) + len(site.grad_output or ()) for site in graph.sites)
-    return Verification(graph, tuple(differences), tuple(unknown), entries)
+    found = (*wrongly, *differences)
+    return Verification(graph, found, tuple(unknown), entries, None if wrongly else raised)
+
+
+def _compare_end(graph: BackwardGraph, raised: str | None) -> Iterator[Difference]:
+    """Compare whether backward raises at a node that can no longer read what it saved."""
+    certain, possible = find_raising_nodes(graph)
+    if raised is None and certain is not None and certain.has_lost_saved:
+        yield Difference(None, "raises", f"backward raises at {escape(certain.label)}", "it ends")
+    elif raised is not None and certain is None and possible is None:
+        yield Difference(None, "raises", "backward ends", f"it raises: {escape(raised)}")
 
 
 def _compare_site(site: HookSite, seen: Sequence[Firing]) -> Iterator[Difference]:
@@ -216,7 +237,7 @@ def _format_site(site: HookSite) -> str:
 
 
 def _format_difference(difference: Difference) -> str:
-    site = _format_site(difference.site)
+    site = "backward" if difference.site is None else _format_site(difference.site)
     return f"  wrong {difference.what}: {site}: predicted {difference.predicted}, got {difference.got}"
 
 

@@ -194,7 +194,9 @@ class Node(Record, frozen=True):
     ``needs_input_grad`` of a custom Function: one bool per argument of forward
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
     ``settings``         arguments other than tensors that decide whether a gradient exists: (("ord", "2"),)
-    ``overwritten``      names of saved tensors that were changed in place since: the node raises when it is executed
+    ``overwritten``      names of saved tensors that were changed in place since
+    ``freed``            whether an earlier backward freed what the node saved
+    ``reads_saved``      whether the node reads what it saved whenever it is executed; False if only its own code decides
     ``nested_backward``  if the node's own Python code starts a backward: the slots of this graph, as (node, slot), that this
                          may enter besides the leaves that it uses; (None, 0) stands for what the roots do not reach
     ``returned``         of a custom Function: what its backward returns; None if its code does not say
@@ -222,9 +224,16 @@ class Node(Record, frozen=True):
     prehooks: tuple[int, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     overwritten: tuple[str, ...] = ()
+    freed: bool = False
+    reads_saved: bool = True
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
     returned: Returned | None = None
     saturated: bool = False
+
+    @property
+    def has_lost_saved(self) -> bool:
+        """Whether backward raises when the node reads what it saved: that was changed in place or freed."""
+        return self.freed or bool(self.overwritten)
 
     @property
     def short_name(self) -> str:

@@ -33,8 +33,9 @@ from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.accelerator.device import public_name
 from fxgrad.observe.autograd.nested_backward import NestedBackward, find_nested_backward
 from fxgrad.observe.autograd.node_records import NodeNotes, make_node_records
-from fxgrad.observe.autograd.operands import Operands, find_overwritten, find_saturated
+from fxgrad.observe.autograd.operands import Operands, find_saturated
 from fxgrad.observe.autograd.provenance import Timeline
+from fxgrad.observe.autograd.saved_tensors import find_lost_saved
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.search import describe_full_hook
@@ -117,11 +118,11 @@ def _describe_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, 
     named = observed.tensor_names.named
     variables = {walked.ids[node]: named[leaf].name for leaf, node in observed.leaves.items()}
     if recorder is None or forward is None or ownership is None:
-        return make_node_records(walked, NodeNotes(variables, hooks.ids_on_nodes()))
+        return make_node_records(walked, NodeNotes(variables, hooks.ids_on_nodes(), find_lost_saved(walked)))
     notes = NodeNotes(
         variables,
         hooks.ids_on_nodes(),
-        find_overwritten(walked, ownership.owner, recorder.function_calls),
+        find_lost_saved(walked),
         dict(_list_nested_backwards(recorder)),
         Timeline(walked, recorder, ownership, observed.call_ids, forward.node_of_call),
         _make_operands(observed, recorder, forward),

@@ -38,6 +38,7 @@ from fxgrad.observe.run import check_model, claim_process, collect_warnings, rec
 from fxgrad.observe.sharding import reset_replicas
 
 _FREED = "Trying to backward through the graph a second time"
+_CHANGED = "one of the variables needed for gradient computation has been modified by an inplace operation"
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,14 @@ class EngineCall:
 
 @dataclass(frozen=True)
 class Executed:
-    """The graph without sites, and every firing of a hook in the order in which they came."""
+    """The graph without sites, and every firing of a hook in the order in which they came.
+
+    ``raised`` is the message of PyTorch's error, where backward came to a node that could no longer read what it saved.
+    """
 
     graph: BackwardGraph
     firings: tuple[Firing, ...]
+    raised: str | None = None
 
 
 def execute(
@@ -121,10 +126,9 @@ def execute(
         graph = traced.graph if called is None else called(traced.graph)
         with preserve(model, (args, kwargs, *_list_tensors_with_gradient(observed, hooks))):
             try:
-                firings = _backward(EngineCall(observed, graph), hooks, watch)
+                return Executed(graph, *_backward(EngineCall(observed, graph), hooks, watch))
             finally:
                 reset_replicas(list_modules(model))
-    return Executed(graph, firings)
 
 
 def _list_tensors_with_gradient(observed: ObservedGraph, hooks: HookRecords) -> list[torch.Tensor]:
@@ -135,10 +139,11 @@ def _list_tensors_with_gradient(observed: ObservedGraph, hooks: HookRecords) -> 
     return [*observed.leaf_tensors, *retaining]
 
 
-def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) -> tuple[Firing, ...]:
+def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) -> tuple[tuple[Firing, ...], str | None]:
     if call.after is not None:
         with watch.watching():
             _run(call, _Log(call.observed, hooks), retain_graph=call.after == "retained")
+    raised: str | None = None
     log = _Log(call.observed, hooks)
     slots = list(hooks.list_slots())
     for slot in slots:
@@ -157,9 +162,20 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
                 watch.remember(hook.table)
                 spy = _Spy(log, rank, hook.kind, None, hook.function)
                 stack.enter_context(_put_in(spy, HookSlot(hook.table, hook.number, hook)))
-        _run(call, log, retain_graph=True)
+        try:
+            _run(call, log, retain_graph=True)
+        except TargetError as error:
+            if not _is_expected(call.graph, log, error):
+                raise
+            raised = format_message(error.__cause__ or error)
         log.note_retained()
-    return tuple(log.firings)
+    return tuple(log.firings), raised
+
+
+def _is_expected(graph: BackwardGraph, log: _Log, error: TargetError) -> bool:
+    """Whether it is the error of a node that can no longer read what it saved, in a graph that has such nodes."""
+    is_known = str(error.__cause__).startswith((_FREED, _CHANGED)) and log.failure is None
+    return is_known and any(node.has_lost_saved for node in graph.nodes)
 
 
 def _runs_in_this_thread(observed: ObservedGraph) -> bool:

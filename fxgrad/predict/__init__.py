@@ -4,7 +4,7 @@ from fxgrad.graph import BackwardCall
 from fxgrad.predict.formulas import returns_zeros
 from fxgrad.predict.places import find_landings, find_places
 from fxgrad.predict.reasons import find_refused_leaves, find_unreached_nodes
-from fxgrad.predict.simulation import NodePrediction, find_order_caveat, predict_nodes
+from fxgrad.predict.simulation import NodePrediction, find_order_caveat, find_raising_nodes, predict_nodes
 from fxgrad.predict.sites import predict, set_backward_call
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "find_landings",
     "find_order_caveat",
     "find_places",
+    "find_raising_nodes",
     "find_refused_leaves",
     "find_unreached_nodes",
     "predict",

@@ -27,6 +27,7 @@ class Schedule:
     ``needed``     whether gradients are computed for the node: always, or because an input is there or behind it
     ``will_run``   what ``torch._C._will_engine_execute_node`` returns for the node
     ``raises_at``  the node that raises when it is executed, where ``order`` ends; None if no node raises
+    ``may_raise_at``  the first node of which only its own code decides whether it raises
     """
 
     order: tuple[int, ...]
@@ -35,6 +36,7 @@ class Schedule:
     needed: bytearray
     will_run: bytearray
     raises_at: int | None
+    may_raise_at: int | None
 
 
 class _Ready:
@@ -54,12 +56,13 @@ def schedule_nodes(graph: BackwardGraph, call: BackwardCall) -> Schedule:
     dependencies, reached, behind = _count_dependencies(graph)
     needed, executed = _find_executed(graph.nodes, call)
     queue = _Queue(graph.nodes, dependencies, needed)
-    order, raises_at = _run(graph, queue, executed, _raising_kinds(call))
+    order, raises_at = _run(graph, queue, executed, _find_raising(graph.nodes, call))
+    doubtful = (node for node in order if executed[node] and _may_raise(graph.nodes[node]))
     runs = bytearray(len(graph.nodes))
     for node in order:
         runs[node] = executed[node]
     will_run = bytearray(a and b for a, b in zip(reached, needed, strict=True))
-    return Schedule(tuple(order), behind, runs, needed, will_run, raises_at)
+    return Schedule(tuple(order), behind, runs, needed, will_run, raises_at, next(doubtful, None))
 
 
 def _count_dependencies(graph: BackwardGraph) -> tuple[list[int], bytearray, bytearray]:
@@ -105,13 +108,17 @@ def _find_executed(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearr
     return needed, leads_on if call.api == "grad" else needed
 
 
-def _raising_kinds(call: BackwardCall) -> frozenset[NodeKind]:
-    """The kinds of nodes that raise when they are executed: with ``inputs=`` also reentrant checkpoints.
+def _find_raising(nodes: tuple[Node, ...], call: BackwardCall) -> frozenset[int]:
+    """The nodes that raise when they are executed: those that read what was changed or freed, and those of some kinds.
 
-    torch/utils/checkpoint.py calls ``torch.autograd._is_checkpoint_valid``.
+    With ``inputs=`` reentrant checkpoints raise: torch/utils/checkpoint.py asks ``torch.autograd._is_checkpoint_valid``.
     """
-    always = {NodeKind.ERROR}
-    return frozenset(always if call.inputs is None else always | {NodeKind.CHECKPOINT})
+    kinds = {NodeKind.ERROR} if call.inputs is None else {NodeKind.ERROR, NodeKind.CHECKPOINT}
+    return frozenset([node.id for node in nodes if node.kind in kinds or (node.reads_saved and node.has_lost_saved)])
+
+
+def _may_raise(node: Node) -> bool:
+    return node.has_lost_saved and not node.reads_saved
 
 
 class _Queue:
@@ -141,13 +148,13 @@ class _Queue:
 
 
 def _run(
-    graph: BackwardGraph, queue: _Queue, executed: bytearray, raising: frozenset[NodeKind]
+    graph: BackwardGraph, queue: _Queue, executed: bytearray, raising: frozenset[int]
 ) -> tuple[list[int], int | None]:
     _start(graph.roots, queue)
     order = []
     for node in queue.drain():
         order.append(node.id)
-        if executed[node.id] and node.kind in raising:
+        if executed[node.id] and node.id in raising:
             return order, node.id
         for edge in node.edges if executed[node.id] else ():
             if edge.next_node is not None:

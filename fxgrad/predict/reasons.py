@@ -205,7 +205,7 @@ def _explain_at_node(simulation: Simulation, site: HookSite, node: int) -> str:
     if node not in simulation.ranks:
         return _explain_unreached(simulation, node)
     if simulation.schedule.raises_at == node:
-        return f"{label} raises when backward executes it"
+        return f"{label} raises when backward executes it{_explain_raising(simulation.graph.nodes[node])}"
     if simulation.schedule.runs[node]:
         return _explain_held_back(simulation, site)
     if simulation.call.api == "grad":
@@ -219,8 +219,18 @@ def _explain_unreached(simulation: Simulation, node: int) -> str:
         return f"backward does not reach {label}: {_UNUSED}"
     raises_at = simulation.schedule.raises_at
     if raises_at is not None:
-        return f"backward ends before {label}: {escape(simulation.graph.nodes[raises_at].label)} raises"
+        raising = simulation.graph.nodes[raises_at]
+        return f"backward ends before {label}: {escape(raising.label)} raises{_explain_raising(raising)}"
     return f"backward does not reach {label}: none of the tensors in inputs= is there or behind it"
+
+
+def _explain_raising(node: Node) -> str:
+    return f", as what it saved {describe_lost_saved(node)}" if node.has_lost_saved else ""
+
+
+def describe_lost_saved(node: Node) -> str:
+    """What became of what a node saved, as the end of a sentence: "was changed in place"."""
+    return "was freed by an earlier backward" if node.freed else "was changed in place"
 
 
 def _explain_held_back(simulation: Simulation, site: HookSite) -> str:
@@ -266,6 +276,10 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
         return "an earlier backward reached only the module's outputs, and what it left for the hook may still be there"
     if simulation.call.after == "freed" and not _precedes_every_execution(simulation, site):
         return "an earlier call freed the graph: this one raises at the first node that needs what was freed"
+    doubtful = simulation.schedule.may_raise_at
+    if doubtful is not None and _comes_after(simulation, site, doubtful):
+        lost = describe_lost_saved(simulation.graph.nodes[doubtful])
+        return f"{escape(simulation.graph.nodes[doubtful].label)} raises before that if its backward reads what it saved, which {lost}"
     intruder = simulation.intruder
     if intruder is not None and simulation.ranks[site.node] > simulation.ranks[intruder.id]:
         return (
@@ -273,6 +287,13 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
             "their nodes first and free what they need"
         )
     return None
+
+
+def _comes_after(simulation: Simulation, site: HookSite, node: int) -> bool:
+    """Whether the hook is called after a node was executed."""
+    if site.node == node:
+        return site.hook.kind.moment > HookMoment.PRE_HOOK
+    return site.node is not None and simulation.ranks[site.node] > simulation.ranks[node]
 
 
 def _precedes_every_execution(simulation: Simulation, site: HookSite) -> bool:

@@ -243,12 +243,14 @@ class NodePrediction:
     ``rank``          its place in the engine's order; None if the engine does not reach it
     ``grad_outputs``  "tensor", "none" or "unknown" for each slot, as a hook after the node sees them
     ``grad_inputs``   the same for each edge; all "none" if the node is not executed
+    ``behind``        whether the node is a root or behind one
     """
 
     runs: bool
     rank: int | None
     grad_outputs: Statuses
     grad_inputs: Statuses
+    behind: bool
 
 
 def predict_nodes(graph: BackwardGraph, backward: BackwardCall | None = None) -> tuple[NodePrediction, ...]:
@@ -258,13 +260,23 @@ def predict_nodes(graph: BackwardGraph, backward: BackwardCall | None = None) ->
     without recursion; for the sources see `fxgrad.predict.engine`.
     """
     simulation = simulate(graph, backward)
-    statuses = zip(simulation.schedule.runs, simulation.grad_outputs, simulation.grad_inputs, strict=True)
+    schedule, ranks = simulation.schedule, simulation.ranks
+    statuses = zip(schedule.runs, simulation.grad_outputs, simulation.grad_inputs, schedule.behind, strict=True)
     return tuple(
         [
-            NodePrediction(bool(runs), simulation.ranks.get(node), grad_outputs, grad_inputs)
-            for node, (runs, grad_outputs, grad_inputs) in enumerate(statuses)
+            NodePrediction(bool(runs), ranks.get(node), grad_outputs, grad_inputs, bool(behind))
+            for node, (runs, grad_outputs, grad_inputs, behind) in enumerate(statuses)
         ]
     )
+
+
+def find_raising_nodes(graph: BackwardGraph) -> tuple[Node | None, Node | None]:
+    """Return the node at which backward raises, and one before that of which only its own code decides whether it does."""
+    schedule = schedule_nodes(graph, graph.info.backward)
+    certain, possible = [
+        None if node is None else graph.nodes[node] for node in (schedule.raises_at, schedule.may_raise_at)
+    ]
+    return certain, possible
 
 
 def find_order_caveat(graph: BackwardGraph) -> str | None:

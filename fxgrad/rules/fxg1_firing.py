@@ -66,7 +66,11 @@ _MOST_REASONS = 3
 
 def _explain_silence(subject: Subject) -> Iterator[Explanation]:
     """The hook never fires, without an error."""
-    silent = [site for site in subject.sites if site.fires is False and site not in subject.left_out]
+    silent = [
+        site
+        for site in subject.sites
+        if site.fires is False and site not in subject.left_out and not subject.facts.comes_after_the_end(site)
+    ]
     if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook):
         return
     yield Explanation(

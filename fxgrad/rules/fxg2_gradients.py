@@ -332,7 +332,7 @@ def _explain_computed_tensor(graph: BackwardGraph, variable: Variable) -> Explan
     ) and bool(chain)
     return Explanation(
         code="FXG201",
-        severity="info" if variable.kind == "input" and not is_leaf_moved else "warning",
+        severity="info" if variable.kind in ("input", "buffer") and not is_leaf_moved else "warning",
         headline=f"{name} is not a leaf: its .grad stays None{_name_receiver(graph, chain)}",
         because=(
             f"{name} was computed before forward from tensors that require grad"

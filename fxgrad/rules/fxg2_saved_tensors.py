@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, Source
 from fxgrad.graph.names import name_node_function
 from fxgrad.graph.text import escape, format_source, join_words, quote_code
-from fxgrad.predict import predict_nodes
+from fxgrad.predict import find_raising_nodes
 from fxgrad.rules.data_flow import DataFlow, begin_at, name_operation
 from fxgrad.rules.rule import Page, Rule
 
@@ -56,15 +57,49 @@ _OVERWRITTEN = "has been modified by an inplace operation"
 _AGAIN = "Trying to backward through the graph a second time"
 
 
-def _explain_overwritten(graph: BackwardGraph) -> Iterator[Explanation]:
-    """Backward reaches a node whose saved tensor was modified in place."""
-    nodes = [node for node in graph.nodes if node.overwritten]
-    if not nodes:
-        return
-    predicted, flow = predict_nodes(graph), DataFlow(graph)
-    for node in nodes:
-        if predicted[node.id].runs:
-            yield _explain_overwritten_node(node, _find_change_after(graph, flow, node))
+def _explain_lost_saved(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Backward reaches a node whose saved tensors were modified in place, or freed. It ends at the first that raises."""
+    for node in reversed(find_raising_nodes(graph)):
+        if node is not None and node.has_lost_saved:
+            yield (_explain_freed if node.freed else _explain_overwritten)(graph, node)
+
+
+def _raise_at(node: Node) -> str:
+    return f"backward {'raises' if node.reads_saved else 'may raise'} at {escape(node.label)}"
+
+
+def _choose_severity(node: Node) -> Literal["warning", "error"]:
+    return "error" if node.reads_saved else "warning"
+
+
+def _explain_when(node: Node, message: str) -> str:
+    when = "" if node.reads_saved else f" if the backward of {name_node_function(node)} reads ctx.saved_tensors"
+    return f"{message}{when}. {_UNPACK_CPP}"
+
+
+# Modified in place
+
+
+def _explain_overwritten(graph: BackwardGraph, node: Node) -> Explanation:
+    change = _find_change_after(graph, DataFlow(graph), node)
+    changed_by = name_operation(change) if change else "an in-place operation"
+    made_at = f", at {format_source(node.source)}," if node.source else ""
+    saved = join_words(_name_saved(graph, node, name) for name in node.overwritten)
+    compares = (
+        "Backward compares version counters, and raises `one of the variables needed for gradient computation has "
+    )
+    return Explanation(
+        code="FXG203",
+        severity=_choose_severity(node),
+        headline=f"{_raise_at(node)}: {changed_by} changed what it saved",
+        because=(
+            f"{name_node_function(node)}{made_at} saved {saved} for backward. {_explain_change(graph, change)} "
+            + _explain_when(node, f"{compares}been modified by an inplace operation`")
+        ),
+        fix=_advise_on_change(graph, change),
+        owner=node.label,
+        source=change.source if change else node.source,
+    )
 
 
 def _find_change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNode | None:
@@ -77,28 +112,100 @@ def _find_change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNo
     return graph.forward[min(later)] if later else None
 
 
-def _explain_overwritten_node(node: Node, change: FxNode | None) -> Explanation:
-    changed_by = name_operation(change) if change else "an in-place operation"
-    made_at = f", at {format_source(node.source)}," if node.source else ""
-    saved = join_words(map(quote_code, node.overwritten))
-    line = (
-        f"{begin_at(change.source)}, {changed_by} modifies that in place"
-        if change
-        else "That is modified in place later"
-    )
+def _name_saved(graph: BackwardGraph, node: Node, argument: str) -> str:
+    """``its result``, ```mat2`, which is critic.0.weight.t(),`` or the argument's name alone."""
+    if argument.startswith("result"):
+        return "its result"
+    if node.schema is None:
+        return "a tensor"
+    edge = next((edge for edge in node.edges if edge.argument == argument), None)
+    value = None if edge is None else graph.expression(edge, depth=1)
+    return quote_code(argument) + (f", which is {value}," if value else "")
+
+
+def _explain_change(graph: BackwardGraph, change: FxNode | None) -> str:
+    if change is not None:
+        return f"{begin_at(change.source)}, {name_operation(change)} modifies that in place."
+    if graph.info.calls_reason is not None:
+        return "That was modified in place since; which line did it is not known, as forward was not recorded."
+    return "That is modified in place later."
+
+
+def _advise_on_change(graph: BackwardGraph, change: FxNode | None) -> str:
+    if graph.info.calls_reason is not None:
+        return "record the program (fxgrad.record), which finds the line that modifies it"
+    if change is None:
+        return "replace the in-place operation with an out-of-place one, or apply it to a clone"
+    changed = {
+        graph.fx_nodes_by_name[value.fx_node] for value in change.changes if value.fx_node in graph.fx_nodes_by_name
+    }
+    variables = [graph.variables_by_name.get(fx_node.target) for fx_node in changed if fx_node.op == "get_attr"]
+    if any(variable is not None and variable.kind == "parameter" for variable in variables):
+        return "call every backward that uses the old values before that line, or run forward again after it"
+    return f"replace {name_operation(change)} with an out-of-place operation, or apply it to a clone"
+
+
+# Freed
+
+_RUNS_BACKWARD = ("torch.autograd.grad", "torch.autograd.backward", "backward")
+
+
+def _explain_freed(graph: BackwardGraph, node: Node) -> Explanation:
+    because, fix, source = _describe_freeing(graph, node)
     return Explanation(
         code="FXG203",
-        severity="error",
-        headline=f"backward raises at {escape(node.label)}: {changed_by} changed what it saved",
-        because=(
-            f"{name_node_function(node)}{made_at} saved {saved} for backward. {line}. "
-            "Backward compares version counters, and raises `one of the variables needed for gradient computation has "
-            f"been modified by an inplace operation`. {_UNPACK_CPP}"
-        ),
-        fix=f"replace {changed_by} with an out-of-place operation, or apply it to a clone",
+        severity=_choose_severity(node),
+        headline=f"{_raise_at(node)}: an earlier backward freed what it saved",
+        because=f"{because} {_explain_when(node, f'Backward raises `{_AGAIN}`')}",
+        fix=fix,
         owner=node.label,
-        source=change.source if change else node.source,
+        source=source,
     )
+
+
+def _describe_freeing(graph: BackwardGraph, node: Node) -> tuple[str, str, Source | None]:
+    """Which backward freed what a node saved, what to do about it, and at which line."""
+    if graph.info.calls_reason is not None:
+        because = f"An earlier backward has executed {escape(node.label)}, and freed what it saved."
+        return because, "call the earlier backward with retain_graph=True, or run forward again", None
+    freeing = _find_backward_after(graph, node)
+    if freeing is not None:
+        does = (
+            f"{begin_at(freeing.source)}, {name_operation(freeing)} runs a backward, which frees what its nodes saved."
+        )
+        return does, "call that with retain_graph=True, or run the operations again", freeing.source
+    entered = _find_way_into_earlier_graph(graph, node)
+    name, line = (None, None) if entered is None else entered
+    what = "a tensor" if name is None else quote_code(name)
+    because = f"{begin_at(line)}, forward goes on from {what} that was computed before, with the graph behind it."
+    kept = "what is kept of the earlier run" if name is None else quote_code(name)
+    fix = f"detach {kept} before forward uses it again, as in hidden = hidden.detach()"
+    return f"{because} An earlier backward freed what that graph saved.", fix, line
+
+
+def _find_backward_after(graph: BackwardGraph, node: Node) -> FxNode | None:
+    """The last recorded call that ran a backward after the node's own operation; None if it was made before the record."""
+    if node.fx_node is None:
+        return None
+    rank = next(rank for rank, fx_node in enumerate(graph.forward) if fx_node.name == node.fx_node)
+    return next((fx_node for fx_node in reversed(graph.forward[rank:]) if fx_node.target in _RUNS_BACKWARD), None)
+
+
+def _find_way_into_earlier_graph(graph: BackwardGraph, node: Node) -> tuple[str | None, Source | None] | None:
+    """Where recorded operations use a tensor of a graph from before, that leads to a node: its name, and their line."""
+    for user in graph.nodes:
+        for edge in user.edges if user.fx_node is not None else ():
+            into = edge.next_node
+            if into is not None and _is_earlier(graph.nodes[into]) and graph.path(into, node.id) is not None:
+                return graph.names_of_slots.get((into, edge.input_nr)), user.source
+    return None
+
+
+def _is_earlier(node: Node) -> bool:
+    return node.fx_node is None and node.call is None and not node.kind.is_leaf
+
+
+# Errors
 
 
 def _explain_overwritten_error(message: str) -> Explanation | None:
@@ -136,7 +243,7 @@ def _explain_second_backward_error(message: str) -> Explanation | None:
 RULES = (
     Rule(
         _FXG203,
-        graph_rules=(_explain_overwritten,),
+        graph_rules=(_explain_lost_saved,),
         error_rules=(_explain_overwritten_error, _explain_second_backward_error),
     ),
 )

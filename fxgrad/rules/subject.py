@@ -12,7 +12,7 @@ from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node
 from fxgrad.graph.backward_graph import HookSites, group_sites
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
-from fxgrad.predict import NodePrediction, predict, predict_nodes
+from fxgrad.predict import NodePrediction, find_raising_nodes, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
 
 
@@ -70,6 +70,19 @@ class GraphFacts:
     def predicted_nodes(self) -> tuple[NodePrediction, ...]:
         """What backward does at each node."""
         return predict_nodes(self.graph)
+
+    @cached_property
+    def _end(self) -> Node | None:
+        """The node at which backward raises, as it can no longer read what it saved. FXG203 is about it."""
+        raising, _ = find_raising_nodes(self.graph)
+        return raising if raising is not None and raising.has_lost_saved else None
+
+    def comes_after_the_end(self, site: HookSite) -> bool:
+        """Whether a hook is silent only because backward raises before it would be called."""
+        if self._end is None or site.node is None:
+            return False
+        predicted = self.predicted_nodes[site.node]
+        return site.node == self._end.id or (predicted.behind and predicted.rank is None)
 
     @cached_property
     def left_out(self) -> frozenset[_Identity]:

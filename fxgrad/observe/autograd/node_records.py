@@ -20,6 +20,7 @@ from fxgrad.observe.autograd.node_types import classify_node, read_settings
 from fxgrad.observe.autograd.operands import Operands
 from fxgrad.observe.autograd.provenance import Provenance, Timeline
 from fxgrad.observe.autograd.python_functions import read_backward, read_custom_signature
+from fxgrad.observe.autograd.saved_tensors import KEPT, LostSaved
 from fxgrad.observe.autograd.walk import WalkedGraph, pause_collection
 from fxgrad.observe.record.tensors import Origin
 
@@ -39,7 +40,7 @@ class NodeNotes:
 
     ``variables``    the name of the leaf of an AccumulateGrad, by the node's id
     ``hooks``        the hooks on a node, by its id
-    ``overwritten``  the saved tensors of a node that were changed in place since, by its id
+    ``lost_saved``   what became of what a node saved, by its id, where it cannot be read any more
     ``nesting``      of a recorded Function whose backward may start another one: whether and how it does, and the origins
                      of what forward used
     ``timeline``     what made each node; None if the forward was not recorded
@@ -48,7 +49,7 @@ class NodeNotes:
 
     variables: Mapping[int, str] = field(default_factory=dict)
     hooks: Mapping[int, HookIds] = field(default_factory=dict)
-    overwritten: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    lost_saved: Mapping[int, LostSaved] = field(default_factory=dict)
     nesting: Mapping[AutogradNode, tuple[NestedBackward | None, Sequence[Origin]]] = field(default_factory=dict)
     timeline: Timeline | None = None
     operands: Operands | None = None
@@ -75,7 +76,7 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
     origin = Provenance()
     answers: Answers = {}
     timeline, operands = notes.timeline, notes.operands
-    variable_of, hooks_of, overwritten_of = notes.variables.get, notes.hooks.get, notes.overwritten.get
+    variable_of, hooks_of, lost_of = notes.variables.get, notes.hooks.get, notes.lost_saved.get
     python_function, id_of_place = torch._C._FunctionBase, walked.id_of_place
     nodes, names, all_gradients, sequence_nrs = walked.nodes, walked.all_names, walked.gradients, walked.sequence_nrs
     all_targets, all_slots = walked.targets, walked.slots
@@ -114,7 +115,7 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
                 None,
                 *hooks_of(number, _NO_HOOKS),
                 () if decisive is None else read_settings(node, decisive),
-                overwritten_of(number, ()),
+                *lost_of(number, KEPT),  # type: ignore[arg-type]
             )
         )
     return tuple(records)
@@ -177,6 +178,7 @@ def _make_python_record(
         needs_input_grad=custom.needs_input_grad,
         hooks=hooks,
         prehooks=prehooks,
+        **notes.lost_saved.get(number, KEPT)._asdict(),
         nested_backward=_find_nested_slots(walked, place, notes) if may_nest else None,
         returned=read_backward(node, custom, answers) if kind is NodeKind.CUSTOM_FUNCTION else None,  # type: ignore[arg-type]
     )

@@ -1,9 +1,8 @@
-"""Reads what nodes saved: the tensor of an edge that leads nowhere, and the saved tensors that were changed since.
+"""Finds the tensor of an edge that leads nowhere: in what its node saved, or in the list that its function was given.
 
-A tensor that a node saved for backward shares its storage with the tensor that was passed. Unpacking it compares version
-counters and raises where they differ; it runs the unpack hook of ``saved_tensors_hooks`` where there is one, so there it
-is left alone (torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack). Generated nodes unpack all that they saved
-before they compute anything, so one that holds a changed tensor raises when backward executes it.
+A tensor that a node saved for backward shares its storage with the tensor that was passed. Unpacking it runs the unpack
+hook of ``saved_tensors_hooks`` where there is one, so there it is left alone (torch/csrc/autograd/saved_variable.cpp,
+SavedVariable::unpack).
 
 The edges of a list argument, as ``torch.cat`` has one, are its members in their order (``collect_next_edges`` in
 torch/csrc/autograd/function.h), so they are known from the recorded call of the node's own function.
@@ -12,19 +11,18 @@ torch/csrc/autograd/function.h), so they are known from the recorded call of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from msgspec.structs import replace
 from torch.autograd.graph import Node as AutogradNode
 
-from fxgrad.graph import Edge, NodeKind, TensorMeta, Value
-from fxgrad.observe.autograd.node_types import classify_node
+from fxgrad.graph import Edge, TensorMeta, Value
 from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import OpArgument, OpEvent, TensorList
-from fxgrad.observe.record.tensors import MetaTable, find_tensors
+from fxgrad.observe.record.tensors import MetaTable
 
 NO_GRAD = "it does not require grad"
 
@@ -146,73 +144,9 @@ def _memory_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
         return None
 
 
-# What was changed since it was saved
+# Where all of a gradient is zero, as the values were
 
 _SAVED, _RAW = "_saved_", "_raw_saved_"
-_CHANGED = "modified by an inplace operation"
-
-
-def find_overwritten(
-    walked: WalkedGraph, owners: Mapping[AutogradNode, int], calls: Sequence[OpEvent]
-) -> dict[int, tuple[str, ...]]:
-    """By the ids of nodes, what they saved that was changed since. `owners` are the calls, by number, that made nodes."""
-    wanted = _find_calls_before_changes(calls)
-    overwritten: dict[int, tuple[str, ...]] = {}
-    for node, call in owners.items() if wanted else ():
-        number = walked.ids.get(node)
-        if (
-            call in wanted
-            and number is not None
-            and classify_node(node, walked.names[number]).kind is NodeKind.FUNCTION
-        ):
-            overwritten[number] = _find_changed(node)
-    return overwritten
-
-
-def _find_calls_before_changes(calls: Sequence[OpEvent]) -> frozenset[int]:
-    """The function calls, by number, of which an argument or a result shares memory with what was changed later."""
-    changed: dict[object, int] = {}
-    for number, event in enumerate(calls):
-        changed.update((_storage_of(earlier.tensor), number) for earlier in event.changes)
-    changed.pop(None, None)
-    if not changed:
-        return frozenset()
-    return frozenset(
-        number
-        for number, event in enumerate(calls)
-        if any(changed.get(_storage_of(tensor), -1) > number for tensor in _list_tensors(event))
-    )
-
-
-def _list_tensors(event: OpEvent) -> Iterator[torch.Tensor]:
-    yield from (result.tensor for result in event.results)
-    yield from (tensor for _, tensor in find_tensors((event.args, event.kwargs)).tensors)
-
-
-def _storage_of(tensor: torch.Tensor) -> object:
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a plain storage
-        return None
-
-
-def _find_changed(node: AutogradNode) -> tuple[str, ...]:
-    """The names of what a C++ node saved and what was changed in place since."""
-    names = (name.removeprefix(_RAW) for name in dir(type(node)) if name.startswith(_RAW))
-    return tuple([name for name in names if _is_changed(node, name)])
-
-
-def _is_changed(node: AutogradNode, name: str) -> bool:
-    try:
-        if may_run_unpack_hook(getattr(node, _RAW + name)):
-            return False
-        getattr(node, _SAVED + name)
-    except RuntimeError as error:  # freed by an earlier backward, or changed
-        return _CHANGED in str(error)
-    return False
-
-
-# Where all of a gradient is zero, as the values were
 
 
 def find_saturated(walked: WalkedGraph) -> frozenset[int]:

@@ -1,5 +1,5 @@
 """The node of a Python autograd Function: its gradients are named by the parameters of ``forward``, and the code of its
-``backward`` tells which of them it returns.
+``backward`` tells which of them it returns, and whether it reads what was saved.
 
 torch/csrc/autograd/python_function.cpp (``THPFunction_apply``, ``unpack_input``) makes an entry of ``needs_input_grad``
 for each positional argument of ``apply`` and an edge for each that is a tensor, but does not show which ones are. The
@@ -9,9 +9,10 @@ arguments in between leave no choice.
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -40,7 +41,7 @@ from fxgrad.observe.autograd.backward_code import (
     read_returned_kinds,
 )
 from fxgrad.observe.autograd.nested_backward import find_backward
-from fxgrad.observe.autograd.python_code import closure_of, unwrap_backward
+from fxgrad.observe.autograd.python_code import closure_of, find_definition, unwrap_backward
 from fxgrad.observe.real_types import is_a
 
 _TENSOR_TYPES = {"Tensor": True, "Optional[Tensor]": None}
@@ -343,3 +344,75 @@ def _saved_tensors(node: torch._C._FunctionBase) -> KnownValue:
             for each in raw or ()
         ]
     )
+
+
+# Whether its backward reads what forward saved
+
+_READS = ("saved_tensors", "saved_variables")
+
+
+def reads_saved_tensors(function_class: Any) -> bool | None:
+    """Whether a Function's backward reads ``ctx.saved_tensors`` each time that it runs; None if its code does not say.
+
+    >>> class Scale(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def backward(ctx, gradient):
+    ...         return ctx.factor * gradient
+    >>> reads_saved_tensors(Scale) is None  # the code of a doctest is in no file
+    True
+    """
+    plain = _plain_backward(function_class)
+    function = None if plain is None else _registered_backward(plain) or plain
+    definition = None if function is None else find_definition(function)
+    if not isinstance(definition, ast.FunctionDef) or not definition.args.args:
+        return None
+    context = definition.args.args[0].arg
+    for statement in definition.body:
+        if any(_is_read(node, context) for node in _list_always_run(statement)):
+            return True
+        if any(isinstance(node, ast.Return) for node in ast.walk(statement)):
+            break
+    names = [node for node in ast.walk(definition) if isinstance(node, ast.Name) and node.id == context]
+    attributes = [node for node in ast.walk(definition) if _is_attribute(node, context)]
+    has_read = any(_is_read(node, context) for node in attributes)
+    return False if len(names) == len(attributes) and not has_read else None
+
+
+def _is_attribute(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+
+
+def _is_read(node: ast.AST, context: str) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in _READS and _is_attribute(node, context)
+
+
+def _list_always_run(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The parts of a statement that run whenever it does."""
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += _list_parts_always_run(node)
+
+
+def _list_parts_always_run(node: ast.AST) -> list[ast.AST]:
+    """Not the branches of an if, what follows in an ``and``, or the code of a function that is only defined there."""
+    match node:
+        case ast.Assign(value=value) | ast.AugAssign(value=value) | ast.Expr(value=value):
+            return [value]
+        case ast.AnnAssign(value=value) | ast.Return(value=value):
+            return [] if value is None else [value]
+        case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
+            return [test]
+        case ast.For(iter=iterable):
+            return [iterable]
+        case ast.With(items=items, body=body):
+            return [*(item.context_expr for item in items), *body]
+        case ast.BoolOp(values=[first, *_]):
+            return [first]
+        case ast.Compare(left=left, comparators=[first, *_]):
+            return [left, first]
+        case ast.stmt() | ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+            return []
+        case _:
+            return list(ast.iter_child_nodes(node))

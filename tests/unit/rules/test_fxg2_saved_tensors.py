@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 import fxgrad
 from fxgrad.rules import explain, explain_error
+from fxgrad.verification import compare
 from tests.support.needs import needs_saved_tensors
 
 
@@ -156,7 +158,7 @@ def test_it_is_told_with_the_node_the_saved_tensor_and_both_lines():
     ]
     assert told.headline == "backward raises at ExpBackward0_0: `mul_` changed what it saved"
     assert texts == [
-        "aten::exp, at HERE, saved `result` for backward. At HERE, `made.mul_(2)`, `mul_` modifies that in place. "
+        "aten::exp, at HERE, saved its result for backward. At HERE, `made.mul_(2)`, `mul_` modifies that in place. "
         "Backward compares version counters, and raises `one of the variables needed for gradient computation has been "
         "modified by an inplace operation`. (torch/csrc/autograd/saved_variable.cpp)",
         "replace `mul_` with an out-of-place operation, or apply it to a clone",
@@ -214,15 +216,33 @@ def test_a_second_backward_is_explained():
     )
 
 
-def test_the_error_of_a_backward_that_comes_to_it_is_explained():
+def test_verify_compares_what_ran_before_backward_raised():
     model = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), Doubling())
-    with pytest.raises(fxgrad.TargetError) as raised:
-        fxgrad.verify(model, torch.ones(2, 3))
-    assert "version counters of saved tensors. (torch/csrc/autograd/saved_variable.cpp) (FXG203)" in str(raised.value)
-    assert str(raised.value).endswith(
-        "try: call fxgrad.trace(...).explain() or run fxgrad check: they name the node, its line, and the line of "
-        "the change"
-    )
+    model[0].weight.register_hook(lambda grad: None)
+    verification = fxgrad.verify(model, torch.ones(2, 3))
+    assert verification.ok
+    assert verification.raised is not None
+    assert "has been modified by an inplace operation" in verification.raised
+    assert f"backward raised, as predicted: {verification.raised}" in str(verification)
+
+
+def test_a_backward_that_raises_unexpectedly_is_a_difference_and_so_is_one_that_ends():
+    graph = fxgrad.trace(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), Doubling()), torch.ones(2, 3)).graph
+    (ends,) = compare(graph, ()).differences
+    assert (ends.site, ends.what, ends.got) == (None, "raises", "it ends")
+    mended = replace(graph, nodes=tuple(replace(node, overwritten=()) for node in graph.nodes))
+    (raises,) = compare(mended, (), "modified").differences
+    assert (raises.predicted, raises.got) == ("backward ends", "it raises: modified")
+    assert "wrong raises: backward: predicted backward ends" in str(compare(mended, (), "modified"))
+
+
+@pytest.mark.parametrize(
+    "message", ["has been modified by an inplace operation", "Trying to backward through the graph a"]
+)
+def test_the_error_of_a_backward_that_comes_to_it_is_explained(message):
+    told = explain_error(f"{message} second time: [torch.FloatTensor [3]]")
+    assert told is not None
+    assert (told.code, "torch/csrc/autograd/saved_variable.cpp" in told.because) == ("FXG203", True)
 
 
 class Doubling(nn.Module):
