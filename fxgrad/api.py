@@ -93,7 +93,7 @@ def _explain_errors() -> Iterator[None]:
         if known is None:
             raise
         given = f"{error.given}\n{known.because} ({known.code})"
-        raise TargetError(given, error.allowed, known.fix) from error
+        raise TargetError(given, error.allowed, known.fix, error.details) from error
 
 
 def _trace_emulated(

@@ -120,6 +120,7 @@ def report(options: TargetOptions, *, svg: str | None, json: str | None, markdow
 
 
 @fxgrad.command(
+    "explain",
     epilog="""\b
 Examples:
   fxgrad explain model.py
@@ -128,7 +129,7 @@ Examples:
   fxgrad explain trace.json --json
   fxgrad explain model.py --order
   fxgrad explain model.py --inputs layers.0.weight --api grad
-"""
+""",
 )
 @target_argument
 @click.argument("module", required=False)
@@ -138,7 +139,7 @@ Examples:
 @click.option("--json", is_flag=True, help="Write JSON instead of text.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a finding is a warning or an error.")
 @with_target
-def explain(
+def explain_hooks(
     options: TargetOptions,
     *,
     module: str | None,

@@ -17,7 +17,7 @@ import torch
 
 from fxgrad.observe.autograd.python_code import KEEPS_VALUE, LOADS_ATTRIBUTE, closure_of, find_function
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.frames import is_torchs, is_user_code
+from fxgrad.observe.record.frames import is_torch_code, is_user_code
 from fxgrad.observe.record.tensors import may_have_history
 
 _TO_EACH = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "FOR_ITER", "GET_ITER")
@@ -116,7 +116,7 @@ def is_made_by_torch(function: Any) -> bool:
     if not is_a(function, FunctionType) or "<locals>" not in function.__qualname__:
         return False
     inside = map(find_function, closure_of(function).values())
-    return is_torchs(function.__code__) and not any(
+    return is_torch_code(function.__code__) and not any(
         found is not None and is_user_code(found.__code__) for found in inside
     )
 

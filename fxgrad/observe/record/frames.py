@@ -97,7 +97,7 @@ def is_user_code(code: CodeType) -> bool:
     return _kind(code.co_filename) is True
 
 
-def is_torchs(code: CodeType) -> bool:
+def is_torch_code(code: CodeType) -> bool:
     """Whether code is in a file of torch's."""
     return _kind(code.co_filename) is None
 
