@@ -73,7 +73,7 @@ class WithSide(nn.Module):
         return x * self.weight
 
 
-def test_a_backward_that_code_starts_which_nobody_names_is_not_foreseen():
+def test_how_often_a_hook_is_called_is_unknown_where_a_backward_runs_code_that_its_context_holds():
     class Hidden(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, start):
@@ -89,6 +89,22 @@ def test_a_backward_that_code_starts_which_nobody_names_is_not_foreseen():
     x.register_hook(calls.append)
     total = x.sum()
     root = Hidden.apply(x, lambda grad: total.backward()).sum()
+    (site,) = fxgrad.capture(root).sites
+    root.backward()
+    assert (site.times, len(calls)) == (None, 2)
+
+
+def test_a_backward_that_an_unpack_hook_starts_is_not_foreseen():
+    x, calls = torch.ones(2, requires_grad=True), []
+    x.register_hook(calls.append)
+    total = x.sum()
+
+    def unpack(tensor):
+        total.backward(retain_graph=True)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        root = x.exp().sum()
     (site,) = fxgrad.capture(root).sites
     root.backward()
     assert (site.times, len(calls)) == (1, 2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 import fxgrad
 from fxgrad.graph import HookKind
+from tests.support.targets import python
 
 PATIENCE = 60
 
@@ -290,10 +293,18 @@ def test_thread_that_was_there_before_and_runs_something_may_have_made_nodes(poo
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_child_that_is_forked_while_another_thread_traces_can_trace() -> None:
+def test_child_that_is_forked_while_another_thread_traces_can_trace(repository: Path) -> None:
+    """In a process of its own: a fork does not survive what threads of earlier tests may hold."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = python("-W", "ignore", "-c", f"from {__name__} import *; trace_in_child()", cwd=repository, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def trace_in_child() -> None:
+    """Fork while another thread traces: the child has no patches of that, and traces."""
     expected, answers = call_of_the_checkpoint(), []
 
-    def trace_in_child() -> None:
+    def fork() -> None:
         child = os.fork()
         if child == 0:
             patched = nn.Module._call_impl is not call_impl or RemovableHandle.__init__ is not init
@@ -301,7 +312,7 @@ def test_child_that_is_forked_while_another_thread_traces_can_trace() -> None:
         answers.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
     call_impl, init = nn.Module._call_impl, RemovableHandle.__init__
-    traced(trace_in_child)
+    traced(fork)
     assert answers == [0]
 
 

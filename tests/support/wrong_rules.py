@@ -157,4 +157,4 @@ def other_slot(right):
 
 
 def ends_never(right):
-    return lambda call: frozenset()
+    return lambda nodes, call: frozenset()

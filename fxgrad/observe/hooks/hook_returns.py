@@ -55,11 +55,7 @@ Variables = dict[str, HookReturn]
 
 
 def find_returns(function: Any, kind: HookKind) -> tuple[HookReturn, ...]:
-    """What a hook of this kind may return: one `HookReturn` for each way to an end of its code; () if it cannot be read.
-
-    >>> find_returns(lambda module, grad_input, grad_output: print(grad_input), HookKind.MODULE_FULL_BACKWARD)
-    (HookReturn(kind='none', members=None, each=None),)
-    """
+    """What a hook of this kind may return: one `HookReturn` for each way to an end of its code; () if it cannot be read."""
     plain = find_function(function)
     definition = None if plain is None or makes_an_object(plain.__code__) else find_definition(plain)
     if plain is None or definition is None or _is_unfollowed(definition):
@@ -74,13 +70,7 @@ def find_returns(function: Any, kind: HookKind) -> tuple[HookReturn, ...]:
 
 
 def changes_leaf(function: Any, kind: HookKind) -> bool:
-    """Whether the code of a post-accumulate hook changes the leaf that it gets in place, and never reads its ``.grad``.
-
-    >>> changes_leaf(lambda p: p.mul_(2), HookKind.POST_ACCUMULATE_GRAD)
-    True
-    >>> changes_leaf(lambda p: p.sub_(p.grad), HookKind.POST_ACCUMULATE_GRAD)
-    False
-    """
+    """Whether the code of a post-accumulate hook changes the leaf that it gets in place, and never reads its ``.grad``."""
     plain = find_function(function)
     definition = None if plain is None else find_definition(plain)
     if plain is None or definition is None or kind.arguments is not HookArguments.LEAF:

@@ -171,8 +171,8 @@ def test_a_change_in_place_is_refused_with_the_call_and_the_line():
     assert refused is not None
     assert refused.startswith("forward raised RuntimeError in the model (FromFunction), at ")
     assert (
-        "`return x.mul_(self.weight)`: Output 0 of BackwardHookFunction is a view and is being modified inplace"
-        in refused
+        "`return x.mul_(self.weight)`, which changes in place what the model (FromFunction), with a full hook, got: "
+        "Output 0 of BackwardHookFunction is a view and is being modified inplace" in refused
     )
 
 

@@ -181,7 +181,10 @@ def test_a_loss_on_a_nested_result_alone_does_not_fire_it(notebook):
     graph = assert_as_predicted(notebook, module, [leaf(5, 1, 4)], loss=lambda result: result[1][0].sum())
     full, pre = site_of(graph, "full"), site_of(graph, "pre")
     assert full.fires is False
-    assert full.reason == "the gradient reaches the module's inputs, but no root depends on the module's outputs"
+    assert full.reason == (
+        "the gradient reaches the module's inputs through result[1][0], which is inside a container: a full hook waits "
+        "for the results at the top level, and no root depends on those"
+    )
     assert pre.reason == "it is on the node that PyTorch put on the module's outputs, and no root depends on that node"
 
 
