@@ -192,7 +192,8 @@ def _key(site: HookSite) -> tuple[str, str | None, str]:
 
 def _outcome(site: HookSite) -> Any:
     entries = [
-        (entry.status, entry.dtype, text_of_shape(entry.shape)) for entry in (*site.grad_input, *site.grad_output)
+        None if side is None else [(entry.status, entry.dtype, text_of_shape(entry.shape)) for entry in side]
+        for side in (site.grad_input, site.grad_output)
     ]
     return site.fires, site.times, entries
 
