@@ -86,8 +86,7 @@ def test_zeros_are_told_where_backward_gives_zeros(function: Callable[[Tensor], 
         (lambda x: torch.div(x, 3), 0.5),
         (F.relu, 1.0),
         (F.leaky_relu, -1.0),
-        (lambda x: x.clamp(0, 1), 1.0),
-        (lambda x: x.clamp(0, 1), 0.0),
+        (lambda x: x.clamp(0, 1), 0.5),
         (torch.sigmoid, 10.0),
         (F.hardtanh, 0.5),
         (lambda x: F.relu(x * torch.tensor([1.0, -1.0, -1.0])), 1.0),
@@ -97,6 +96,12 @@ def test_nothing_is_said_where_a_gradient_arrives(function: Callable[[Tensor], T
     model = Around(function, value)
     assert not find(model, "FXG205")
     assert not is_zero_in_backward(model)
+
+
+@pytest.mark.parametrize("border", [0.0, 1.0])
+def test_nothing_is_said_at_the_borders_of_a_clamp(border: float) -> None:
+    """Before torch 2.14 they pass the gradient on."""
+    assert not find(Around(lambda x: x.clamp(0, 1), border), "FXG205")
 
 
 def test_a_hook_that_returns_something_may_replace_the_zeros() -> None:
