@@ -104,7 +104,12 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing], raised: str | None 
 
 
 def _compare_end(graph: BackwardGraph, raised: str | None) -> Iterator[Difference]:
-    """Compare whether backward raises at a node that can no longer read what it saved."""
+    """Compare whether backward raises at a node that can no longer read what it saved.
+
+    After an earlier call on the same graph that is not compared: what that has freed ends this one.
+    """
+    if graph.info.backward.after is not None:
+        return
     certain, possible = find_raising_nodes(graph)
     if raised is None and certain is not None and certain.has_lost_saved:
         yield Difference(None, "raises", f"backward raises at {escape(certain.label)}", "it ends")
