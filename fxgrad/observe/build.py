@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 from torch import fx, nn
 from torch.autograd.graph import Node as AutogradNode
 from torch.fx.node import map_aggregate
@@ -33,9 +32,9 @@ from fxgrad.graph.text import strip_addresses
 from fxgrad.observe.accelerator.device import public_name
 from fxgrad.observe.autograd.nested_backward import NestedBackward, find_nested_backward
 from fxgrad.observe.autograd.node_records import NodeNotes, make_node_records
-from fxgrad.observe.autograd.operands import Operands, find_saturated
+from fxgrad.observe.autograd.operands import Operands
 from fxgrad.observe.autograd.provenance import Timeline
-from fxgrad.observe.autograd.saved_tensors import find_lost_saved
+from fxgrad.observe.autograd.saved_tensors import find_lost_saved, find_saturated
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.search import describe_full_hook
@@ -105,24 +104,19 @@ def device_of(tensors: Iterable[torch.Tensor]) -> str:
 
 
 def _make_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]:
-    """The records of the nodes, in id order."""
-    nodes, saturated = _describe_nodes(observed, hooks), find_saturated(observed.walked)
-    if not saturated:
-        return nodes
-    return tuple([replace(node, saturated=True) if node.id in saturated else node for node in nodes])
-
-
-def _describe_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]:
-    """The records of the nodes: all that is known of one beforehand, so that each is made once."""
+    """The records of the nodes, in id order: all that is known of one beforehand, so that each is made once."""
     walked, recorder, forward, ownership = observed.walked, observed.recorder, observed.forward, observed.ownership
     named = observed.tensor_names.named
     variables = {walked.ids[node]: named[leaf].name for leaf, node in observed.leaves.items()}
     if recorder is None or forward is None or ownership is None:
-        return make_node_records(walked, NodeNotes(variables, hooks.ids_on_nodes(), find_lost_saved(walked)))
+        return make_node_records(
+            walked, NodeNotes(variables, hooks.ids_on_nodes(), find_lost_saved(walked), find_saturated(walked))
+        )
     notes = NodeNotes(
         variables,
         hooks.ids_on_nodes(),
         find_lost_saved(walked),
+        find_saturated(walked),
         dict(_list_nested_backwards(recorder)),
         Timeline(walked, recorder, ownership, observed.call_ids, forward.node_of_call),
         _make_operands(observed, recorder, forward),

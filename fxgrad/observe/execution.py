@@ -2,7 +2,8 @@
 
 The user's hooks run, each through a `_Spy` that notes its arguments first. Spies are put where backward will look: in
 the tables of hooks on nodes and tensors, and into the snapshots that full module hooks took. Those in the tables of
-modules are for calls that backward itself makes, as a reversible block does. Which node runs is asked of the engine (torch/csrc/autograd/engine.cpp: get_current_node).
+modules are for calls that backward itself makes, as a reversible block does. Which node runs is asked of the engine
+(torch/csrc/autograd/engine.cpp: get_current_node).
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def describe_firing(site: HookSite) -> str:
         return "only backward decides whether it fires"
     if not site.fires:
         return "never fires"
-    if site.node is None:
+    if site.hook.is_called_by_fsdp:
         return f"fires{_format_times(site.times)}, when FSDP has reduced the gradient"
     place = "" if site.order is None else f", number {site.order + 1} in the firing order{qualify_place((site,))}"
     return f"fires{_format_times(site.times)}{place}"

@@ -184,11 +184,12 @@ def _describe_freeing(graph: BackwardGraph, node: Node) -> tuple[str, str, Sourc
 
 
 def _find_backward_after(graph: BackwardGraph, node: Node) -> FxNode | None:
-    """The last recorded call that ran a backward after the node's own operation; None if it was made before the record."""
+    """The last recorded call that ran a backward of what the node's own operation gave; None where none was recorded."""
     if node.fx_node is None:
         return None
-    rank = next(rank for rank, fx_node in enumerate(graph.forward) if fx_node.name == node.fx_node)
-    return next((fx_node for fx_node in reversed(graph.forward[rank:]) if fx_node.target in _RUNS_BACKWARD), None)
+    computed = DataFlow(graph).find_dependents([node.fx_node])
+    ran = (fx_node for fx_node in reversed(graph.forward) if fx_node.target in _RUNS_BACKWARD)
+    return next((fx_node for fx_node in ran if not computed.isdisjoint(fx_node.inputs)), None)
 
 
 def _find_way_into_earlier_graph(graph: BackwardGraph, node: Node) -> tuple[str | None, Source | None] | None:

@@ -41,6 +41,7 @@ class NodeNotes:
     ``variables``    the name of the leaf of an AccumulateGrad, by the node's id
     ``hooks``        the hooks on a node, by its id
     ``lost_saved``   what became of what a node saved, by its id, where it cannot be read any more
+    ``saturated``    the ids of nodes that pass only zeros on, for the values that forward had
     ``nesting``      of a recorded Function whose backward may start another one: whether and how it does, and the origins
                      of what forward used
     ``timeline``     what made each node; None if the forward was not recorded
@@ -50,6 +51,7 @@ class NodeNotes:
     variables: Mapping[int, str] = field(default_factory=dict)
     hooks: Mapping[int, HookIds] = field(default_factory=dict)
     lost_saved: Mapping[int, LostSaved] = field(default_factory=dict)
+    saturated: frozenset[int] = frozenset()
     nesting: Mapping[AutogradNode, tuple[NestedBackward | None, Sequence[Origin]]] = field(default_factory=dict)
     timeline: Timeline | None = None
     operands: Operands | None = None
@@ -76,6 +78,7 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
     origin = Provenance()
     answers: Answers = {}
     timeline, operands = notes.timeline, notes.operands
+    saturated = notes.saturated
     variable_of, hooks_of, lost_of = notes.variables.get, notes.hooks.get, notes.lost_saved.get
     python_function, id_of_place = torch._C._FunctionBase, walked.id_of_place
     nodes, names, all_gradients, sequence_nrs = walked.nodes, walked.all_names, walked.gradients, walked.sequence_nrs
@@ -116,6 +119,7 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
                 *hooks_of(number, _NO_HOOKS),
                 () if decisive is None else read_settings(node, decisive),
                 *lost_of(number, KEPT),  # type: ignore[arg-type]
+                saturated=number in saturated,
             )
         )
     return tuple(records)

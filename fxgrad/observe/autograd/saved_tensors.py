@@ -1,4 +1,4 @@
-"""Finds the nodes that can no longer read what they saved: it was changed in place since, or freed by an earlier backward.
+"""Looks at what nodes saved: it may have been changed in place since, freed, or be where a derivative is zero.
 
 Unpacking a saved tensor compares version counters and raises where they differ, or where it was freed. It runs the unpack
 hook of ``saved_tensors_hooks`` where there is one; such tensors are left alone, and PyTorch does not compare their
@@ -9,6 +9,7 @@ Nodes of ``_foreach_*`` functions and ``CopySlices`` show nothing of what they s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,3 +86,51 @@ def _look_at_function(node: Any) -> LostSaved:
         if reads is not False and (freed or _CHANGED in str(error)):
             return LostSaved(() if freed else (_OF_FUNCTION,), freed, reads is True)
     return KEPT
+
+
+# Where all of a gradient is zero, as the values were
+
+
+_FIRST = 64
+
+
+def find_saturated(walked: WalkedGraph) -> frozenset[int]:
+    """The ids of the nodes whose derivative is zero at every element of what they saved: they pass only zeros on."""
+    wanted = [number for number, name in enumerate(walked.names) if name in _DERIVATIVES]
+    with torch.no_grad(), torch._C._DisableTorchDispatch():
+        return frozenset(number for number in wanted if _is_saturated(walked.order[number], walked.names[number]))
+
+
+def _is_saturated(node: Any, name: str) -> bool:
+    tensor, nonzero = _DERIVATIVES[name]
+    try:
+        if may_run_unpack_hook(getattr(node, _RAW + tensor)):
+            return False
+        saved = getattr(node, _SAVED + tensor)
+    except RuntimeError:  # freed by an earlier backward, or changed in place since
+        return False
+    if type(saved) not in (torch.Tensor, torch.nn.Parameter) or saved.device.type == "meta" or not saved.numel():
+        return False
+    # nearly always some of the first elements tell, and no memory is needed for all of them
+    first = saved[(0,) * (saved.dim() - 1)][:_FIRST] if saved.dim() else saved
+    return not nonzero(first, node).any().item() and not nonzero(saved, node).any().item()
+
+
+_DERIVATIVES: dict[str, tuple[str, Callable[[torch.Tensor, Any], torch.Tensor]]] = {
+    "ReluBackward0": ("result", lambda result, _: result > 0),
+    "ThresholdBackward0": ("self", lambda x, node: x > node._saved_threshold),
+    "ClampBackward1": ("self", lambda x, node: _is_between(x, node._saved_min, node._saved_max)),
+    "ClampMinBackward0": ("self", lambda x, node: x >= node._saved_min),
+    "ClampMaxBackward0": ("self", lambda x, node: x <= node._saved_max),
+    "HardtanhBackward0": ("self", lambda x, node: (x > node._saved_min_val) & (x < node._saved_max_val)),
+    "HardsigmoidBackward0": ("self", lambda x, _: x.abs() < 3),  # noqa: PLR2004
+    "HardshrinkBackward0": ("self", lambda x, node: x.abs() > node._saved_lambd),
+    "SoftshrinkBackward0": ("self", lambda x, node: x.abs() > node._saved_lambd),
+    "SigmoidBackward0": ("result", lambda result, _: (1 - result) * result != 0),
+    "TanhBackward0": ("result", lambda result, _: 1 - result * result != 0),
+}
+"""By the name of a node: what it saved, and where the derivative is not zero (tools/autograd/derivatives.yaml)."""
+
+
+def _is_between(x: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
+    return (x >= (float("-inf") if low is None else low)) & (x <= (float("inf") if high is None else high))

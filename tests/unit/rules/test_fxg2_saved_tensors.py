@@ -248,3 +248,20 @@ def test_the_error_of_a_backward_that_comes_to_it_is_explained(message):
 class Doubling(nn.Module):
     def forward(self, x):
         return x.mul_(2)
+
+
+def test_the_backward_that_is_named_is_the_one_that_freed_the_graph():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            loss, other = self.a(x).square().sum(), self.b(x).square().sum()
+            self.of_the_loss = torch.autograd.grad(loss, self.a.weight)
+            self.of_the_other = torch.autograd.grad(other, self.b.weight)
+            return loss
+
+    (told,) = [each for each in explain(fxgrad.trace(Two(), torch.ones(2, 3)).graph) if each.code == "FXG203"]
+    assert told.source is not None
+    assert told.source.code.startswith("self.of_the_loss = ")
