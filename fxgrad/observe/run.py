@@ -487,18 +487,19 @@ def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
         return TargetError(
             f"{what} raised {escape(type(error).__name__)}{place}: {format_message(error)}",
             f"arguments with which {what} runs",
-            f"{alone} by itself: {_without_fxgrad(error)}",
+            f"{alone} by itself{_say_what_for(error)}",
             format_user_traceback(error),
         )
 
     return UserCode(make_error, passing=(FxgradError, KeyboardInterrupt))
 
 
-def _without_fxgrad(error: BaseException) -> str:
-    """What running it without fxgrad shows. From Python 3.12 on C has a limit of its own that no program can raise."""
+def _say_what_for(error: BaseException) -> str:
+    """What to run it without fxgrad for: nobody has tried whether it raises there. From Python 3.12 on C has a limit of
+    recursion of its own that no program can raise."""
     if is_a(error, RecursionError):
-        return "if it does not raise without fxgrad, the few frames that fxgrad adds exceed Python's recursion limit"
-    return "it raises without fxgrad as well"
+        return "; if it does not raise without fxgrad, the few frames that fxgrad adds exceed Python's recursion limit"
+    return ", to see whether it raises without fxgrad as well"
 
 
 def _format_place(model: nn.Module, recorder: Recorder, error: BaseException) -> str:

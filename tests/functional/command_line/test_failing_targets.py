@@ -140,5 +140,21 @@ def test_a_loss_that_raises(write, fails):
         "report", write(MODEL + "def loss(output): return output.no_such_method()"), "--loss", "model:loss"
     )
     assert status == 3
-    assert "  try: loss(model(*args, **kwargs)) by itself: it raises without fxgrad as well\n" in err
+    assert "  try: loss(model(*args, **kwargs)) by itself, to see whether it raises without fxgrad as well\n" in err
     assert "no_such_method" in err
+
+
+def test_a_forward_that_raises_only_while_it_is_traced_is_not_said_to_raise_without_fxgrad(write, fails):
+    file = write("""
+        class Alone(nn.Module):
+            def forward(self, x):
+                if torch._C._len_torch_function_stack():
+                    raise RuntimeError("a function mode is around")
+                return x * 2
+        def build(): return Alone(), (torch.ones(2, requires_grad=True),)
+        model, args = build()
+        model(*args)
+    """)
+    _, err = fails("report", file)
+    assert "a function mode is around" in err
+    assert "  try: model(*args, **kwargs) by itself, to see whether it raises without fxgrad as well\n" in err

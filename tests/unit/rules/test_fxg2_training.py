@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import fxgrad
 from fxgrad.graph import Explanation
+from fxgrad.observe.autograd import saved_tensors
 from fxgrad.predict import formulas
 from fxgrad.rules import explain
 
@@ -116,6 +117,13 @@ def test_what_an_unpack_hook_would_see_is_not_read() -> None:
         trace = fxgrad.trace(model, torch.ones(3))
     assert packed
     assert not any(node.saturated for node in trace.graph.nodes)
+
+
+def test_without_a_sign_of_unpack_hooks_only_what_is_zero_everywhere_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on torch 2.9, whose SavedTensor does not show its hooks: nothing that was saved is read."""
+    monkeypatch.setattr(saved_tensors, "may_run_unpack_hook", lambda _: True)
+    assert not find(Around(F.relu, -1.0), "FXG205")
+    assert find(Around(torch.round), "FXG205")
 
 
 def test_the_families_of_zeros_are_those_of_derivatives_yaml() -> None:
