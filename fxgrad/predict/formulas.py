@@ -299,3 +299,18 @@ _ZEROS = frozenset(
     }
 )
 """Families of which derivatives.yaml has nothing but ``zeros_like``; of Div, with a rounding_mode (FunctionsManual.cpp)."""
+
+
+def keeps_zeros(node: Node) -> bool:
+    """Whether zeros stay zeros, for finite values: not where a derivative may be infinite, as 0 * inf is NaN."""
+    return _family(node.short_name) not in _UNBOUNDED
+
+
+_UNBOUNDED = frozenset(
+    {
+        *("Pow", "FloatPower", "Sqrt", "Rsqrt", "Reciprocal", "Div", "Log", "Log1P", "Log2", "Log10", "Xlogy", "Logit"),
+        *("Norm", "LinalgVectorNorm", "LinalgNorm", "Renorm", "Std", "StdMean", "Cdist", "EuclideanDist", "Dist"),
+        *("Acos", "Asin", "Acosh", "Atanh", "Erfinv", "Lgamma", "Digamma", "Tan", "Prod", "LinalgInvEx", "LinalgDet"),
+    }
+)
+"""Families whose derivative divides by what forward saw, or grows without bound there (derivatives.yaml)."""

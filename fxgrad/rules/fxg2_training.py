@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fxgrad.graph import BackwardGraph, Explanation, HookSite, ModuleCall, Node, Variable
 from fxgrad.graph.text import escape, join_words, name_module, pluralize, quote_code
-from fxgrad.predict import returns_zeros
+from fxgrad.predict import keeps_zeros, returns_zeros
 from fxgrad.rules.data_flow import begin_at, end_at, name_operation
 from fxgrad.rules.rule import Page, Rule
 
@@ -53,13 +53,13 @@ def _explain_zeros(graph: BackwardGraph) -> Iterator[Explanation]:
 def _find_sources_of_zeros(graph: BackwardGraph) -> dict[int, int | None]:
     """Of each node that backward reaches: the node that made zeros of all that it passes on; None if that may be more.
 
-    Derivatives are linear, so zeros stay zeros; what custom Functions and hooks return is not known.
+    Derivatives are linear, so zeros stay zeros where they are finite; what custom Functions and hooks return is not known.
     """
     sources: dict[int, int | None] = dict.fromkeys([root.node for root in graph.roots])
     for node in graph.nodes:
         if node.id not in sources:
             continue
-        source = node.id if returns_zeros(node) else sources[node.id]
+        source = node.id if returns_zeros(node) else sources[node.id] if keeps_zeros(node) else None
         if node.kind.decides_alone or any(site.hook.may_return is not False for site in _list_sites(graph, node)):
             source = None
         sources[node.id] = source

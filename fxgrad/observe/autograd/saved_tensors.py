@@ -113,7 +113,7 @@ def _is_saturated(node: Any, name: str) -> bool:
         return False
     # nearly always some of the first elements tell, and no memory is needed for all of them
     first = saved[(0,) * (saved.dim() - 1)][:_FIRST] if saved.dim() else saved
-    return not nonzero(first, node).any().item() and not nonzero(saved, node).any().item()
+    return not any((nonzero(part, node) | part.isnan()).any().item() for part in (first, saved))
 
 
 _DERIVATIVES: dict[str, tuple[str, Callable[[torch.Tensor, Any], torch.Tensor]]] = {

@@ -91,6 +91,8 @@ def test_zeros_are_told_where_backward_gives_zeros(function: Callable[[Tensor], 
         (torch.sigmoid, 10.0),
         (F.hardtanh, 0.5),
         (lambda x: F.relu(x * torch.tensor([1.0, -1.0, -1.0])), 1.0),
+        (F.relu, float("nan")),  # backward passes on what arrives
+        (lambda x: torch.round(x.sqrt()), 0.0),  # 0 times the infinite derivative of sqrt is NaN
     ],
 )
 def test_nothing_is_said_where_a_gradient_arrives(function: Callable[[Tensor], Tensor], value: float) -> None:
