@@ -368,6 +368,10 @@ def _needs_emulation(options: TargetOptions) -> bool:
     emulated = needs_emulation(options.device)
     if options.device is not None and not emulated:
         check_present(options.device)
+    if emulated:
+        from fxgrad.observe.target.importing import check_emulated
+
+        check_emulated(options.text)
     return emulated
 
 

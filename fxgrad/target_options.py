@@ -11,7 +11,8 @@ from typing import Any, Literal
 class TargetOptions:
     """A TARGET, how its model is built and run, and how backward is called.
 
-    ``text``      the TARGET itself: ``file.py[:name]``, ``package.module[:name]`` or ``trace.json``
+    ``text``      the TARGET itself: ``file.py[:name]``, ``package.module[:name]``, ``model.pt`` or
+                  ``trace.json``
     ``init``      the arguments of a module class, a Python argument list of literals
     ``inputs``    the arguments of its forward, one description each, as ``f32[9,1000]``
     ``loss``      ``module:function``; backward starts from what it returns for the output of forward

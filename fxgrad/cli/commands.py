@@ -84,6 +84,7 @@ def fxgrad() -> None:
       model.py:make        another function in it
       package.module:make  the same in a module
       torch.nn:LSTMCell    a module class, with --init and --input
+      model.pt             a saved ScriptModule (TorchScript), with --input
       trace.json           a trace saved with --json
     """
 

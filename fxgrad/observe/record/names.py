@@ -262,7 +262,7 @@ def make_path_finder(model: nn.Module | None) -> Callable[[object], str | None]:
 def list_argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
     """The names that ``module.forward`` gives to its first `n_args` positional arguments: ``rest[0]`` for varargs."""
     try:
-        parameters = list(inspect.signature(module.forward).parameters.values())
+        parameters = list(read_signature(module.forward).parameters.values())
     except Exception:  # no signature, or the user's own __getattr__
         return tuple(f"argument {position}" for position in range(n_args))
     names: list[str] = []
@@ -273,3 +273,18 @@ def list_argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
             names.append(parameter.name)
     names += [f"argument {position}" for position in range(len(names), n_args)]
     return tuple(names[:n_args])
+
+
+def read_signature(function: Any) -> inspect.Signature:
+    """The signature of a function. Of a scripted one that was loaded it is made of its schema: no Python is behind it."""
+    is_method = is_a(function, torch._C.ScriptMethod)
+    if not (is_method or is_a(function, torch._C.ScriptFunction)) or hasattr(function, "__wrapped__"):
+        return inspect.signature(function)
+    arguments = function.schema.arguments[1 if is_method else 0 :]
+    return inspect.Signature([_make_parameter(argument) for argument in arguments])
+
+
+def _make_parameter(argument: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY if argument.kwarg_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    default = argument.default_value if argument.has_default_value() else inspect.Parameter.empty
+    return inspect.Parameter(argument.name, kind, default=default)

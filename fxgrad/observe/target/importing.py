@@ -20,8 +20,12 @@ from typing import NamedTuple
 from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape, escape_unprintable
 from fxgrad.observe.record.frames import user_code
+from fxgrad.observe.target.kept_forms import KeptForm, find_form
 
-FORMS = "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, or a saved trace.json"
+FORMS = (
+    "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, a model.pt of TorchScript, or a "
+    "saved trace.json"
+)
 DEFAULT_FACTORY = "build"
 
 _ANY_FILE = "fxgrad report path/to/file.py:factory"
@@ -37,11 +41,13 @@ class TargetText(NamedTuple):
     """A parsed TARGET.
 
     ``origin`` is a path if ``is_file``, else the dotted name of a module; ``name`` follows the colon, None without one.
+    ``form`` is that of a file which holds a program without its Python; None for all that can be imported.
     """
 
     origin: str
     name: str | None
     is_file: bool
+    form: KeptForm | None = None
 
     def __str__(self) -> str:
         return self.origin if self.name is None else f"{self.origin}:{self.name}"
@@ -66,7 +72,7 @@ def parse_target(text: str) -> TargetText:
             f"{text!r}: {name!r} after the colon is not a Python name", FORMS, unnamed if origin else _ANY_FILE
         )
     if _looks_like_file(origin):
-        return TargetText(_check_file(origin), name, is_file=True)
+        return _parse_file(origin, name)
     if not _is_dotted_name(origin):
         raise UsageError(f"{text!r} is neither a file nor a dotted module name", FORMS, _ANY_FILE)
     return TargetText(origin, name, is_file=False)
@@ -96,15 +102,24 @@ def _looks_like_file(origin: str) -> bool:
     return is_path or os.path.isfile(origin) or (os.path.exists(origin) and not _is_dotted_name(origin))
 
 
-def _check_file(origin: str) -> str:
+def _parse_file(origin: str, name: str | None) -> TargetText:
     if os.path.isdir(origin):
         files = ", ".join(escape(str(file)) for file in _list_files(Path(origin))[:_MOST_FILES])
         raise UsageError(f"{escape(origin)} is a folder", FORMS, files or "a file.py in it")
     if not os.path.exists(origin):
         raise UsageError(f"no such file: {escape(origin)}", FORMS, _suggest_file(Path(origin)))
-    if not (os.path.isfile(origin) and origin.endswith(".py")):
-        raise UsageError(f"{escape(origin)} is not a Python file", FORMS, "pass the .py file that builds the model")
-    return origin
+    if not os.path.isfile(origin):
+        raise UsageError(f"{escape(origin)} is not a file", FORMS, "pass the .py file that builds the model")
+    if origin.endswith(".py"):
+        return TargetText(origin, name, is_file=True)
+    form = find_form(origin)
+    if name is not None:
+        raise UsageError(
+            f"{name!r} after {escape(origin)}, which holds one program of {form.name}",
+            f"{escape(origin)} alone",
+            f"omit :{name}; its forward is traced",
+        )
+    return TargetText(origin, None, is_file=True, form=form)
 
 
 def _suggest_file(path: Path) -> str:
@@ -323,3 +338,14 @@ def list_callables(module: ModuleType) -> list[str]:
         and (inspect.isroutine(value) or inspect.isclass(value))
         and own in (None, getattr(value, "__module__", None))
     ]
+
+
+def check_emulated(text: str) -> None:
+    """Refuse a TARGET that cannot run on an emulated device, because its operations run outside of Python."""
+    form = parse_target(text).form
+    if form is not None:
+        raise UsageError(
+            f"{form.name} on an emulated device",
+            "modules in Python",
+            "--device cpu or --device meta; or trace the model that it was made from",
+        )

@@ -21,6 +21,7 @@ from fxgrad.observe.execution import Executed, execute
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.record.frames import user_code
+from fxgrad.observe.record.names import read_signature
 from fxgrad.observe.run import TracedRun, check_surroundings, observe_forward
 from fxgrad.observe.target.arguments import Arguments, Input, make_arguments, parse_init, parse_input
 from fxgrad.observe.target.devices import parse_device
@@ -61,7 +62,8 @@ def load_target(options: TargetOptions) -> Target:
     """Import what a TARGET names, and make the model and its arguments with it. Runs the user's code.
 
     The TARGET is ``file.py[:name]`` or ``package.module[:name]``, where the name is that of a factory (by default
-    ``build``) or of a module class, which ``init`` and ``inputs`` of the options then build. ``loss`` names a callable
+    ``build``) or of a module class, which ``init`` and ``inputs`` of the options then build; or a file of a `KeptForm`,
+    which holds the model, for ``inputs``. ``loss`` names a callable
     that overrides the factory's. ``seed`` sets torch's and random's generators first. The model is built under
     ``torch.device(device)``, and put into ``mode``.
 
@@ -80,13 +82,27 @@ def load_target(options: TargetOptions) -> Target:
         torch.manual_seed(options.seed)
         random.seed(options.seed)
     with run_as_program(target), on_device:
-        module = import_target(target)
-        built = _build(target, module, init, inputs)
+        module = None if target.form is not None else import_target(target)
+        built = (
+            _load_kept(target, init, inputs, options.device) if module is None else _build(target, module, init, inputs)
+        )
         if options.loss is not None:
             built = replace(built, loss=_load_loss(options.loss, target, module))
         if options.mode is not None:
             _set_mode(built.model, options.mode, shown=options.text)
     return built
+
+
+def _load_kept(target: TargetText, init: Arguments | None, inputs: Sequence[Input], device: str | None) -> Target:
+    assert target.form is not None
+    shown = escape(target.origin)
+    if init is not None:
+        raise UsageError(
+            f"--init with {shown}, a program of {target.form.name} that has been built already",
+            "--input alone",
+            "omit --init",
+        )
+    return _with_inputs(target.form.load(target.origin, device), inputs, shown=shown)
 
 
 def _build(target: TargetText, module: ModuleType, init: Arguments | None, inputs: Sequence[Input]) -> Target:
@@ -119,6 +135,10 @@ def _build_instance(kind: type[torch.nn.Module], init: Arguments, inputs: Sequen
         advice=lambda _: "other arguments in --init, or a factory, file.py:build, that builds it",
     ):
         model = kind(*init.args, **init.kwargs)
+    return _with_inputs(model, inputs, shown=shown)
+
+
+def _with_inputs(model: torch.nn.Module, inputs: Sequence[Input], *, shown: str) -> Target:
     made = make_arguments(inputs)
     _check_option("--input", made, model.forward, called="forward", shown=shown)
     return Target(model, made.args, made.kwargs or None)
@@ -142,7 +162,7 @@ class _Mismatch(NamedTuple):
 
 def _find_mismatch(function: Callable[..., object], given: Arguments) -> _Mismatch | None:
     try:
-        signature = inspect.signature(function)
+        signature = read_signature(function)
     except (TypeError, ValueError):  # a builtin that has none: calling it will tell
         return None
     try:
@@ -218,7 +238,7 @@ def _suggest_return(value: object) -> str:
     return "return model, (x,), the model first"
 
 
-def _load_loss(text: str, target: TargetText, module: ModuleType) -> Callable[..., object]:
+def _load_loss(text: str, target: TargetText, module: ModuleType | None) -> Callable[..., object]:
     if not split_name(text)[1]:
         allowed = "package.module:function or file.py:function"
         raise UsageError(
@@ -227,7 +247,7 @@ def _load_loss(text: str, target: TargetText, module: ModuleType) -> Callable[..
     named = parse_target(text)
     assert named.name is not None
     with run_as_program(named):
-        holder = module if _is_same(named, target) else import_target(named)
+        holder = module if module is not None and _is_same(named, target) else import_target(named)
         found = find_name(holder, named.name, shown=named.origin)
     if not callable(found) or (isinstance(found, type) and issubclass(found, torch.nn.Module)):
         allowed = "a function of the model's output"

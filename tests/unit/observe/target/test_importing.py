@@ -74,7 +74,7 @@ def test_a_missing_file_is_said_with_the_nearest_one(model_file):
     wrong = model_file.with_name("lstm_cel.py")
     assert str(refused_text(wrong)) == (
         f"no such file: {wrong}\n  allowed: file.py[:factory], package.module[:factory], a class such as "
-        f"torch.nn:LSTMCell, or a saved trace.json\n  try: {model_file}"
+        f"torch.nn:LSTMCell, a model.pt of TorchScript, or a saved trace.json\n  try: {model_file}"
     )
 
 
@@ -103,14 +103,14 @@ def test_a_folder_with_a_dotted_name_may_be_a_package(tmp_path, monkeypatch):
     assert not parse_target("models").is_file
 
 
-def test_a_device_is_no_python_file():
-    assert refused_text("/dev/null").given == "/dev/null is not a Python file"
+def test_a_device_is_no_file():
+    assert refused_text("/dev/null").given == "/dev/null is not a file"
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "model.txt"
     file.touch()
-    assert refused_text(file).given == f"{file} is not a Python file"
+    assert refused_text(file).given == f"{file} is neither a Python file nor an archive of TorchScript"
 
 
 @pytest.mark.parametrize("text", ["", ":", ":build", "a b", "a..b", "1", "nn:", "nn:1a", "nn:a-b", "pkg.:f"])

@@ -1,0 +1,87 @@
+"""Forms in which a program is kept in a file of its own, without the Python that it was written in.
+
+What a file is, is read from the names of its members: nothing is unpickled, and no code of the file's runs before that is
+known. One function per form makes the model.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from fxgrad.errors import UsageError
+from fxgrad.graph.text import escape
+from fxgrad.observe.record.frames import format_message, user_code
+
+_PICKLE = b"\x80"
+"""How a pickle begins, as ``torch.save`` wrote them before torch 1.6; since then it writes a zip archive around one."""
+
+
+class KeptForm(NamedTuple):
+    """A form: what it is called, and what makes the model of a file's path and the device to load it onto."""
+
+    name: str
+    load: Callable[[str, str | None], torch.nn.Module]
+
+
+def find_form(path: str) -> KeptForm:
+    """The form that a file is kept in. Raises UsageError where it has none, as what ``torch.save`` wrote has not."""
+    members = _list_members(path)
+    if "constants.pkl" in members:  # as torch/serialization.py, _is_torchscript_zip
+        return KeptForm("TorchScript", load_torchscript)
+    if "data.pkl" in members or _begins_as_pickle(path):
+        raise UsageError(
+            f"{escape(path)} is a pickle, as torch.save writes: loading a model from it runs code that is in it",
+            "an archive of TorchScript, or a file.py",
+            "write def build(): return model, (x,) into a file.py, and load the state_dict there; or write the archive "
+            "with torch.jit.script(model).save(...)",
+        )
+    raise UsageError(
+        f"{escape(path)} is neither a Python file nor an archive of TorchScript",
+        "file.py[:factory], or a model.pt that torch.jit.script(model).save(...) wrote",
+        "pass the .py file that builds the model",
+    )
+
+
+def _list_members(path: str) -> frozenset[str]:
+    """The names of the files in a zip archive, without the folder that PyTorch puts all of them into; {} of others."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(name.partition("/")[2] for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return frozenset()
+
+
+def _begins_as_pickle(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(1) == _PICKLE
+
+
+def load_torchscript(path: str, device: str | None) -> torch.nn.Module:
+    """The model in an archive of TorchScript, on the device on which it was saved, or on another.
+
+    ``torch.jit.load`` reads it in C++, which makes objects of TorchScript alone: it runs no pickle of Python's
+    (torch/csrc/jit/serialization/import.cpp).
+    """
+    with (
+        user_code(
+            f"loading {escape(path)}",
+            allowed="an archive of TorchScript that torch.jit.load can read",
+            advice=lambda error: _suggest_load(error, path),
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of torch.jit itself
+        model: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+        return model
+
+
+def _suggest_load(error: BaseException, path: str) -> str:
+    if "CUDA" in format_message(error):
+        return "--device cpu, or --device meta"
+    return f'python -c "import torch; torch.jit.load({os.path.basename(path)!r})", which should fail the same way'
