@@ -83,7 +83,7 @@ def _format_node(graph: GraphRecords, node: Node) -> str:
             f"%{node.id} {_format_title(node)} {_format_grad_outputs(graph, node)}",
             *(_format_edge(graph, edge, index) for index, edge in enumerate(node.edges)),
             *_list_node_notes(node),
-            *_list_origins(node),
+            *_list_origins(graph, node),
         ]
     )
 
@@ -129,9 +129,14 @@ def _list_node_notes(node: Node) -> Iterator[str]:
         yield f"prehooks {_join_ids(node.prehooks)}"
 
 
-def _list_origins(node: Node) -> Iterator[str]:
+def _list_origins(graph: GraphRecords, node: Node) -> Iterator[str]:
     """The comment at the end of a node's line: module call, fx node and source line, those that are known."""
+    fx_node = graph.fx_nodes_by_name.get(node.fx_node or "")
     names = [escape(name) for name in (node.call, node.fx_node) if name is not None]
+    if fx_node is not None and fx_node.graph_node not in (None, fx_node.name):
+        names[-1] += f" of the graph's {escape(fx_node.graph_node)}"
+    if fx_node is not None and fx_node.traced_in:
+        names.insert(-1, f"in {escape(fx_node.traced_in)}")
     lines = [format_brief_source(node.source)] if node.source is not None else []
     if names or lines:
         yield f"# {'  '.join(names + lines)}"

@@ -428,6 +428,9 @@ class FxNode(Record, frozen=True):
     ``taken``          where Python takes one of its results out of torch
     ``asked``          where Python asks whether one of its results is true, as in ``if x.sum() > 0``
     ``gradless``       as of `ModuleCall`
+    ``graph_node``     of a call that a GraphModule made: the name of the node of its graph that the call is, or is a part of
+    ``traced_in``      of a call in the GraphModule's own code: path of the module that it was in before the model was traced;
+                       None: not known
     """
 
     name: str
@@ -446,6 +449,8 @@ class FxNode(Record, frozen=True):
     taken: tuple[Taken, ...] = ()
     asked: tuple[Taken, ...] = ()
     gradless: Source | None = None
+    graph_node: str | None = None
+    traced_in: str | None = None
 
 
 class Held(Record, frozen=True):

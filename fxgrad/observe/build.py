@@ -43,6 +43,7 @@ from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_backward_kind
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
 from fxgrad.observe.record.frames import find_stack_source
+from fxgrad.observe.record.graph_modules import GraphModules
 from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
@@ -315,10 +316,12 @@ def _find_leaves_made_in_forward(observed: ObservedGraph) -> dict[int, OpEvent]:
 
 def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[FxNode]:
     taken, asked = _list_host_reads(observed, forward)
+    numbers = {fx_node: number for number, fx_node in forward.node_of_call.items()}
     for fx_node in forward.graph.nodes:
         origin: FxOrigin = forward.origins.get(fx_node, _NOT_MADE)
         event = origin.event
         own = event if origin.is_call else None
+        number = numbers.get(fx_node, -1)
         yield FxNode(
             name=fx_node.name,
             op=fx_node.op,
@@ -336,7 +339,13 @@ def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[F
             taken=tuple(taken[fx_node.name]),
             asked=tuple(asked[fx_node.name]),
             gradless=None if own is None or own.gradless is None else find_stack_source(own.gradless),
+            graph_node=_name_graph_node(forward.traced, number),
+            traced_in=forward.traced.find_module_path(number, observed.module_names.path_of),
         )
+
+
+def _name_graph_node(traced: GraphModules, number: int) -> str | None:
+    return traced.nodes[number].node.name if number in traced.nodes else None
 
 
 def _list_host_reads(

@@ -40,6 +40,7 @@ from fxgrad.observe.record.frames import (
     format_message,
     format_user_traceback,
 )
+from fxgrad.observe.record.graph_modules import GraphModules
 from fxgrad.observe.record.names import (
     ModuleNames,
     TensorNames,
@@ -362,7 +363,9 @@ class ModelRun:
     def _make_forward_graph(self, placeholders: Arguments | None, output: Any, *, with_loss: bool) -> ForwardGraph:
         recorder, names = self.recorder, self._module_names
         call_names = {call: (names.path_of(call.module), type(call.module)) for call in recorder.module_calls}
-        forward = ForwardGraph(recorder, self._attributes | self._name_gathered(), call_names)
+        paths = {names.path_of(module): module for module in names.modules.values()}
+        traced = GraphModules(paths, recorder)
+        forward = ForwardGraph(recorder, self._attributes | self._name_gathered(), call_names, traced)
         forward.refusal = forward.refusal or (GATHERED if self._tensor_names.sharded else None)
         args, kwargs = placeholders or ((), {})
         forward.add_placeholders(list_argument_names(self.model, len(args)), args, kwargs)

@@ -363,6 +363,9 @@ def _describe_node(
     yield f"receives: {', '.join(_format_received(node, received)) or 'nothing'}"
     if node.call is not None:
         yield f"made in the module call {escape(node.call)}"
+    traced_in = node.fx_node and graph.fx_nodes_by_name[node.fx_node].traced_in
+    if traced_in:
+        yield f"before the model was traced, in the module {escape(traced_in)}"
     if node.source is not None:
         yield escape(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
     yield from (f"hook: {_describe_hook(site)}" for site in sites)

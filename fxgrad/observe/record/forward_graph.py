@@ -41,6 +41,7 @@ from fxgrad.observe.record.fx_operations import (
     name_of_function,
     wrap_for_printing,
 )
+from fxgrad.observe.record.graph_modules import GraphModules
 from fxgrad.observe.record.names import list_tensor_paths
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import (
@@ -75,7 +76,8 @@ class FxOrigin(NamedTuple):
 class ForwardGraph:
     """A ``torch.fx.Graph`` under construction, and which fx node each call and each tensor became.
 
-    `attributes` are the names of the model's parameters and buffers by their identity. ``refusal`` says why no
+    `attributes` are the names of the model's parameters and buffers by their identity; what a GraphModule of the model has
+    run keeps the names that it has in ``traced``. ``refusal`` says why no
     ``GraphModule`` can repeat the run, if none can: operations on tensors, parameters and plain values do not tell all.
     """
 
@@ -84,8 +86,10 @@ class ForwardGraph:
         recorder: Recorder,
         attributes: Mapping[int, str],
         call_names: Mapping[ModuleEvent, tuple[str, type]],
+        traced: GraphModules,
     ) -> None:
         self.graph = fx.Graph()
+        self.traced = traced
         self.node_of_call: dict[int, fx.Node] = {}
         self.origins: dict[fx.Node, FxOrigin] = {}
         self.refusal = recorder.ops.refusal
@@ -107,6 +111,9 @@ class ForwardGraph:
         self._grad_enabled = recorder.grad_enabled
         self._event: OpEvent | None = None
         self._end = 0
+        # names that operations would get from torch.fx; what made the value of the node of that name gets it, once
+        self._reserved = {found.node.name for found in traced.nodes.values()}
+        self.graph._graph_namespace._used_names.update(self._reserved)
 
     # Inputs
 
@@ -152,7 +159,7 @@ class ForwardGraph:
             target = self._target(target)
         arguments = tuple([self._convert(value) for value in args])
         keywords = {name: self._convert(value) for name, value in kwargs.items()}
-        fx_node = self.graph.create_node(op, target, arguments, keywords)
+        fx_node = self.graph.create_node(op, target, arguments, keywords, self._take_name(number))
         self.node_of_call[number] = fx_node
         self._describe(fx_node, event.results, is_call=True)
         for result in event.results:
@@ -161,6 +168,14 @@ class ForwardGraph:
             self._routes[id(result.tensor)] = (fx_node, result.route)
             self._fx_nodes.pop(id(result.tensor), None)
         self._members[fx_node] = event.results
+
+    def _take_name(self, number: int) -> str | None:
+        """The name of the node of a GraphModule that a call is; torch.fx makes another one where that is taken."""
+        name = self.traced.names.get(number)
+        if name in self._reserved:
+            self._reserved.discard(name)
+            self.graph._graph_namespace._used_names.discard(name)
+        return name
 
     def _note_returned(self, event: OpEvent, result: OpResult) -> None:
         """Keep the name of a tensor that a call returns as it got it, as ``x.cpu()`` may: the call has not made it."""
@@ -303,7 +318,8 @@ class ForwardGraph:
 
     def _get_attr(self, name: str) -> fx.Node:
         if name not in self._attribute_nodes:
-            self._attribute_nodes[name] = self.graph.create_node("get_attr", name)
+            own = self.traced.attributes.get(name)
+            self._attribute_nodes[name] = self.graph.create_node("get_attr", name, name=own)
         return self._attribute_nodes[name]
 
     def _constant(self, value: Any) -> fx.Node:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import linecache
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -32,8 +33,11 @@ _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
 _IMPORT_MACHINERY = "<frozen "
 _SITE_PACKAGES = tuple({sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib")})
 
-_kinds: dict[str, bool | None] = {}
-"""Of files with code that ran: True for the user's, None for torch's, False for the rest."""
+_kinds: dict[str, bool | None] = {os.path.join(_TORCH, "fx", "graph_module.py"): False}
+"""Of files with code that ran: True for the user's, None for torch's, False for the rest: that of a GraphModule is there
+around every call of one."""
+_traces: dict[str, dict[int, str]] = {}
+"""By the name of a file that torch.fx has generated: for a line, the stack trace of what it was generated from."""
 
 
 class Stack:
@@ -49,6 +53,15 @@ class Stack:
         self.users = users
         self.direct = direct
 
+
+GENERATED = "<GraphModule.code>"
+"""What reports call a file that torch.fx has generated: its real name counts those that were generated before."""
+_TRACED = re.compile(
+    r'^ *File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<function>[^\n]*)(?:\n(?! *File ")(?P<code>[^\n]*))?',
+    re.MULTILINE,
+)
+"""One frame of a stack trace, as ``traceback.StackSummary.format`` and torch.export write it."""
+_TRACERS = re.compile(r"[/\\]torch[/\\](?:_dynamo|_export|export|fx)[/\\]")
 
 NO_STACK = Stack((), users=False, direct=False)
 
@@ -115,26 +128,60 @@ def forget_sources() -> None:
     """Forget the texts of lines: files may have changed since the last look."""
     _source.cache_clear()
     _trace_of.cache_clear()
+    _traces.clear()
     linecache.checkcache()
+
+
+def is_generated(file: str) -> bool:
+    """Whether torch.fx has generated the code: torch/fx/graph_module.py, ``_EvalCacheLoader``.
+
+    >>> is_generated("<eval_with_key>.3 from /home/me/model.py:12 in forward"), is_generated("<stdin>")
+    (True, False)
+    """
+    return file.startswith("<eval_with_key>")
+
+
+def note_generated(file: str, traces: dict[int, str]) -> None:
+    """Note what the lines of a generated file were generated from: stack traces as torch.fx keeps them."""
+    _traces[file] = traces
 
 
 def find_stack_source(stack: Stack) -> Source | None:
     """The innermost frame, with the text of its line."""
-    return _source(*stack.frames[0]) if stack.frames else None
+    return _source(stack.frames[0][0].co_filename, *stack.frames[0]) if stack.frames else None
 
 
 @functools.cache
-def _source(code: CodeType, instruction: int) -> Source:
-    return make_source(code, _line_number(code, instruction))
+def _source(_: str, code: CodeType, instruction: int) -> Source:
+    """By the file, too: pieces of code that differ in nothing else are equal."""
+    return make_source(code, find_line(code, instruction))
 
 
 def make_source(code: CodeType, line: int) -> Source:
-    """A line of a piece of code, with its text."""
+    """A line of a piece of code, with its text; of generated code the user's line that it was generated from, if known."""
     name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
-    return Source(shorten_path(code.co_filename), line, _line(code.co_filename, line), name)
+    file = code.co_filename
+    traced = _read_traced(_traces.get(file, {}).get(line, ""))
+    return traced or Source(GENERATED if is_generated(file) else shorten_path(file), line, _line(file, line), name)
 
 
-def _line_number(code: CodeType, instruction: int) -> int:
+def _read_traced(trace: str) -> Source | None:
+    """The innermost of the user's lines in a stack trace; else the innermost of torch's, without those that traced."""
+    frames = [frame for frame in _TRACED.finditer(trace) if not _TRACERS.search(frame["file"])]
+    users = [frame for frame in frames if not _is_torch(frame["file"])]
+    if not frames:
+        return None
+    frame = (users or frames)[-1]
+    return Source(shorten_path(frame["file"]), int(frame["line"]), (frame["code"] or "").strip(), frame["function"])
+
+
+def _is_torch(file: str) -> bool:
+    """Whether a file is torch's, on whichever machine."""
+    return file.startswith(_TORCH) or re.search(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]", file) is not None
+
+
+def find_line(code: CodeType, instruction: int) -> int:
+    """The line that an instruction of a piece of code is on."""
     for start, end, line in code.co_lines():
         if start <= instruction < end and line is not None:
             return line
@@ -154,12 +201,15 @@ def find_error_source(error: BaseException) -> Source | None:
 
 def format_stack(stack: Stack) -> str:
     """The frames as torch.fx keeps them in ``meta["stack_trace"]``: outermost first."""
-    return "".join([_trace_of(*frame) for frame in reversed(stack.frames)])
+    return "".join([_trace_of(frame[0].co_filename, *frame) for frame in reversed(stack.frames)])
 
 
 @functools.cache
-def _trace_of(code: CodeType, instruction: int) -> str:
-    line = _line_number(code, instruction)
+def _trace_of(_: str, code: CodeType, instruction: int) -> str:
+    line = find_line(code, instruction)
+    traced = _traces.get(code.co_filename, {}).get(line)
+    if traced:
+        return traced if traced.endswith("\n") else f"{traced}\n"
     text = _line(code.co_filename, line)
     return f'File "{code.co_filename}", line {line}, in {code.co_name}\n    {text}\n'
 

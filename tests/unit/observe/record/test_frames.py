@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fxgrad
 from fxgrad.errors import TargetError
 from fxgrad.observe.record.frames import format_user_traceback, user_code
 
@@ -111,3 +112,21 @@ def test_an_interrupt_from_the_keyboard_passes():
 
     with pytest.raises(KeyboardInterrupt):
         run(interrupt)
+
+
+def test_lines_are_told_apart_by_their_file_where_the_code_is_the_same(tmp_path):
+    functions = {}
+    for name, text in (("one.py", "return torch.tanh(x)  # one"), ("two.py", "return torch.tanh(x)  # two")):
+        path = tmp_path / name
+        path.write_text(f"import torch\ndef run(x):\n    {text}\n")
+        names: dict = {}
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        functions[name] = names["run"]
+
+    class Both(torch.nn.Module):
+        def forward(self, x):
+            return functions["one.py"](x) + functions["two.py"](x)
+
+    graph = fxgrad.trace(Both(), torch.ones(2, requires_grad=True)).graph
+    lines = [node.source.code for node in graph.forward if node.op == "call_function"]
+    assert lines == ["return torch.tanh(x)  # one", "return torch.tanh(x)  # two"]
