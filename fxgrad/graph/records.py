@@ -532,6 +532,7 @@ class Hook(Record, frozen=True):
                        tensor hook where that is in the graph itself
     ``by_torch``       whether it is PyTorch's own: a function that is written inside a function of torch's files, such as
                        those of Dynamo and FSDP, and holds none of the program's
+    ``left_by``        of a hook on an AccumulateGrad: name of the leaf, where that has another AccumulateGrad in the graph
     """
 
     id: int
@@ -558,6 +559,7 @@ class Hook(Record, frozen=True):
     changes_leaf: bool = False
     sharding: Sharding | None = None
     by_torch: bool = False
+    left_by: str | None = None
 
     @property
     def is_called_by_fsdp(self) -> bool:

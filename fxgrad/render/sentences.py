@@ -187,7 +187,9 @@ def describe_argument(hook: Hook) -> str:
         case HookArguments.LEAF if hook.is_called_by_fsdp:
             return f"receives {quote_code(hook.owner)} itself, with the shard of the gradient in .grad"
         case HookArguments.LEAF:
-            return f"receives {quote_code(hook.owner)} itself, once AccumulateGrad has run"
+            return (
+                f"receives {quote_code(hook.owner) if hook.owner else 'its tensor'} itself, once AccumulateGrad has run"
+            )
         case HookArguments.GRADIENT if hook.kind.moment is HookMoment.RETAIN_GRAD:
             return f"stores the gradient in {quote_code(hook.owner)}.grad"
         case HookArguments.GRADIENTS if hook.mode == _ALL:

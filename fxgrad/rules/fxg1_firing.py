@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, HookSite, Module, ModuleCall, Node, Source, TensorRef
+from fxgrad.graph import Explanation, Hook, HookSite, Module, ModuleCall, Node, Source, TensorRef
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.names import join_labels
@@ -44,8 +44,14 @@ _FXG104 = Page(
     the result requires grad, if the hook was registered after forward, or if the module itself was not called (only its
     forward was, or only its parameters were used). A full hook also has none if forward returns a list, a dict or a
     dataclass. And its node is not executed if the loss does not depend on the result.
+
+    A hook on the AccumulateGrad of a parameter is lost with that node: set_, and a .data of another dtype or device,
+    make PyTorch drop it, and the next forward makes another one.
     """,
-    source="torch/nn/modules/module.py, Module._call_impl; torch/utils/hooks.py, BackwardHook",
+    source=(
+        "torch/nn/modules/module.py, Module._call_impl; torch/utils/hooks.py, BackwardHook; "
+        "tools/autograd/gen_variable_type.py, RESET_GRAD_ACCUMULATOR; torch/csrc/autograd/variable.cpp, set_data"
+    ),
     example="""
     >>> import torch
     >>> linear = torch.nn.Linear(3, 2)
@@ -76,7 +82,10 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG104",
         severity="warning",
-        headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{_blame_forward(subject)}",
+        headline=(
+            f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{_blame_forward(subject)}"
+            f"{_blame_leaf(subject.hook)}"
+        ),
         because=_explain_gradless_owner(subject, silent) or _join_reasons(subject, silent),
         fix=ADVICE_ON_GRADLESS if _explain_gradless_owner(subject, silent) else _advise_on_silence(subject, silent[0]),
         site=silent[0],
@@ -127,6 +136,9 @@ def _advise_on_tensors(subject: Subject) -> str:
     match subject.hook.kind.owner:
         case HookOwner.TENSORS:
             return "register it on tensors that the roots of backward depend on"
+        case HookOwner.NODE if subject.hook.left_by is not None:
+            leaf = escape(subject.hook.left_by)
+            return f"use `{leaf}.register_post_accumulate_grad_hook`: hooks on the tensor stay with it"
         case HookOwner.NODE:
             return "register it on a node between the roots of backward and the leaves that require grad"
         case _ if subject.path in subject.graph.variables_by_name:
@@ -159,6 +171,11 @@ def _blame_forward(subject: Subject) -> str:
         return ""
     which = f"{name_module(subject.path)}.forward" if subject.path else "the model's forward"
     return f": {which} was called, not {name_module(subject.path)} ({format_source(source)})"
+
+
+def _blame_leaf(hook: Hook) -> str:
+    """That the leaf has another AccumulateGrad since, to end a headline with."""
+    return "" if hook.left_by is None else f": {quote_code(hook.left_by)} has another AccumulateGrad since"
 
 
 def _find_bare_forward(subject: Subject) -> Source | None:

@@ -10,12 +10,13 @@ from torch import nn
 from fxgrad.graph import Held, Hook, HookKind, Sharding, UnrecordedCall
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
-from fxgrad.observe.autograd.walk import name_of
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, name_of
 from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors, is_made_by_torch
 from fxgrad.observe.hooks.hook_returns import changes_leaf, find_returns
 from fxgrad.observe.hooks.search import HookSearch, HookSlot
 from fxgrad.observe.hooks.tables import LiveHook, find_multi_grad_mode, function_name
 from fxgrad.observe.observed_graph import ObservedGraph
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.frames import find_stack_source
 from fxgrad.observe.record.tensors import read_origin
@@ -23,6 +24,11 @@ from fxgrad.observe.sharding import find_original
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
+NOT_OF_MODEL = "its tensor, which is no parameter of the model, is not reached from the roots"
+LEFT = (
+    "{name} has another AccumulateGrad since: set_, and a .data of another dtype or device, make PyTorch drop the one that "
+    "it has"
+)
 NO_GRAD = "its tensor does not require grad"
 
 
@@ -56,6 +62,7 @@ class HookRecords:
             id=number,
             kind=hook.kind,
             owner=self._name_owner(hook),
+            left_by=self._find_leaving_leaf(hook),
             function=function_name(hook.function),
             source=None if hook.function is None else find_source(hook.function),
             registered=find_stack_source(hook.stack),
@@ -125,11 +132,24 @@ class HookRecords:
     def _explain_unplaced(self, hook: LiveHook, found: tuple[int, int | None] | None) -> str | None:
         if hook.kind.is_module or hook.parts or found is not None:
             return None
+        left_by = self._find_leaving_leaf(hook)
+        if left_by is not None:
+            return LEFT.format(name=left_by)
         if hook.origin is not None:
             return NOT_REACHED.format(name=name_of(hook.origin[0]))
         if hook.tensor is None:
             return NOT_REACHED.format(name="" if hook.node is None else name_of(hook.node)).replace("  ", " ")
-        return NOT_REACHED_LEAF if hook.tensor.requires_grad else NO_GRAD
+        if not hook.tensor.requires_grad:
+            return NO_GRAD
+        is_unknown = is_a(hook.tensor, nn.Parameter) and id(hook.tensor) not in self._observed.tensor_names.named
+        return NOT_OF_MODEL if is_unknown and self._observed.module_names.modules else NOT_REACHED_LEAF
+
+    def _find_leaving_leaf(self, hook: LiveHook) -> str | None:
+        """The leaf of a hook on an AccumulateGrad that it had before: it has another one in the graph."""
+        if hook.node is None or name_of(hook.node) != ACCUMULATE_GRAD or hook.node in self._observed.walked.ids:
+            return None
+        leaf: torch.Tensor = hook.node.variable  # type: ignore[attr-defined]
+        return self._observed.variable_name(leaf) if id(leaf) in self._observed.leaves else None
 
     def _name_owner(self, hook: LiveHook) -> str:
         if hook.module is not None:
@@ -138,7 +158,8 @@ class HookRecords:
             sharding = self._find_sharding(hook, in_graph=False)
             return self._observed.tensor_name(hook.tensor, hook.origin) if sharding is None else sharding.parameter
         if hook.node is not None:
-            return self._observed.node_name(hook.node)
+            left_by = self._find_leaving_leaf(hook)
+            return self._observed.node_name(hook.node) if left_by is None else f"earlier AccumulateGrad of {left_by}"
         return ""
 
     def ids_on_module(self, module: nn.Module) -> tuple[int, ...]:

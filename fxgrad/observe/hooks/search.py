@@ -7,6 +7,7 @@ takes time; and what was registered while recording was seen as it happened.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -359,10 +360,12 @@ class HookSearch:
 
     def _list_registered_on_other_nodes(self) -> Iterator[LiveHook]:
         """Hooks on nodes that the roots do not reach, and those that were removed again."""
-        for made in self._registrations.values():
-            if made.on_node and made.function is not None:
-                kind, node = self._tables.get(id(made.table), (HookKind.NODE, None))
-                yield LiveHook(kind, made.number, made.table, made.function, node=node)
+        registered = [made for made in self._registrations.values() if made.on_node and made.function is not None]
+        if any(id(made.table) not in self._tables for made in registered):
+            self._tables = {**_find_tables_of_leaves(), **self._tables}
+        for made in registered:
+            kind, node = self._tables.get(id(made.table), (HookKind.NODE, None))
+            yield LiveHook(kind, made.number, made.table, made.function, node=node)
 
 
 def _find_node(tensor: torch.Tensor) -> AutogradNode | None:
@@ -415,6 +418,17 @@ def _read_tables(nodes: Iterable[AutogradNode]) -> list[tuple[AutogradNode, Any,
     """Each node with its tables of hooks after it and before it, None where it has none."""
     with NodeTables() as tables:
         return [(node, tables.after(node), tables.before(node)) for node in nodes]
+
+
+def _find_tables_of_leaves() -> dict[int, tuple[HookKind, AutogradNode]]:
+    """By the identities of tables, what they belong to: those on each AccumulateGrad that somebody holds, as who keeps its
+    hooks does. A leaf does not lead to one that it had before."""
+    accumulate_grad: type[AutogradNode] = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+    nodes: list[Any] = [each for each in gc.get_objects() if type(each) is accumulate_grad]
+    found: dict[int, tuple[HookKind, AutogradNode]] = {}
+    for node, after, before in _read_tables(nodes):
+        found.update((id(table), (kind, node)) for kind, table in ((HookKind.NODE, after), (HookKind.NODE_PRE, before)))
+    return found
 
 
 def _belongs_to(tensor: torch.Tensor, nodes: dict[AutogradNode, int]) -> bool:

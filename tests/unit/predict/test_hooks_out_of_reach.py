@@ -126,3 +126,62 @@ def test_a_second_hook_on_a_view_whose_base_has_changed_stays_with_the_first():
     assert calls == []
     assert [(site.node, site.fires) for site in trace.sites] == [(None, False)] * 2
     assert fxgrad.verify(HooksStaleView(), (x, calls)).differences == ()
+
+
+def set_its_data(weight):
+    with torch.no_grad():
+        weight.set_(torch.randn(3))
+
+
+def convert_its_data(weight):
+    weight.data = weight.data.double()
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_prehook"])
+@pytest.mark.parametrize("replace", [set_its_data, convert_its_data])
+def test_a_hook_on_an_accumulator_that_the_leaf_has_no_more_names_the_leaf(notebook, register, replace):
+    model = FromFunction(lambda module, x: module.weight * x)
+    with fxgrad.record(model) as recording:
+        kept = hooked_leaf(notebook, model.weight, register)
+        replace(model.weight)
+        loss = model(torch.randn(3, dtype=model.weight.dtype)).sum()
+    (hook,) = recording.trace(loss).graph.hooks
+    assert (hook.owner, hook.left_by) == ("earlier AccumulateGrad of weight", "weight")
+    loss.backward()
+    assert notebook.log == []
+    assert kept.variable.grad is not None
+
+
+def change_its_shape(weight):
+    weight.data = torch.randn(5, 3)
+
+
+def freeze_it_for_a_while(weight):
+    weight.requires_grad_(False)
+    weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize("change", [change_its_shape, freeze_it_for_a_while])
+def test_a_hook_on_an_accumulator_that_the_leaf_keeps_fires(notebook, change):
+    model = FromFunction(lambda module, x: module.weight * x)
+    with fxgrad.record(model) as recording:
+        kept = hooked_leaf(notebook, model.weight, "register_hook")
+        change(model.weight)
+        loss = model(torch.randn(3)).sum()
+    site = site_of(recording.trace(loss).graph, "hook")
+    loss.backward()
+    assert (site.fires, [called.hook for called in notebook.log]) == (True, ["hook"])
+    assert kept is get_gradient_edge(model.weight).node
+
+
+def test_a_hook_on_a_parameter_that_the_model_holds_no_more_has_a_site_that_says_so(notebook):
+    model = nn.Linear(3, 3)
+    with fxgrad.record(model) as recording:
+        old = model.weight
+        old.register_post_accumulate_grad_hook(notebook.leaf(notebook.name("hook")))
+        model.load_state_dict({"weight": torch.ones(3, 3), "bias": torch.ones(3)}, assign=True)
+        loss = model(torch.randn(2, 3)).sum()
+    graph = recording.trace(loss).graph
+    loss.backward()
+    assert (notebook.log, old.grad) == ([], None)
+    assert site_of(graph, "hook").fires is False
