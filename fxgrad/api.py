@@ -12,12 +12,13 @@ from fxgrad.errors import NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, Explanation, HookKind, HookSite
 from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.graph.lookup import find_hook_kind
-from fxgrad.predict import predict, set_backward_call
+from fxgrad.predict import predict, set_backward_call, without_compiled_code
 from fxgrad.result import Explanations, Probe, Trace, load
 
 if TYPE_CHECKING:
     import torch
 
+    from fxgrad.observe.execution import Executed
     from fxgrad.observe.run import ModelRun, TracedRun
     from fxgrad.render.findings import Finding
     from fxgrad.target_options import TargetOptions
@@ -303,7 +304,6 @@ def verify(
     from fxgrad.observe import execution
     from fxgrad.observe.run import check_surroundings
     from fxgrad.observe.target import devices
-    from fxgrad.verification import compare
 
     check_surroundings()
     arguments, keywords = _check_arguments(args, kwargs)
@@ -322,7 +322,14 @@ def verify(
             loss=loss,
             called=partial(set_backward_call, inputs=inputs, api=api, roots=roots, after=after),
         )
-    return compare(predict(executed.graph), executed.firings, executed.raised)
+    return _compare(executed)
+
+
+def _compare(executed: Executed) -> Verification:
+    """Compare what a run without torch.compile did with what is predicted for such a run."""
+    from fxgrad.verification import compare
+
+    return compare(predict(without_compiled_code(executed.graph)), executed.firings, executed.raised)
 
 
 def trace_target(options: TargetOptions) -> Trace:
@@ -420,8 +427,6 @@ def verify_target(options: TargetOptions) -> Verification:
             "a target that can be run",
             "pass the file or class that was traced",
         )
-    from fxgrad.verification import compare
-
     if _needs_emulation(options):
         from fxgrad.emulated import execute_in_interpreter
 
@@ -433,4 +438,4 @@ def verify_target(options: TargetOptions) -> Verification:
             executed = loading.execute_target(
                 options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )
-    return compare(predict(executed.graph), executed.firings, executed.raised)
+    return _compare(executed)

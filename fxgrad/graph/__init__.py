@@ -4,6 +4,7 @@ from fxgrad.graph.backward_graph import BackwardGraph
 from fxgrad.graph.hook_kinds import HookKind
 from fxgrad.graph.records import (
     BackwardCall,
+    CompiledBefore,
     Edge,
     Explanation,
     FullHookSetup,
@@ -37,6 +38,7 @@ from fxgrad.graph.records import (
 __all__ = [
     "BackwardCall",
     "BackwardGraph",
+    "CompiledBefore",
     "Edge",
     "Explanation",
     "FullHookSetup",

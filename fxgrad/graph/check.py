@@ -168,7 +168,7 @@ def _list_references(graph: GraphRecords) -> Iterator[tuple[str, str, str | int 
         for hook in module.hooks:
             yield where, "hook", hook
     for call in graph.calls:
-        for hook in call.hooks:
+        for hook in (*call.hooks, *[passed.hook for passed in call.compiled_before]):
             yield _name_call(call), "hook", hook
     for fx_node in graph.forward:
         where = f"fx node {_quote(fx_node.name)}"

@@ -162,6 +162,9 @@ def _list_call_notes(graph: GraphRecords, call: ModuleCall) -> Iterator[str]:
     if call.legacy_reason is not None:
         yield f"no tensor for a non-full hook: {escape_unprintable(call.legacy_reason)}"
     yield from _list_hook_nodes(graph, call)
+    for passed in call.compiled_before:
+        when = "before" if passed.certain else "perhaps before"
+        yield f"{escape(passed.function)} compiled {when} hook {passed.hook} was registered"
     if call.source is not None:
         yield f"# {format_brief_source(call.source)}"
 

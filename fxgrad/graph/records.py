@@ -348,6 +348,20 @@ class FullHookSetup(Record, frozen=True):
     output_positions: tuple[int, ...] | None
 
 
+class CompiledBefore(Record, frozen=True):
+    """A hook of a module call that compiled code may pass by. Dynamo, which compiles for torch.compile, looks for hooks when
+    it compiles, and not again. A trace runs nothing compiled.
+
+    ``hook``      its id
+    ``function``  name of the innermost function around the call that was compiled before the hook was registered
+    ``certain``   whether it was; False where that is not known: then it is the innermost function that was compiled
+    """
+
+    hook: int
+    function: str
+    certain: bool
+
+
 class ModuleCall(Record, frozen=True):
     """One call of one module. Calls stand in the order in which they began.
 
@@ -367,6 +381,7 @@ class ModuleCall(Record, frozen=True):
     ``gradless``         the line that calls the reentrant checkpoint around, if none of its arguments requires grad: backward
                          does not run it again
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
+    ``compiled_before``  which of ``hooks`` the program passes by, if it runs what torch.compile had compiled before
     """
 
     id: str
@@ -394,6 +409,11 @@ class ModuleCall(Record, frozen=True):
     source: Source | None = None
     on_source_line: bool = True
     gradless: Source | None = None
+    compiled_before: tuple[CompiledBefore, ...] = ()
+
+    def find_compiled_before(self, hook: Hook) -> CompiledBefore | None:
+        """What was compiled before the hook was registered, or may have been; None for a hook that is not passed by."""
+        return next((each for each in self.compiled_before if each.hook == hook.id), None)
 
 
 class UnrecordedCall(Record, frozen=True):

@@ -223,6 +223,7 @@ def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -
         argument_names=list_argument_names(call.module, len(call.args)),
         source=find_stack_source(call.stack),
         on_source_line=call.stack.direct,
+        compiled_before=hooks.list_compiled_before(call),
     )
 
 

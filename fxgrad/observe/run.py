@@ -223,6 +223,7 @@ def record_run(
         stack.enter_context(_double_recursion_limit())
         stack.callback(compiler.let_go)
         compiler.hold_back()
+        run.recorder.runs_compiled = not compiler.is_off
         stack.enter_context(run.without_compiled_calls())
         caught = [] if arguments is None else stack.enter_context(collect_warnings())
         stack.enter_context(watch.watching())
@@ -276,6 +277,7 @@ class ModelRun:
             several = "compiled modules ran" if count > 1 else "compiled module ran"
             self.notes.append(f"{count} {several} eagerly, without torch.compile")
         before = [vars(module)["_compiled_call_impl"] for module in compiled]
+        self.recorder.compiled = {id(module) for module in compiled}
         for module in compiled:
             vars(module)["_compiled_call_impl"] = None
         try:

@@ -5,7 +5,7 @@ from fxgrad.predict.formulas import keeps_zeros, returns_zeros
 from fxgrad.predict.places import find_landings, find_places
 from fxgrad.predict.reasons import find_refused_leaves, find_unreached_nodes
 from fxgrad.predict.simulation import NodePrediction, find_order_caveat, find_raising_nodes, predict_nodes
-from fxgrad.predict.sites import predict, set_backward_call
+from fxgrad.predict.sites import predict, set_backward_call, without_compiled_code
 
 __all__ = [
     "BackwardCall",
@@ -21,4 +21,5 @@ __all__ = [
     "predict_nodes",
     "returns_zeros",
     "set_backward_call",
+    "without_compiled_code",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import BackwardGraph, Hook, HookSite, ModuleCall, Node, NodeKind, Sharding
+from fxgrad.graph import BackwardGraph, CompiledBefore, Hook, HookSite, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.text import escape, format_path, join_words, pluralize
@@ -272,6 +272,10 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
     """Why only backward decides whether the hook is called; None if the records decide."""
     if site.node is None:
         return site.reason
+    call = simulation.module_call(site)
+    passed = call.find_compiled_before(site.hook) if isinstance(call, ModuleCall) else None
+    if passed is not None:
+        return explain_compiled(passed)
     if simulation.waits_for_output(site) and simulation.finds_earlier(site):
         return "an earlier backward reached only the module's outputs, and what it left for the hook may still be there"
     if simulation.call.after == "freed" and not _precedes_every_execution(simulation, site):
@@ -287,6 +291,20 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
             "their nodes first and free what they need"
         )
     return None
+
+
+def explain_compiled(passed: CompiledBefore) -> str:
+    """Why only the compiled code decides whether a hook is called."""
+    function = escape(passed.function)
+    if passed.certain:
+        return (
+            f"torch.compile compiled {function} before the hook was registered: what it made then passes the hook by, and "
+            "only code that it compiles anew calls it"
+        )
+    return (
+        f"torch.compile has compiled {function}, and it is not known whether it did so before the hook was registered: "
+        "then it passes the hook by"
+    )
 
 
 def _comes_after(simulation: Simulation, site: HookSite, node: int) -> bool:

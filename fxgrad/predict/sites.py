@@ -96,6 +96,11 @@ def _start_from(graph: BackwardGraph, names: Sequence[str]) -> BackwardGraph:
 # The prediction
 
 
+def without_compiled_code(graph: BackwardGraph) -> BackwardGraph:
+    """Return the graph of a run without torch.compile, which passes no hook by; its sites must be predicted again."""
+    return replace(graph, calls=tuple([replace(call, compiled_before=()) for call in graph.calls]))
+
+
 _Entries = tuple[tuple[Gradient, ...] | None, tuple[Gradient, ...] | None]
 """grad_input and grad_output; None where their number is not known."""
 

@@ -247,7 +247,7 @@ def _compose_site(subject: HookSites, fold: _Fold) -> Section:
 
 
 def _describe_site(site: HookSite, node: Node | None, call: ModuleCall | None) -> Iterator[str]:
-    yield say.describe_firing(site)
+    yield say.describe_firing(site, call)
     if node is not None:
         # PyTorch makes the nodes of full hooks around a call: what is the user's is the call
         yield say.locate_call(call) if call and node.kind is NodeKind.BACKWARD_HOOK else say.locate_node(node)

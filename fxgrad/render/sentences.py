@@ -135,10 +135,11 @@ def name_nodes(graph: BackwardGraph, sites: Sequence[HookSite]) -> str:
     return f"→  {join_labels(nodes)}" if nodes else "on no node of the graph"
 
 
-def describe_firing(site: HookSite) -> str:
+def describe_firing(site: HookSite, call: ModuleCall | None) -> str:
     """Whether the hook fires there, how often and when."""
     if site.fires is None:
-        return "only backward decides whether it fires"
+        compiled = call is not None and call.find_compiled_before(site.hook) is not None
+        return f"only {'the compiled code' if compiled else 'backward'} decides whether it fires"
     if not site.fires:
         return "never fires"
     if site.hook.is_called_by_fsdp:

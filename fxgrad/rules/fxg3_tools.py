@@ -265,10 +265,18 @@ _FXG303 = Page(
 )
 
 
+_ADVICE_ON_LATE_HOOKS = "register it before the first call, or call torch._dynamo.reset() after registering it"
+
+
 def _explain_compiled_module(subject: Subject) -> Iterator[Explanation]:
-    """The hook is on a module inside one that torch.compile made."""
-    module = subject.module
-    if module is None or not subject.hook.active or subject.hook.kind.is_global:
+    """The hook is on a module that compiled code calls, and was or may have been registered after that was compiled."""
+    module, hook = subject.module, subject.hook
+    if module is None or not hook.active:
+        return
+    passed = _find_passed_by(subject)
+    if passed is not None:
+        yield passed
+    if hook.registered is not None or hook.kind.is_global:
         return
     region = next((path for path in subject.facts.compiled if _is_compiled_in(subject.graph, module, path)), None)
     if region is not None:
@@ -282,9 +290,36 @@ def _explain_compiled_module(subject: Subject) -> Iterator[Explanation]:
                 "look for hooks that are registered after the first call. (torch/_dynamo/config.py, "
                 "skip_nnmodule_hook_guards)"
             ),
-            fix="register it before the first call, or call torch._dynamo.reset() after registering it",
+            fix=_ADVICE_ON_LATE_HOOKS,
             site=subject.sites[0],
         )
+
+
+def _find_passed_by(subject: Subject) -> Explanation | None:
+    """The finding about a hook that was registered after Dynamo had compiled what calls its module; None for others."""
+    for site in subject.sites:
+        call = None if site.call is None else subject.graph.calls_by_id[site.call]
+        passed = None if call is None else call.find_compiled_before(subject.hook)
+        if call is not None and passed is not None and passed.certain:
+            function = quote_code(passed.function)
+            return Explanation(
+                code="FXG303",
+                severity="warning",
+                headline=(
+                    f"torch.compile may pass {name_hook_function(subject.hook)} by: it compiled {function} before the "
+                    "hook was registered"
+                ),
+                because=(
+                    f"{name_module(call.path)} is called while {function} runs. Dynamo looks for hooks when it compiles, and "
+                    "its guards do not look at them: it runs what it has compiled, without the hook, until another guard "
+                    "makes it compile anew. This trace ran without torch.compile. (torch/_dynamo/config.py, "
+                    "skip_nnmodule_hook_guards)"
+                ),
+                fix=_ADVICE_ON_LATE_HOOKS,
+                site=site,
+                source=subject.hook.registered,
+            )
+    return None
 
 
 def _is_compiled_in(graph: BackwardGraph, module: Module, region: str) -> bool:

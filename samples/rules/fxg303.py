@@ -29,12 +29,16 @@ class Net(nn.Module):
 def build():
     model = Net()
     model.block.compile(backend="aot_eager")
+    x = torch.randn(8, 10, requires_grad=True)
+    model(x)  # the first call, which compiles
     model.block.linear.register_full_backward_hook(print_sizes)
-    return model, (torch.randn(8, 10, requires_grad=True),)
+    return model, (x,)
 
 
 def build_mended():
     model = Net()
     model.block.compile(backend="aot_eager")
-    model.block.register_full_backward_hook(print_sizes)  # on the compiled module itself
-    return model, (torch.randn(8, 10, requires_grad=True),)
+    x = torch.randn(8, 10, requires_grad=True)
+    model.block.linear.register_full_backward_hook(print_sizes)
+    model(x)
+    return model, (x,)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from fxgrad.graph import Held, Hook, HookKind, Sharding, UnrecordedCall
+from fxgrad.graph import CompiledBefore, Held, Hook, HookKind, Sharding, UnrecordedCall
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, name_of
@@ -18,7 +18,7 @@ from fxgrad.observe.hooks.tables import LiveHook, find_multi_grad_mode, function
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent
-from fxgrad.observe.record.frames import find_stack_source
+from fxgrad.observe.record.frames import find_stack_source, name_code
 from fxgrad.observe.record.tensors import read_origin
 from fxgrad.observe.sharding import find_original
 
@@ -170,6 +170,14 @@ class HookRecords:
         """Ids of the hooks that a call took along, in run order."""
         return tuple([self._ids[carried.number, id(carried.table)] for carried in call.hooks])
 
+    def list_compiled_before(self, call: ModuleEvent) -> tuple[CompiledBefore, ...]:
+        """The hooks of a call that code around it may pass by: Dynamo compiled it before they were registered, or may have.
+
+        What a hook that forward registers meets is not known: Dynamo may have compiled its registration as well.
+        """
+        hooks = [(number, self.hooks[number]) for number in (self.ids_of_call(call) if call.compiled else ())]
+        return tuple([found for number, hook in hooks for found in _find_compiled_before(number, hook, call)])
+
     def make_unrecorded_calls(self) -> tuple[UnrecordedCall, ...]:
         """The calls that were not recorded, and whose full hooks are on nodes of the graph."""
         return self._search.unrecorded_calls.make_records(self._observed.module_names, self._observed.walked.ids)
@@ -198,3 +206,14 @@ class HookRecords:
         for hook in self.hooks:
             if hook.kind in (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD) and hook.active:
                 yield HookSlot(hook.table, hook.number, hook)
+
+
+def _find_compiled_before(number: int, hook: LiveHook, call: ModuleEvent) -> Iterator[CompiledBefore]:
+    """The innermost function around a call that was compiled before the hook was registered, or may have been."""
+    if hook.compiled is None or hook.call is not None:
+        yield CompiledBefore(number, name_code(call.compiled[0][0]), certain=False)
+        return
+    for code, compiled in call.compiled:
+        if any(id(made) in hook.compiled for made in compiled):
+            yield CompiledBefore(number, name_code(code), certain=True)
+            return

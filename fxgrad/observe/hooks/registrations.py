@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch.autograd.function import _HookMixin
 from torch.utils.hooks import RemovableHandle
 
+from fxgrad.observe.record.compiled_code import list_compiled_code
 from fxgrad.observe.record.events import ModuleEvent, next_sequence_nr
 from fxgrad.observe.record.frames import Stack, read_stack
 from fxgrad.observe.record.tensors import Origin, read_origin
@@ -40,7 +41,7 @@ class Registration:
 
     ``tensor`` and its ``origin`` at that moment are there where it was a tensor's; the origin is missing where reading it
     may have changed the tensor. ``on_node``: it is on a node, and no module hook put it there.
-    ``call`` is the module call that was running.
+    ``call`` is the module call that was running. ``compiled`` is what Dynamo had compiled by then, if it was a module's.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Registration:
     on_node: bool
     call: ModuleEvent | None
     sequence_nr: int
+    compiled: dict[int, CodeType]
     removed: Any = None
 
     @property
@@ -164,4 +166,5 @@ def _make_registration(
             origin = None if table and tensor._is_view() else read_origin(tensor)
     elif on_node and caller.f_back is not None:
         on_node = caller.f_back.f_globals.get("__name__") not in _OF_MODULE_HOOKS
-    return Registration(handle.id, table, read_stack(caller, None), tensor, origin, on_node, *running_then)
+    compiled = list_compiled_code() if caller.f_globals.get("__name__") in _OF_MODULE_HOOKS else {}
+    return Registration(handle.id, table, read_stack(caller, None), tensor, origin, on_node, *running_then, compiled)

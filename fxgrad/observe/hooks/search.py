@@ -172,6 +172,7 @@ class HookSearch:
             made = self._registrations.get(hook.key)
             if made is not None:
                 hook.stack, hook.sequence_nr, hook.call = made.stack, made.sequence_nr, made.call
+                hook.compiled = made.compiled
             if hook.kind is HookKind.RETAIN_GRAD and hook.tensor is not None:
                 self._settle_retained(hook, hook.tensor)
         ordered = sorted(self._found.values(), key=lambda hook: hook.number)

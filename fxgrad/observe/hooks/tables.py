@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -40,7 +40,8 @@ SLOT_UNSEEN = "one of its tensors is gone, and the hook keeps only that tensor's
 class LiveHook:
     """A hook as it was found: ``table[number]`` is ``function``, or was. The number counts registrations.
 
-    ``call`` and ``sequence_nr`` say when it was registered, where that was seen.
+    ``call`` and ``sequence_nr`` say when it was registered, where that was seen, and ``compiled`` what Dynamo had compiled
+    by then.
     """
 
     kind: HookKind
@@ -56,6 +57,7 @@ class LiveHook:
     active: bool = True
     sequence_nr: int | None = None
     call: ModuleEvent | None = None
+    compiled: dict[int, CodeType] | None = None
     parts: list[LiveHook] = field(default_factory=list)
     """Of a multi-grad hook: the tensor hook on each of its tensors."""
     more_parts: str | None = None

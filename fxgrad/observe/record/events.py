@@ -16,6 +16,7 @@ from torch.utils.hooks import BackwardHook
 
 from fxgrad.graph import HookKind, Path, TensorMeta
 from fxgrad.graph.records import Checkpoint
+from fxgrad.observe.record.compiled_code import CompiledCode
 from fxgrad.observe.record.frames import NO_STACK, Stack
 from fxgrad.observe.record.tensors import Origin, Route, read_origin
 
@@ -162,6 +163,7 @@ class ModuleEvent:
     ``start``, ``end``  autograd's sequence numbers around it
     ``given``  the arguments that it was called with; ``args``, ``kwargs`` those that forward got, ``inputs`` their tensors
     ``hooks``  the backward hooks that it captured
+    ``compiled``  what Dynamo has compiled of the functions around it, if it captured hooks
     ``checkpointed``  the kind of checkpoint around it; ``gradless`` as of an `OpEvent`
     ``legacy``  the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
     ``backward_hook``  what a full hook set up; ``input_hook_node`` and ``output_hook_node`` the nodes that it put there
@@ -171,6 +173,7 @@ class ModuleEvent:
     finished = 0
     checkpointed: Checkpoint | None = None
     gradless: Stack | None = None
+    compiled: tuple[CompiledCode, ...] = ()
     args: tuple[Any, ...] = ()
     inputs: Sequence[TensorSnapshot] = ()
     result: Any = None

@@ -159,10 +159,15 @@ def _source(_: str, code: CodeType, instruction: int) -> Source:
 
 def make_source(code: CodeType, line: int) -> Source:
     """A line of a piece of code, with its text; of generated code the user's line that it was generated from, if known."""
-    name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
     file = code.co_filename
     traced = _read_traced(_traces.get(file, {}).get(line, ""))
-    return traced or Source(GENERATED if is_generated(file) else shorten_path(file), line, _line(file, line), name)
+    shown = GENERATED if is_generated(file) else shorten_path(file)
+    return traced or Source(shown, line, _line(file, line), name_code(code))
+
+
+def name_code(code: CodeType) -> str:
+    """The name of a function's code: qualified, where Python knows that (from 3.11 on)."""
+    return code.co_qualname if hasattr(code, "co_qualname") else code.co_name
 
 
 def _read_traced(trace: str) -> Source | None:

@@ -85,17 +85,19 @@ class Cursor:
 
     ``call``  the module call that is running
     ``limit``  the frame that it was called from, and ``stack`` the user's frames from there on outwards
+    ``region``  the frame that called the outermost module around that was compiled in place
     ``checkpoints``  the number of reentrant checkpoints around, and ``grad_outside`` the grad mode around them
     ``gradless``  where the outermost reentrant checkpoint around was called, if none of its arguments requires grad
     ``nesting``  the Function around whose backward may run its forward again
     ``in_loss``  whether the model's forward is over
     """
 
-    __slots__ = ("call", "checkpoints", "grad_outside", "gradless", "in_loss", "limit", "nesting", "stack")
+    __slots__ = ("call", "checkpoints", "grad_outside", "gradless", "in_loss", "limit", "nesting", "region", "stack")
 
     def __init__(self) -> None:
         self.call: ModuleEvent | None = None
         self.limit: FrameType | None = None
+        self.region: FrameType | None = None
         self.stack: Stack = NO_STACK
         self.checkpoints = 0
         self.grad_outside = True

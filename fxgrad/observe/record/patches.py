@@ -285,6 +285,11 @@ class Compiler:
             self._stance = frames._stance
             self._held_back.enter_context(torch.compiler.set_stance(_EAGER))
 
+    @property
+    def is_off(self) -> bool:
+        """Whether the program itself lets compiled code run as it is written."""
+        return self._stance is not None and self._stance.stance == _EAGER
+
     def let_go(self) -> None:
         """Put back the stance that the program has chosen; nothing that was watched is held any more."""
         self._stance, self._unwatched = None, nullcontext
@@ -298,7 +303,7 @@ class Compiler:
 
     def _as_chosen(self) -> AbstractContextManager[Any]:
         chosen = self._stance
-        if chosen is None or chosen.stance == _EAGER:
+        if chosen is None or self.is_off:
             return nullcontext()
         options = {"skip_guard_eval_unsafe": chosen.skip_guard_eval_unsafe, "force_backend": chosen.backend}
         freed: AbstractContextManager[Any] = torch.compiler.set_stance(chosen.stance, **options)

@@ -24,6 +24,7 @@ from fxgrad.graph import Path
 from fxgrad.graph.records import Checkpoint
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.real_types import is_a
+from fxgrad.observe.record.compiled_code import find_compiled_around
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_legacy_tensor, next_sequence_nr
 from fxgrad.observe.record.frames import read_stack
 from fxgrad.observe.record.operations import Cursor, OpRecorder, TensorLog
@@ -43,6 +44,8 @@ class Recorder:
     ``other_threads``  whether another thread ran meanwhile
     ``failure``  the last error that left a module, and the innermost call that it left
     ``memory``  is asked to keep what is about to be written to
+    ``runs_compiled``  whether the program, without fxgrad, runs what torch.compile has compiled
+    ``compiled``  the identities of the modules that were compiled in place
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Recorder:
         self.other_threads = False
         self.failure: tuple[BaseException, ModuleEvent] | None = None
         self.memory = memory
+        self.runs_compiled = True
+        self.compiled: set[int] = set()
         self._thread = threading.get_ident()
         self._clocks: dict[int, float] = {}
         self._is_over = False
@@ -119,7 +124,7 @@ class Recorder:
         """Run a module, and record its arguments as forward gets them, its final result and the nodes made meanwhile."""
         cursor = self.cursor
         frame = sys._getframe(1)
-        around = cursor.call, cursor.limit, cursor.stack
+        around = cursor.call, cursor.limit, cursor.stack, cursor.region
         stack = read_stack(frame, cursor.limit, cursor.stack)
         call = ModuleEvent(module, args, kwargs, parent=cursor.call, number=len(self.module_calls), stack=stack)
         self.module_calls.append(call)
@@ -127,6 +132,10 @@ class Recorder:
         if cursor.nesting is not None:
             cursor.nesting.calls.append(call)
         cursor.call, cursor.limit, cursor.stack = call, frame, stack
+        if cursor.region is None and id(module) in self.compiled:
+            cursor.region = frame
+        if call.hooks and self.runs_compiled:
+            call.compiled = find_compiled_around(frame, cursor.region)
         self._note_inputs(call, args, kwargs)
         watch = self._watch_pre_hooks(call)
         try:
@@ -140,7 +149,7 @@ class Recorder:
             call.end = next_sequence_nr()
             self._finished_calls += 1
             call.finished = self._finished_calls
-            cursor.call, cursor.limit, cursor.stack = around
+            cursor.call, cursor.limit, cursor.stack, cursor.region = around
             if watch is not None:
                 _forget_watch(call, watch)
         self._note_outputs(call, result)

@@ -18,6 +18,7 @@ from fxgrad.exchange.saved import from_json, records_from_json, records_to_json,
 from fxgrad.graph import (
     BackwardCall,
     BackwardGraph,
+    CompiledBefore,
     Edge,
     FullHookSetup,
     FxNode,
@@ -148,6 +149,7 @@ def calls():
         "legacy_tensor": st.none() | results,
         "full_hook": st.none() | record(FullHookSetup, input_positions=st.none(), output_positions=st.none()),
         "hooks": HOOK_IDS,
+        "compiled_before": several(record(CompiledBefore, hook=st.sampled_from(range(2)))),
         "input_hook_node": maybe(NODES),
         "output_hook_node": maybe(NODES),
     }
