@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def trace(
-    model: torch.nn.Module,
+    model: torch.nn.Module | torch.export.ExportedProgram,
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -42,6 +42,8 @@ def trace(
     Face models), else every differentiable tensor of the output. ``device="cuda"`` without CUDA traces on an emulated
     accelerator, in a forked child, to see the fused kernels.
 
+    Of an ExportedProgram its ``module()`` is traced; calls of a torch.fx.GraphModule have the names of its graph's nodes.
+
     Raises UsageError for lazy modules and for what is not a module; TargetError if forward raises or nothing requires
     grad.
 
@@ -56,12 +58,13 @@ def trace(
     from fxgrad.observe.target import devices
 
     run.check_surroundings()
+    runnable = run.unpack_exported(model)
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
-        return _trace_emulated(model, arguments, keywords, loss, str(device))
-    devices.check_placed(model, device)
+        return _trace_emulated(runnable, arguments, keywords, loss, str(device))
+    devices.check_placed(runnable, device)
     with _explain_errors():
-        return _make_trace(run.observe_forward(model, arguments, keywords, loss=loss), model)
+        return _make_trace(run.observe_forward(runnable, arguments, keywords, loss=loss), runnable)
 
 
 def _check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -124,7 +127,7 @@ def _make_trace(traced: TracedRun, model: Any) -> Trace:
 
 
 def probe(
-    model: torch.nn.Module,
+    model: torch.nn.Module | torch.export.ExportedProgram,
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -155,19 +158,20 @@ def probe(
     [('input', (8, 10))]
     """
     from fxgrad.observe.probing import observe_with_hook
-    from fxgrad.observe.run import check_surroundings
+    from fxgrad.observe.run import check_surroundings, unpack_exported
     from fxgrad.observe.target import devices
 
     check_surroundings()
-    observe = partial(observe_with_hook, model, module=module, kind=_find_module_kind(kind), loss=loss)
+    runnable = unpack_exported(model)
+    observe = partial(observe_with_hook, runnable, module=module, kind=_find_module_kind(kind), loss=loss)
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         from fxgrad.emulated import run_in_fork
 
         on = str(device)
-        probing = partial(devices.run_moved_model, model, arguments, keywords, observe, device=on)
+        probing = partial(devices.run_moved_model, runnable, arguments, keywords, observe, device=on)
         return _make_probe(run_in_fork(probing, ProbeRun))
-    devices.check_placed(model, device)
+    devices.check_placed(runnable, device)
     with _explain_errors():
         return _make_probe(observe(arguments, keywords))
 
@@ -278,7 +282,7 @@ def capture(outputs: Any, model: torch.nn.Module | None = None, *, node_hooks: b
 
 
 def verify(
-    model: torch.nn.Module,
+    model: torch.nn.Module | torch.export.ExportedProgram,
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -302,21 +306,22 @@ def verify(
     1 hook site...
     """
     from fxgrad.observe import execution
-    from fxgrad.observe.run import check_surroundings
+    from fxgrad.observe.run import check_surroundings, unpack_exported
     from fxgrad.observe.target import devices
 
     check_surroundings()
+    runnable = unpack_exported(model)
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         raise UsageError(
-            f"verify a live model on {device}, which does not exist here",
+            f"verify a live runnable on {device}, which does not exist here",
             "an existing device: the emulated accelerator needs its own process, in which no backward has run",
-            f"on the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
+            f"on the command line: fxgrad verify FILE --device {device}, with a factory that builds the runnable",
         )
-    devices.check_placed(model, device)
+    devices.check_placed(runnable, device)
     with _explain_errors():
         executed = execution.execute(
-            model,
+            runnable,
             arguments,
             keywords,
             loss=loss,

@@ -39,6 +39,7 @@ from fxgrad.observe.record.frames import (
     forget_sources,
     format_message,
     format_user_traceback,
+    user_code,
 )
 from fxgrad.observe.record.graph_modules import GraphModules
 from fxgrad.observe.record.names import (
@@ -172,8 +173,31 @@ def check_surroundings() -> None:
             )
 
 
+def unpack_exported(model: Any) -> Any:
+    """The GraphModule of an ExportedProgram, which is no Module itself; any other model as it is."""
+    if not _is_exported(model):
+        return model
+    with user_code(
+        "calling module() of the ExportedProgram",
+        allowed="an ExportedProgram that can be run",
+        advice=lambda _: "program.module() by itself, which should raise as well",
+    ):
+        return model.module()
+
+
+def _is_exported(model: object) -> bool:
+    exporting = sys.modules.get("torch.export")  # who has an ExportedProgram has imported it
+    return exporting is not None and is_a(model, exporting.ExportedProgram)
+
+
 def check_model(model: object) -> None:
     """Refuse what cannot be traced, saying what to do first."""
+    if _is_exported(model):
+        raise UsageError(
+            "an ExportedProgram as the model, of which each module() is another module",
+            "the module that is run",
+            "module = program.module(), and pass that",
+        )
     if not is_a(model, nn.Module):
         raise UsageError(
             f"a {escape(type(model).__name__)} as the model",

@@ -198,3 +198,17 @@ def test_a_graph_module_of_the_users_own_forward_is_traced_as_any_other(x):
     traced = Own(Model(), fx.symbolic_trace(Model()).graph)
     type(traced).forward = Own.forward
     assert [(node.name, node.graph_node) for node in calls_of(traced, x)] == [("tanh", None), ("mul", None)]
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        first, second = torch.split(x, 1)
+        return second * 2 + first
+
+
+def test_the_members_of_a_result_have_the_names_of_the_nodes_that_get_them(x):
+    traced = fx.symbolic_trace(Halves())
+    recorded = fxgrad.trace(traced, x.requires_grad_()).forward
+    assert {node.name: node.args[1] for node in recorded.nodes if node.name.startswith("getitem")} == {
+        node.name: node.args[1] for node in traced.graph.nodes if node.name.startswith("getitem")
+    }

@@ -111,9 +111,10 @@ class ForwardGraph:
         self._grad_enabled = recorder.grad_enabled
         self._event: OpEvent | None = None
         self._end = 0
-        # names that operations would get from torch.fx; what made the value of the node of that name gets it, once
-        self._reserved = {found.node.name for found in traced.nodes.values()}
+        # no other operation may have the name of a node of a GraphModule's graph
+        self._reserved = set(traced.reserved)
         self.graph._graph_namespace._used_names.update(self._reserved)
+        self._numbers: dict[fx.Node, int] = {}
 
     # Inputs
 
@@ -159,8 +160,9 @@ class ForwardGraph:
             target = self._target(target)
         arguments = tuple([self._convert(value) for value in args])
         keywords = {name: self._convert(value) for name, value in kwargs.items()}
-        fx_node = self.graph.create_node(op, target, arguments, keywords, self._take_name(number))
+        fx_node = self.graph.create_node(op, target, arguments, keywords, self._free(self.traced.names.get(number)))
         self.node_of_call[number] = fx_node
+        self._numbers[fx_node] = number
         self._describe(fx_node, event.results, is_call=True)
         for result in event.results:
             self._note_returned(event, result)
@@ -169,9 +171,8 @@ class ForwardGraph:
             self._fx_nodes.pop(id(result.tensor), None)
         self._members[fx_node] = event.results
 
-    def _take_name(self, number: int) -> str | None:
-        """The name of the node of a GraphModule that a call is; torch.fx makes another one where that is taken."""
-        name = self.traced.names.get(number)
+    def _free(self, name: str | None) -> str | None:
+        """The name of a node of a GraphModule's graph, for what has run it; torch.fx makes another where it is taken."""
         if name in self._reserved:
             self._reserved.discard(name)
             self.graph._graph_namespace._used_names.discard(name)
@@ -209,9 +210,12 @@ class ForwardGraph:
             return make_stand_in(function)
         return wrap_for_printing(function)
 
-    def _add_function(self, function: Any, *args: Any, results: Sequence[OpResult] = ()) -> fx.Node:
+    def _add_function(
+        self, function: Any, *args: Any, results: Sequence[OpResult] = (), name: str | None = None
+    ) -> fx.Node:
         """Add a call that no recorded call stands for."""
-        return self._describe(self.graph.call_function(function, args), results)
+        made = self.graph.create_node("call_function", function, args, name=self._free(name))
+        return self._describe(made, results)
 
     def _describe(self, fx_node: fx.Node, results: Sequence[OpResult], *, is_call: bool = False) -> fx.Node:
         event = self._event
@@ -309,7 +313,10 @@ class ForwardGraph:
             members = [member for member in members if member.route[depth].position == step.position]
             key = step.key if is_literal(step.key) else self._constant(step.key)
             function = getattr if step.is_attribute else operator.getitem
-            fx_node = self._add_function(function, fx_node, key, results=members)
+            name = None
+            if function is operator.getitem and is_literal(step.key) and fx_node in self._numbers:
+                name = self.traced.members.get((self._numbers[fx_node], step.key))
+            fx_node = self._add_function(function, fx_node, key, results=members, name=name)
         return fx_node
 
     def is_attribute(self, tensor: torch.Tensor) -> bool:

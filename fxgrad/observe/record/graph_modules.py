@@ -11,18 +11,19 @@ torch/fx/graph.py (``_gen_python_code``: ``_lineno_map`` counts lines from the `
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent
 from fxgrad.observe.record.frames import Frame, find_line, is_generated, note_generated, read_lines
-from fxgrad.observe.record.fx_operations import find_operation
+from fxgrad.observe.record.fx_operations import find_operation, is_literal
 from fxgrad.observe.record.recorder import Recorder
 
 _REPEATED_CALL = re.compile(r"@\d+$")
@@ -41,13 +42,17 @@ class GraphModules:
 
     ``nodes``  by the number of a recorded function call, the node that it is, or that it is a part of
     ``names``  by the number of a recorded function call, the name of the node whose value it made
+    ``members``  by the number of such a call and a key, the name of the node that gets one of its results by that key
     ``attributes``  by the path of a parameter or buffer, the name of the node that gets it
+    ``reserved``  the names of the nodes that compute something
     """
 
     def __init__(self, paths: Mapping[str, nn.Module], recorder: Recorder) -> None:
         self.nodes: dict[int, GraphNode] = {}
         self.names: dict[int, str] = {}
+        self.members: dict[tuple[int, Any], str] = {}
         self.attributes: dict[str, str] = {}
+        self.reserved: set[str] = set()
         self._lines: dict[int, dict[int, fx.Node]] = {}
         self._codes: list[CodeType] = []  # held, so that their ids stay their own
         for path, module in paths.items():
@@ -67,6 +72,7 @@ class GraphModules:
         prefix = f"{path}." if path else ""
         own = [node for node in nodes.values() if node.op == "get_attr"]
         self.attributes |= {f"{prefix}{node.target}": node.name for node in own}
+        self.reserved |= {node.name for node in nodes.values() if node.op.startswith("call_")}
 
     def _find_nodes(self, recorder: Recorder) -> None:
         makers: dict[tuple[ModuleEvent | None, fx.Node], list[int]] = defaultdict(list)
@@ -82,7 +88,13 @@ class GraphModules:
                 makers[found.call, found.node] += sorted({seen.producer[0] for seen in call.outputs if seen.producer})
         for (_, node), numbers in makers.items():
             if len(numbers) == 1 and numbers[0] in self.nodes and self.nodes[numbers[0]].node is node:
-                self.names[numbers[0]] = node.name
+                self._name(numbers[0], node)
+
+    def _name(self, number: int, node: fx.Node) -> None:
+        self.names[number] = node.name
+        for user in node.users:
+            if user.target is operator.getitem and user.args[0] is node and is_literal(user.args[1]):
+                self.members.setdefault((number, user.args[1]), user.name)
 
     def _find_node(self, event: OpEvent) -> GraphNode | None:
         """The node that the innermost GraphModule was running."""

@@ -1,0 +1,130 @@
+"""Programs of torch.export: calls are named as the nodes of the exported graph, parameters as those of the model."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import pytest
+import torch
+from interpreted import interpret
+from torch import nn
+
+import fxgrad
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return torch.relu(y) + 1
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Block(), Block()])
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return (1 - self.layers[0](x) * self.scale).sum(-1)
+
+
+def export(model, *args, strict=False):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.export itself
+        return torch.export.export(model, args, strict=strict)
+
+
+def list_calls(graph):
+    return [node.name for node in graph.nodes if node.op.startswith("call_")]
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3)
+
+
+@pytest.fixture(params=[False, True], ids=["not strict", "strict"])
+def program(request, x):
+    return export(Model(), x, strict=request.param)
+
+
+def test_recorded_calls_have_the_names_of_the_exported_graphs_nodes(program, x):
+    calls = [node.name for node in fxgrad.trace(program, x).graph.forward if node.graph_node == node.name]
+    assert calls == list_calls(program.graph)
+
+
+def test_each_named_node_has_the_grad_fn_that_torch_fx_gets_for_it(program, x):
+    graph = fxgrad.trace(program, x).graph
+    made = {name: {node.name for node in graph.nodes if node.fx_node == name} for name in list_calls(program.graph)}
+    results = interpret(program.module(), x)
+    assert results.keys() == made.keys()
+    for name, (grad_fn, _) in results.items():
+        assert grad_fn in made[name], name
+
+
+def test_parameters_have_the_names_of_the_models(program, x):
+    graph = fxgrad.trace(program, x).graph
+    leaves = {node.variable for node in graph.nodes if node.variable is not None}
+    assert leaves == {name for name, _ in Model().named_parameters()}
+
+
+def test_each_operation_knows_the_module_of_the_model_that_it_was_in(program, x):
+    traced_in = {
+        node.name: node.traced_in for node in fxgrad.trace(program, x).graph.forward if node.graph_node == node.name
+    }
+    assert traced_in == {
+        "linear": "layers.0.linear",
+        "relu": "layers.0",
+        "add": "layers.0",
+        "linear_1": "layers.1.linear",
+        "relu_1": "layers.1",
+        "add_1": "layers.1",
+        "linear_2": "layers.0.linear",
+        "relu_2": "layers.0",
+        "add_2": "layers.0",
+        "mul": "",
+        "rsub": "",
+        "sum_1": "",
+    }
+
+
+def test_each_operation_has_the_line_of_the_model(program, x):
+    source = next(node.source for node in fxgrad.trace(program, x).graph.forward if node.name == "relu_1")
+    lines, start = inspect.getsourcelines(Block.forward)
+    assert source.file.endswith("test_exported_programs.py")
+    assert (source.line, source.code) == (start + len(lines) - 1, "return torch.relu(y) + 1")
+
+
+def test_a_hook_on_a_parameter_of_the_program_gets_what_was_predicted(program, x):
+    got = []
+    program.state_dict["scale"].register_hook(lambda grad: got.append(tuple(grad.shape)))
+    site = fxgrad.trace(program, x).sites[0]
+    program.module()(x).sum().backward()
+    assert got == [site.grad_output[0].shape]
+
+
+def test_verify_compares_the_hooks_of_the_program(program, x):
+    program.state_dict["scale"].register_hook(lambda grad: None)
+    assert str(fxgrad.verify(program, x)) == "1 hook site, 1 entry compared: 0 wrong, 0 unknown"
+
+
+def test_probe_tries_a_hook_on_the_programs_module(program, x):
+    probe = fxgrad.probe(program, x.requires_grad_(), module="", kind="register_full_backward_hook")
+    assert [entry.shape for entry in probe.sites[0].grad_input] == [(2, 3)]
+
+
+def test_record_asks_for_the_module_that_runs(program):
+    with pytest.raises(fxgrad.UsageError) as caught, fxgrad.record(program):
+        pass
+    assert str(caught.value).splitlines() == [
+        "an ExportedProgram as the model, of which each module() is another module",
+        "  allowed: the module that is run",
+        "  try: module = program.module(), and pass that",
+    ]
