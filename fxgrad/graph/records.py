@@ -380,6 +380,8 @@ class ModuleCall(Record, frozen=True):
     ``argument_names``   forward's parameter name of each positional argument
     ``gradless``         the line that calls the reentrant checkpoint around, if none of its arguments requires grad: backward
                          does not run it again
+    ``transforms``       the transforms of torch.func around, outermost first: "vmap"; "grad" (also for vjp, and for jacrev,
+                         which uses it), "jvp" (also for jacfwd), "functionalize"
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
     ``compiled_before``  which of ``hooks`` the program passes by, if it runs what torch.compile had compiled before
     """
@@ -410,6 +412,7 @@ class ModuleCall(Record, frozen=True):
     on_source_line: bool = True
     gradless: Source | None = None
     compiled_before: tuple[CompiledBefore, ...] = ()
+    transforms: tuple[str, ...] = ()
 
     def find_compiled_before(self, hook: Hook) -> CompiledBefore | None:
         """What was compiled before the hook was registered, or may have been; None for a hook that is not passed by."""

@@ -277,6 +277,11 @@ def name_forward(call: ModuleCall) -> str:
     return f"{escape(call.type_name)}.forward"
 
 
+def name_call_in_transform(call: ModuleCall) -> str:
+    """That a call ran inside a transform of torch.func: the innermost, whose tensors it got."""
+    return f"it ran inside a transform of torch.func ({escape(call.transforms[-1])})"
+
+
 def name_registering_function(kind: HookKind) -> str:
     """The function that registers such hooks, by a name as short as it stays unambiguous.
 

@@ -220,6 +220,7 @@ def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -
         full_hook=None if call.backward_hook is None else describe_full_hook(call.backward_hook),
         checkpointed=call.checkpointed,
         gradless=None if call.gradless is None else find_stack_source(call.gradless),
+        transforms=call.transforms,
         argument_names=list_argument_names(call.module, len(call.args)),
         source=find_stack_source(call.stack),
         on_source_line=call.stack.direct,

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookOwner
-from fxgrad.graph.text import escape, format_path
+from fxgrad.graph.text import escape, format_path, name_call_in_transform
 
 _NOT_SHARDED = "forward uses the unsharded parameter that FSDP gathers, and backward does not reach the sharded {name}"
 _TOP_LEVEL = 2
@@ -237,9 +239,10 @@ class PlaceFinder:
     def _find_site_at_call(self, hook: Hook, call: ModuleCall) -> HookSite:
         if not call.completed:
             return make_silent_site(hook, "the call raised before its hooks were attached", call=call.id)
-        if hook.kind.is_legacy:
-            return self._find_non_full_site(hook, call)
-        return self._find_full_site(hook, call)
+        site = self._find_non_full_site(hook, call) if hook.kind.is_legacy else self._find_full_site(hook, call)
+        if call.transforms and site.node is None:
+            return replace(site, reason=f"{name_call_in_transform(call)}: {site.reason}")
+        return site
 
     def _make_site_in_rerun(self, hook: Hook, call: ModuleCall) -> HookSite:
         """The site of a call that backward runs again, in a reentrant checkpoint or in a custom Function."""

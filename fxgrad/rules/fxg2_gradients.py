@@ -26,6 +26,8 @@ from fxgrad.rules.rule import Page, Rule
 
 # Where gradients get lost
 
+_TRANSFORMS = "torch._functorch."
+
 
 class WhyLost(enum.Enum):
     """How a gradient gets lost on its way to a parameter that requires grad.
@@ -82,6 +84,8 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     getters = {fx_node.target: fx_node.name for fx_node in graph.forward if fx_node.op == "get_attr"}
     # the operations of such modules run without Python, so their arguments cannot be recorded
     hidden = {name for module in graph.modules if module.made_by == "torch.jit" for name in module.parameters}
+    # a transform of torch.func is recorded as one call, whose function may use any parameter
+    is_transformed = any(fx_node.target.startswith(_TRANSFORMS) for fx_node in graph.forward)
     found = []
     for parameter, leaf in missing:
         names = [getters[name] for name in (parameter.name, *parameter.aliases) if name in getters]
@@ -96,7 +100,8 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
         elif inside:
             found.append(LostGradient(parameter, WhyLost.GRADLESS, inside))
         elif not names:
-            found.append(LostGradient(parameter, WhyLost.UNKNOWN if parameter.name in hidden else WhyLost.UNUSED))
+            is_hidden = is_transformed or parameter.name in hidden
+            found.append(LostGradient(parameter, WhyLost.UNKNOWN if is_hidden else WhyLost.UNUSED))
         elif graph.nesting:
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
         else:

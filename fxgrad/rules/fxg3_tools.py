@@ -1,15 +1,17 @@
-"""Tools that lose hooks: torch.fx (FXG301), TorchScript (FXG302), torch.compile (FXG303) and FSDP2 (FXG304)."""
+"""Tools that lose hooks: torch.fx (FXG301), TorchScript (FXG302), torch.compile (FXG303), FSDP2 (FXG304) and
+torch.func (FXG305)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, Hook, Module, NodeKind, Taken
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Hook, HookSite, Module, ModuleCall, NodeKind, Taken
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.graph.text import (
     count_noun,
     end_sentence,
     escape,
+    format_ranges,
     join_words,
     name_hook_function,
     name_module,
@@ -437,9 +439,123 @@ def _explain_sharded_parameter(subject: Subject) -> Iterator[Explanation]:
     )
 
 
+# FXG305
+
+_FXG305 = Page(
+    code="FXG305",
+    title="Transforms of torch.func keep hooks inside",
+    what="""
+    A module is called inside vmap, grad, vjp, jvp, jacrev, jacfwd or hessian, and backward does not call its hooks; or a
+    call with a full hook raises "In order to use an autograd.Function with functorch transforms".
+    """,
+    why="""
+    Inside a transform, tensors are wrappers. In vmap and jvp a wrapper's requires_grad is False, although gradients flow
+    through what it wraps, so PyTorch finds nothing to put a hook on; and requires_grad_() does not change that. grad and
+    vjp, which jacrev and hessian use, run a backward of their own: it calls hooks of tensors inside, and of
+    register_backward_hook, with wrappers. Your backward calls none of these.
+
+    A full hook puts a BackwardHookFunction on what goes into a module and comes out of it. It has no setup_context, which
+    grad and vjp need, nor jvp, which forward-mode AD needs; so there the call raises.
+
+    Hooks on parameters are called as without a transform, if the transform gets the parameters themselves.
+    functional_call alone is no transform.
+    """,
+    source=(
+        "torch/_functorch/eager_transforms.py and vmap.py; torch/autograd/function.py, Function.apply; "
+        "aten/src/ATen/functorch/"
+    ),
+    example="""
+    >>> import torch
+    >>> linear = torch.nn.Linear(3, 2)
+    >>> handle = linear.register_full_backward_hook(lambda *given: print("module hook"))
+    >>> handle = linear.weight.register_hook(lambda grad: print("tensor hook"))
+    >>> x = torch.ones(4, 3, requires_grad=True)
+    >>> torch.func.vmap(linear)(x).sum().backward()
+    tensor hook
+    >>> linear(x).sum().backward()
+    tensor hook
+    module hook
+    """,
+    fix="""
+    Hook what is outside of the transform: the tensors that it gets and returns, the module that calls it, or the
+    parameters. Remove full hooks before a transform that refuses them.
+    """,
+)
+
+_FUNCTORCH_PY = "(torch/_functorch/, eager_transforms.py and vmap.py)"
+_REFUSED_BY_FUNC = "In order to use an autograd.Function with functorch transforms"
+_REFUSED_BY_FORWARD_AD = "You must implement the jvp function for custom autograd.Function"
+_OUTSIDE = "hook what is outside of the transform: the tensors that it gets and returns, or the parameters"
+
+
+def find_transformed_call(subject: Subject, site: HookSite) -> ModuleCall | None:
+    """The module call inside a transform of torch.func that is why a module hook is on no node of the graph."""
+    call = subject.call(site)
+    if call is None or site.fires is not False or site.node is not None or not (call.grad_enabled and call.completed):
+        return None
+    runs_its_own = call.transforms[-1:] == ("grad",)
+    return call if call.transforms and (runs_its_own or not any(ref.requires_grad for ref in call.outputs)) else None
+
+
+def _explain_transformed_calls(subject: Subject) -> Iterator[Explanation]:
+    """Calls inside a transform of torch.func: what captured the hook there is not in the graph."""
+    pairs = [(site, find_transformed_call(subject, site)) for site in subject.sites]
+    found = [(site, call) for site, call in pairs if call is not None]
+    if not found:
+        return
+    site, call = found[0]
+    transform = call.transforms[-1]
+    some = len(found) < len(subject.sites)
+    indices = [call.index for _, call in found]
+    which = f" for {pluralize(len(found), 'call')} {format_ranges(indices)} of {len(subject.calls)}" if some else ""
+    yield Explanation(
+        code="FXG305",
+        severity="warning",
+        headline=(
+            f"backward does not call {name_hook_function(subject.hook)}{which}: {name_module(call.path)} is called inside a "
+            f"transform of torch.func ({escape(transform)})"
+        ),
+        because=f"{_WHY_LOST_IN.get(transform, _WHY_LOST_IN['vmap'])} {_FUNCTORCH_PY}",
+        fix=_OUTSIDE,
+        site=site,
+        source=subject.hook.registered or call.source,
+    )
+
+
+_WHY_LOST_IN = {
+    "vmap": (
+        "Inside it a tensor is a wrapper whose requires_grad is False, although gradients may flow through what it wraps, "
+        "so PyTorch finds nothing to put the hook on."
+    ),
+    "grad": (
+        "grad and vjp, which jacrev and hessian use, run a backward of their own on wrapped tensors. Only that can reach "
+        "the hook."
+    ),
+}
+
+
+def _explain_transform_error(message: str) -> Explanation | None:
+    """Explain what a call with a full hook raises inside of a transform, as a custom Function does; None for others."""
+    if not message.startswith((_REFUSED_BY_FUNC, _REFUSED_BY_FORWARD_AD)):
+        return None
+    lacks = "setup_context" if message.startswith(_REFUSED_BY_FUNC) else "jvp"
+    return Explanation(
+        code="FXG305",
+        severity="error",
+        headline="a full backward hook, or a custom Function, inside a transform that refuses it",
+        because=(
+            "A full hook puts a BackwardHookFunction on what goes into a module and comes out of it. That has no "
+            f"{lacks}, which this transform of torch.func or forward-mode AD needs; a Function of yours may lack it as well. "
+            "(torch/nn/modules/_functions.py; torch/autograd/function.py)"
+        ),
+        fix=f"remove the full hooks of the module: {_OUTSIDE}. For a Function of yours, write {lacks}",
+    )
+
+
 RULES = (
     Rule(_FXG301, hook_rules=(_explain_lost_hook,), graph_rules=(_explain_failing_trace,)),
     Rule(_FXG302, graph_rules=(_explain_script_modules,), error_rules=(_explain_script_error,)),
     Rule(_FXG303, hook_rules=(_explain_compiled_module,), graph_rules=(_explain_compiled_regions,)),
     Rule(_FXG304, hook_rules=(_explain_sharded_parameter,)),
+    Rule(_FXG305, hook_rules=(_explain_transformed_calls,), error_rules=(_explain_transform_error,)),
 )

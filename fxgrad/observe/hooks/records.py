@@ -29,6 +29,7 @@ LEFT = (
     "{name} has another AccumulateGrad since: set_, and a .data of another dtype or device, make PyTorch drop the one that "
     "it has"
 )
+IN_TRANSFORM = "its tensor is one inside a transform of torch.func: only a backward of that transform may reach it"
 NO_GRAD = "its tensor does not require grad"
 
 
@@ -132,6 +133,8 @@ class HookRecords:
     def _explain_unplaced(self, hook: LiveHook, found: tuple[int, int | None] | None) -> str | None:
         if hook.kind.is_module or hook.parts or found is not None:
             return None
+        if hook.tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(hook.tensor):
+            return IN_TRANSFORM
         left_by = self._find_leaving_leaf(hook)
         if left_by is not None:
             return LEFT.format(name=left_by)

@@ -21,6 +21,7 @@ from fxgrad.observe.record.frames import NO_STACK, Stack
 from fxgrad.observe.record.tensors import Origin, Route, read_origin
 
 next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr
+_are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 Producer = tuple[int, int]
 """A function call, by its number, and which of the tensors in its result."""
@@ -165,6 +166,7 @@ class ModuleEvent:
     ``hooks``  the backward hooks that it captured
     ``compiled``  what Dynamo has compiled of the functions around it, if it captured hooks
     ``checkpointed``  the kind of checkpoint around it; ``gradless`` as of an `OpEvent`
+    ``transforms``  the transforms of torch.func around it
     ``legacy``  the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
     ``backward_hook``  what a full hook set up; ``input_hook_node`` and ``output_hook_node`` the nodes that it put there
     """
@@ -204,6 +206,13 @@ class ModuleEvent:
         self.training = module.training
         self.grad_enabled = torch.is_grad_enabled()
         self.hooks = snapshot_hooks(module)
+        self.transforms = _list_transforms() if _are_transforms_active() else ()
+
+
+def _list_transforms() -> tuple[str, ...]:
+    """The transforms of torch.func that are running, outermost first (torch/_functorch/pyfunctorch.py)."""
+    interpreters = torch._C._functorch.get_interpreter_stack() or ()
+    return tuple([interpreter.key().name.lower() for interpreter in interpreters])
 
 
 class CarriedHook(NamedTuple):
