@@ -140,6 +140,9 @@ def _list_origins(graph: GraphRecords, node: Node) -> Iterator[str]:
     lines = [format_brief_source(node.source)] if node.source is not None else []
     if names or lines:
         yield f"# {'  '.join(names + lines)}"
+    if node.script is not None:
+        module = "" if node.script.module is None else f" of {escape(node.script.module) or 'the model'}"
+        yield f"TorchScript: {escape(node.script.kind)}{module}"
 
 
 def _format_root(graph: GraphRecords, root: Root) -> str:

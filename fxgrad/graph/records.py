@@ -177,6 +177,19 @@ class Returned(Record, frozen=True):
     slots: tuple[int, ...]
 
 
+class ScriptOperator(Record, frozen=True):
+    """The operator of a TorchScript program that made a node.
+
+    ``kind``    its name in the script's graph: ``aten::linear``, which may make several nodes
+    ``module``  path of the module inside the script whose method it is in; None if that is not known
+    ``source``  the line that it was compiled from, in the file, or in the archive's code where that has no file's line
+    """
+
+    kind: str
+    module: str | None
+    source: Source | None
+
+
 class Node(Record, frozen=True):
     """One autograd Node, numbered by ``id`` in a topological order from the roots.
 
@@ -202,6 +215,7 @@ class Node(Record, frozen=True):
     ``returned``         of a custom Function: what its backward returns; None if its code does not say
     ``saturated``        whether every element of what a ReLU, a clamp or the like got in forward was where its derivative is
                          zero; False also where the values were not looked at
+    ``script``           the operator that made it, if it is inside of a TorchScript program and known
     """
 
     id: int
@@ -229,6 +243,7 @@ class Node(Record, frozen=True):
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
     returned: Returned | None = None
     saturated: bool = False
+    script: ScriptOperator | None = None
 
     @property
     def has_lost_saved(self) -> bool:

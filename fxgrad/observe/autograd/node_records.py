@@ -114,12 +114,13 @@ def make_node_records(walked: WalkedGraph, notes: NodeNotes | None = None) -> tu
                 outputs,
                 tuple(edges),
                 variable_of(number),
-                *origin,
+                *origin[:-1],
                 None,
                 *hooks_of(number, _NO_HOOKS),
                 () if decisive is None else read_settings(node, decisive),
                 *lost_of(number, KEPT),  # type: ignore[arg-type]
                 saturated=number in saturated,
+                script=origin.script,
             )
         )
     return tuple(records)

@@ -11,13 +11,17 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import fx
 from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import Source
+from fxgrad.graph.records import ScriptOperator
+from fxgrad.observe.autograd.argument_names import find_signature
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, sequence_nr_of
+from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
-from fxgrad.observe.record.frames import find_stack_source
+from fxgrad.observe.record.frames import find_stack_source, is_users_file, make_script_source
 from fxgrad.observe.record.recorder import Recorder
 
 LEAF = "a leaf's node: made once, shared by every call that uses it"
@@ -34,13 +38,14 @@ NO_NUMBER = "the node has no sequence number"
 
 
 class Provenance(NamedTuple):
-    """Where a node comes from, as the recorded forward knows it."""
+    """Where a node comes from, as the recorded forward knows it; ``script`` as in `Node`."""
 
     call: str | None = None
     call_reason: str | None = None
     fx_node: str | None = None
     fx_reason: str | None = None
     source: Source | None = None
+    script: ScriptOperator | None = None
 
 
 class Ownership:
@@ -126,13 +131,33 @@ class Timeline:
             return self._make_provenance_without_function(node, name, sequence_nr)
         seen, fx_node = self._recorder.function_calls[owner], self._fx_nodes.get(owner)
         call = self.find_module_call(sequence_nr)
+        script, source = self._find_script(seen, name, sequence_nr)
         return Provenance(
             None if call is None else self._call_ids[call],
             None if call is not None else IN_LOSS if seen.in_loss else NO_CALL,
             None if fx_node is None else fx_node.name,
             None if fx_node is not None else _explain_no_fx_node(name, seen),
-            find_stack_source(seen.stack),
+            source or find_stack_source(seen.stack),
+            script,
         )
+
+    def _find_script(self, seen: OpEvent, name: str, sequence_nr: int) -> tuple[ScriptOperator | None, Source | None]:
+        """The operator of a script that made a node, and the innermost of the user's lines that led to it."""
+        signature = find_signature(name)
+        if seen.script is None or signature is None:
+            return None, None
+        found = seen.script.find(sequence_nr, signature.function)
+        if found is None:
+            return None, None
+        path, call = found.path, seen.module_call
+        if path is not None and call is not None and is_a(call.module, torch.jit.ScriptModule):
+            outer = self._call_ids[call].rpartition("#")[0]
+            module = ".".join([outer, *path] if outer else path)
+        else:
+            module = None  # the method was called without its module, or it is a function
+        sources = [make_script_source(*line) for line in found.lines]
+        users = [source for source, line in zip(sources, found.lines, strict=True) if is_users_file(line.file)]
+        return ScriptOperator(found.kind, module, next(iter(sources), None)), next(iter(users), None)
 
     def _find_function_call(self, sequence_nr: int) -> int | None:
         """The function call that was running: its results need not lead to what it made, as to a dual tensor's tangent.

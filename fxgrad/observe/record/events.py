@@ -18,6 +18,7 @@ from fxgrad.graph import HookKind, Path, TensorMeta
 from fxgrad.graph.records import Checkpoint
 from fxgrad.observe.record.compiled_code import CompiledCode
 from fxgrad.observe.record.frames import NO_STACK, Stack
+from fxgrad.observe.record.scripts import ScriptRun
 from fxgrad.observe.record.tensors import Origin, Route, read_origin
 
 next_sequence_nr: Callable[[], int] = torch._C._autograd._get_sequence_nr
@@ -121,12 +122,13 @@ class OpEvent:
     ``differentiable``  the grad mode of the program around, where a reentrant checkpoint has disabled it meanwhile
         (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without)
     ``gradless``  where the reentrant checkpoint around was called, if none of its arguments requires grad
+    ``script``  which operators a scripted function ran
     """
 
     __slots__ = (
         *("args", "changes", "differentiable", "grad_enabled", "gradless", "in_loss", "kwargs", "lists"),
         "module_call",
-        *("nodes", "results", "stack", "target", "window"),
+        *("nodes", "results", "script", "stack", "target", "window"),
     )
 
     def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -143,6 +145,7 @@ class OpEvent:
         self.module_call: ModuleEvent | None = None
         self.in_loss = False
         self.gradless: Stack | None = None
+        self.script: ScriptRun | None = None
 
 
 class HostRead(NamedTuple):

@@ -193,6 +193,18 @@ def find_line(code: CodeType, instruction: int) -> int:
     return code.co_firstlineno
 
 
+def make_script_source(file: str, line: int, code: str | None, function: str) -> Source:
+    """A line that a script tells; its text is that of the file where `code` is None."""
+    return Source(shorten_path(file), line, _line(file, line) if code is None else code, function)
+
+
+def is_users_file(file: str) -> bool:
+    """Whether a file that a script tells is the user's. An archive may come from a machine with torch elsewhere, and the code
+    in it lies in folders named after the modules that it was in."""
+    path = file.replace(os.sep, "/")
+    return _kind(file) is True and not ("/site-packages/torch/" in path or path.startswith("code/__torch__/torch/"))
+
+
 def find_error_source(error: BaseException) -> Source | None:
     """The innermost of the user's lines that an error passed through."""
     step: TracebackType | None = error.__traceback__

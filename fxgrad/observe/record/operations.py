@@ -6,6 +6,7 @@ torch/autograd/function.py (Function.apply).
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
@@ -32,6 +33,7 @@ from fxgrad.observe.record.events import (
     next_sequence_nr,
 )
 from fxgrad.observe.record.frames import NO_STACK, Stack, read_stack
+from fxgrad.observe.record.scripts import ScriptRun
 from fxgrad.observe.record.tensors import (
     MetaTable,
     Origin,
@@ -277,10 +279,20 @@ class OpRecorder:
                 cursor.gradless = None
 
     def call_whole(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function of which the parts cannot be recorded (a transform of torch.func, a scripted function)."""
+        """Run a function of which the parts cannot be recorded (a transform of torch.func)."""
         if self.is_hidden():
             return call(*args, **kwargs)
         return self._record(call, target, args, kwargs, needs_result=True)
+
+    def call_script(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a scripted function as one call, and note which of its operators made nodes."""
+        if self.is_hidden():
+            return call(*args, **kwargs)
+        run, count = ScriptRun(target), len(self.events)
+        result = self._record(functools.partial(run.watch, call), target, args, kwargs, needs_result=True)
+        if len(self.events) > count:
+            self.events[-1].script = run
+        return result
 
     def refuse(self, reason: str) -> None:
         """Note why the recorded calls do not tell what the run computed; the first reason stays."""

@@ -247,7 +247,7 @@ def _record_vjp(recorder: Recorder) -> Callable[..., Any]:
 def _record_scripted(recorder: Recorder) -> Callable[..., Any]:
     def record(call: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         recorder.before_unseen_code()
-        return recorder.ops.call_whole(functools.partial(call, function), function, args, kwargs)
+        return recorder.ops.call_script(functools.partial(call, function), function, args, kwargs)
 
     return record
 
