@@ -30,6 +30,7 @@ from fxgrad.graph.text import (
     format_backward_call,
     format_brief_source,
     format_path,
+    format_script,
     format_shape,
     format_value,
 )
@@ -141,8 +142,7 @@ def _list_origins(graph: GraphRecords, node: Node) -> Iterator[str]:
     if names or lines:
         yield f"# {'  '.join(names + lines)}"
     if node.script is not None:
-        module = "" if node.script.module is None else f" of {escape(node.script.module) or 'the model'}"
-        yield f"TorchScript: {escape(node.script.kind)}{module}"
+        yield f"TorchScript: {format_script(node.script)}"
 
 
 def _format_root(graph: GraphRecords, root: Root) -> str:

@@ -10,7 +10,18 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fxgrad.graph.hook_kinds import HookKind
-from fxgrad.graph.records import BackwardCall, Gradient, Hook, ModuleCall, Path, Shape, Source, TensorMeta, Value
+from fxgrad.graph.records import (
+    BackwardCall,
+    Gradient,
+    Hook,
+    ModuleCall,
+    Path,
+    ScriptOperator,
+    Shape,
+    Source,
+    TensorMeta,
+    Value,
+)
 
 _MOST_NAMES = 6
 _MOST_RANGES = 12
@@ -261,6 +272,15 @@ def format_brief_source(source: Source) -> str:
 
 
 # Modules, hooks and calls
+
+
+def format_script(script: ScriptOperator) -> str:
+    """The operator of a TorchScript program, and the module that it is in, as far as that is known.
+
+    >>> format_script(ScriptOperator("aten::linear", "layers.3", None))
+    'aten::linear in `layers.3`'
+    """
+    return escape(script.kind) + ("" if script.module is None else f" in {name_module(script.module)}")
 
 
 def name_module(path: str) -> str:

@@ -18,6 +18,7 @@ from fxgrad.graph.text import (
     format_backward_call,
     format_path,
     format_ranges,
+    format_script,
     format_shape,
     name_registering_function,
 )
@@ -368,6 +369,8 @@ def _describe_node(
         yield f"before the model was traced, in the module {escape(traced_in)}"
     if node.source is not None:
         yield escape(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
+    if node.script is not None:
+        yield f"TorchScript: {format_script(node.script)}"
     yield from (f"hook: {_describe_hook(site)}" for site in sites)
 
 

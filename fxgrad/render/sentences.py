@@ -16,6 +16,7 @@ from fxgrad.graph.text import (
     format_meta,
     format_path,
     format_ranges,
+    format_script,
     format_shape,
     format_source,
     join_words,
@@ -168,8 +169,10 @@ def _format_times(times: int | None) -> str:
 
 
 def locate_node(node: Node) -> str:
-    """The user's line that made the node; "" where that is not known."""
-    return f"made at {_format_line(node.source)}" if node.source else ""
+    """The user's line that made the node, and the operator of TorchScript; "" where that is not known."""
+    line = f"made at {_format_line(node.source)}" if node.source else ""
+    operator = f"by TorchScript, {format_script(node.script)}" if node.script else ""
+    return ", ".join(filter(None, [line, operator]))
 
 
 def locate_call(call: ModuleCall) -> str:
