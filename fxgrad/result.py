@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fxgrad.render.document import Document
+    from fxgrad.render.picture import Picture
 
 _NO_FORWARD = (
     "the recorded forward holds functions of the process that traced it, so a saved or captured trace has none"
@@ -293,23 +294,47 @@ class Trace:
         depth: int | None = None,
         hooks_only: bool = False,
         module: Any = None,
+        forward: bool = False,
+        both: bool = False,
     ) -> str:
         """Draw the graph, with the hooked nodes coloured. Returns the SVG text; with a path ending in .svg, .png, .pdf
         or .dot, writes that file and returns its path.
 
         ``depth`` collapses modules nested deeper, ``hooks_only`` keeps only nodes with hooks, ``module`` only one
-        module's part. Raises UsageError for an unknown format, OutputError if the file cannot be drawn or written.
+        module's part. ``forward`` draws the recorded forward instead, with its hooked modules coloured. ``both`` draws
+        them side by side, with each call joined to the node where its backward begins. Raises UsageError for an unknown
+        format, without a recorded forward, and for ``both`` of a graph too large to follow; OutputError if the file
+        cannot be drawn or written.
         """
         from fxgrad.render.files import find_format, write_file
-        from fxgrad.render.layout import draw_graph
+        from fxgrad.render.layout import draw_picture
 
         kind = "svg" if path is None else find_format(path)
         inside = None if module is None else self._find_path(module)
-        content = draw_graph(self.graph, kind, module=inside, hooks_only=hooks_only, depth=depth)
+        drawn = self._compose(module=inside, hooks_only=hooks_only, depth=depth, forward=forward, both=both)
+        content = draw_picture(drawn, kind)
         if path is None:
             return content.decode()
         write_file(content, path)
         return os.fspath(path)
+
+    def _compose(
+        self, *, module: str | None, hooks_only: bool, depth: int | None, forward: bool, both: bool
+    ) -> Picture:
+        from fxgrad.render.forward import compose_both, compose_forward
+        from fxgrad.render.picture import compose_picture
+
+        if forward and both:
+            raise UsageError("forward with both", "one of them", "both, which draws the forward too")
+        if not forward and not both:
+            return compose_picture(self.graph, module=module, hooks_only=hooks_only, depth=depth)
+        if hooks_only:
+            raise UsageError(
+                f"hooks_only with {'both' if both else 'forward'}",
+                "hooks_only for the backward graph alone",
+                "depth or module, for a smaller picture",
+            )
+        return (compose_both if both else compose_forward)(self.graph, module=module, depth=depth)
 
     def to_networkx(self) -> networkx.MultiDiGraph[int]:
         """The graph for networkx: nodes by id, with the records' fields as attributes; one edge per gradient."""

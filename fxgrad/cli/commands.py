@@ -178,6 +178,7 @@ Examples:
   fxgrad draw model.py -o graph.svg
   fxgrad draw model.py -o layer.png --module layers.3
   fxgrad draw trace.json -o hooks.pdf --hooks-only --depth 1
+  fxgrad draw model.py -o both.svg --both --module layers.3
 """
 )
 @target_argument
@@ -185,8 +186,19 @@ Examples:
 @click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Expand modules down to this depth only.")
 @click.option("--module", metavar="PATH", help="Draw only this module's part.")
 @click.option("--hooks-only", is_flag=True, help="Draw only nodes with hooks, and the paths between them.")
+@click.option("--forward", is_flag=True, help="Draw the recorded forward instead, with hooked modules in colour.")
+@click.option("--both", is_flag=True, help="Draw forward and backward side by side; for small graphs.")
 @with_target
-def draw(options: TargetOptions, *, output: str, depth: int | None, module: str | None, hooks_only: bool) -> int:
+def draw(
+    options: TargetOptions,
+    *,
+    output: str,
+    depth: int | None,
+    module: str | None,
+    hooks_only: bool,
+    forward: bool,
+    both: bool,
+) -> int:
     """Draw the graph, with hooked nodes in colour."""
     from fxgrad import api
     from fxgrad.render.files import check_folder, find_format
@@ -197,7 +209,7 @@ def draw(options: TargetOptions, *, output: str, depth: int | None, module: str 
     with contain_user_code("tracing", options):
         trace = api.trace_target(options)
     with progress(f"drawing {output}"):
-        trace.draw(output, depth=depth, hooks_only=hooks_only, module=module)
+        trace.draw(output, depth=depth, hooks_only=hooks_only, module=module, forward=forward, both=both)
     announce_file(output)
     return 0
 

@@ -41,8 +41,9 @@ def write_dot(drawn: Picture, *, turned: frozenset[str] = frozenset()) -> str:
     _write_legend(dot, drawn)
     _write_boxes(dot, drawn, turned)
     for arrow in drawn.arrows:
-        inside = homes[arrow.tail] == homes[arrow.head]
-        dot.edge(arrow.tail, arrow.head, weight="8" if inside else "1", **_arrow_attributes(arrow))
+        short = homes[arrow.tail] == homes[arrow.head] or arrow.flow is Flow.PAIR
+        above, below = _order_ends(arrow)
+        dot.edge(above, below, weight="8" if short else "1", **_arrow_attributes(arrow))
     return str(dot.source)
 
 
@@ -75,16 +76,22 @@ def _make_frame(cluster: Cluster, *, is_turned: bool) -> graphviz.Digraph:
 
 
 def _cluster_attributes(cluster: Cluster, *, is_turned: bool) -> dict[str, str]:
+    kinds = cluster.hook_kinds
     return {
-        "color": theme.MODULE_LINE,
-        "fillcolor": theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)],
+        "color": theme.HOOK_FILLS[kinds[0]] if len(kinds) == 1 else theme.MODULE_LINE,
+        "fillcolor": _fill_of(cluster),
         "fontsize": str(BOX_SIZE),
         "label": format_cluster(cluster, is_turned=is_turned),
         "labeljust": "r" if is_turned else "l",
         "margin": "14",
+        "penwidth": "3" if kinds else "1",
         "style": "rounded,filled",
         "tooltip": _format_tooltip(cluster.tooltip),
     }
+
+
+def _fill_of(cluster: Cluster) -> str:
+    return theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)]
 
 
 def _box_attributes(box: Box) -> dict[str, str]:
@@ -109,10 +116,26 @@ def _look_attributes(look: Look, fill: str) -> dict[str, str]:
     }
 
 
+def _order_ends(arrow: Arrow) -> tuple[str, str]:
+    """The upper and the lower end: Graphviz places the tail of an edge above its head."""
+    return (arrow.head, arrow.tail) if arrow.upward else (arrow.tail, arrow.head)
+
+
 def _arrow_attributes(arrow: Arrow) -> dict[str, str]:
     tooltip = _format_tooltip(arrow.tooltip)
-    label = {"label": format_arrow(arrow.lines)} if arrow.lines else {}
-    return {**label, "labeltooltip": tooltip, "style": arrow.flow.value, "tooltip": tooltip}
+    return {
+        **({"color": arrow.flow.colour} if arrow.flow.colour != theme.EDGE_LINE else {}),
+        **({"label": format_arrow(arrow.lines)} if arrow.lines else {}),
+        **({"dir": "back"} if arrow.upward else {}),
+        **(_PAIR if arrow.flow is Flow.PAIR else {}),
+        "labeltooltip": tooltip,
+        "style": arrow.flow.style,
+        "tooltip": tooltip,
+    }
+
+
+_PAIR = {"dir": "none", "minlen": "0"}
+"""A line from side to side."""
 
 
 def _write_legend(dot: graphviz.Digraph, drawn: Picture) -> None:
@@ -158,8 +181,8 @@ def _entry_attributes(entry: Entry) -> dict[str, str]:
 
 
 def _find_tops(drawn: Picture) -> Iterator[str]:
-    heads = {arrow.head for arrow in drawn.arrows}
-    return (box.key for box in drawn.boxes if box.key not in heads)
+    below = {_order_ends(arrow)[1] for arrow in drawn.arrows}
+    return (box.key for box in drawn.boxes if box.key not in below)
 
 
 def _format_tooltip(lines: Iterable[str]) -> str:
@@ -177,13 +200,13 @@ def format_box(lines: Iterable[Line], fill: str) -> str:
     return _format_table(_format_row(line, fill) for line in lines)
 
 
-def _format_row(line: Line, fill: str) -> str:
+def _format_row(line: Line, fill: str, *, attributes: str = "") -> str:
     background = fill if line.hook is None else theme.HOOK_FILLS[line.hook]
     text = quote_html(line.text)
     colour = f'<FONT COLOR="{theme.pick_text_colour(background)}">{f"<B>{text}</B>" if line.bold else text}</FONT>'
     chip = f' BGCOLOR="{background}" STYLE="ROUNDED"' if background != fill else ""
     width = measure_ems(line.text) * BOX_SIZE * (BOLD if line.bold else 1)
-    return _format_cell(colour, width=width, attributes=chip)
+    return _format_cell(colour, width=width, attributes=chip + attributes)
 
 
 def format_arrow(lines: Iterable[str]) -> str:
@@ -196,15 +219,19 @@ def format_arrow(lines: Iterable[str]) -> str:
 
 
 def format_cluster(cluster: Cluster, *, is_turned: bool = False) -> str:
-    """Format the path of a module in bold, and below it its type and which call this is, on the left or the right.
+    """Format the path of a module in bold, and below it its type and which call this is, on the left or the right; then
+    its hooks, each on its kind's colour.
 
     As much room again is left free beside it, where most arrows come in: they are drawn over it.
     """
     side = RIGHT if is_turned else LEFT
     notes = " · ".join(cluster.notes)
-    width = max(measure_ems(cluster.title) * BOLD, measure_ems(notes)) * BOX_SIZE
-    title = _format_cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width, attributes=side)
-    return _format_table([title, _format_cell(quote_html(notes), width=0, attributes=side)] if notes else [title])
+    width = max(measure_ems(cluster.title) * BOLD, *map(measure_ems, (notes, *(line.text for line in cluster.hooks))))
+    rows = [_format_cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width * BOX_SIZE, attributes=side)]
+    if notes:
+        rows.append(_format_cell(quote_html(notes), width=0, attributes=side))
+    rows += [_format_row(line, _fill_of(cluster), attributes=side) for line in cluster.hooks]
+    return _format_table(rows)
 
 
 def format_headline(lines: Iterable[str]) -> str:
@@ -226,8 +253,8 @@ def _put_beside(left: str, right: str) -> str:
 
 def _draw_sample(flow: Flow) -> str:
     """A piece of line: the lower border of an empty cell."""
-    style = "" if flow is Flow.GRADIENT else f' STYLE="{flow.value.upper()}"'
-    line = f'<TD SIDES="B" BORDER="2" COLOR="{theme.EDGE_LINE}" WIDTH="34" HEIGHT="8"{style}></TD>'
+    style = f' STYLE="{flow.style.upper()}"' if flow.style in ("dashed", "dotted") else ""
+    line = f'<TD SIDES="B" BORDER="2" COLOR="{flow.colour}" WIDTH="34" HEIGHT="8"{style}></TD>'
     return _format_table([line, '<TD HEIGHT="8"></TD>'])
 
 

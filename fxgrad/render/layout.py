@@ -12,26 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fxgrad.errors import OutputError, UsageError
-from fxgrad.graph import BackwardGraph
 from fxgrad.graph.text import escape
 from fxgrad.render.dot import write_dot
 from fxgrad.render.files import FORMATS, name_formats
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.picture import Picture
 
 _MOST_BOXES = 400
 """Up to here a picture is laid out twice, so that arrows do not cross titles."""
 
 
-def draw_graph(
-    graph: BackwardGraph,
-    format: str,
-    *,
-    module: str | None = None,
-    hooks_only: bool = False,
-    depth: int | None = None,
-) -> bytes:
-    """Draw a graph in a format of `fxgrad.render.files.FORMATS`; the options are those of `compose_picture`."""
-    shown = compose_picture(graph, module=module, hooks_only=hooks_only, depth=depth)
+def draw_picture(shown: Picture, format: str) -> bytes:
+    """Lay a picture out and draw it in a format of `fxgrad.render.files.FORMATS`."""
     source = write_dot(shown)
     if format == "dot" or len(shown.boxes) > _MOST_BOXES or not shown.clusters:
         return render_dot(source, format)

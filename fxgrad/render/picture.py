@@ -5,7 +5,7 @@ DOT is one notation (`fxgrad.render.dot`). All text is one printable line each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, make_view, pick_stro
 from fxgrad.render.sentences import qualify_place
 from fxgrad.render.theme import Flow, Look
 
-_NAME_WIDTH = 44
-_PART_WIDTH = 32
+NAME_WIDTH = 44
+PART_WIDTH = 32
 _HEADLINE_WIDTH = 100
 _MOST_HOOKS = 8
 _MOST_UNPLACED = 5
@@ -46,6 +46,10 @@ class Line(NamedTuple):
     hook: HookKind | None = None
 
 
+def _list_kinds(lines: Iterable[Line]) -> tuple[HookKind, ...]:
+    return tuple(dict.fromkeys(line.hook for line in lines if line.hook is not None))
+
+
 class Box(NamedTuple):
     """One box: ``cluster`` is the key of the cluster that it is drawn in, ``tooltip`` is shown line by line."""
 
@@ -58,21 +62,25 @@ class Box(NamedTuple):
     @property
     def hook_kinds(self) -> tuple[HookKind, ...]:
         """The kinds of the hooks named in it, each once."""
-        return tuple(dict.fromkeys(line.hook for line in self.lines if line.hook is not None))
+        return _list_kinds(self.lines)
 
 
 class Arrow(NamedTuple):
-    """One arrow between the boxes of these keys."""
+    """One arrow between the boxes of these keys; an ``upward`` one has its head above its tail."""
 
     tail: str
     head: str
     lines: tuple[str, ...]
     tooltip: tuple[str, ...]
     flow: Flow
+    upward: bool = False
 
 
 class Cluster(NamedTuple):
-    """A frame around boxes: ``parent`` is the key of the frame around it, ``level`` how many there are around it."""
+    """A frame around boxes: ``parent`` is the key of the frame around it, ``level`` how many there are around it.
+
+    ``hooks`` are lines that name the hooks on what the frame stands for.
+    """
 
     key: str
     parent: str | None
@@ -80,6 +88,12 @@ class Cluster(NamedTuple):
     title: str
     notes: tuple[str, ...]
     tooltip: tuple[str, ...]
+    hooks: tuple[Line, ...] = ()
+
+    @property
+    def hook_kinds(self) -> tuple[HookKind, ...]:
+        """The kinds of the hooks named at it, each once."""
+        return _list_kinds(self.hooks)
 
 
 @dataclass(frozen=True)
@@ -103,17 +117,33 @@ def compose_picture(
 
     Raises `UsageError` for a negative depth and for a module that was not called.
     """
-    if depth is not None and depth < 0:
-        raise UsageError(f"depth {depth}", "a depth of 0 or more", "omit depth to draw everything")
+    return compose_view(look_at(graph, module=module, hooks_only=hooks_only, depth=depth))
+
+
+def look_at(
+    graph: BackwardGraph, *, module: str | None = None, hooks_only: bool = False, depth: int | None = None
+) -> View:
+    """Decide which nodes are drawn and in which boxes; the options are those of `compose_picture`."""
+    check_depth(depth)
     predictions = predict_nodes(graph)
     drawn = scope.select_all(graph, predictions) if module is None else scope.select_module(graph, predictions, module)
-    seen = make_view(graph, predictions, scope.select_hooked(graph, drawn) if hooks_only else drawn, depth)
-    drawn_boxes = _make_boxes(seen)
+    return make_view(graph, predictions, scope.select_hooked(graph, drawn) if hooks_only else drawn, depth)
+
+
+def check_depth(depth: int | None) -> None:
+    """Raise `UsageError` for a negative depth."""
+    if depth is not None and depth < 0:
+        raise UsageError(f"depth {depth}", "a depth of 0 or more", "omit depth to draw everything")
+
+
+def compose_view(view: View) -> Picture:
+    """The boxes, arrows and frames of what is in sight."""
+    drawn_boxes = _make_boxes(view)
     return Picture(
-        headline=tuple(_format_headline(graph, shown=len(seen.scope.nodes))),
+        headline=tuple(_format_headline(view.graph, shown=len(view.scope.nodes))),
         boxes=drawn_boxes,
-        arrows=_make_arrows(seen),
-        clusters=_make_clusters(seen, drawn_boxes),
+        arrows=_make_arrows(view),
+        clusters=_make_clusters(view, drawn_boxes),
     )
 
 
@@ -145,9 +175,9 @@ def _make_cluster(view: View, call: ModuleCall) -> Cluster:
         key=f"cluster{view.call_ranks[call.id]}",
         parent=view.cluster_key(call.parent),
         level=len(view.lineages[call.id]) - 1,
-        title=_title_call(call),
-        notes=tuple(_note_call(call, times=view.graph.calls_per_module[call.path])),
-        tooltip=tuple(_describe_call(view.graph, call)),
+        title=title_call(call),
+        notes=tuple(note_call(call, times=view.graph.calls_per_module[call.path])),
+        tooltip=tuple(describe_call(view.graph, call)),
     )
 
 
@@ -189,7 +219,7 @@ def _make_node_box(view: View, node: Node) -> Box:
     if node.id in view.scope.stubs:
         lines = (*_format_node(view.graph, node), *_format_home(view, node))
         return Box(view.key(node.id), theme.STUB, lines, tooltip, None)
-    lines = (*_format_node(view.graph, node), *_format_hooks(sites))
+    lines = (*_format_node(view.graph, node), *format_hooks(sites))
     return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, view.cluster_key(view.homes[node.id]))
 
 
@@ -197,7 +227,7 @@ def _format_home(view: View, node: Node) -> Iterator[Line]:
     home = view.homes[node.id]
     if home is not None:
         call = view.graph.calls_by_id[home]
-        yield Line(_format_place(call, times=view.graph.calls_per_module[call.path]))
+        yield Line(format_place(call, times=view.graph.calls_per_module[call.path]))
 
 
 def _make_group_boxes(view: View) -> Iterator[Box]:
@@ -211,12 +241,12 @@ def _make_group_boxes(view: View) -> Iterator[Box]:
 
 def _make_group_box(view: View, call: ModuleCall, nodes: list[int]) -> Box:
     sites = [site for node in nodes for site in view.graph.sites_by_node.get(node, ())]
-    notes = [*_note_call(call, times=view.graph.calls_per_module[call.path]), count_noun(len(nodes), "node", zero="0")]
+    notes = [*note_call(call, times=view.graph.calls_per_module[call.path]), count_noun(len(nodes), "node", zero="0")]
     return Box(
         key=view.group_key(call.id),
         look=theme.COLLAPSED,
-        lines=(Line(_title_call(call), bold=True), Line(" · ".join(notes)), *_format_hooks(sites)),
-        tooltip=tuple(_describe_call(view.graph, call)),
+        lines=(Line(title_call(call), bold=True), Line(" · ".join(notes)), *format_hooks(sites)),
+        tooltip=tuple(describe_call(view.graph, call)),
         cluster=view.cluster_key(call.parent),
     )
 
@@ -300,7 +330,7 @@ def _make_dead_end_arrows(view: View) -> Iterator[Arrow]:
 
 def _format_node(graph: BackwardGraph, node: Node) -> Iterator[Line]:
     """What a node is: its label, or for a leaf the variable's name and shape."""
-    yield Line(shorten(_title_node(node), _NAME_WIDTH), bold=True)
+    yield Line(shorten(_title_node(node), NAME_WIDTH), bold=True)
     if node.kind.is_leaf:
         yield Line(_format_leaf(graph, node))
 
@@ -317,12 +347,12 @@ def _format_leaf(graph: BackwardGraph, node: Node) -> str:
     return f"{shape} · {escape(variable.kind)}" if variable and variable.kind != "parameter" else shape
 
 
-def _format_place(call: ModuleCall, *, times: int) -> str:
+def format_place(call: ModuleCall, *, times: int) -> str:
     """The module call that a neighbour is in."""
-    return f"in {_title_call(call)}" + (f", call {call.index} of {times}" if times > 1 else "")
+    return f"in {title_call(call)}" + (f", call {call.index} of {times}" if times > 1 else "")
 
 
-def _format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
+def format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
     """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
     alike: dict[tuple[str, HookKind, str], list[HookSite]] = {}
     for site in sites:
@@ -330,7 +360,7 @@ def _format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
     groups = list(alike.values())
     for group in groups[:_MOST_HOOKS]:
         times = [f"{len(group)} times"] if len(group) > 1 else []
-        text = " · ".join([_format_hook_name(group[0].hook), *times, _format_order(group)])
+        text = " · ".join([format_hook_name(group[0].hook), *times, _format_order(group)])
         yield Line(text, hook=group[0].hook.kind)
     if len(groups) > _MOST_HOOKS:
         yield Line(f"and {len(groups) - _MOST_HOOKS} more hooks")
@@ -346,10 +376,11 @@ def _format_order(alike: Sequence[HookSite]) -> str:
     return f"no. {format_ranges(orders)}{qualify_place(alike)}"
 
 
-def _format_hook_name(hook: Hook) -> str:
+def format_hook_name(hook: Hook) -> str:
+    """Name a hook by its function, kind and owner."""
     owner = "every module" if hook.kind.is_global else escape(hook.owner) or "the model"
-    function = shorten(escape(hook.function) or "hook", _PART_WIDTH)
-    return " · ".join([function, name_registering_function(hook.kind), shorten(owner, _PART_WIDTH)])
+    function = shorten(escape(hook.function) or "hook", PART_WIDTH)
+    return " · ".join([function, name_registering_function(hook.kind), shorten(owner, PART_WIDTH)])
 
 
 def _describe_node(
@@ -358,7 +389,7 @@ def _describe_node(
     """Everything known of a node that its box has no room for; ``received`` holds a status per gradient it gets."""
     yield escape(node.label)
     if node.variable is not None:
-        yield from _describe_variable(graph, node.variable)
+        yield from describe_variable(graph, node.variable)
     yield f"schema: {escape(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
     yield f"sequence number: {'none' if node.sequence_nr is None else node.sequence_nr}"
     yield f"receives: {', '.join(_format_received(node, received)) or 'nothing'}"
@@ -374,7 +405,8 @@ def _describe_node(
     yield from (f"hook: {_describe_hook(site)}" for site in sites)
 
 
-def _describe_variable(graph: BackwardGraph, name: str) -> Iterator[str]:
+def describe_variable(graph: BackwardGraph, name: str) -> Iterator[str]:
+    """What sort of variable it is, and its other names."""
     variable = graph.variables_by_name.get(name)
     yield f"leaf: {escape(name)}" if variable is None else f"{escape(variable.kind)}: {escape(name)}"
     if variable is not None and variable.aliases:
@@ -395,7 +427,7 @@ def _describe_hook(site: HookSite) -> str:
 def _format_edge(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
     """The argument's name, the shape of its gradient, and which gradient of the next node it adds to, of several."""
     if edge.argument is not None:
-        yield shorten(escape(edge.argument), _PART_WIDTH)
+        yield shorten(escape(edge.argument), PART_WIDTH)
     yield from _format_edge_shape(graph, edge)
 
 
@@ -430,23 +462,23 @@ def _format_root(graph: BackwardGraph, root: Root) -> Iterator[str]:
 
 def _title_root(root: Root) -> str:
     """Where the root was found: ``result[0]``."""
-    return shorten(format_path(root.path) or "the output", _NAME_WIDTH)
+    return shorten(format_path(root.path) or "the output", NAME_WIDTH)
 
 
-def _title_call(call: ModuleCall) -> str:
+def title_call(call: ModuleCall) -> str:
     """The path of the called module; the model itself has none and goes by its type."""
-    return shorten(escape(call.path or call.type_name), _NAME_WIDTH)
+    return shorten(escape(call.path or call.type_name), NAME_WIDTH)
 
 
-def _note_call(call: ModuleCall, *, times: int) -> Iterator[str]:
+def note_call(call: ModuleCall, *, times: int) -> Iterator[str]:
     """The module's type, and which of its calls this is where there are several."""
     if call.path:
-        yield shorten(escape(call.type_name), _PART_WIDTH)
+        yield shorten(escape(call.type_name), PART_WIDTH)
     if times > 1:
         yield f"call {call.index} of {times}"
 
 
-def _describe_call(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
+def describe_call(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
     """Everything known of a module call that its frame has no room for."""
     yield f"module call {escape(call.id)}"
     module = graph.modules_by_path.get(call.path)
@@ -463,17 +495,13 @@ def _format_headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
     call = format_backward_call(graph.info.backward)
     if call:
         yield f"predicted for {shorten(call, _HEADLINE_WIDTH)}"
-    unplaced = list(_find_unplaced_hooks(graph))
-    if unplaced:
-        yield f"{count_noun(len(unplaced), 'hook')} on no node of this graph: {unplaced[0]}"
-        yield from unplaced[1:_MOST_UNPLACED]
-    if len(unplaced) > _MOST_UNPLACED:
-        yield f"and {count_noun(len(unplaced) - _MOST_UNPLACED, 'more hook')}"
+    placed = {site.hook.id for site in graph.sites if site.node is not None}
+    yield from list_hooks_left_out(graph, placed, where="on no node of this graph")
 
 
 def _list_headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
     outermost = next((call for call in graph.calls if call.parent is None), None)
-    yield f"Backward graph of {shorten(escape(outermost.type_name), _PART_WIDTH)}" if outermost else "Backward graph"
+    yield f"Backward graph of {shorten(escape(outermost.type_name), PART_WIDTH)}" if outermost else "Backward graph"
     nodes = count_noun(len(graph.nodes), "node", zero="0")
     yield nodes if shown == len(graph.nodes) else f"{shown:,} of {nodes}"
     if graph.hooks:
@@ -481,12 +509,14 @@ def _list_headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
     yield f"emulated {escape(graph.info.device)}" if graph.info.emulated else escape(graph.info.device)
 
 
-def _find_unplaced_hooks(graph: BackwardGraph) -> Iterator[str]:
-    """The hooks that sit on no node: a picture that left them out would keep silent about them."""
-    placed = {site.hook.id for site in graph.sites if site.node is not None}
-    for hook in graph.hooks:
-        if hook.id not in placed:
-            yield _format_hook_name(hook)
+def list_hooks_left_out(graph: BackwardGraph, shown: Collection[int], *, where: str) -> Iterator[str]:
+    """Name the hooks that are not among the ids ``shown``: a picture that left them out would keep silent about them."""
+    names = [format_hook_name(hook) for hook in graph.hooks if hook.id not in shown]
+    if names:
+        yield f"{count_noun(len(names), 'hook')} {where}: {names[0]}"
+        yield from names[1:_MOST_UNPLACED]
+    if len(names) > _MOST_UNPLACED:
+        yield f"and {count_noun(len(names) - _MOST_UNPLACED, 'more hook')}"
 
 
 def shorten(text: str, width: int) -> str:
@@ -510,6 +540,7 @@ LOOKS = (
     theme.COLLAPSED,
     theme.STUB,
     theme.NO_GRADIENT,
+    *theme.FORWARD_LOOKS,
 )
 
 
@@ -526,9 +557,10 @@ def list_legend(picture: Picture) -> Iterator[Entry]:
     """Of everything that a picture can show, what this one does: boxes, then hooks, then lines."""
     looks = {box.look for box in picture.boxes}
     yield from (Entry(look.meaning, look) for look in LOOKS if look in looks)
-    hooks = {hook for box in picture.boxes for hook in box.hook_kinds}
+    hooked: tuple[Box | Cluster, ...] = (*picture.boxes, *picture.clusters)
+    hooks = {hook for each in hooked for hook in each.hook_kinds}
     yield from (Entry(f"carries a hook: {kind.value}", theme.HOOKED, hook=kind) for kind in HookKind if kind in hooks)
-    if any(len(box.hook_kinds) > 1 for box in picture.boxes):
+    if any(len(each.hook_kinds) > 1 for each in hooked):
         yield Entry("carries hooks of several kinds: one coloured line each", theme.HOOKED)
     flows = {arrow.flow for arrow in picture.arrows}
-    yield from (Entry(theme.FLOW_MEANINGS[flow], theme.PLAIN, flow=flow) for flow in Flow if flow in flows)
+    yield from (Entry(flow.meaning, theme.PLAIN, flow=flow) for flow in Flow if flow in flows)

@@ -137,7 +137,7 @@ def select_module(graph: BackwardGraph, predictions: Predictions, module: str) -
 
     Raises `UsageError` for a path that names no module called in this graph.
     """
-    members = _find_members(graph, _find_called_path(graph, module))
+    members = _find_members(graph, find_called_path(graph, module))
     links = tuple(link for link in _list_links(graph, predictions) if link.tail in members or link.head in members)
     nodes = members.union(*((link.tail, link.head) for link in links))
     leaves = {node for node in nodes if graph.nodes[node].kind.is_leaf}
@@ -167,7 +167,8 @@ def _find_members(graph: BackwardGraph, path: str) -> frozenset[int]:
     return frozenset(node for node, home in enumerate(find_homes(graph)) if home in inside)
 
 
-def _find_called_path(graph: BackwardGraph, module: str) -> str:
+def find_called_path(graph: BackwardGraph, module: str) -> str:
+    """The path of a module that was called in this graph; raises `UsageError` with the nearest paths for any other."""
     known = graph.modules_by_path.get(module)
     path = known.path if known is not None else module
     called = list(dict.fromkeys(call.path for call in graph.calls))

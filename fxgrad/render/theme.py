@@ -59,6 +59,14 @@ HOOKED = Look("box", "rounded,filled", GREY, WHITE, "")
 PLAIN = Look("plain", "", GREY, WHITE, "", outlines=0)
 """The box of a line's legend entry: none."""
 
+ARGUMENT = Look("house", "filled", "#0B7A75", "#DDF1EF", "an argument of the forward")
+ATTRIBUTE = Look("cds", "filled", "#009E73", "#EAF7F2", "a parameter, a buffer or a constant")
+CALL = Look("box", "filled", GREY, WHITE, "a function call, and where its backward begins")
+CALL_WITHOUT_GRAD = Look("box", "rounded,dashed,filled", GREY, "#F7F7F7", "a function call, no result requires grad")
+RESULT = Look("invhouse", "filled", "#0B7A75", "#DDF1EF", "what the forward returns", outlines=2)
+FORWARD_LOOKS = (ARGUMENT, ATTRIBUTE, CALL, CALL_WITHOUT_GRAD, RESULT)
+"""Of the recorded forward."""
+
 _PALETTE = {
     "vermillion": "#D55E00",
     "blue": "#0072B2",
@@ -86,18 +94,23 @@ EDGE_LINE = GREY
 
 
 class Flow(enum.Enum):
-    """Whether a gradient goes along an edge; the value is Graphviz's line style."""
+    """What goes along a line, and how it is drawn: ``style`` is Graphviz's word.
 
-    GRADIENT = "solid"
-    NONE = "dashed"
-    UNKNOWN = "dotted"
+    ``GRADIENT``, ``NONE``, ``UNKNOWN``  whether a gradient goes along an edge of the backward graph
+    ``VALUE``  what one call of the forward gives to the next
+    ``PAIR``   joins a call of the forward with the node where its backward begins
+    """
 
+    GRADIENT = ("solid", EDGE_LINE, "a gradient: argument name, shape")
+    NONE = ("dashed", EDGE_LINE, "no gradient")
+    UNKNOWN = ("dotted", EDGE_LINE, "gradient or none: only backward decides")
+    VALUE = ("solid", "#0B7A75", "a value of the forward: its shape when it was made")
+    PAIR = ("dashed", "#0072B2", "joins a call with the node where its backward begins")
 
-FLOW_MEANINGS: dict[Flow, str] = {
-    Flow.GRADIENT: "a gradient: argument name, shape",
-    Flow.NONE: "no gradient",
-    Flow.UNKNOWN: "gradient or none: only backward decides",
-}
+    def __init__(self, style: str, colour: str, meaning: str) -> None:
+        self.style = style
+        self.colour = colour
+        self.meaning = meaning
 
 
 def luminance(colour: str) -> float:

@@ -13,6 +13,7 @@ from torch import nn
 import fxgrad
 from fxgrad.api import trace_target
 from fxgrad.cli import main
+from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind
 from fxgrad.graph.text import name_registering_function
 from fxgrad.render.layout import render_dot
@@ -111,6 +112,7 @@ def many_outputs():
 
 MODELS = (lstm_stack, residual_block, transformer, many_outputs)
 OPTIONS = {"whole": {}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}, "depth 0": {"depth": 0}}
+OPTIONS |= {"forward": {"forward": True}, "forward, depth 1": {"forward": True, "depth": 1}}
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda build: build.__name__)
@@ -188,6 +190,42 @@ def test_the_picture_in_the_readme_is_the_one_that_its_command_draws(repository,
     assert kept.problems() == []
 
 
+def test_the_picture_of_forward_and_backward_of_a_sample_can_be_read(sample):
+    assert Drawing(sample.draw(both=True, depth=0)).problems() == []
+
+
+def test_the_picture_of_the_forward_of_a_sample_names_every_hook(sample):
+    words = "\n".join(text.words for text in Drawing(sample.draw(forward=True)).texts)
+    for hook in sample.graph.hooks:
+        assert f"{name_registering_function(hook.kind)} · {hook.owner}" in words
+
+
+def test_a_saved_trace_draws_its_forward_as_well(sample, tmp_path):
+    sample.to_json(tmp_path / "trace.json")
+    loaded = fxgrad.load(tmp_path / "trace.json")
+    assert loaded.draw(both=True, depth=0) == sample.draw(both=True, depth=0)
+
+
+def test_a_capture_has_no_forward_to_draw():
+    captured = fxgrad.capture(torch.ones(3, requires_grad=True) * 2)
+    with pytest.raises(UsageError, match="captured from existing tensors: forward was not recorded"):
+        captured.draw(forward=True)
+
+
+@pytest.mark.parametrize("which", ["forward", "both"])
+def test_hooks_only_is_of_the_backward_graph(which):
+    trace = fxgrad.trace(nn.Linear(2, 3), (torch.ones(2),))
+    with pytest.raises(
+        UsageError, match=f"hooks_only with {which}\n  allowed: hooks_only for the backward graph alone"
+    ):
+        trace.draw(hooks_only=True, **{which: True})
+
+
+def test_forward_alone_and_both_are_two_pictures():
+    with pytest.raises(UsageError, match="forward with both\n  allowed: one of them"):
+        fxgrad.trace(nn.Linear(2, 3), (torch.ones(2),)).draw(forward=True, both=True)
+
+
 @pytest.fixture(scope="module", params=OPTIONS.values(), ids=OPTIONS)
 def drawing(trace, request):
     return Drawing(trace.draw(**request.param))
@@ -208,6 +246,13 @@ def test_every_arrow_leads_down(drawing):
 
 def test_every_node_is_drawn(trace, whole):
     assert {f"n{node.id}" for node in trace.graph.nodes} <= {box.name for box in whole.boxes}
+
+
+def test_every_call_of_the_forward_is_a_box_or_the_arrow_from_what_it_picks_from(trace):
+    boxes = {box.name for box in Drawing(trace.draw(forward=True)).boxes}
+    left = [each for rank, each in enumerate(trace.graph.forward) if f"f{rank}" not in boxes]
+    assert all(not each.inputs or each.target == "operator.getitem" for each in left)
+    assert not {each.name for each in left} & {node.fx_node for node in trace.graph.nodes}
 
 
 def test_every_edge_is_drawn(trace, whole):

@@ -19,13 +19,17 @@ from fxgrad.graph import HookKind
 PROGRAM = """
 import contextlib, json, sys
 from fxgrad import api
-from fxgrad.render.layout import draw_graph
+from fxgrad.render.forward import compose_forward
+from fxgrad.render.layout import draw_picture
+from fxgrad.render.picture import compose_picture
 from fxgrad.target_options import TargetOptions
 written = {}
 for target in sys.argv[1:]:
     with contextlib.redirect_stdout(sys.stderr):  # forward prints
         trace = api.trace_target(TargetOptions(target))
-    texts = {"json": trace.to_json(), "dot": draw_graph(trace.graph, "dot").decode(), "report": str(trace.report())}
+    pictures = [compose_picture(trace.graph), compose_forward(trace.graph)]
+    dot = "".join(draw_picture(picture, "dot").decode() for picture in pictures)
+    texts = {"json": trace.to_json(), "dot": dot, "report": str(trace.report())}
     written[target] = texts | {"markdown": trace.to_markdown(), "text": str(trace)}
 json.dump(written, sys.stdout)
 """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fxgrad.render.layout import draw_graph
+from fxgrad.render.layout import draw_picture
+from fxgrad.render.picture import compose_picture
 
 
 def dot_source(graph, **options):
     """The DOT text of a picture, without a layout."""
-    return draw_graph(graph, "dot", **options).decode()
+    return draw_picture(compose_picture(graph, **options), "dot").decode()
 
 
 def texts(box):

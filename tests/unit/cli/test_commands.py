@@ -199,8 +199,15 @@ def test_strict_fails_for_a_warning_or_an_error(api, command, severities, status
 
 def test_draw_passes_what_to_draw(api, capsys):
     assert main(["draw", "model.py", "-o", "a.png", "--depth", "2", "--module", "layers.3", "--hooks-only"]) == 0
-    assert api.calls[1] == ("draw", "a.png", {"depth": 2, "hooks_only": True, "module": "layers.3"})
+    options = {"depth": 2, "hooks_only": True, "module": "layers.3", "forward": False, "both": False}
+    assert api.calls[1] == ("draw", "a.png", options)
     assert capsys.readouterr() == ("", "wrote a.png\n")
+
+
+@pytest.mark.parametrize("which", ["forward", "both"])
+def test_draw_passes_which_graph_to_draw(api, which):
+    assert main(["draw", "model.py", "-o", "a.png", f"--{which}"]) == 0
+    assert {name for name in ("forward", "both") if api.calls[1][2][name]} == {which}
 
 
 def test_an_unknown_format_is_refused_before_anything_runs(api, capsys):

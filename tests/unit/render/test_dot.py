@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from drawn import dot_source
+from msgspec.structs import replace
 
-from fxgrad.graph import BackwardGraph, HookKind, NodeKind
+from fxgrad.graph import BackwardGraph, FxNode, HookKind, NodeKind, Source
 from fxgrad.graph.text import escape
 from fxgrad.render import theme
+from fxgrad.render.dot import write_dot
+from fxgrad.render.forward import compose_forward
 from fxgrad.render.layout import render_dot
 from fxgrad.render.picture import shorten
 
@@ -70,6 +73,20 @@ def test_any_name_is_shown_as_it_is_and_breaks_nothing(program, name):
     svg = render_dot(dot_source(program.graph()), "svg")
     assert shown(svg).count(shorten(escape(name), 32) or "\xa0") >= 2  # the type of the module, and the argument
     assert any(f"parameter: {escape(name)}\n" in tooltip for tooltip in tooltips(svg))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_in_the_forward_is_shown_as_it_is_and_breaks_nothing(program, name):
+    call = program.call(name, name)
+    program.site(program.hook(HookKind.MODULE_BACKWARD, name, name), call, None)
+    run = FxNode("relu", "call_function", name, name, (call,), Source(name, 3, name), (), None, inputs=("x",))
+    given = FxNode("x", "placeholder", "x", "", (), None, (), None)
+    weight = FxNode("w", "get_attr", name, "", (), None, (), None)
+    program.leaf("AccumulateGrad_0", name, 3)
+    graph = replace(program.graph(), forward=(given, weight, run))
+    svg = render_dot(write_dot(compose_forward(graph)), "svg")
+    assert shown(svg).count(shorten(escape(name), 44) or "\xa0") >= 1  # the parameter
+    assert any(f"parameter: {escape(name)}" in tooltip for tooltip in tooltips(svg))
 
 
 def test_a_node_with_one_kind_of_hook_is_filled_in_its_colour(product):
@@ -132,7 +149,8 @@ spec = importlib.util.spec_from_file_location("builders", {conftest!r})
 builders = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(builders)
 from fxgrad.graph import HookKind
-from fxgrad.render.layout import draw_graph
+from fxgrad.render.layout import draw_picture
+from fxgrad.render.picture import compose_picture
 
 program = builders.Program()
 program.call("", "Model")
@@ -145,7 +163,7 @@ for layer in range(4):
     for kind in HookKind:
         program.site(program.hook(kind, f"layers.{{layer}}"), f"layers.{{layer}}#1", f"MulBackward0_{{layer}}", slot=0)
 for options in ({{}}, {{"hooks_only": True}}, {{"depth": 0}}, {{"module": "layers.1"}}):
-    print(draw_graph(program.graph(), "dot", **options).decode())
+    print(draw_picture(compose_picture(program.graph(), **options), "dot").decode())
 """
 
 

@@ -266,10 +266,10 @@ def test_a_large_picture_is_laid_out_once(program, monkeypatch):
     three_calls(program)
     monkeypatch.setattr(drawing, "_MOST_BOXES", 3)
     monkeypatch.setattr(drawing, "read_positions", None)
-    assert drawing.draw_graph(program.graph(), "svg")
+    assert drawing.draw_picture(compose_picture(program.graph()), "svg")
 
 
 def test_dot_is_not_laid_out(program, monkeypatch):
     three_calls(program)
     monkeypatch.setattr(drawing, "read_positions", None)
-    assert re.match(b"digraph", drawing.draw_graph(program.graph(), "dot"))
+    assert re.match(b"digraph", drawing.draw_picture(compose_picture(program.graph()), "dot"))

@@ -13,7 +13,7 @@ VISIBLE = 3.0
 """WCAG 2, 1.4.11: contrast of lines."""
 DARK_PAGE = "#1E1E1E"
 OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-LOOKS = (*theme.NODE_LOOKS.values(), theme.ROOT, theme.COLLAPSED, theme.STUB, theme.NO_GRADIENT)
+LOOKS = (*theme.NODE_LOOKS.values(), theme.ROOT, theme.COLLAPSED, theme.STUB, theme.NO_GRADIENT, *theme.FORWARD_LOOKS)
 FILLS = {
     *(look.fill for look in LOOKS),
     *theme.HOOK_FILLS.values(),
@@ -84,7 +84,7 @@ def test_black_text_reads_on_frames_and_plates(fill):
 
 
 @pytest.mark.parametrize("page", [theme.WHITE, DARK_PAGE])
-@pytest.mark.parametrize("line", sorted({look.line for look in LOOKS} | {theme.EDGE_LINE}))
+@pytest.mark.parametrize("line", sorted({look.line for look in LOOKS} | {flow.colour for flow in theme.Flow}))
 def test_lines_show_on_white_and_on_dark(line, page):
     assert theme.contrast(line, page) >= VISIBLE
 
