@@ -18,7 +18,7 @@ from fxgrad.result import Explanations, Probe, Trace, load
 if TYPE_CHECKING:
     import torch
 
-    from fxgrad.observe.execution import Executed
+    from fxgrad.observe.execution import CompiledRun, Executed
     from fxgrad.observe.run import ModelRun, TracedRun
     from fxgrad.render.findings import Finding
     from fxgrad.target_options import TargetOptions
@@ -292,12 +292,19 @@ def verify(
     api: Literal["backward", "grad"] = "backward",
     roots: Sequence[str] | None = None,
     after: Literal["retained", "freed"] | None = None,
+    compiled: bool = False,
 ) -> Verification:
     """Run forward and the real backward with the model's hooks, and compare each prediction with what the hook got.
 
     The hooks do run. Restores ``.grad`` and all that `trace` restores.
     `inputs`, `api`, `roots` and `after` say how backward is called, by names, as for `Trace.predict`.
-    Raises what `trace` raises, and TargetError if a hook raises.
+
+    A compiled model runs without torch.compile. With `compiled` it runs compiled, after a run without for the
+    prediction, and how often each hook was called is compared: a compiled region may pass hooks by (FXG303). What has
+    not been compiled before is compiled then, and stays so.
+
+    Raises what `trace` raises, TargetError if a hook raises, and UsageError for `compiled` with another call of
+    backward than the plain one, or where nothing is compiled.
 
     >>> import torch, fxgrad
     >>> model = torch.nn.Linear(10, 20)
@@ -314,11 +321,15 @@ def verify(
     arguments, keywords = _check_arguments(args, kwargs)
     if devices.needs_emulation(device):
         raise UsageError(
-            f"verify a live runnable on {device}, which does not exist here",
+            f"verify a live model on {device}, which does not exist here",
             "an existing device: the emulated accelerator needs its own process, in which no backward has run",
-            f"on the command line: fxgrad verify FILE --device {device}, with a factory that builds the runnable",
+            f"on the command line: fxgrad verify FILE --device {device}, with a factory that builds the model",
         )
     devices.check_placed(runnable, device)
+    if compiled:
+        _check_plain_call([inputs, roots, after], api)
+        with _explain_errors():
+            return _compare_compiled(execution.execute_compiled(runnable, arguments, keywords, loss=loss))
     with _explain_errors():
         executed = execution.execute(
             runnable,
@@ -328,6 +339,21 @@ def verify(
             called=partial(set_backward_call, inputs=inputs, api=api, roots=roots, after=after),
         )
     return _compare(executed)
+
+
+def _check_plain_call(given: Sequence[Any], api: str) -> None:
+    if api != "backward" or any(each is not None for each in given):
+        raise UsageError(
+            "a compiled run with inputs, api, roots or after",
+            "backward() from all roots: a compiled region is one node, so nothing inside it can be named",
+            "omit them, or omit compiled",
+        )
+
+
+def _compare_compiled(run: CompiledRun) -> Verification:
+    from fxgrad.verification import compare_compiled
+
+    return compare_compiled(predict(without_compiled_code(run.graph)), run.times)
 
 
 def _compare(executed: Executed) -> Verification:
@@ -421,7 +447,7 @@ def check_target(options: TargetOptions) -> list[Finding]:
     return list(list_findings(graph, explain(graph), target=path if os.path.isfile(path) else options.text))
 
 
-def verify_target(options: TargetOptions) -> Verification:
+def verify_target(options: TargetOptions, *, compiled: bool = False) -> Verification:
     """Verify a TARGET of the command line. Raises as `verify` and `trace_target` do.
 
     A saved trace cannot be run, which is a UsageError.
@@ -432,6 +458,8 @@ def verify_target(options: TargetOptions) -> Verification:
             "a target that can be run",
             "pass the file or class that was traced",
         )
+    if compiled:
+        return _verify_compiled_target(options)
     if _needs_emulation(options):
         from fxgrad.emulated import execute_in_interpreter
 
@@ -444,3 +472,17 @@ def verify_target(options: TargetOptions) -> Verification:
                 options, partial(set_backward_call, inputs=options.backward_inputs, api=options.backward_api)
             )
     return _compare(executed)
+
+
+def _verify_compiled_target(options: TargetOptions) -> Verification:
+    _check_plain_call([options.backward_inputs], options.backward_api)
+    if _needs_emulation(options):
+        raise UsageError(
+            f"a compiled run on {options.device}, which does not exist here",
+            "an existing device: the emulated accelerator computes nothing that could be compiled",
+            "omit --device, or omit --compiled",
+        )
+    from fxgrad.observe.target import loading
+
+    with _explain_errors():
+        return _compare_compiled(loading.execute_compiled_target(options))

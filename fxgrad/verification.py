@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxgrad.graph import BackwardGraph, Gradient, HookSite
 from fxgrad.graph.records import Firing, Received
-from fxgrad.graph.text import escape, format_hook, format_shape, pluralize
+from fxgrad.graph.text import count_noun, escape, format_brief_source, format_hook, format_shape, pluralize
 from fxgrad.predict import find_raising_nodes
 
 _NOT_PREDICTED = "no such site was predicted"
+_REGISTERED_IN_FORWARD = "it is registered while forward runs, and in a compiled run only hooks from before are counted"
 
 _Key = tuple[int, str | None]
 """A hook, and the module call it belongs to."""
@@ -41,6 +42,7 @@ class Verification:
     """What `fxgrad.verify` found. ``ok`` is True if every prediction is right.
 
     ``raised`` is PyTorch's message, where backward raised as predicted: what follows it in the program was not run.
+    ``compiled``: what ran is what torch.compile has made of the model, and only how often each hook was called is compared.
     """
 
     graph: BackwardGraph
@@ -48,6 +50,7 @@ class Verification:
     unknown: tuple[Unknown, ...]
     entries: int
     raised: str | None = None
+    compiled: bool = False
 
     @property
     def ok(self) -> bool:
@@ -58,6 +61,7 @@ class Verification:
         return "\n".join(
             [
                 self._summary(),
+                *self._say_how_it_ran(),
                 *([] if self.raised is None else [f"  backward raised, as predicted: {escape(self.raised)}"]),
                 *map(_format_difference, self.differences),
                 *map(_format_unknown, self.unknown),
@@ -71,10 +75,22 @@ class Verification:
 
     def _summary(self) -> str:
         sites, entries = len(self.graph.sites), self.entries
+        received = f"{entries} {pluralize(entries, 'entry', plural='entries')}"
+        what = "how often each hook is called" if self.compiled else received
         return (
-            f"{sites} hook {pluralize(sites, 'site')}, {entries} {pluralize(entries, 'entry', plural='entries')} "
-            f"compared: {len(self.differences)} wrong, {len(self.unknown)} unknown"
+            f"{sites} hook {pluralize(sites, 'site')}, {what} compared: {len(self.differences)} wrong, "
+            f"{len(self.unknown)} unknown"
         )
+
+    def _say_how_it_ran(self) -> Iterator[str]:
+        modules = [module for module in self.graph.modules if module.made_by == "torch.compile"]
+        if self.compiled:
+            yield "  ran as the program does, with torch.compile; compared with the prediction for a run without it"
+        elif modules:
+            yield (
+                f"  ran without torch.compile ({count_noun(len(modules), 'compiled module')}): compiled=True, or --compiled, "
+                "runs the compiled program"
+            )
 
 
 def compare(graph: BackwardGraph, firings: Sequence[Firing], raised: str | None = None) -> Verification:
@@ -101,6 +117,38 @@ def compare(graph: BackwardGraph, firings: Sequence[Firing], raised: str | None 
     entries = sum(len(site.grad_input or ()) + len(site.grad_output or ()) for site in graph.sites)
     found = (*wrongly, *differences)
     return Verification(graph, found, tuple(unknown), entries, None if wrongly else raised)
+
+
+def compare_compiled(graph: BackwardGraph, times: Mapping[int, int]) -> Verification:
+    """Compare how often a compiled program called each hook, by its id, with the sites of a run without torch.compile.
+
+    A compiled region is one node, so nothing can be said of where a hook was called and of what it got.
+    """
+    differences: list[Difference] = []
+    unknown: list[Unknown] = []
+    sites_by_hook: dict[int, list[HookSite]] = {}
+    for site in graph.sites:
+        sites_by_hook.setdefault(site.hook.id, []).append(site)
+    for hook, sites in sites_by_hook.items():
+        undecided = [site for site in sites if site.fires is None or (site.fires and site.times is None)]
+        if undecided:
+            unknown += [Unknown(site, "fires", site.reason) for site in undecided]
+        elif hook in times:
+            differences += _compare_times(sites, times[hook])
+        elif any(site.fires for site in sites):
+            unknown.append(Unknown(sites[0], "fires", _REGISTERED_IN_FORWARD))
+    return Verification(graph, tuple(differences), tuple(unknown), 0, compiled=True)
+
+
+def _compare_times(sites: Sequence[HookSite], got: int) -> Iterator[Difference]:
+    """Compare the calls of a hook at all of its sites."""
+    predicted, hook = sum(site.times or 0 for site in sites), sites[0].hook
+    if predicted == got:
+        return
+    registered = f", registered at {format_brief_source(hook.registered)}" if hook.registered is not None else ""
+    what = "fires" if 0 in (predicted, got) else "times"
+    in_words = f"{_format_times(got)} in the compiled program{registered}: see FXG303"
+    yield Difference(sites[0], what, _format_times(predicted), in_words)
 
 
 def _compare_end(graph: BackwardGraph, raised: str | None) -> Iterator[Difference]:

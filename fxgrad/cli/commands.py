@@ -221,17 +221,19 @@ Examples:
   fxgrad verify model.py
   fxgrad verify torch.nn:Linear --init "10, 20" --input "f32[8,10]"
   fxgrad verify model.py --inputs layers.0.weight --api grad
+  fxgrad verify model.py --compiled
 """,
 )
 @target_argument
 @backward_options
+@click.option("--compiled", is_flag=True, help="Run with torch.compile; compare how often each hook is called.")
 @with_target
-def verify_command(options: TargetOptions) -> int:
+def verify_command(options: TargetOptions, *, compiled: bool) -> int:
     """Run backward and compare what hooks get with the prediction."""
     from fxgrad import api
 
     with contain_user_code("verifying", options):
-        verification = api.verify_target(options)
+        verification = api.verify_target(options, compiled=compiled)
     show(verification)
     return 0 if verification.ok else _FOUND
 

@@ -8,8 +8,10 @@ modules are for calls that backward itself makes, as a reversible block does. Wh
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +23,7 @@ from torch.autograd.graph import GradientEdge
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
 
-from fxgrad.errors import TargetError
+from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.records import Firing, Received
@@ -31,9 +33,10 @@ from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.hooks.search import HookSlot
 from fxgrad.observe.hooks.tables import LiveHook
 from fxgrad.observe.observed_graph import ObservedGraph
-from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.frames import UserCode, format_message, format_user_traceback
+from fxgrad.observe.real_types import is_a, is_optimized
+from fxgrad.observe.record.frames import UserCode, format_message, format_user_traceback, user_code
 from fxgrad.observe.record.names import list_modules
+from fxgrad.observe.record.tensors import find_roots
 from fxgrad.observe.restore import preserve
 from fxgrad.observe.run import check_model, claim_process, collect_warnings, record_run, run_forward
 from fxgrad.observe.sharding import reset_replicas
@@ -130,6 +133,94 @@ def execute(
                 return Executed(graph, *_backward(EngineCall(observed, graph), hooks, watch))
             finally:
                 reset_replicas(list_modules(model))
+
+
+@dataclass(frozen=True)
+class CompiledRun:
+    """The graph of a run without torch.compile, without sites, and how often a run with it called each hook, by its id.
+
+    Hooks that were not there before forward are left out: only such hooks can be told apart in the compiled run.
+    """
+
+    graph: BackwardGraph
+    times: Mapping[int, int]
+
+
+def execute_compiled(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    loss: Callable[[Any], Any] | None = None,
+    watch: RegistrationWatch | None = None,
+) -> CompiledRun:
+    """Record a forward without torch.compile; then run forward and backward with it, and put the state back.
+
+    Nothing is monkey-patched in the second run, as Dynamo would see it. What it compiles stays compiled. Its guards do not
+    look at which function a hook is, so the spies change nothing for it.
+    """
+    check_model(model)
+    _check_compiled(model)
+    watch = watch or RegistrationWatch()
+    with claim_process():
+        with preserve(model, (args, kwargs)), watch.undo_on_exit():
+            with record_run(model, (args, kwargs), watch=watch) as run:
+                output = run_forward(run, loss)
+            traced, observed, hooks = run.trace_live(output.value, output.found)
+        with preserve(model, (args, kwargs, *_list_tensors_with_gradient(observed, hooks))):
+            log = _Log(observed, hooks)
+            with ExitStack() as stack, collect_warnings():
+                ranks = [rank for rank, hook in enumerate(hooks.hooks) if _put_in_early(stack, log, rank, hook)]
+                try:
+                    _run_compiled(model, args, kwargs, loss, partial(_make_error, observed, log))
+                finally:
+                    reset_replicas(list_modules(model))
+    counts = Counter(firing.hook for firing in log.firings)
+    return CompiledRun(traced.graph, {rank: counts[rank] for rank in ranks})
+
+
+def _check_compiled(model: nn.Module) -> None:
+    """Refuse a model in which nothing can be compiled."""
+    compiled = any(is_optimized(module) or vars(module).get("_compiled_call_impl") for module in list_modules(model))
+    if not compiled and "torch._dynamo.eval_frame" not in sys.modules:
+        raise UsageError(
+            "a compiled run of a model of which nothing is compiled",
+            "what torch.compile(model) returns, or a model with a module on which compile() was called",
+            "pass the compiled model, or omit compiled",
+        )
+
+
+def _put_in_early(stack: ExitStack, log: _Log, rank: int, hook: LiveHook) -> bool:
+    """Put a spy where calls and tensors take a hook from, if it is registered there. Whether it is."""
+    if hook.kind.on_several_tensors:
+        is_there = any(part.table is not None and part.number in part.table for part in hook.parts)
+        if is_there:
+            stack.enter_context(_put_in_closure(log, rank, hook))
+        return is_there
+    is_there = hook.kind.moment is not HookMoment.RETAIN_GRAD and hook.number in hook.table
+    if is_there:
+        spy = _Spy(log, rank, hook.kind, None, hook.table[hook.number])
+        stack.enter_context(_put_in(spy, HookSlot(hook.table, hook.number, hook)))
+    return is_there
+
+
+def _run_compiled(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    loss: Callable[[Any], Any] | None,
+    make_error: Callable[[BaseException], TargetError],
+) -> None:
+    with user_code(
+        "running the compiled forward",
+        allowed="a forward that runs compiled",
+        advice=lambda _: "run model(*args) by itself, or verify without compiled",
+    ):
+        value = model(*args, **kwargs)
+        result = value if loss is None else loss(value)
+    roots = [tensor for _, tensor in find_roots(result, what="the output of the compiled forward").roots]
+    with UserCode(make_error):
+        torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
 
 
 def _list_tensors_with_gradient(observed: ObservedGraph, hooks: HookRecords) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from fxgrad.errors import TargetError, UsageError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.graph.backward_graph import ProbeRun
 from fxgrad.graph.text import escape
-from fxgrad.observe.execution import Executed, execute
+from fxgrad.observe.execution import CompiledRun, Executed, execute, execute_compiled
 from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.record.frames import user_code
@@ -288,6 +288,13 @@ def execute_target(options: TargetOptions, called: Callable[[BackwardGraph], Bac
         return execute(
             target.model, tuple(target.args), dict(target.kwargs or {}), loss=target.loss, watch=watch, called=called
         )
+
+
+def execute_compiled_target(options: TargetOptions) -> CompiledRun:
+    """Load the target and run it without torch.compile and with it."""
+    with _load(options) as (target, watch):
+        args, kwargs = tuple(target.args), dict(target.kwargs or {})
+        return execute_compiled(target.model, args, kwargs, loss=target.loss, watch=watch)
 
 
 def observe_target_with_hook(options: TargetOptions, module: str, kind: HookKind) -> ProbeRun:

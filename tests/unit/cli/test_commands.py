@@ -45,8 +45,8 @@ class Api:
         self.calls.append(("probe", options, module, kind))
         return SimpleNamespace(explanations=Shown("the probe", self.severities))
 
-    def verify_target(self, options):
-        self.calls.append(("verify", options))
+    def verify_target(self, options, *, compiled):
+        self.calls.append(("verify compiled" if compiled else "verify", options))
         return SimpleNamespace(ok=self.ok, __str__=lambda: "compared")
 
     def report(self):
@@ -104,6 +104,12 @@ def test_every_option_of_a_target_reaches_the_api(api):
 def test_how_backward_is_called_reaches_the_api(api, command):
     main([command, "model.py", "--inputs", "a", "--inputs", "b", "--api", "grad"])
     assert api.calls[0][1] == TargetOptions("model.py", backward_inputs=("a", "b"), backward_api="grad")
+
+
+def test_verify_asks_for_a_compiled_run_only_where_it_is_told_to(api):
+    main(["verify", "model.py"])
+    main(["verify", "model.py", "--compiled"])
+    assert [call for call, _ in api.calls] == ["verify", "verify compiled"]
 
 
 def test_the_later_of_train_and_eval_wins(api):
