@@ -230,6 +230,8 @@ def _list_slots(graph: GraphRecords) -> Iterator[tuple[str, int | None, int | No
         yield where, ref.node, ref.slot
     for variable in graph.variables:
         yield f"variable {_quote(variable.name)}", variable.node, variable.slot
+        for earlier in variable.earlier:
+            yield f"variable {_quote(variable.name)}, earlier", earlier, None
     yield from _list_hook_slots(graph)
 
 
@@ -346,9 +348,9 @@ def _check_node(node: Node, where: str, graph: GraphRecords) -> Iterator[str]:
             yield f"{where}: it has a {field}, and a reason why it has none"
         if known is None and reason is None and graph.info.calls_reason is None:
             yield f"{where}: {field} is None without a reason"
-    if node.variable is not None and graph.variables_by_name[node.variable].node != node.id:
-        found = graph.variables_by_name[node.variable].node
-        yield f"{where}: its variable {_quote(node.variable)} is at node {found}"
+    variable = None if node.variable is None else graph.variables_by_name[node.variable]
+    if variable is not None and node.id not in (variable.node, *variable.earlier):
+        yield f"{where}: its variable {_quote(variable.name)} is at node {variable.node}"
 
 
 def _check_site(site: HookSite, where: str) -> Iterator[str]:

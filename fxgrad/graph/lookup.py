@@ -169,7 +169,8 @@ def find_input(graph: GraphRecords, text: str) -> GradientPlace:
             "tensors that require grad: PyTorch raises for others",
             "omit it, or make it require grad and trace again",
         )
-    return GradientPlace(variable.name, variable.node, variable.slot)
+    own = None if variable.node in variable.earlier else variable.node
+    return GradientPlace(variable.name, own, variable.slot)
 
 
 def find_root(graph: GraphRecords, text: str) -> Root:

@@ -310,6 +310,9 @@ class Variable(Record, frozen=True):
                  "forward" for what was made while forward ran, by the line ``made_at``; None: not known
     ``unsharded``  name of what forward uses in its place, where ``fully_shard`` (FSDP2) manages it: its gradient is reduced
                    from that one's
+    ``earlier``    ids of the AccumulateGrad nodes that a leaf had before, and for which it has another one since: they add
+                   into it as well, and ``inputs=`` does not find them. ``node`` is one of them where its own is not in the
+                   graph
     """
 
     name: str
@@ -324,6 +327,7 @@ class Variable(Record, frozen=True):
     held_by: HeldBy | None = None
     made_at: Source | None = None
     unsharded: str | None = None
+    earlier: tuple[int, ...] = ()
 
 
 class Module(Record, frozen=True):

@@ -109,6 +109,7 @@ def _make_nodes(observed: ObservedGraph, hooks: HookRecords) -> tuple[Node, ...]
     walked, recorder, forward, ownership = observed.walked, observed.recorder, observed.forward, observed.ownership
     named = observed.tensor_names.named
     variables = {walked.ids[node]: named[leaf].name for leaf, node in observed.leaves.items()}
+    variables |= {walked.ids[node]: named[leaf].name for leaf, nodes in observed.earlier.items() for node in nodes}
     if recorder is None or forward is None or ownership is None:
         return make_node_records(
             walked, NodeNotes(variables, hooks.ids_on_nodes(), find_lost_saved(walked), find_saturated(walked))
@@ -281,6 +282,7 @@ def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
             held_by=_find_holder(named, made.get(id(tensor))),
             made_at=find_stack_source(made[id(tensor)].stack) if id(tensor) in made else None,
             unsharded=None if gathered is None else gathered.name,
+            earlier=tuple([observed.walked.ids[node] for node in observed.earlier.get(id(tensor), ())]),
         )
 
 

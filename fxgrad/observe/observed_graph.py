@@ -29,7 +29,8 @@ class ObservedGraph:
 
     ``recorder`` and ``forward`` are there when the forward was recorded, and then ``ownership`` says what made each node.
     ``upstream`` are the nodes that the recorded forward did not make; None: all of them, as nothing was recorded.
-    ``leaves`` are the AccumulateGrad nodes by the identity of their leaf, ``call_ids`` the ids of the module calls.
+    ``leaves`` are the AccumulateGrad nodes by the identity of their leaf, ``earlier`` those of them, and others, that their
+    leaf has no more. ``call_ids`` are the ids of the module calls.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class ObservedGraph:
         self.upstream = None if self.ownership is None else self.ownership.upstream
 
     def _name_leaves(self) -> dict[int, AutogradNode]:
-        """Find the leaves of the graph; those without a name get one."""
-        leaves: dict[int, AutogradNode] = {}
+        """Find the leaves of the graph; those without a name get one. Of several nodes of one, its own is the last made."""
+        found: dict[int, list[AutogradNode]] = {}
         unregistered = {
             id(tensor): f"{path}.{name}"
             for path, module in self.module_names.unregistered
@@ -70,9 +71,16 @@ class ObservedGraph:
         for node, name in zip(self.walked.order, self.walked.names, strict=True):
             if name == ACCUMULATE_GRAD:
                 variable = node.variable  # type: ignore[attr-defined]
-                leaves[id(variable)] = node
+                found.setdefault(id(variable), []).append(node)
                 if id(variable) not in self.tensor_names.named:
                     self.tensor_names.add_leaf(variable, unregistered.get(id(variable)))
+        leaves: dict[int, AutogradNode] = {}
+        self.earlier: dict[int, list[AutogradNode]] = {}
+        for key, nodes in found.items():
+            own = _find_accumulator(nodes[0].variable) or nodes[-1]  # type: ignore[attr-defined]
+            leaves[key] = own if own in nodes else nodes[-1]
+            if nodes != [own]:
+                self.earlier[key] = [node for node in nodes if node is not own]
         return leaves
 
     def _number_calls(self) -> dict[ModuleEvent, str]:
@@ -142,6 +150,17 @@ class ObservedGraph:
             tensors.update((id(tensor), tensor) for tensor in self.recorder.ops.retained_inside)
         tensors.update((id(tensor), tensor) for tensor in self.root_tensors)
         return tensors.values()
+
+
+def _find_accumulator(leaf: torch.Tensor) -> AutogradNode | None:
+    """The AccumulateGrad that a leaf has now, as PyTorch finds it: a view leads to it. None for a class of the user's."""
+    if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    with torch._C._DisableTorchDispatch():  # modes of the user's would see the view being made
+        try:
+            return get_gradient_edge(leaf).node
+        except (AttributeError, RuntimeError):  # as of a sparse one
+            return None
 
 
 def _find_gradient_edge(path: Path, tensor: torch.Tensor) -> Origin:

@@ -17,6 +17,7 @@ from fxgrad.graph.hook_kinds import HookArguments, HookOwner
 from fxgrad.graph.text import escape, format_path, name_call_in_transform
 
 _NOT_SHARDED = "forward uses the unsharded parameter that FSDP gathers, and backward does not reach the sharded {name}"
+_OF_ONE_TENSOR = (HookOwner.TENSOR, HookOwner.LEAF)
 _TOP_LEVEL = 2
 """The length of a path like ("result", 0)."""
 
@@ -44,7 +45,7 @@ def find_places(graph: BackwardGraph) -> tuple[HookSite, ...]:
     return tuple(
         site
         for hook in graph.hooks
-        for site in (finder.find_module_sites(hook) if hook.kind.is_module else [finder.find_observed_site(hook)])
+        for site in (finder.find_module_sites(hook) if hook.kind.is_module else finder.find_observed_sites(hook))
     )
 
 
@@ -74,8 +75,19 @@ class PlaceFinder:
 
     # Hooks on tensors and nodes
 
-    def find_observed_site(self, hook: Hook) -> HookSite:
-        """Find the one site of a hook on a tensor, on several tensors or on a node."""
+    def find_observed_sites(self, hook: Hook) -> Iterator[HookSite]:
+        """Find the site of a hook on a tensor, on several tensors or on a node; of a leaf one at each AccumulateGrad."""
+        yield self._find_observed_site(hook)
+        leaf = self._graph.variables_by_name.get(hook.owner)
+        if leaf is None or hook.observed is None or not hook.active or hook.kind.owner not in _OF_ONE_TENSOR:
+            return
+        for node in leaf.earlier:
+            if node != hook.observed[0]:
+                slot = 0 if hook.kind.gets_one_gradient else None
+                reason = _explain_tensor_place(self._graph.nodes[node], 0)
+                yield make_site_on_node(hook, call=None, node=node, slot=slot, reason=reason)
+
+    def _find_observed_site(self, hook: Hook) -> HookSite:
         if hook.kind.on_several_tensors:
             return self._find_multi_grad_site(hook)
         if hook.observed is None:

@@ -73,7 +73,7 @@ def _list_late_parameters(subject: Subject, placed: PlacedSite) -> list[tuple[Va
     hook_rank = predicted[placed.node.id].rank
     found = []
     for variable in _list_read_parameters(subject):
-        rank = None if variable.node is None else predicted[variable.node].rank
+        rank = None if variable.node is None or variable.earlier else predicted[variable.node].rank
         if variable.node is not None and rank is not None and hook_rank is not None and rank > hook_rank:
             found.append((variable, nodes[variable.node]))
     return found

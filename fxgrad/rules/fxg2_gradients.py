@@ -76,7 +76,7 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     missing = [
         (parameter, leaf)
         for parameter, leaf in zip(wanted, map(graph.find_gradient_node, wanted), strict=True)
-        if leaf is None or leaf in refused
+        if leaf is None or all(node in refused for node in (leaf, *parameter.earlier))
     ]
     if not missing:
         return ()

@@ -45,7 +45,7 @@ def _explain_zeros(graph: BackwardGraph) -> Iterator[Explanation]:
     sources = _find_sources_of_zeros(graph)
     groups: dict[int, list[Variable]] = {}
     for leaf in graph.variables:
-        if leaf.node is not None and leaf.is_leaf and sources.get(leaf.node) is not None:
+        if leaf.node is not None and leaf.is_leaf and sources.get(leaf.node) is not None and not leaf.earlier:
             groups.setdefault(sources[leaf.node] or 0, []).append(leaf)
     yield from (_explain_zeros_of(graph, graph.nodes[node], leaves) for node, leaves in groups.items())
 

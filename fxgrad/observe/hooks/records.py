@@ -24,6 +24,7 @@ from fxgrad.observe.sharding import find_original
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
+SEVERAL_NODES = "{name} has another AccumulateGrad since, and only PyTorch's count of both decides"
 NOT_OF_MODEL = "its tensor, which is no parameter of the model, is not reached from the roots"
 LEFT = (
     "{name} has another AccumulateGrad since: set_, and a .data of another dtype or device, make PyTorch drop the one that "
@@ -83,7 +84,7 @@ class HookRecords:
             registered_nr=hook.sequence_nr,
             registered_in=self._observed.call_id(hook.call),
             grad_reads=find_grad_reads(hook.function) if hook.kind.is_module else (),
-            more_targets=hook.more_parts,
+            more_targets=hook.more_parts or self._find_repeated_part(hook),
             holds=tuple(
                 [
                     Held(name, self._find_node_id(tensor), inside)
@@ -104,6 +105,12 @@ class HookRecords:
             return None if number is None else (number, None)
         number, slot = self._observed.find_slot(hook.tensor, hook.origin)
         return None if number is None else (number, slot)
+
+    def _find_repeated_part(self, hook: LiveHook) -> str | None:
+        """That one of a multi-grad hook's tensors is a leaf with several AccumulateGrad nodes: it may count each."""
+        repeated = (part.tensor for part in hook.parts if id(part.tensor) in self._observed.earlier)
+        first = next(repeated, None)
+        return None if first is None else SEVERAL_NODES.format(name=self._observed.tensor_name(first, None))
 
     def _find_uncounted(self, hook: LiveHook, slots: Sequence[tuple[int | None, int]]) -> tuple[int, ...]:
         """``_get_grad_fn_or_grad_acc`` (torch/autograd/graph.py) takes a view of a leaf to find its node. Where the leaf is
