@@ -28,6 +28,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--overwrite", action="store_true", help="write what is printed now into the golden files")
+    parser.addoption(
+        "--models", type=int, help="how many random models of each sort the oracle makes, instead of a few"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -190,6 +190,9 @@ class ScriptOperator(Record, frozen=True):
     source: Source | None
 
 
+CHECKPOINT_ARGUMENTS = "the arguments of its checkpoint"
+
+
 class Node(Record, frozen=True):
     """One autograd Node, numbered by ``id`` in a topological order from the roots.
 
@@ -207,7 +210,8 @@ class Node(Record, frozen=True):
     ``needs_input_grad`` of a custom Function: one bool per argument of forward
     ``hooks``            ids of the hooks registered on the node itself, in order; ``prehooks`` likewise
     ``settings``         arguments other than tensors that decide whether a gradient exists: (("ord", "2"),)
-    ``overwritten``      names of saved tensors that were changed in place since
+    ``overwritten``      names of saved tensors that were changed in place since; `CHECKPOINT_ARGUMENTS` where that is an
+                         argument of the non-reentrant checkpoint that runs forward again for what the node saved
     ``freed``            whether an earlier backward freed what the node saved
     ``reads_saved``      whether the node reads what it saved whenever it is executed; False if only its own code decides
     ``nested_backward``  if the node's own Python code starts a backward: the slots of this graph, as (node, slot), that this

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fxgrad.graph import BackwardGraph, CompiledBefore, Hook, HookSite, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.lookup import is_used_outside
+from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
 from fxgrad.graph.text import escape, format_path, join_words, pluralize
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
@@ -230,6 +231,8 @@ def _explain_raising(node: Node) -> str:
 
 def describe_lost_saved(node: Node) -> str:
     """What became of what a node saved, as the end of a sentence: "was changed in place"."""
+    if CHECKPOINT_ARGUMENTS in node.overwritten:
+        return "cannot be computed again: an argument of its checkpoint was changed in place"
     return "was freed by an earlier backward" if node.freed else "was changed in place"
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, Source
 from fxgrad.graph.names import name_node_function
+from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
 from fxgrad.graph.text import escape, format_source, join_words, quote_code
 from fxgrad.predict import find_raising_nodes
 from fxgrad.rules.data_flow import DataFlow, begin_at, name_operation
@@ -81,6 +82,8 @@ def _explain_when(node: Node, message: str) -> str:
 
 
 def _explain_overwritten(graph: BackwardGraph, node: Node) -> Explanation:
+    if CHECKPOINT_ARGUMENTS in node.overwritten:
+        return _explain_overwritten_argument(node)
     change = _find_change_after(graph, DataFlow(graph), node)
     changed_by = name_operation(change) if change else "an in-place operation"
     made_at = f", at {format_source(node.source)}," if node.source else ""
@@ -99,6 +102,26 @@ def _explain_overwritten(graph: BackwardGraph, node: Node) -> Explanation:
         fix=_advise_on_change(graph, change),
         owner=node.label,
         source=change.source if change else node.source,
+    )
+
+
+def _explain_overwritten_argument(node: Node) -> Explanation:
+    return Explanation(
+        code="FXG203",
+        severity=_choose_severity(node),
+        headline=f"{_raise_at(node)}: an in-place operation changed an argument of the checkpoint around it",
+        because=(
+            "A non-reentrant checkpoint saves its arguments, and runs forward again from them when backward needs what "
+            "was not kept. One of them was modified in place since. "
+            + _explain_when(
+                node,
+                "Unpacking it compares version counters, and raises `one of the variables needed for gradient "
+                "computation has been modified by an inplace operation`",
+            )
+        ),
+        fix="pass the checkpoint a clone, or replace the in-place operation on its argument with an out-of-place one",
+        owner=node.label,
+        source=node.source,
     )
 
 

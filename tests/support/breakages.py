@@ -53,7 +53,7 @@ BREAKAGES = {
     ),
     "the oldest node runs first": (engine._Queue, "push", oldest_first, "two_branches_and_leaves", "order"),
     "leaves run in the order of their ids": (engine._Ready, "__lt__", leaves_by_id, "many_leaves", "order"),
-    "no node raises": (engine, "_find_raising", ends_never, "a_node_that_raises", "fires"),
+    "no node raises": (engine, "_find_raising", ends_never, "a_node_that_raises", "fires raises"),
     # the order at one node, and whether a hook is called
     "prehooks are called last": (firing.HookCalls, "_run_node", prehooks_last, "hooks_on_tensors_and_nodes", "order"),
     "post-accumulate hooks are called last": (

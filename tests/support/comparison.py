@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from fxgrad.graph import BackwardGraph, Gradient, HookKind, HookSite
+from fxgrad.predict import find_raising_nodes
 
-PROPERTIES = ("refusal", "site", "fires", "times", "order", "node", "length", "none", "shape", "dtype")
-"""What can be wrong. "refusal": one of fxgrad and PyTorch raises, the other does not; "site": a hook has no site."""
+PROPERTIES = ("refusal", "site", "fires", "times", "order", "node", "length", "none", "shape", "dtype", "raises")
+"""What can be wrong. "refusal": one of fxgrad and PyTorch raises, the other does not; "site": a hook has no site;
+"raises": whether backward raises, and at which node."""
 
 SHAPE_OPEN, DTYPE_OPEN = "the shape is left open", "the dtype is left open"
 """Reasons of entries that are Tensors for certain, of which the records do not show everything."""
@@ -93,6 +95,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class End:
+    """How a backward ended: the live node that was executed last, and PyTorch's message where it raised there."""
+
+    node: Any = None
+    raised: str | None = None
+
+
+@dataclass(frozen=True)
 class Reality:
     """What one backward did, and how to recognize in it what the records speak of.
 
@@ -103,6 +113,9 @@ class Reality:
     ``retained``    what each call of retain_grad on a tensor that is no leaf left
     ``registered``  the names of all hooks that were registered: each must have a site
     ``others``      whether there are other hooks, of which nothing was noted: their sites are not compared
+    ``end``         how backward ended; None: that is not compared
+    ``cut``         how many of the calls are compared, where the next is no longer foreseen, as a hook raised or returned
+                    None for a gradient; None: all, and that there are no more
     """
 
     calls: Sequence[Called]
@@ -112,6 +125,8 @@ class Reality:
     retained: Sequence[Retained] = ()
     registered: Collection[Hashable] = ()
     others: bool = False
+    end: End | None = None
+    cut: int | None = None
 
 
 Key = tuple[Hashable, str | None]
@@ -140,6 +155,10 @@ class _Held:
 
     def _compare(self) -> None:
         self._every_hook_has_a_site()
+        if self.reality.cut is not None:
+            self._compare_beginning(self.reality.cut)
+            return
+        self._compare_end()
         sound = [key for key in {**self.sites, **self.calls} if self._compare_count(key)]
         for key in sound:
             for site, called in self._paired(key):
@@ -196,6 +215,44 @@ class _Held:
             self.comparison.add("times", f"{key} was called {real} times, but predicted {times}")
             return False
         return True
+
+    # Where backward ends
+
+    def _compare_end(self) -> None:
+        """Compare whether backward raises at a node that can no longer read what it saved, or never can, and at which."""
+        end = self.reality.end
+        if end is None or self.graph.info.backward.after is not None:
+            return  # what the earlier call has freed ends this one, at a node that is not told
+        certain, possible = find_raising_nodes(self.graph)
+        if end.raised is None:
+            if certain is not None:
+                self.comparison.add("raises", f"backward raises at {certain.label}, but it ends")
+        elif certain is None and possible is None:
+            self.comparison.add("raises", f"backward ends, but it raises: {end.raised}")
+        elif self.reality.ids is not None and end.node is not None:
+            at = self.reality.ids.get(end.node)
+            if at not in {node.id for node in (certain, possible) if node is not None}:
+                labels = [None if node is None else node.label for node in (certain, possible)]
+                self.comparison.add("raises", f"backward raises at one of {labels}, but it is {end.node.name()}")
+
+    def _compare_beginning(self, count: int) -> None:
+        """Compare the first calls only: they must be those that are predicted to come first."""
+        undecided = {key for key, sites in self.sites.items() if any(_is_open(site) for site in sites)}
+        self.comparison.reasons.update(
+            site.reason for key in undecided for site in self.sites[key] if site.fires is None
+        )
+        predicted = [site for sites in self.sites.values() for site in sites if site.fires]
+        predicted = [site for site in sorted(predicted, key=_rank) if self._site_key(site) not in undecided]
+        real = [called for called in self.reality.calls[:count] if self._call_key(called) not in undecided]
+        told = [(self._site_key(site), self._site_node(site)) for site in predicted][: len(real)]
+        came = [(self._call_key(called), self._node(called)) for called in real]
+        if told != came:
+            pairs = enumerate(zip(told, came, strict=False))
+            at = next((rank for rank, (a, b) in pairs if a != b), len(told))
+            self.comparison.add("order", f"call {at} of {count} is {came[at:][:3]}, but predicted {told[at:][:3]}")
+            return
+        for site, called in zip(predicted, real, strict=False):
+            self._compare_entries(site, called)
 
     # Nodes
 
@@ -267,6 +324,11 @@ class _Held:
             for gradient, received in zip(predicted, real, strict=True):
                 place = f"{self._text(site)}: {name}[{gradient.index}] {gradient.argument}"
                 compare_entry(self.comparison, place, gradient, received)
+
+
+def _is_open(site: HookSite) -> bool:
+    """Whether only backward decides whether or how often a hook is called there."""
+    return site.fires is None or (site.fires and site.times != 1)
 
 
 def _rank(site: HookSite) -> int:

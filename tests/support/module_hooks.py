@@ -60,6 +60,12 @@ class Notebook:
         self.log.clear()
         self.retaining.clear()
 
+    def forget_calls(self) -> None:
+        """Forget what a first backward did: the calls that were noted, and what it left on tensors."""
+        self.log.clear()
+        for tensor in self.retaining:
+            tensor.grad = None
+
     def _named(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         function.__qualname__ = function.__name__ = name
         return function

@@ -7,23 +7,38 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from comparison import Comparison, Reality, compare_with
-from module_hooks import Notebook, backward, roots_in
-from random_modules import HOOKS, IN_PLACE, PURE, RESULTS, RUN_AGAIN, Grammar, RandomModule, is_hookable
-from same_graph import ids_in
+from backward_calls import CALLS, end_of, random_call
+from comparison import Comparison, End, Reality, compare_with
+from module_hooks import Notebook, roots_in
+from random_modules import (
+    HOOKS,
+    IN_PLACE,
+    NESTED_RESULTS,
+    PURE,
+    RESULTS,
+    RUN_AGAIN,
+    Grammar,
+    RandomModule,
+    is_hookable,
+)
+from returning_hooks import ReturningNotebook
+from same_graph import ids_in, root_places
+from strange_modules import CONTAINERS, LOST, RECOMPUTED, REPLACED, TRANSFORMED, StrangeModule
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
 import fxgrad
 from fxgrad.errors import FxgradError
 from fxgrad.graph import BackwardGraph, HookKind
+from fxgrad.predict import find_raising_nodes
+from fxgrad.rules import explain
 
 MORE_HOOKS = ("node_prehook", "several_hook", "any_hook", "removed_hook", "weight_hook", "weight_after")
 HOOKED = {
@@ -31,9 +46,25 @@ HOOKED = {
     "changes in place": Grammar((*PURE, *HOOKS, *MORE_HOOKS, *IN_PLACE), RESULTS),
     "runs again in backward": Grammar((*PURE, *HOOKS, *MORE_HOOKS, *RUN_AGAIN), RESULTS),
 }
+ALL_HOOKS = (*PURE, *HOOKS, *MORE_HOOKS)
+STRANGE = {
+    "containers": Grammar((*ALL_HOOKS, *CONTAINERS * 4), (*RESULTS, *NESTED_RESULTS * 3), calls=CALLS),
+    "replaced parameters": Grammar((*ALL_HOOKS, *REPLACED * 3), RESULTS, calls=CALLS),
+    "lost saved tensors": Grammar((*ALL_HOOKS, *LOST * 2), RESULTS, calls=CALLS),
+    "hooks that return": Grammar(ALL_HOOKS, (*RESULTS, *NESTED_RESULTS), hooks_return=True, calls=CALLS),
+    "checkpoints": Grammar((*ALL_HOOKS, *RECOMPUTED * 3), RESULTS, calls=CALLS),
+    "transforms": Grammar((*ALL_HOOKS, *TRANSFORMED * 3), RESULTS, calls=CALLS),
+    "everything": Grammar(
+        (*ALL_HOOKS, *CONTAINERS, *REPLACED, *LOST, *IN_PLACE, *RECOMPUTED, *TRANSFORMED, "by_function"),
+        (*RESULTS, *NESTED_RESULTS),
+        hooks_return=True,
+        calls=CALLS,
+    ),
+}
+"""What programs of users do besides."""
 
 
-class HookedModule(RandomModule):
+class HookedModule(StrangeModule):
     """One that also registers hooks of the other kinds inside forward, and removes some."""
 
     def _made(self, a: torch.Tensor) -> tuple[torch.Tensor, bool]:
@@ -170,36 +201,36 @@ def _on_tensors(
 Make = Callable[[], Made]
 
 
-def by_recording(make: Make) -> tuple[BackwardGraph, Made, Any]:
+def by_recording(make: Make) -> tuple[fxgrad.Trace, Made, Any]:
     """Predict from the very run whose backward is compared."""
     made = make()
     with fxgrad.record(made.model) as recording:
         output = made.model(*made.args)
-    return recording.trace(output).graph, made, output
+    return recording.trace(output), made, output
 
 
-def by_tracing(make: Make) -> tuple[BackwardGraph, Made, Any]:
+def by_tracing(make: Make) -> tuple[fxgrad.Trace, Made, Any]:
     """Predict from one run, and compare with another; what forward changed in place has another grad_fn after it."""
     traced = make()
-    graph = fxgrad.trace(traced.model, tuple(traced.args)).graph
+    trace = fxgrad.trace(traced.model, tuple(traced.args))
     made = make()
-    return graph, made, made.model(*made.args)
+    return trace, made, made.model(*made.args)
 
 
-def by_capturing(make: Make) -> tuple[BackwardGraph, Made, Any]:
+def by_capturing(make: Make) -> tuple[fxgrad.Trace, Made, Any]:
     """Predict from the graph alone, which a forward that nobody watched has left."""
     made = make()
     output = made.model(*made.args)
-    return fxgrad.capture(output, made.model, node_hooks=True).graph, made, output
+    return fxgrad.capture(output, made.model, node_hooks=True), made, output
 
 
-def by_going_on(make: Make) -> tuple[BackwardGraph, Made, Any]:
+def by_going_on(make: Make) -> tuple[fxgrad.Trace, Made, Any]:
     """Predict from a second run, on what a first one made, which nobody watched."""
     made = make()
     results = roots_in(made.model(*made.args))
     with fxgrad.record(made.model) as recording:
         output = made.model(*results)
-    return recording.trace(output).graph, made, output
+    return recording.trace(output), made, output
 
 
 WAYS = {"record": by_recording, "trace": by_tracing, "capture": by_capturing, "go on": by_going_on}
@@ -241,48 +272,94 @@ def compared_model(source: random.Random, grammar: Grammar, way: str) -> Compari
             nonlocal choices
             notebooks.close()  # the global hooks of the last one
             choices = choices.again()
-            return hooked_model(choices, grammar, notebooks.enter_context(closing(Notebook())))
+            notebook = ReturningNotebook(choices.random()) if grammar.hooks_return else Notebook()
+            return hooked_model(choices, grammar, notebooks.enter_context(closing(notebook)))
 
-        refused = _refused(make(), way)
-        if refused is None:
-            return _compared(make, way)
-        if refused == "forward":
-            with pytest.raises((FxgradError, *_FORWARD_ERRORS)):
-                WAYS[way](make)
+        if not _is_refused(make(), way):
+            trace, made, output = WAYS[way](make)
+            return _compared(choices, grammar, way, trace, made, roots_in(output))
+        with pytest.raises((FxgradError, *_FORWARD_ERRORS)):
+            WAYS[way](make)
     return None
 
 
-_FORWARD_ERRORS = (RuntimeError, TypeError, StopIteration, ZeroDivisionError, IndexError)
+_FORWARD_ERRORS = (RuntimeError, TypeError, StopIteration, ArithmeticError, LookupError, AttributeError)
 
 
-def _refused(made: Made, way: str) -> str | None:
-    """Whether PyTorch raises in "forward" or in "backward", or gives nothing there to start from."""
+def _is_refused(made: Made, way: str) -> bool:
+    """Whether PyTorch raises in forward, or gives nothing there for backward to start from."""
     try:
         roots = roots_in(made.model(*made.args))
         if way == "go on":
             roots = roots_in(made.model(*roots))
+        root_places(roots)  # a view that was changed in place where that is forbidden has no grad_fn
     except _FORWARD_ERRORS:
-        return "forward"
-    if not roots:
-        return "forward"
-    try:
-        backward(roots)
-    except RuntimeError:
-        return "backward"
-    return None
+        return True
+    return not roots
 
 
-def _compared(make: Make, way: str) -> Comparison:
-    graph, made, output = WAYS[way](make)
-    graph.lint()
-    roots = roots_in(output)
-    ids = ids_in(graph, roots)
+def _compared(
+    rng: random.Random, grammar: Grammar, way: str, trace: fxgrad.Trace, made: Made, roots: Sequence[torch.Tensor]
+) -> Comparison:
+    trace.graph.lint()
+    ids = ids_in(trace.graph, roots)
     notebook = made.notebook
-    notebook.log.clear()
-    backward(roots)
+    call = random_call(rng, grammar.calls, trace.graph, ids, roots)
+    graph = call.predict(trace)
+    graph.lint()
+    if "after" in call.told:
+        end_of(call, (), retain_graph=call.told["after"] == "retained")
+    notebook.forget_calls()
+    end = end_of(call, list(ids))
     paths = {module: path for path, module in made.model.named_modules()}
-    reality = Reality(notebook.log, ids, paths, retained=notebook.retained(ids), registered=notebook.names)
-    return compare_with(graph, _as_far_as_captured(graph, made.model, reality) if way in SEEN_IN_PART else reality)
+    reality = Reality(
+        notebook.log,
+        ids,
+        paths,
+        retained=notebook.retained(ids),
+        registered=() if _has_steps(made.model, REPLACED) else notebook.names,  # nothing leads to a replaced tensor
+        end=_foreseen_end(graph, end),
+        cut=_first_unforeseen(graph, notebook, end, ids),
+    )
+    compared = compare_with(graph, _as_far_as_captured(graph, made.model, reality) if way in SEEN_IN_PART else reality)
+    if isinstance(notebook, ReturningNotebook):
+        _compare_answers(graph, notebook, end, compared)
+    return compared
+
+
+def _compare_answers(graph: BackwardGraph, notebook: ReturningNotebook, end: End, comparison: Comparison) -> None:
+    """What FXG109 says of hooks that return something: "backward raises" where it does, and which hook made it raise."""
+    found = [finding for finding in explain(graph) if finding.code == "FXG109" and finding.site is not None]
+    refused = {finding.site.hook.function for finding in found if finding.headline.startswith("backward raises")}
+    if refused and end.raised is None and (notebook.broken is None or notebook.broken[0] in refused):
+        comparison.add("raises", f"FXG109 says that backward raises for what {refused} return, but it ends")
+    named = {finding.site.hook.function for finding in found}
+    if end.raised is not None and notebook.broken is not None and "hook" in end.raised:
+        sites = {site.hook.function for site in graph.sites if site.fires is not False}
+        if notebook.broken[0] in sites - named:
+            comparison.add("raises", f"FXG109 does not name {notebook.broken[0]}, but: {end.raised}")
+
+
+LOST_MESSAGES = ("Trying to backward through the graph a second time", "one of the variables needed for gradient")
+REFUSED_BY_ALL_HOOK = "A leaf node was passed"
+
+
+def _foreseen_end(graph: BackwardGraph, end: End) -> End | None:
+    """How backward ended, where the records of nodes tell: an "all" hook that raises is seen in the sites."""
+    return None if end.raised is not None and end.raised.startswith(REFUSED_BY_ALL_HOOK) else end
+
+
+def _first_unforeseen(graph: BackwardGraph, notebook: Notebook, end: End, ids: Mapping[Any, int]) -> int | None:
+    """How many calls came before something that is not foreseen: what a hook returns, or an error of the program's, as
+    one in a backward that a node starts."""
+    if isinstance(notebook, ReturningNotebook) and notebook.broken is not None:
+        return notebook.broken[1]
+    if end.raised is None or end.raised.startswith(REFUSED_BY_ALL_HOOK):
+        return None
+    at = ids.get(end.node)
+    starts_another = at is not None and graph.nodes[at].nested_backward is not None
+    is_told = end.raised.startswith(LOST_MESSAGES) or at in {node.id for node in find_raising_nodes(graph) if node}
+    return len(notebook.log) if starts_another or not is_told else None
 
 
 def _as_far_as_captured(graph: BackwardGraph, model: nn.Module, reality: Reality) -> Reality:
@@ -291,10 +368,15 @@ def _as_far_as_captured(graph: BackwardGraph, model: nn.Module, reality: Reality
     Those are on tensors that were inside forward, and on what an argument was before it was changed in place.
     """
     found = {reality.name_of(site) for site in graph.sites}
-    scripts = [module.script for module in model.modules() if isinstance(module, RandomModule)]
-    if not any(step[0] in IN_PLACE for script in scripts for step in script):
+    if not _has_steps(model, IN_PLACE):
         found |= {name for name in reality.registered if str(name).isdecimal()}
     calls = [called for called in reality.calls if called.hook in found]
     places = {(site.node, site.slot) for site in graph.sites if site.hook.kind is HookKind.RETAIN_GRAD}
     retained = [one for one in reality.retained if (one.node, one.slot) in places]
     return replace(reality, calls=calls, paths=None, registered=(), retained=retained)
+
+
+def _has_steps(model: nn.Module, steps: Sequence[str]) -> bool:
+    """Whether a module of the model may take one of these steps."""
+    scripts = [module.script for module in model.modules() if isinstance(module, RandomModule)]
+    return any(step[0] in steps for script in scripts for step in script)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
 
 import torch
 from module_hooks import Notebook
@@ -20,14 +20,32 @@ IN_PLACE = ("times_in_place", "plus_in_place", "view_in_place", "in_place_withou
 NEW_RESULTS = ("one new", "two new")
 RUN_AGAIN = ("checkpointed", "checkpointed_reentrant", "by_function")
 RESULTS = ("one", "two", "mixed", "nested", "list", "dict", *NEW_RESULTS)
+NESTED_RESULTS = ("data class", "named tuple", "deep", "list of two")
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What forward may do, and what it may return."""
+    """What forward may do, and what it may return; whether hooks return values, and how backward may be called."""
 
     steps: tuple[str, ...]
     results: tuple[str, ...]
+    hooks_return: bool = False
+    calls: tuple[str, ...] = ("plain",)
+
+
+class Pair(NamedTuple):
+    """Two values with names."""
+
+    first: Any
+    second: Any
+
+
+@dataclass
+class Box:
+    """A value, and others in a container."""
+
+    content: Any
+    others: Any = ()
 
 
 GRAMMARS = {
@@ -192,6 +210,8 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_of(member)
     elif isinstance(value, dict):
         yield from tensors_of(list(value.values()))
+    elif is_dataclass(value):
+        yield from tensors_of([getattr(value, member.name) for member in fields(value)])
 
 
 def make_result(style: str, picked: list[torch.Tensor]) -> Any:
@@ -205,6 +225,10 @@ def make_result(style: str, picked: list[torch.Tensor]) -> Any:
         "dict": lambda: {"a": first, "b": second},
         "one new": lambda: first * 1.5,
         "two new": lambda: (first * 1.5, second * 1.5),
+        "data class": lambda: Box(first, (second,)),
+        "named tuple": lambda: Pair(first, second),
+        "deep": lambda: (first, {"a": [second, Pair(third, None)]}),
+        "list of two": lambda: [first, (second, third)],
     }[style]()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any
 
 import torch
-from comparison import Called, Comparison, Reality, Retained, compare_with, described
+from comparison import Called, Comparison, End, Reality, Retained, compare_with, described
 from msgspec.structs import replace
 from same_graph import ids_in
 from torch.autograd.graph import get_gradient_edge, register_multi_grad_hook
@@ -162,14 +162,22 @@ class Bench:
         self.run(inputs, api)
         return self.compared(predicted)
 
-    def compared(self, predicted: BackwardGraph, log: Sequence[Called] | None = None) -> Comparison:
-        """Hold the sites of a graph against what was noted while backward ran."""
+    def compared(
+        self,
+        predicted: BackwardGraph,
+        log: Sequence[Called] | None = None,
+        end: End | None = None,
+        cut: int | None = None,
+    ) -> Comparison:
+        """Hold the sites of a graph against what was noted while backward ran; `end` and `cut` as in `Reality`."""
         reality = Reality(
             self.log if log is None else log,
             ids_in(predicted, self.outputs),
             name_of=lambda site: site.hook.id,
             retained=self._retained(),
             registered=range(len(self.hooks)),
+            end=end,
+            cut=cut,
         )
         return compare_with(predicted, reality)
 

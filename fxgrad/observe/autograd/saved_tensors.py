@@ -5,18 +5,25 @@ hook of ``saved_tensors_hooks`` where there is one; such tensors are left alone,
 counters (torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack). Generated nodes unpack all that they saved before
 they compute anything, so one of these raises whenever backward executes it. Of a custom Function, its code decides.
 Nodes of ``_foreach_*`` functions and ``CopySlices`` show nothing of what they saved.
+
+Inside a non-reentrant checkpoint the unpack hook is torch's own: it runs forward again from the arguments that the
+checkpoint saved, whose counters are compared (torch/utils/checkpoint.py, _CheckpointFrame.get_inputs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils import checkpoint
 
+from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
 from fxgrad.observe.autograd.operands import may_run_unpack_hook
 from fxgrad.observe.autograd.python_functions import reads_saved_tensors
 from fxgrad.observe.autograd.walk import WalkedGraph
+from fxgrad.observe.real_types import is_a
 
 _SAVED, _RAW = "_saved_", "_raw_saved_"
 _OF_FUNCTION = "saved_tensors"
@@ -65,8 +72,12 @@ def _look_at_generated(node: Any, names: tuple[str, ...]) -> LostSaved:
     for name in names:
         try:
             raw = getattr(node, _RAW + name)
-            if raw is not None and not may_run_unpack_hook(raw):
+            if raw is None:
+                continue
+            if not may_run_unpack_hook(raw):
                 getattr(node, _SAVED + name)
+            elif _lost_arguments(raw):
+                return LostSaved((CHECKPOINT_ARGUMENTS,))
         except RuntimeError as error:
             if _FREED in str(error):  # all that it saved was freed together
                 return LostSaved(freed=True)
@@ -80,12 +91,45 @@ def _look_at_function(node: Any) -> LostSaved:
         raw = node._raw_saved_tensors
         if raw and not may_run_unpack_hook(raw):
             node.saved_tensors  # noqa: B018 - to see whether it raises
+        elif raw and _lost_arguments(raw):
+            reads = reads_saved_tensors(getattr(type(node), "_forward_cls", None))
+            return KEPT if reads is False else LostSaved((CHECKPOINT_ARGUMENTS,), reads_saved=reads is True)
     except RuntimeError as error:
         freed = _FREED in str(error)
         reads = reads_saved_tensors(getattr(type(node), "_forward_cls", None))
         if reads is not False and (freed or _CHANGED in str(error)):
             return LostSaved(() if freed else (_OF_FUNCTION,), freed, reads is True)
     return KEPT
+
+
+def _lost_arguments(raw: Any) -> bool:
+    """Whether a checkpoint would have to unpack an argument that was changed in place, before it can run again."""
+    return any(_has_changed(argument) for one in _as_tuple(raw) for argument in _list_checkpoint_arguments(one))
+
+
+def _list_checkpoint_arguments(raw: Any) -> tuple[Any, ...]:
+    """What the checkpoint saved whose unpack hook this is; () if it is another hook."""
+    hook = getattr(raw, "unpack_hook", None)
+    if not is_a(hook, FunctionType) or hook.__module__ != checkpoint.__name__:
+        return ()
+    for name, cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True):
+        if name == "frame":
+            return tuple(getattr(cell.cell_contents, "saved_args", ()))
+    return ()
+
+
+def _has_changed(argument: Any) -> bool:
+    if not is_a(argument, torch._C._autograd.SavedTensor) or may_run_unpack_hook(argument):
+        return False
+    try:
+        argument.unpack()
+    except RuntimeError as error:
+        return _CHANGED in str(error)
+    return False
+
+
+def _as_tuple(raw: Any) -> tuple[Any, ...]:
+    return raw if is_a(raw, tuple) else (raw,)
 
 
 # Where all of a gradient is zero, as the values were

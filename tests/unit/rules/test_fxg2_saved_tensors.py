@@ -6,6 +6,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fxgrad
 from fxgrad.rules import explain, explain_error
@@ -265,3 +266,51 @@ def test_the_backward_that_is_named_is_the_one_that_freed_the_graph():
     (told,) = [each for each in explain(fxgrad.trace(Two(), torch.ones(2, 3)).graph) if each.code == "FXG203"]
     assert told.source is not None
     assert told.source.code.startswith("self.of_the_loss = ")
+
+
+class Checkpointed(nn.Module):
+    """Inside a checkpoint, `change` is called with what was passed to it."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.change = change
+
+    def forward(self, x):
+        return checkpoint(self.inside, x * 1, use_reentrant=False)
+
+    def inside(self, x):
+        self.change(x)
+        return self.linear(x).sigmoid()
+
+
+@needs_saved_tensors
+def test_a_checkpoint_whose_argument_is_changed_in_place_cannot_run_again_in_backward():
+    graph = fxgrad.trace(Checkpointed(torch.relu_), torch.ones(2, 3, requires_grad=True)).graph
+    (told,) = [each for each in explain(graph) if each.code == "FXG203"]
+    assert told.headline == (
+        "backward raises at SigmoidBackward0_0: an in-place operation changed an argument of the checkpoint around it"
+    )
+    assert told.fix.startswith("pass the checkpoint a clone")
+    with pytest.raises(RuntimeError, match="has been modified by an inplace operation"):
+        Checkpointed(torch.relu_)(torch.ones(2, 3, requires_grad=True)).sum().backward()
+
+
+@needs_saved_tensors
+def test_hooks_behind_a_checkpoint_that_cannot_run_again_are_not_called():
+    model = Checkpointed(torch.relu_)
+    model.linear.weight.register_hook(lambda grad: None)
+    verification = fxgrad.verify(model, torch.ones(2, 3, requires_grad=True))
+    assert verification.ok
+    (site,) = verification.graph.sites
+    assert site.reason.endswith(
+        "SigmoidBackward0_0 raises, as what it saved cannot be computed again: an argument of its checkpoint was changed "
+        "in place"
+    )
+
+
+@needs_saved_tensors
+def test_a_checkpoint_whose_argument_stays_as_it_is_runs_again():
+    model = Checkpointed(torch.relu)
+    assert [each for each in explain(fxgrad.trace(model, torch.ones(2, 3)).graph) if each.code == "FXG203"] == []
+    model(torch.ones(2, 3, requires_grad=True)).sum().backward()
