@@ -99,7 +99,7 @@ class NodeKind(enum.Enum):
     ``COPY_SLICES``       an in-place operation on a view, seen from its base
     ``COMPILED``          a region that torch.compile made (``CompiledFunctionBackward``)
     ``CHECKPOINT``        a reentrant ``torch.utils.checkpoint`` (``CheckpointFunctionBackward``)
-    ``SCRIPTED``          a differentiable graph of TorchScript
+    ``SCRIPTED``          a differentiable graph of TorchScript: one node for several operators
     ``ERROR``             raises when backward reaches it (``NotImplemented``, ``DelayedError``, ``Error``)
     ``OPAQUE``            any other node: a C++ extension's, or one that only some build of torch has
     """
@@ -180,14 +180,17 @@ class Returned(Record, frozen=True):
 class ScriptOperator(Record, frozen=True):
     """The operator of a TorchScript program that made a node.
 
-    ``kind``    its name in the script's graph: ``aten::linear``, which may make several nodes
+    ``kind``    its name in the script's graph: ``aten::linear``, which may make several nodes; ``prim::DifferentiableGraph``
+                of a node that stands for several operators
     ``module``  path of the module inside the script whose method it is in; None if that is not known
     ``source``  the line that it was compiled from, in the file, or in the archive's code where that has no file's line
+    ``inside``  the operators that a differentiable graph ran, in order
     """
 
     kind: str
     module: str | None
     source: Source | None
+    inside: tuple[ScriptOperator, ...] = ()
 
 
 CHECKPOINT_ARGUMENTS = "the arguments of its checkpoint"

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import torch
+from msgspec import structs
 from torch import nn
 from torch._C._dynamo import eval_frame
+from torch.jit._fuser import optimized_execution
 from torch.nn.parameter import is_lazy
 
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
@@ -58,6 +60,11 @@ from fxgrad.observe.restore import preserve
 
 GATHERED = "FSDP gathers its parameters while it runs"
 NO_CALLS = "captured from existing tensors: forward was not recorded"
+
+JOINED_LATER = (
+    "TorchScript optimizes what it has run before: in a later run one DifferentiableGraphBackward may take the place of "
+    "several of its nodes"
+)
 
 _HOOKED_VIEW = "is a view and is being modified inplace"
 """In the message of torch/csrc/autograd/variable.cpp, handle_view_on_rebase."""
@@ -250,6 +257,8 @@ def record_run(
         run.recorder.runs_compiled = not compiler.is_off
         stack.enter_context(run.without_compiled_calls())
         caught = [] if arguments is None else stack.enter_context(collect_warnings())
+        if arguments is not None:  # else a script would be optimized the next time, as if the program had run it
+            stack.enter_context(optimized_execution(False))
         stack.enter_context(watch.watching())
         stack.callback(run.recorder.finish)
         run.recorder.begin()
@@ -333,7 +342,7 @@ class ModelRun:
                 skipped=found.skipped,
                 notes=(*self.notes, *hooks.notes),
             )
-            graph = build_graph(observed, hooks, info)
+            graph = _note_scripts(build_graph(observed, hooks, info))
             forward.refusal = forward.refusal or _find_unseen_function(graph)
             return TracedRun(graph, forward.finish(), make_tensor_finder(self._tensor_names)), observed, hooks
 
@@ -451,6 +460,13 @@ def collect_warnings() -> Iterator[list[warnings.WarningMessage]]:
         warnings.showwarning = note
         warnings.simplefilter("always")
         yield kept
+
+
+def _note_scripts(graph: BackwardGraph) -> BackwardGraph:
+    """Say that TorchScript may make other nodes the next time, where it has not joined any yet."""
+    if all(node.script is None for node in graph.nodes) or any(node.kind is NodeKind.SCRIPTED for node in graph.nodes):
+        return graph
+    return structs.replace(graph, info=structs.replace(graph.info, notes=(*graph.info.notes, JOINED_LATER)))
 
 
 def _count_warnings(caught: Iterable[warnings.WarningMessage]) -> list[str]:

@@ -33,6 +33,10 @@ _BY_FORWARD_CLASS = {
 }
 
 
+DIFFERENTIABLE_GRAPH = "DifferentiableGraphBackward"
+"""The end of the name of TorchScript's node (torch/csrc/jit/runtime/graph_executor.cpp, in an anonymous namespace)."""
+
+
 class NodeType(NamedTuple):
     """What all nodes of one name have in common."""
 
@@ -65,8 +69,7 @@ def _classify_python(node: torch._C._FunctionBase) -> NodeKind:
 def _classify_cpp(name: str, *, known: bool) -> NodeKind:
     if name in _BY_NAME:
         return _BY_NAME[name]
-    # torch/csrc/jit/runtime/graph_executor.cpp, in an anonymous namespace
-    if name.endswith("DifferentiableGraphBackward"):
+    if name.endswith(DIFFERENTIABLE_GRAPH):
         return NodeKind.SCRIPTED
     return NodeKind.FUNCTION if known else NodeKind.OPAQUE
 

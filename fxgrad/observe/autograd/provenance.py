@@ -18,11 +18,13 @@ from torch.autograd.graph import Node as AutogradNode
 from fxgrad.graph import Source
 from fxgrad.graph.records import ScriptOperator
 from fxgrad.observe.autograd.argument_names import find_signature
+from fxgrad.observe.autograd.node_types import DIFFERENTIABLE_GRAPH
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, sequence_nr_of
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
 from fxgrad.observe.record.frames import find_stack_source, is_users_file, make_script_source
 from fxgrad.observe.record.recorder import Recorder
+from fxgrad.observe.record.scripts import FoundOperator
 
 LEAF = "a leaf's node: made once, shared by every call that uses it"
 EARLIER = "made before the forward that was recorded"
@@ -143,18 +145,22 @@ class Timeline:
 
     def _find_script(self, seen: OpEvent, name: str, sequence_nr: int) -> tuple[ScriptOperator | None, Source | None]:
         """The operator of a script that made a node, and the innermost of the user's lines that led to it."""
+        if seen.script is None:
+            return None, None
+        inside = seen.script.find_inside(sequence_nr)
+        if inside and name.endswith(DIFFERENTIABLE_GRAPH):
+            operators = [self._make_operator(found, seen)[0] for found in inside]
+            return ScriptOperator("prim::DifferentiableGraph", None, None, tuple(operators)), None
         signature = find_signature(name)
-        if seen.script is None or signature is None:
-            return None, None
-        found = seen.script.find(sequence_nr, signature.function)
-        if found is None:
-            return None, None
+        found = None if signature is None else seen.script.find(sequence_nr, signature.function)
+        return (None, None) if found is None else self._make_operator(found, seen)
+
+    def _make_operator(self, found: FoundOperator, seen: OpEvent) -> tuple[ScriptOperator, Source | None]:
         path, call = found.path, seen.module_call
+        module = None  # the method was called without its module, or it is a function
         if path is not None and call is not None and is_a(call.module, torch.jit.ScriptModule):
             outer = self._call_ids[call].rpartition("#")[0]
             module = ".".join([outer, *path] if outer else path)
-        else:
-            module = None  # the method was called without its module, or it is a function
         sources = [make_script_source(*line) for line in found.lines]
         users = [source for source, line in zip(sources, found.lines, strict=True) if is_users_file(line.file)]
         return ScriptOperator(found.kind, module, next(iter(sources), None)), next(iter(users), None)

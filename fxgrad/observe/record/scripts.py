@@ -93,7 +93,7 @@ class Site(NamedTuple):
         ]
 
 
-class Found(NamedTuple):
+class FoundOperator(NamedTuple):
     """What is known of the operator that made a node; ``path`` is None where several modules have such an operator."""
 
     kind: str
@@ -106,14 +106,14 @@ class ScriptRun:
 
     ``ops``    the operators that the interpreter ran, in order
     ``made``   by sequence number, the operator that made a node, by its name and the position of the one in ``ops`` around it
-    ``fused``  whether a differentiable graph ran, inside which operators may have been moved
+    ``fused``  by the sequence number of the one node of a differentiable graph, the positions of the operators inside
     """
 
     def __init__(self, function: Any) -> None:
         self.function = function
         self.ops: list[ScriptOp] = []
         self.made: dict[int, tuple[str, int]] = {}
-        self.fused = False
+        self.fused: dict[int, list[int]] = {}
 
     def watch(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the function under the profiler, unless the program has one running, or no node can be made."""
@@ -131,31 +131,42 @@ class ScriptRun:
                     self._read(events)
 
     def _read(self, events: Sequence[Any]) -> None:
-        depth, inside = 0, 0
+        depth = 0
+        # the functions and methods that run, which the profiler tells by their bare names: for each, the operators of the
+        # differentiable graph that it is, or is in
+        scopes: list[list[int] | None] = []
         for event in events:
-            kind = event.kind()
-            if kind == "pop":
+            if event.kind() == "pop":
+                del scopes[depth - 1 :]
                 depth -= 1
-                inside = min(inside, depth)
-            if kind != "push":
+            if event.kind() != "push":
                 continue
             depth += 1
-            if event.name() == _FUSED:
-                self.fused = True
-            if event.name() == _FUSED or (depth == 1 and event.sequence_nr() < 0):
-                inside = (
-                    depth  # the script itself, or a graph in it: what it runs are operators of the interpreter's own
-                )
-            if depth == inside + 1 and inside:
-                self.ops.append(ScriptOp(event.name(), tuple(_read_frames(event.stack()))))
-            if event.sequence_nr() >= 0 and self.ops and depth > inside:
-                self.made[event.sequence_nr()] = event.name().removeprefix("aten::"), len(self.ops) - 1
+            name, sequence_nr, is_direct = event.name(), event.sequence_nr(), depth == len(scopes) + 1
+            fused = scopes[-1] if scopes else None
+            if is_direct and sequence_nr < 0 and "::" not in name:
+                scopes.append([] if name == _FUSED else fused)
+            elif is_direct and scopes:
+                if fused is not None:
+                    fused.append(len(self.ops))
+                self.ops.append(ScriptOp(name, tuple(_read_frames(event.stack()))))
+            if sequence_nr < 0 or not self.ops:
+                continue
+            if fused is None:
+                self.made[sequence_nr] = name.removeprefix("aten::"), len(self.ops) - 1
+            else:  # its inputs are detached: its own node, made before it ran, is the last one so far
+                self.fused.setdefault(sequence_nr - 1, fused)
 
-    def find(self, sequence_nr: int, function: str) -> Found | None:
+    def find(self, sequence_nr: int, function: str) -> FoundOperator | None:
         """The operator that made the node of this number, if it is one that makes nodes of this function."""
         operator, position = self.made.get(sequence_nr, ("", -1))
-        if operator.rstrip("_") != function.rstrip("_"):
-            return None
+        return self._locate(position) if operator.rstrip("_") == function.rstrip("_") else None
+
+    def find_inside(self, sequence_nr: int) -> list[FoundOperator]:
+        """The operators inside the differentiable graph whose node has this number."""
+        return [self._locate(position) for position in self.fused.get(sequence_nr, ())]
+
+    def _locate(self, position: int) -> FoundOperator:
         op, sites = self.ops[position], self._candidates[position]
         paths = {site.path for site in sites}
         if len(paths) > 1 and not self.fused and not any(site.in_loop for site in sites):
@@ -164,7 +175,7 @@ class ScriptRun:
                 sites = (sites[same.index(position)],)
                 paths = {sites[0].path}
         lines = {site.list_lines(op.frames[::-1]) for site in sites}
-        return Found(
+        return FoundOperator(
             op.kind,
             paths.pop() if len(paths) == 1 else None,
             self._complete(op.frames, lines.pop() if len(lines) == 1 else ()),

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxgrad
+from fxgrad.graph import NodeKind
+from fxgrad.observe.run import JOINED_LATER
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 X = torch.ones(2, 4)
@@ -191,3 +193,61 @@ def test_no_profiler_runs_after_a_script_that_raises():
     with pytest.raises(fxgrad.TargetError, match="TorchScript interpreter"):
         fxgrad.trace(script(Raising()), X)
     assert not torch.autograd._profiler_enabled()
+
+
+# What TorchScript has optimized
+
+
+@pytest.fixture
+def optimized():
+    """A script that has run twice: from then on one node takes the place of several."""
+    model = script(Model())
+    for _ in range(2):
+        model(X)
+    return model
+
+
+def find_joined(graph):
+    return [node for node in graph.nodes if node.kind is NodeKind.SCRIPTED]
+
+
+def test_a_joined_node_says_which_operators_are_inside(optimized):
+    joined = find_joined(fxgrad.trace(optimized, X).graph)
+    assert {node.script.kind for node in joined} == {"prim::DifferentiableGraph"}
+    inside = [operator for node in joined for operator in node.script.inside]
+    assert {operator.kind for operator in inside} == {"aten::linear", "aten::relu", "aten::mul", "aten::add"}
+    assert [operator.kind for operator in inside].count("aten::mul") == 2
+    assert "return torch.relu(self.linear(x)) * 2 + x" in {operator.source.code for operator in inside}
+
+
+def test_two_joined_nodes_have_their_own_operators_each():
+    model = script(nn.Sequential(Block(), Block()))
+    double = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Tanh()))
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = model, double
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    both = Both()
+    for _ in range(2):
+        both(X)
+    second, first = find_joined(fxgrad.trace(both, X).graph)
+    assert {operator.kind for operator in second.script.inside} == {"aten::linear", "aten::tanh"}
+    assert [operator.kind for operator in first.script.inside].count("aten::mul") == 2
+
+
+def test_a_trace_does_not_make_torchscript_optimize():
+    model = script(Model())
+    first = fxgrad.trace(model, X).graph
+    assert fxgrad.capture(model(X)).graph.nodes[0].name == first.nodes[0].name
+    assert torch._C._get_graph_executor_optimize()
+
+
+def test_that_a_later_run_may_have_other_nodes_is_said_until_it_has(optimized):
+    assert JOINED_LATER in fxgrad.trace(script(Block()), X).graph.info.notes
+    assert JOINED_LATER not in fxgrad.trace(optimized, X).graph.info.notes
+    assert JOINED_LATER not in fxgrad.trace(Block(), X).graph.info.notes
