@@ -11,7 +11,7 @@ from typing import Any, Literal
 class TargetOptions:
     """A TARGET, how its model is built and run, and how backward is called.
 
-    ``text``      the TARGET itself: ``file.py[:name]``, ``package.module[:name]``, ``model.pt`` or
+    ``text``      the TARGET itself: ``file.py[:name]``, ``package.module[:name]``, ``model.pt``, ``model.pt2`` or
                   ``trace.json``
     ``init``      the arguments of a module class, a Python argument list of literals
     ``inputs``    the arguments of its forward, one description each, as ``f32[9,1000]``

@@ -85,6 +85,7 @@ def fxgrad() -> None:
       package.module:make  the same in a module
       torch.nn:LSTMCell    a module class, with --init and --input
       model.pt             a saved ScriptModule (TorchScript), with --input
+      model.pt2            a program of torch.export; --input replaces its sample inputs
       trace.json           a trace saved with --json
     """
 

@@ -23,8 +23,8 @@ from fxgrad.observe.record.frames import user_code
 from fxgrad.observe.target.kept_forms import KeptForm, find_form
 
 FORMS = (
-    "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, a model.pt of TorchScript, or a "
-    "saved trace.json"
+    "file.py[:factory], package.module[:factory], a class such as torch.nn:LSTMCell, a model.pt of TorchScript, a "
+    "model.pt2 of torch.export, or a saved trace.json"
 )
 DEFAULT_FACTORY = "build"
 
@@ -59,7 +59,7 @@ def parse_target(text: str) -> TargetText:
     Raises UsageError where it has none of the forms, or names a file that is not there.
 
     >>> parse_target("torch.nn:LSTMCell")
-    TargetText(origin='torch.nn', name='LSTMCell', is_file=False)
+    TargetText(origin='torch.nn', name='LSTMCell', is_file=False, form=None)
     >>> split_name(r"C:\models\lstm.py:build")
     ('C:\\models\\lstm.py', 'build')
     """

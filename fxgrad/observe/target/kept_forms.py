@@ -17,16 +17,22 @@ import torch
 from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape
 from fxgrad.observe.record.frames import format_message, user_code
+from fxgrad.observe.target.exported_files import Loaded, load_exported
 
 _PICKLE = b"\x80"
 """How a pickle begins, as ``torch.save`` wrote them before torch 1.6; since then it writes a zip archive around one."""
 
 
 class KeptForm(NamedTuple):
-    """A form: what it is called, and what makes the model of a file's path and the device to load it onto."""
+    """A form: what it is called, and what makes the model of a file's path and the device to load it onto.
+
+    With the model come the positional and the keyword arguments that are kept with it. ``has_mode`` says whether it can be
+    put into training or evaluation mode.
+    """
 
     name: str
-    load: Callable[[str, str | None], torch.nn.Module]
+    load: Callable[[str, str | None], Loaded]
+    has_mode: bool = True
 
 
 def find_form(path: str) -> KeptForm:
@@ -34,6 +40,8 @@ def find_form(path: str) -> KeptForm:
     members = _list_members(path)
     if "constants.pkl" in members:  # as torch/serialization.py, _is_torchscript_zip
         return KeptForm("TorchScript", load_torchscript)
+    if "archive_format" in members:  # as torch/export/pt2_archive/_package.py, is_pt2_package
+        return KeptForm("torch.export", load_exported, has_mode=False)
     if "data.pkl" in members or _begins_as_pickle(path):
         raise UsageError(
             f"{escape(path)} is a pickle, as torch.save writes: loading a model from it runs code that is in it",
@@ -42,8 +50,8 @@ def find_form(path: str) -> KeptForm:
             "with torch.jit.script(model).save(...)",
         )
     raise UsageError(
-        f"{escape(path)} is neither a Python file nor an archive of TorchScript",
-        "file.py[:factory], or a model.pt that torch.jit.script(model).save(...) wrote",
+        f"{escape(path)} is neither a Python file nor an archive of TorchScript or torch.export",
+        "file.py[:factory], a model.pt that torch.jit.script(model).save(...) wrote, or a model.pt2 of torch.export.save",
         "pass the .py file that builds the model",
     )
 
@@ -62,7 +70,7 @@ def _begins_as_pickle(path: str) -> bool:
         return file.read(1) == _PICKLE
 
 
-def load_torchscript(path: str, device: str | None) -> torch.nn.Module:
+def load_torchscript(path: str, device: str | None) -> Loaded:
     """The model in an archive of TorchScript, on the device on which it was saved, or on another.
 
     ``torch.jit.load`` reads it in C++, which makes objects of TorchScript alone: it runs no pickle of Python's
@@ -78,7 +86,7 @@ def load_torchscript(path: str, device: str | None) -> torch.nn.Module:
     ):
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of torch.jit itself
         model: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-        return model
+        return model, (), {}
 
 
 def _suggest_load(error: BaseException, path: str) -> str:

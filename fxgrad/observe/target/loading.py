@@ -88,6 +88,12 @@ def load_target(options: TargetOptions) -> Target:
         )
         if options.loss is not None:
             built = replace(built, loss=_load_loss(options.loss, target, module))
+        if options.mode is not None and target.form is not None and not target.form.has_mode:
+            raise UsageError(
+                f"--{options.mode} with {escape(target.origin)}, a program of {target.form.name}",
+                "a model that has the mode in its Python; this has that in which it was exported",
+                f"omit --{options.mode}, or export the model in that mode",
+            )
         if options.mode is not None:
             _set_mode(built.model, options.mode, shown=options.text)
     return built
@@ -102,7 +108,10 @@ def _load_kept(target: TargetText, init: Arguments | None, inputs: Sequence[Inpu
             "--input alone",
             "omit --init",
         )
-    return _with_inputs(target.form.load(target.origin, device), inputs, shown=shown)
+    model, args, kwargs = target.form.load(target.origin, device)
+    if (args or kwargs) and not inputs:
+        return Target(model, args, kwargs or None)
+    return _with_inputs(model, inputs, shown=shown)
 
 
 def _build(target: TargetText, module: ModuleType, init: Arguments | None, inputs: Sequence[Input]) -> Target:

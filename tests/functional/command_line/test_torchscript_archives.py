@@ -77,7 +77,7 @@ def test_a_file_of_no_known_form(folder, fails):
     (folder / "model.pt").write_text("weights", encoding="utf-8")
     status, err = fails("report", "model.pt")
     assert status == 2
-    assert err.startswith("error: model.pt is neither a Python file nor an archive of TorchScript\n")
+    assert err.startswith("error: model.pt is neither a Python file nor an archive of TorchScript or torch.export\n")
 
 
 def test_an_archive_that_torch_cannot_read(folder, fails):

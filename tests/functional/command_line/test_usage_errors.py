@@ -14,7 +14,7 @@ def test_no_such_file(model, fails):
     assert status == 2
     assert err == (
         "error: no such file: modle.py\n  allowed: file.py[:factory], package.module[:factory], a class such as "
-        "torch.nn:LSTMCell, a model.pt of TorchScript, or a saved trace.json\n  try: model.py\n"
+        "torch.nn:LSTMCell, a model.pt of TorchScript, a model.pt2 of torch.export, or a saved trace.json\n  try: model.py\n"
     )
 
 

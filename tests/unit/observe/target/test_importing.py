@@ -74,7 +74,7 @@ def test_a_missing_file_is_said_with_the_nearest_one(model_file):
     wrong = model_file.with_name("lstm_cel.py")
     assert str(refused_text(wrong)) == (
         f"no such file: {wrong}\n  allowed: file.py[:factory], package.module[:factory], a class such as "
-        f"torch.nn:LSTMCell, a model.pt of TorchScript, or a saved trace.json\n  try: {model_file}"
+        f"torch.nn:LSTMCell, a model.pt of TorchScript, a model.pt2 of torch.export, or a saved trace.json\n  try: {model_file}"
     )
 
 
@@ -110,7 +110,7 @@ def test_a_device_is_no_file():
 def test_a_file_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "model.txt"
     file.touch()
-    assert refused_text(file).given == f"{file} is neither a Python file nor an archive of TorchScript"
+    assert refused_text(file).given == f"{file} is neither a Python file nor an archive of TorchScript or torch.export"
 
 
 @pytest.mark.parametrize("text", ["", ":", ":build", "a b", "a..b", "1", "nn:", "nn:1a", "nn:a-b", "pkg.:f"])
