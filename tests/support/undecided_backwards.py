@@ -332,9 +332,37 @@ def of_a_loop(ctx, grad):
 
 
 def of_a_return_in_a_loop(ctx, grad):
-    for _ in range(1):
-        return grad, None, None
+    for number in range(3):
+        if number == 1:
+            return None, None, None
     return grad * 2, None, None
+
+
+def of_a_second_round(ctx, grad):
+    result = grad * 2
+    for number in range(2):
+        if number == 1:
+            return result, None, None
+        result = None
+    return grad, None, None
+
+
+def of_a_handler(ctx, grad):
+    result = grad * 2
+    try:
+        result = None
+        raise ValueError
+    except ValueError:
+        return result, None, None
+
+
+def of_a_case(ctx, grad):
+    match ctx.scale:
+        case 5:
+            return None, None, None
+        case _:
+            grad = None
+    return grad, None, None
 
 
 def of_tried(ctx, grad):
@@ -347,8 +375,15 @@ def of_tried(ctx, grad):
 
 
 def of_a_context(ctx, grad):
-    with torch.no_grad():
+    result = None
+    with contextlib.suppress(ValueError):
         result = grad * 2
+    return result, None, None
+
+
+def of_the_name_of_a_context(ctx, grad):
+    with torch.no_grad() as result:
+        pass
     return result, None, None
 
 
@@ -390,5 +425,5 @@ def of_a_global_name(ctx, grad):
 
 NOT_FOLLOWED = [
     of_a_list, of_a_comprehension, of_helper, of_inner_function, of_autograd, of_a_loop, of_a_return_in_a_loop, of_tried,
-    of_a_context, of_an_import, of_an_overload, of_an_object, of_passed_back_attributes, of_a_global_name,
+    of_a_second_round, of_a_handler, of_a_case, of_the_name_of_a_context, of_a_context, of_an_import, of_an_overload, of_an_object, of_passed_back_attributes, of_a_global_name,
 ]  # fmt: skip

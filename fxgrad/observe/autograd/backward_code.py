@@ -1,9 +1,8 @@
 """Reads the code of a custom Function's ``backward`` without running it: for each argument of forward, does it return
 None or a Tensor?
 
-It reads assignments, ``if`` and ``return``. It follows tests of ``ctx.needs_input_grad`` and tests against None, and
-takes the results of torch's operators from their schemas. A loop, ``with``, ``try``, a list or a call of any other
-function may give anything, so what it says holds in every run. It relies on this: until backward runs, functions and
+It follows tests of ``ctx.needs_input_grad`` and tests against None, and takes the results of torch's operators from their
+schemas. A list or a call of any other function may give anything, so what it says holds in every run. It relies on this: until backward runs, functions and
 modules stay what they are, and ``ctx`` keeps what forward left there, unless backward itself changes it; and no operator
 (``a * b``) returns None.
 """
@@ -15,19 +14,13 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, reduce
 from operator import or_
-from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
+from typing import Any, TypeAlias
 
 import torch
 
-from fxgrad.observe.autograd.python_code import (
-    UNKNOWN,
-    Definition,
-    find_definition,
-    look_up_attribute,
-    look_up_name,
-    makes_an_object,
-)
+from fxgrad.observe.autograd.code_reader import CodeReader, Names, find_bound_names, find_names, list_statements
+from fxgrad.observe.autograd.python_code import Definition, find_definition, look_up_attribute, makes_an_object
 from fxgrad.observe.real_types import is_a
 
 
@@ -53,8 +46,6 @@ Answers = dict[Any, "list[list[ValueKind]]"]
 
 NONE, TENSOR, OTHER = ValueKind.NONE, ValueKind.TENSOR, ValueKind.OTHER
 MAYBE_TENSOR, NOT_NONE, ANYTHING = NONE | TENSOR, TENSOR | OTHER, NONE | TENSOR | OTHER
-_MOST_NESTED = 100
-"""Levels of a syntax tree: reading one recurses."""
 _MOST_MEMBERS = 1_000
 """Of a tuple that is followed."""
 
@@ -126,16 +117,15 @@ def read_returned_kinds(
     A case is the gradients that backward receives. `context` says what an attribute of ``ctx`` holds when it begins.
     `answers` keeps what was read, for further nodes of the same Function; as global names may change, not for longer.
     """
-    names = None if makes_an_object(function.__code__) else _names_of(find_definition(function))
-    if names is None:
+    definition = None if makes_an_object(function.__code__) else find_definition(function)
+    names = None if definition is None else find_names(definition)
+    found = None if definition is None or names is None else _find_context(definition)
+    if definition is None or names is None or found is None:
         return [[ANYTHING] * n_arguments] * len(cases)
-    held = {name: context(name) for name in names.attributes}
+    held = {name: context(name) for name in found[1]}
     key = function, cases, tuple(held.values()), n_arguments
     if key not in answers:
-        try:
-            rows = [_Reader(function, names, held).read(gradients) for gradients in cases]
-        except RecursionError:  # the program calls fxgrad from deep inside
-            rows = [[]] * len(cases)
+        rows = [_Reader(function, definition, names, found[0], held).read(gradients) for gradients in cases]
         answers[key] = [[_entry(case, place) for place in range(n_arguments)] for case in rows]
     return answers[key]
 
@@ -158,64 +148,17 @@ def _entry(rows: Iterable[KnownValue], place: int) -> ValueKind:
 # Names
 
 
-class _Names(NamedTuple):
-    """The names in a backward.
-
-    ``context``     its parameter for ``ctx``
-    ``bound``       all that it binds
-    ``unknown``     those of them whose values are not followed, as not only plain assignments bind them
-    ``attributes``  the attributes of ``ctx`` that it uses and does not change
-    """
-
-    definition: Definition
-    context: str
-    bound: frozenset[str]
-    unknown: frozenset[str]
-    attributes: frozenset[str]
-
-
 @lru_cache(maxsize=512)
-def _names_of(definition: Definition | None) -> _Names | None:
-    """The names in a backward; None where its code cannot be read."""
-    if definition is None or _is_deep(definition):
-        return None
+def _find_context(definition: Definition) -> tuple[str, frozenset[str]] | None:
+    """The parameter of a backward for ``ctx``, and the attributes of it that the code uses and does not change.
+
+    None where the code binds that name to something else.
+    """
     context, *_ = [each.arg for each in (*definition.args.posonlyargs, *definition.args.args)] or [""]
-    body = definition.body if isinstance(definition.body, list) else [definition.body]
-    nodes = [node for statement in body for node in ast.walk(statement)]
-    bound = set().union(*map(find_bound_names, body))
-    if context in {"", *bound} or any(isinstance(node, (ast.Global, ast.Nonlocal)) for node in nodes):
+    nodes = [node for statement in list_statements(definition) for node in ast.walk(statement)]
+    if context in {"", *set().union(*map(find_bound_names, list_statements(definition)))}:
         return None
-    bound |= {node.arg for node in ast.walk(definition.args) if isinstance(node, ast.arg)}
-    unknown = set().union(*map(_unfollowed_names, body))
-    return _Names(definition, context, frozenset(bound), frozenset(unknown), _kept_attributes(nodes, context))
-
-
-def _is_deep(definition: Definition) -> bool:
-    level: list[ast.AST] = [definition]
-    for _ in range(_MOST_NESTED):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-    return bool(level)
-
-
-def find_bound_names(tree: ast.AST) -> set[str]:
-    """The names that anything in a syntax tree binds: by assignment, import, definition, ``except`` or ``match``."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            names.add(node.id)
-        for field in ("name", "asname", "rest"):
-            name = getattr(node, field, None)
-            names |= {name.partition(".")[0]} if isinstance(name, str) else set()
-    return names
-
-
-def _unfollowed_names(tree: ast.AST) -> set[str]:
-    """The names that are bound by ``:=``, or by statements that are no plain assignments."""
-    if isinstance(tree, ast.If):
-        return set().union(*map(_unfollowed_names, [tree.test, *tree.body, *tree.orelse]))
-    if isinstance(tree, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-        return set().union(*[find_bound_names(node) for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)])
-    return find_bound_names(tree)
+    return context, _kept_attributes(nodes, context)
 
 
 def _kept_attributes(nodes: Iterable[ast.AST], context: str) -> frozenset[str]:
@@ -233,68 +176,33 @@ def _kept_attributes(nodes: Iterable[ast.AST], context: str) -> frozenset[str]:
     return frozenset(used - changed if n_names == n_owners else used & {"saved_tensors"})
 
 
-# Statements and expressions
+# Expressions
 
 
-class _Reader:
-    """Goes through the code of a backward with what is known of the values of its variables.
+class _Reader(CodeReader[KnownValue]):
+    """Goes through the code of a backward with what is known of the values of its variables."""
 
-    Evaluating an expression changes no variable: those that ``:=`` binds are not followed.
-    """
+    NONE, ANYTHING = NONE, ANYTHING
 
-    def __init__(self, function: FunctionType, names: _Names, context: Mapping[str, KnownValue]) -> None:
-        self._function = function
-        self._names = names
+    def __init__(
+        self, function: FunctionType, definition: Definition, names: Names, context: str, held: Mapping[str, KnownValue]
+    ) -> None:
+        super().__init__(function, definition, names)
         self._context = context
-        self._returned: list[KnownValue] = []
+        self._held = held
 
     def read(self, gradients: tuple[KnownValue, ...]) -> list[KnownValue]:
         """What each ``return`` gives that may be reached; nothing where backward raises."""
-        body, parameters = self._names.definition.body, self._names.definition.args
+        parameters = self._definition.args
         names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)][1:]
         start: Variables = dict(zip(names, gradients, strict=False))
         if parameters.vararg is not None:
             start[parameters.vararg.arg] = gradients[len(names) :]
         elif len(gradients) > len(names):
             return []
-        state = {name: value for name, value in start.items() if name not in self._names.unknown}
-        if not isinstance(body, list):
-            return [self.value(body, state)]
-        if self._block(body, state) is not None:
-            self._returned.append(NONE)
-        return self._returned
+        return self.read_returned(start)
 
-    def _block(self, statements: Iterable[ast.stmt], state: Variables) -> Variables | None:
-        """The state behind the statements; None where no way through them leads there. Changes `state`."""
-        for statement in statements:
-            match statement:
-                case ast.Return(value=value):
-                    self._returned.append(NONE if value is None else self.value(value, state))
-                    return None
-                case ast.Raise():
-                    return None
-                case ast.Assign(targets=targets, value=value):
-                    assigned = self.value(value, state)
-                    for target in targets:
-                        self._bind(target, assigned, state)
-                case ast.AnnAssign(target=target, value=ast.expr() as value):
-                    self._bind(target, self.value(value, state), state)
-                case ast.AugAssign(target=ast.Name(id=name) as target, op=op, value=value):
-                    self._bind(target, _operate(op, state.get(name, ANYTHING), self.value(value, state)), state)
-                case ast.If():
-                    ends = [self._block(body, branch) for body, branch in self._branches(statement, state)]
-                    reached = [end for end in ends if end is not None]
-                    if not reached:
-                        return None
-                    state = reduce(_join_states, reached)
-                case ast.FunctionDef() | ast.ClassDef():
-                    pass
-                case _ if any(isinstance(node, ast.Return) for node in ast.walk(statement)):
-                    self._returned.append(ANYTHING)
-        return state
-
-    def _branches(self, choice: ast.If | ast.IfExp, state: Variables) -> Iterator[tuple[Any, Variables]]:
-        """The body and the ``else`` of a choice, as far as they may be reached, with the state at their start."""
+    def branches(self, choice: ast.If | ast.IfExp, state: Variables) -> Iterator[tuple[Any, Variables]]:
         known = truth_of(self.value(choice.test, state))
         for outcome, branch in ((True, choice.body), (False, choice.orelse)):
             if known is None or known is outcome:
@@ -302,26 +210,23 @@ class _Reader:
                 _narrow(choice.test, outcome, narrowed)
                 yield branch, narrowed
 
-    def _bind(self, target: ast.expr, value: KnownValue, state: Variables) -> None:
-        if isinstance(target, ast.Name) and target.id not in self._names.unknown:
-            state[target.id] = value
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            fits = not isinstance(value, tuple) or len(value) == len(target.elts)
-            known = fits and not any(isinstance(each, ast.Starred) for each in target.elts)
-            for place, each in enumerate(target.elts):
-                self._bind(each, _member(value, place) if known else ANYTHING, state)
-        elif isinstance(target, ast.Starred):
-            self._bind(target.value, ANYTHING, state)
+    def join(self, one: KnownValue, other: KnownValue) -> KnownValue:
+        return join_values(one, other)
+
+    def operate(self, op: ast.operator, left: KnownValue, right: KnownValue, /) -> KnownValue:
+        return _operate(op, left, right)
+
+    def take_member(self, value: KnownValue, place: int) -> KnownValue:
+        return _member(value, place)
 
     def value(self, expression: ast.expr, state: Variables) -> KnownValue:
-        """What is known of the value of an expression."""
         match expression:
             case ast.Constant(value=value):
                 return describe_constant(value)
             case ast.Name(id=name):
                 return state.get(name, ANYTHING)
-            case ast.Attribute(value=ast.Name(id=self._names.context), attr=name):
-                return self._context.get(name, ANYTHING)
+            case ast.Attribute(value=ast.Name(id=self._context), attr=name):
+                return self._held.get(name, ANYTHING)
             case ast.Attribute(value=owner, attr=name):
                 return TENSOR if name in _TENSOR_ATTRIBUTES and is_tensor(self.value(owner, state)) else ANYTHING
             case ast.Tuple(elts=members):
@@ -337,7 +242,7 @@ class _Reader:
             case ast.BoolOp(op=op, values=operands):
                 return self._choose(operands, state, until=isinstance(op, ast.Or))
             case ast.IfExp():
-                return reduce(join_values, [self.value(each, then) for each, then in self._branches(expression, state)])
+                return reduce(join_values, [self.value(each, then) for each, then in self.branches(expression, state)])
             case ast.Call(func=function, args=arguments):
                 return self._call(function, arguments, state)
         return ANYTHING
@@ -374,28 +279,13 @@ class _Reader:
     def _call(self, callee: ast.expr, arguments: list[ast.expr], state: Variables) -> KnownValue:
         if isinstance(callee, ast.Attribute) and is_tensor(self.value(callee.value, state)):
             return kind_of_result(look_up_attribute(torch.Tensor, callee.attr))
-        function = self._find(callee)
+        function = self.find_object(callee)
         if not (function is any or function is all) or len(arguments) != 1:
             return kind_of_result(function)
         looked_at = self.value(arguments[0], state)
         truths = [truth_of(member) for member in looked_at] if isinstance(looked_at, tuple) else [None]
         decisive = function is any
         return decisive if decisive in truths else TENSOR if None in truths else not decisive
-
-    def _find(self, expression: ast.expr) -> Any:
-        """The function or module that a dotted name stands for."""
-        match expression:
-            # inside a class, a name that begins with two underscores stands for another one
-            case ast.Name(id=name) if name not in self._names.bound and not name.startswith("__"):
-                return look_up_name(self._function, name)
-            case ast.Attribute(value=owner, attr=name):
-                module = self._find(owner)
-                return vars(module).get(name, UNKNOWN) if type(module) is ModuleType else UNKNOWN
-        return UNKNOWN
-
-
-def _join_states(one: Variables, other: Variables) -> Variables:
-    return {name: join_values(value, other[name]) for name, value in one.items() if name in other}
 
 
 def _narrow(test: ast.expr, outcome: bool, state: Variables) -> None:

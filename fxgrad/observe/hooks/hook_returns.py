@@ -1,6 +1,6 @@
 """Reads what a hook returns from its code, before it runs. Nothing is called.
 
-It reads assignments, ``if`` and ``return``. A loop, ``with``, ``try`` or a call of an unknown function may give anything.
+A call of an unknown function may give anything.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from msgspec.structs import replace
 from fxgrad.graph import HookKind, HookReturn
 from fxgrad.graph.hook_kinds import HookArguments
 from fxgrad.graph.records import ReturnKind
-from fxgrad.observe.autograd.backward_code import find_bound_names, returns_one_tensor
+from fxgrad.observe.autograd.backward_code import returns_one_tensor
+from fxgrad.observe.autograd.code_reader import CodeReader, find_names
 from fxgrad.observe.autograd.python_code import (
-    MANAGERS,
     UNKNOWN,
     find_definition,
     find_function,
     look_up_attribute,
-    look_up_name,
     makes_an_object,
     may_return_a_value,
 )
@@ -46,9 +45,6 @@ _CHANGES_A_BUILTIN: dict[type, tuple[str, ...]] = {
     dict: ("update", "clear"),
 }
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-_UNFOLLOWED = (ast.NamedExpr, ast.Nonlocal, ast.Global, ast.Delete, ast.Match)
-_DEEPEST = 100
-"""Levels of a syntax tree: reading one recurses."""
 
 Variables = dict[str, HookReturn]
 """What the local variables stand for. One that is missing may be anything."""
@@ -58,15 +54,11 @@ def find_returns(function: Any, kind: HookKind) -> tuple[HookReturn, ...]:
     """What a hook of this kind may return: one `HookReturn` for each way to an end of its code; () if it cannot be read."""
     plain = find_function(function)
     definition = None if plain is None or makes_an_object(plain.__code__) else find_definition(plain)
-    if plain is None or definition is None or _is_unfollowed(definition):
+    names = None if definition is None else find_names(definition)
+    if plain is None or definition is None or names is None:
         return ()
-    reader = _Reader(plain)
-    variables = _name_arguments(function, plain, kind)
-    if isinstance(definition, ast.Lambda):
-        return (reader.read(definition.body, variables),)
-    if reader.runs_through(definition.body, variables):
-        reader.found.append(_NONE)
-    return tuple(dict.fromkeys(reader.found))
+    returned = _Reader(plain, definition, names).read_returned(_name_arguments(function, plain, kind))
+    return tuple(dict.fromkeys(returned))
 
 
 def changes_leaf(function: Any, kind: HookKind) -> bool:
@@ -104,16 +96,6 @@ def _is_in_place(method: str) -> bool:
     return method.endswith(_IN_PLACE) and not method.endswith("__") and method != "requires_grad_"
 
 
-def _is_unfollowed(definition: ast.AST) -> bool:
-    """Whether the code is deeper than is read, or does what may give a local variable another value unseen."""
-    level: list[ast.AST] = [definition]
-    for _ in range(_DEEPEST):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-        if any(isinstance(node, _UNFOLLOWED) for node in level):
-            return True
-    return bool(level)
-
-
 def _name_arguments(function: Any, plain: FunctionType, kind: HookKind) -> Variables:
     """The names of the arguments that PyTorch passes, which come after those of a partial and ``self``."""
     bound = 0
@@ -137,147 +119,87 @@ def _make_argument(name: str) -> HookReturn:
     return HookReturn("argument", None, (name, 0, None))
 
 
-class _Reader:
-    """Reads the code of one function. ``found`` is what its ``return`` statements give, in order."""
+class _Reader(CodeReader[HookReturn]):
+    """Reads the code of one hook."""
 
-    def __init__(self, function: FunctionType) -> None:
-        self._function = function
-        self.found: list[HookReturn] = []
+    NONE, ANYTHING = _NONE, _ANYTHING
 
-    # Statements
+    def join(self, one: HookReturn, other: HookReturn) -> HookReturn:
+        return one if one == other else _ANYTHING
 
-    def runs_through(self, statements: Iterable[ast.stmt], variables: Variables) -> bool:
-        """Whether the code after these statements may run. What is known of `variables` changes."""
-        return all(self._run(statement, variables) for statement in statements)  # stops at the first that ends
+    def operate(self, _: ast.operator, left: HookReturn, __: HookReturn, /) -> HookReturn:
+        return left if _is_tensor(left) else _ANYTHING  # in place: the name stands for the same tensor
 
-    def _run(self, statement: ast.stmt, variables: Variables) -> bool:
-        match statement:
-            case ast.Return():
-                self.found.append(_NONE if statement.value is None else self.read(statement.value, variables))
-                return False
-            case ast.Raise():
-                return False
-            case ast.If():
-                return self._choose(statement, variables)
-            case ast.Assign(targets=[ast.Name(id=name)]):
-                value = self.read(statement.value, variables)
-                variables[name] = HookReturn("list") if value.kind == "list" else value  # a list may change later
-            case ast.With() if all(self._lets_errors_through(item) for item in statement.items):
-                return self.runs_through(statement.body, variables)
-            case ast.AugAssign(target=ast.Name(id=name)) if _is_tensor(variables.get(name, _ANYTHING)):
-                pass  # in place: the name stands for the same tensor
-            case _:
-                return self._skip(statement, variables)
-        return True
+    def take_member(self, value: HookReturn, place: int) -> HookReturn:
+        return _take(value, ast.Constant(place))
 
-    def _choose(self, statement: ast.If, variables: Variables) -> bool:
-        other = dict(variables)
-        ends = self.runs_through(statement.body, variables), self.runs_through(statement.orelse, other)
-        if not ends[0]:
-            variables.clear()
-            variables.update(other)
-        elif ends[1]:
-            for name in [name for name in variables if variables[name] != other.get(name)]:
-                del variables[name]
-        return any(ends)
+    def keep(self, value: HookReturn) -> HookReturn:
+        return HookReturn("list") if value.kind == "list" else value  # a list may change later
 
-    def _lets_errors_through(self, item: ast.withitem) -> bool:
-        manager = item.context_expr
-        found = self._find(manager.func) if isinstance(manager, ast.Call) else UNKNOWN
-        return item.optional_vars is None and any(found is each for each in MANAGERS)
-
-    def _skip(self, statement: ast.stmt, variables: Variables) -> bool:
-        """A statement that is not followed: what it assigns may be anything, and it may return."""
-        for name in find_bound_names(statement):
-            variables.pop(name, None)
-        for block in _list_blocks(statement):
-            self.runs_through(block, dict(variables))
-        return True
-
-    # Expressions
-
-    def read(self, expression: ast.expr, variables: Variables) -> HookReturn:
-        """What is known of the value of an expression."""
+    def value(self, expression: ast.expr, state: Variables) -> HookReturn:
         match expression:
             case ast.Constant(value=value):
                 return _NONE if value is None else _OTHER
             case ast.Name(id=name):
-                return variables.get(name, _ANYTHING)
+                return state.get(name, _ANYTHING)
             case ast.Tuple(elts=members) | ast.List(elts=members):
                 kind: ReturnKind = "tuple" if isinstance(expression, ast.Tuple) else "list"
                 starred = any(isinstance(member, ast.Starred) for member in members)
-                return HookReturn(kind, None if starred else tuple([self.read(each, variables) for each in members]))
+                return HookReturn(kind, None if starred else tuple([self.value(each, state) for each in members]))
             case ast.ListComp():
-                return self._read_each(expression, variables, "list")
+                return self._read_each(expression, state, "list")
             case ast.Attribute(attr="data"):
-                return _TENSOR if _is_tensor(self.read(expression.value, variables)) else _ANYTHING
+                return _TENSOR if _is_tensor(self.value(expression.value, state)) else _ANYTHING
             case ast.Subscript():
-                return _take(self.read(expression.value, variables), expression.slice)
+                return _take(self.value(expression.value, state), expression.slice)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() | ast.Invert()):
-                return _TENSOR if _is_tensor(self.read(expression.operand, variables)) else _ANYTHING
+                return _TENSOR if _is_tensor(self.value(expression.operand, state)) else _ANYTHING
             case ast.BinOp():
-                operands = self.read(expression.left, variables), self.read(expression.right, variables)
+                operands = self.value(expression.left, state), self.value(expression.right, state)
                 return _TENSOR if any(map(_is_tensor, operands)) else _ANYTHING
             case ast.Call():
-                return self._call(expression, variables)
+                return self._call(expression, state)
             case _:
                 return _ANYTHING
 
-    def _read_each(self, made: ast.ListComp | ast.GeneratorExp, variables: Variables, kind: ReturnKind) -> HookReturn:
+    def _read_each(self, made: ast.ListComp | ast.GeneratorExp, state: Variables, kind: ReturnKind) -> HookReturn:
         """One member for each entry of an argument, as in ``[-g for g in grad_output]``."""
         loop = made.generators[0]
         if len(made.generators) > 1 or loop.ifs or loop.is_async or not isinstance(loop.target, ast.Name):
             return HookReturn(kind)
-        entries = self.read(loop.iter, variables)
+        entries = self.value(loop.iter, state)
         if entries.each is None or entries.members is None:
             return HookReturn(kind)
-        member = self.read(made.elt, {**variables, loop.target.id: entries.members[0]})
+        member = self.value(made.elt, {**state, loop.target.id: entries.members[0]})
         return HookReturn(kind, (member,), entries.each)
 
-    def _call(self, call: ast.Call, variables: Variables) -> HookReturn:
-        callee = self._find(call.func)
+    def _call(self, call: ast.Call, state: Variables) -> HookReturn:
+        callee = self.find_object(call.func)
         if (callee is tuple or callee is list) and len(call.args) == 1:
             (argument,) = call.args
             kind: ReturnKind = "tuple" if callee is tuple else "list"
             if isinstance(argument, ast.GeneratorExp):
-                return self._read_each(argument, variables, kind)
-            given = self.read(argument, variables)
+                return self._read_each(argument, state, kind)
+            given = self.value(argument, state)
             return replace(given, kind=kind) if given.kind in ("tuple", "list") else HookReturn(kind)
         if isinstance(call.func, ast.Attribute) and callee is UNKNOWN:
-            return self._call_method(call.func, variables)
+            return self._call_method(call.func, state)
         if callee is print or (is_a(callee, FunctionType) and may_return_a_value(callee) is False):
             return _NONE
         is_operator = is_a(callee, BuiltinFunctionType) and returns_one_tensor(callee)
         return _TENSOR if is_operator and "out" not in [keyword.arg for keyword in call.keywords] else _ANYTHING
 
-    def _call_method(self, method: ast.Attribute, variables: Variables) -> HookReturn:
-        owner = self._find(method.value)
+    def _call_method(self, method: ast.Attribute, state: Variables) -> HookReturn:
+        owner = self.find_object(method.value)
         if method.attr in _CHANGES_A_BUILTIN.get(type(owner), ()):
             return _NONE
-        value = self.read(method.value, variables)
+        value = self.value(method.value, state)
         function = look_up_attribute(torch.Tensor, method.attr)
         if not _is_tensor(value) or not is_a(function, MethodDescriptorType):
             return _ANYTHING
         if _is_in_place(method.attr):
             return value
         return _TENSOR if returns_one_tensor(function) else _ANYTHING
-
-    def _find(self, expression: ast.expr) -> Any:
-        """The object that a dotted name stands for, if it is not a local variable's."""
-        if isinstance(expression, ast.Name):
-            own = self._function.__code__.co_varnames
-            return UNKNOWN if expression.id in own else look_up_name(self._function, expression.id)
-        if isinstance(expression, ast.Attribute):
-            owner = self._find(expression.value)
-            return look_up_attribute(owner, expression.attr) if is_a(owner, type(torch)) else UNKNOWN
-        return UNKNOWN
-
-
-def _list_blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
-    if isinstance(statement, _SCOPES):
-        return []
-    handlers = [handler.body for handler in getattr(statement, "handlers", [])]
-    return [*[getattr(statement, name, []) for name in ("body", "orelse", "finalbody")], *handlers]
 
 
 def _is_tensor(value: HookReturn) -> bool:

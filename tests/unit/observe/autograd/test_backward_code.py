@@ -132,10 +132,26 @@ def of_an_unused_function(ctx, grad):
     return grad * ctx.scale, None, None
 
 
+def under_no_grad(ctx, grad):
+    with torch.no_grad(), torch.set_grad_enabled(False):
+        result = grad * 2
+    return result, None, None
+
+
+def of_each_return(ctx, grad):
+    for _ in range(1):
+        return grad, None, None
+    try:
+        return grad.clone(), None, None
+    except ValueError:
+        pass
+    return grad * 2, None, None
+
+
 KNOWN = [
     of_arithmetic, of_operators, of_torch_functions, of_needs, of_attributes, of_kept_tensor, of_needs_at_once,
     of_repeated_none, of_parts, of_changed_variables, of_lambda, of_any_gradients, of_both_ways, of_dtype, of_once,
-    of_no_grad, of_a_grid, of_an_unused_function,
+    of_no_grad, of_a_grid, of_an_unused_function, under_no_grad, of_each_return,
 ]  # fmt: skip
 
 

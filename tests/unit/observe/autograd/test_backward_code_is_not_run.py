@@ -76,10 +76,10 @@ def test_code_that_a_program_replaces_is_read_again():
 
 
 def test_code_is_given_up_where_the_program_leaves_too_little_of_the_stack(monkeypatch):
-    def read(self, gradients):
+    def value(self, expression, state):
         raise RecursionError
 
-    monkeypatch.setattr(backward_code._Reader, "read", read)
+    monkeypatch.setattr(backward_code._Reader, "value", value)
     assert statuses(lambda ctx, grad: (grad, None, None)) == ["unknown", "unknown"]
 
 
