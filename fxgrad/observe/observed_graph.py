@@ -23,6 +23,8 @@ from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames, g
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf
 
+_DisableTorchFunction = torch._C.DisableTorchFunction  # it is monkey-patched while a forward is recorded
+
 
 class ObservedGraph:
     """The nodes behind some roots, with the names of modules, tensors and calls.
@@ -156,7 +158,7 @@ def _find_accumulator(leaf: torch.Tensor) -> AutogradNode | None:
     """The AccumulateGrad that a leaf has now, as PyTorch finds it: a view leads to it. None for a class of the user's."""
     if type(leaf) not in (torch.Tensor, torch.nn.Parameter):
         return None
-    with torch._C._DisableTorchDispatch():  # modes of the user's would see the view being made
+    with _DisableTorchFunction(), torch._C._DisableTorchDispatch():  # the user's modes do not see the view being made
         try:
             return get_gradient_edge(leaf).node
         except (AttributeError, RuntimeError):  # as of a sparse one

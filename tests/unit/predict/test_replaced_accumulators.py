@@ -139,9 +139,9 @@ def test_inputs_find_only_the_node_that_the_leaf_has_now() -> None:
     own = get_gradient_edge(model.weight).node
     assert result.grad_fn.next_functions[0][0].next_functions[1][0] is own
     (fired,) = [site for site in predicted.sites if site.fires]
-    assert [node.id for node in predicted.graph.nodes if node.id == fired.node] != [
-        *predicted.graph.variables[0].earlier
-    ]
+    weight = predicted.graph.variables_by_name["weight"]
+    assert fired.node == weight.node
+    assert fired.node not in weight.earlier
 
 
 def test_a_leaf_that_got_another_node_after_its_last_use_gets_a_gradient_but_inputs_do_not_find_it() -> None:
