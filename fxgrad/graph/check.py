@@ -185,6 +185,8 @@ def _list_references(graph: GraphRecords) -> Iterator[tuple[str, str, str | int 
 def _list_sharded(graph: GraphRecords) -> Iterator[tuple[str, str, str | None]]:
     for variable in graph.variables:
         yield f"variable {_quote(variable.name)}, unsharded", "variable", variable.unsharded
+        yield f"variable {_quote(variable.name)}, made_from", "fx node", variable.made_from
+        yield f"variable {_quote(variable.name)}, replaces", "variable", variable.replaces
     for hook in graph.hooks:
         if hook.sharding is not None:
             yield f"hook {hook.id}, sharding", "variable", hook.sharding.parameter

@@ -315,6 +315,8 @@ class Variable(Record, frozen=True):
     ``held_by``  of a leaf that ``model.parameters()`` does not have, or has only since forward: "module" for a parameter of
                  a module that the model does not register, "attribute" for a plain attribute of a module or in one,
                  "forward" for what was made while forward ran, by the line ``made_at``; None: not known
+    ``made_from``  name of the fx node whose result it was made of, where it was made while forward ran
+    ``replaces``   the name of the parameter that the model held in its place before forward
     ``unsharded``  name of what forward uses in its place, where ``fully_shard`` (FSDP2) manages it: its gradient is reduced
                    from that one's
     ``earlier``    ids of the AccumulateGrad nodes that a leaf had before, and for which it has another one since: they add
@@ -335,6 +337,8 @@ class Variable(Record, frozen=True):
     made_at: Source | None = None
     unsharded: str | None = None
     earlier: tuple[int, ...] = ()
+    made_from: str | None = None
+    replaces: str | None = None
 
 
 class Module(Record, frozen=True):

@@ -263,7 +263,8 @@ def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
     made = _find_leaves_made_in_forward(observed)
     unsharded = {id(each.sharded): id(each.unsharded) for each in observed.tensor_names.sharded}
     for named in filter(observed.is_variable, observed.tensor_names.named.values()):
-        tensor = named.tensor
+        tensor, origin = named.tensor, made.get(id(named.tensor))
+        event, made_from = (None, None) if origin is None else origin
         gathered = observed.tensor_names.named.get(unsharded.get(id(tensor), 0))
         has_node = tensor.requires_grad and id(tensor) not in observed.leaves
         node, slot = observed.find_slot(tensor, read_origin(tensor) if has_node else None)
@@ -279,8 +280,10 @@ def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
             retains_grad=tensor.retains_grad,
             node=node,
             slot=slot,
-            held_by=_find_holder(named, made.get(id(tensor))),
-            made_at=find_stack_source(made[id(tensor)].stack) if id(tensor) in made else None,
+            held_by=_find_holder(named, event),
+            made_at=None if event is None else find_stack_source(event.stack),
+            made_from=made_from,
+            replaces=named.replaces,
             unsharded=None if gathered is None else gathered.name,
             earlier=tuple([observed.walked.ids[node] for node in observed.earlier.get(id(tensor), ())]),
         )
@@ -293,9 +296,9 @@ def _find_holder(named: NamedTensor, made: OpEvent | None) -> HeldBy | None:
     return "forward" if is_a(named.tensor, nn.Parameter) else None
 
 
-def _find_leaves_made_in_forward(observed: ObservedGraph) -> dict[int, OpEvent]:
-    """By the identity of a leaf, the recorded call that returned the memory that it is in: torch makes an nn.Parameter
-    out of a tensor's memory."""
+def _find_leaves_made_in_forward(observed: ObservedGraph) -> dict[int, tuple[OpEvent, str | None]]:
+    """By the identity of a leaf, the recorded call that returned the memory that it is in, and its fx node: torch makes an
+    nn.Parameter out of a tensor's memory."""
     if observed.recorder is None or observed.forward is None:
         return {}
     named, knows = observed.tensor_names.named, observed.forward.is_attribute
@@ -305,10 +308,10 @@ def _find_leaves_made_in_forward(observed: ObservedGraph) -> dict[int, OpEvent]:
         for leaf in observed.leaf_tensors
         if named[id(leaf)].kind in kinds and not knows(leaf)
     }
-    calls = observed.recorder.function_calls if wanted else ()
+    calls, fx_nodes = observed.recorder.function_calls if wanted else (), observed.forward.node_of_call
     found = [
-        (wanted[memory], event)
-        for event in calls
+        (wanted[memory], (event, fx_nodes[number].name if number in fx_nodes else None))
+        for number, event in enumerate(calls)
         for result in event.results
         if result.shares is None and (memory := identify_memory(result.tensor)) in wanted
     ]

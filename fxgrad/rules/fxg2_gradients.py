@@ -38,6 +38,7 @@ class WhyLost(enum.Enum):
     ``REFUSED``     a node that receives a gradient returns None for it, or on the way to it
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
     ``DROPPED``     the output does not depend on what was computed from it
+    ``RESTARTED``   forward makes an nn.Parameter of what was computed from it: a leaf, and that has no history
     ``GRADLESS``    only reentrant checkpoints use it, none of whose arguments requires grad (`FxNode.gradless`)
     ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
     ``UNKNOWN``     forward was not recorded, or something that cannot be recorded uses the parameter
@@ -49,6 +50,7 @@ class WhyLost(enum.Enum):
     REFUSED = "refused"
     NOT_ASKED = "not asked"
     DROPPED = "dropped"
+    RESTARTED = "restarted"
     GRADLESS = "gradless"
     RECOMPUTED = "recomputed"
     UNKNOWN = "unknown"
@@ -58,7 +60,8 @@ class LostGradient(NamedTuple):
     """A parameter that no gradient reaches, and where its gradient is lost: the operations, in order.
 
     For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it. For ``REFUSED``,
-    ``refusers`` are the nodes that return None, each with why.
+    ``refusers`` are the nodes that return None, each with why. For ``RESTARTED``, ``made`` are the leaves that forward made
+    of the results of ``at``.
     """
 
     parameter: Variable
@@ -66,6 +69,7 @@ class LostGradient(NamedTuple):
     at: tuple[FxNode, ...] = ()
     refusers: tuple[tuple[Node, str], ...] = ()
     leaf: int | None = None
+    made: tuple[str, ...] = ()
 
 
 def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
@@ -105,11 +109,11 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
         elif graph.nesting:
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
         else:
-            found.append(_follow_parameter(flow, parameter, names))
+            found.append(_follow_parameter(graph, flow, parameter, names))
     return tuple(found)
 
 
-def _follow_parameter(flow: DataFlow, parameter: Variable, names: Sequence[str]) -> LostGradient:
+def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable, names: Sequence[str]) -> LostGradient:
     cuts, others, returned = flow.find_uses(names)
     effective = tuple(cut for cut in cuts if cut.name in flow.returned)
     if effective:
@@ -118,6 +122,12 @@ def _follow_parameter(flow: DataFlow, parameter: Variable, names: Sequence[str])
         return LostGradient(parameter, WhyLost.NOT_PASSED, others)
     if returned:
         return LostGradient(parameter, WhyLost.NOT_ASKED)
+    new_leaves = [leaf for leaf in graph.variables if leaf.held_by == "forward" and leaf.node is not None]
+    dependents = flow.find_dependents(names) if new_leaves else frozenset()
+    made = {leaf.name: leaf.made_from for leaf in new_leaves if leaf.made_from in dependents}
+    if made:
+        at = [graph.fx_nodes_by_name[fx_node] for fx_node in dict.fromkeys(made.values()) if fx_node is not None]
+        return LostGradient(parameter, WhyLost.RESTARTED, tuple(at), made=tuple(made))
     return LostGradient(parameter, WhyLost.DROPPED, flow.list_last_uses(names))
 
 
@@ -152,6 +162,8 @@ def _summarize(lost: LostGradient) -> str:
             return f"the value leaves torch{end_at(_find_source(lost))}"
         case WhyLost.DROPPED:
             return "autograd sees no path to the output"
+        case WhyLost.RESTARTED:
+            return f"the nn.Parameter made of {name_operation(lost.at[0])}{end_at(_find_source(lost))} has no history"
         case WhyLost.UNUSED:
             return "autograd sees no use of it"
         case _:
@@ -271,6 +283,10 @@ def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> I
         case WhyLost.NOT_ASKED:
             yield f"An output of forward depends on {them} but gets no gradient from the roots:"
             yield f"{graph.info.root_rule}."
+        case WhyLost.RESTARTED:
+            at, names = begin_at(lost.at[0].source), join_words(map(quote_code, lost.made))
+            yield f"{at}, {name_operation(lost.at[0])} computes from {them} what forward makes {names} of."
+            yield "nn.Parameter makes a leaf of a tensor's memory: backward ends there. (torch/nn/parameter.py)"
         case _:
             yield from map(_explain_last_use, lost.at[:_MOST_PLACES])
             yield "No recorded operation leads from there to the output."
@@ -309,6 +325,11 @@ def _advise_on_loss(lost: LostGradient) -> str:
             return ""
         case WhyLost.NOT_ASKED:
             return "use that output in what you call backward on"
+        case WhyLost.RESTARTED:
+            return (
+                "use the tensor itself, which torch.nn.functional and torch.func.functional_call take in place of a "
+                "parameter"
+            )
         case _ if lost.at and lost.at[0].taken:
             return advise_on_taken(lost.at[0])
         case _:
@@ -511,7 +532,12 @@ _FXG204 = Page(
 
 def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
     """Parameters that require grad and that no recorded operation uses."""
-    unused = [lost for lost in find_lost_gradients(graph) if lost.why is WhyLost.UNUSED]
+    replaced = {leaf.replaces for leaf in graph.variables if leaf.held_by == "forward"}  # FXG207 names them
+    unused = [
+        lost
+        for lost in find_lost_gradients(graph)
+        if lost.why is WhyLost.UNUSED and lost.parameter.name not in replaced
+    ]
     if unused:
         yield Explanation(
             code="FXG204",

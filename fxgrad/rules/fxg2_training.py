@@ -221,6 +221,14 @@ def _is_in_dict(leaf: Variable) -> bool:
     return not leaf.name.partition("[")[2][:1].isdigit()
 
 
+def _name_replaced(leaves: Sequence[Variable]) -> str:
+    """Which parameters of the model they have taken the place of."""
+    replaced = [quote_code(leaf.replaces) for leaf in leaves if leaf.replaces is not None]
+    if not replaced:
+        return ""
+    return f" Forward puts {pluralize(len(replaced), 'it', plural='them')} in the place of {join_words(replaced)}."
+
+
 def _explain_made_leaves(leaves: Sequence[Variable]) -> Explanation:
     return Explanation(
         code="FXG207",
@@ -230,7 +238,7 @@ def _explain_made_leaves(leaves: Sequence[Variable]) -> Explanation:
         because=(
             f"{begin_at(leaves[0].made_at)}, forward makes the values of {pluralize(len(leaves), 'it', plural='them')}. "
             f"Every call makes {pluralize(len(leaves), 'a new nn.Parameter', plural='new nn.Parameters')}, so what an "
-            f"optimizer was given before is not what gets the gradient. {_MODULE_PY}"
+            f"optimizer was given before is not what gets the gradient.{_name_replaced(leaves)} {_MODULE_PY}"
         ),
         fix="make what is trained once, in __init__, and let forward use it; what is computed from it needs no nn.Parameter",
         owner=leaves[0].name,

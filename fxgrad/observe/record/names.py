@@ -149,15 +149,17 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 class NamedTensor:
-    """A tensor with its first name, its other names and what it is to the model; ``held_by`` as in `Variable`."""
+    """A tensor with its first name, its other names and what it is to the model; ``held_by`` and ``replaces`` as in
+    `Variable`."""
 
-    __slots__ = ("aliases", "held_by", "kind", "name", "tensor")
+    __slots__ = ("aliases", "held_by", "kind", "name", "replaces", "tensor")
 
     def __init__(self, name: str, kind: VariableKind, tensor: torch.Tensor) -> None:
         self.name = name
         self.kind = kind
         self.tensor = tensor
         self.held_by: HeldBy | None = None
+        self.replaces: str | None = None
         self.aliases: list[str] = []
 
 
@@ -175,16 +177,22 @@ class TensorNames:
 
     def add(self, name: str, kind: VariableKind, tensor: torch.Tensor) -> None:
         """Give a tensor a name; one that has a name gets another. A name that is taken gets the kind, or a number."""
+        replaces = None
         if name in self._taken:
             if id(tensor) in self.named:
                 return
+            replaces = name if kind == "parameter" and self._is_parameter(name) else None
             name = _free(f"{name} ({kind})", self._taken)
         self._taken.add(name)
         known = self.named.get(id(tensor))
         if known is None:
             self.named[id(tensor)] = NamedTensor(name, kind, tensor)
+            self.named[id(tensor)].replaces = replaces
         else:
             known.aliases.append(name)
+
+    def _is_parameter(self, name: str) -> bool:
+        return any(each.kind == "parameter" and name in (each.name, *each.aliases) for each in self.named.values())
 
     def add_model(self, model: nn.Module | None) -> None:
         """Name the parameters and buffers that the model has now; the sharded ones where FSDP has gathered them."""

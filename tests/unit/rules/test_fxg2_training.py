@@ -236,3 +236,63 @@ def test_a_second_model_of_a_recorded_program_is_no_finding() -> None:
     with fxgrad.record(generator) as recording:
         loss = critic(generator(torch.ones(3)))
     assert not [finding for finding in explain(recording.trace(loss).graph) if finding.code == "FXG207"]
+
+
+class Remaking(nn.Module):
+    """Makes the weight of a layer of what `remake` computes from its own weight."""
+
+    def __init__(self, remake: Callable[[Remaking], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3))
+        self.layer = nn.Linear(3, 3, bias=False)
+        self.remake = remake
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.weight = nn.Parameter(self.remake(self))
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    "remake",
+    [
+        lambda model: model.weight * 2,
+        lambda model: (model.weight * 2).t(),
+        lambda model: model.weight.exp().detach(),
+        lambda model: model.weight.exp().data,
+    ],
+    ids=["a product", "a view of it", "detached", "its data"],
+)
+def test_a_parameter_made_of_what_was_computed_is_where_gradients_end(remake: Callable[[Remaking], Tensor]) -> None:
+    model = Remaking(remake)
+    (finding,) = find(model, "FXG201")
+    assert re.fullmatch(
+        r"no gradient reaches `weight`: the nn\.Parameter made of `(mul|exp)` at \S+:\d+ has no history",
+        finding.headline,
+    )
+    assert "what forward makes `layer.weight (parameter)` of" in finding.because
+    assert not find(model, "FXG204")
+    (made,) = find(model, "FXG207")
+    assert "Forward puts it in the place of `layer.weight`." in made.because
+    replaced = model.layer.weight
+    model(torch.ones(3)).sum().backward()
+    assert (model.weight.grad, replaced.grad) == (None, None)
+    assert model.layer.weight.grad is not None
+
+
+def test_a_parameter_made_of_something_else_is_not_why_a_gradient_is_lost() -> None:
+    def remake(model: Remaking) -> Tensor:
+        model.weight.exp()
+        return torch.ones(3, 3)
+
+    (finding,) = find(Remaking(remake), "FXG201")
+    assert finding.headline == "no gradient reaches `weight`: autograd sees no path to the output"
+
+
+def test_a_new_parameter_replaces_none_where_only_an_argument_has_its_name() -> None:
+    class Adding(nn.Module):
+        def forward(self, extra: Tensor) -> Tensor:
+            self.extra = nn.Parameter(extra * 2)
+            return self.extra * extra
+
+    trace = fxgrad.trace(Adding(), torch.ones(3))
+    assert [variable.replaces for variable in trace.graph.variables] == [None, None]
