@@ -348,7 +348,8 @@ class Module(Record, frozen=True):
     ``description``  the first line of its repr, such as ``LSTMCell(1000, 1000)``
     ``is_fx_leaf``   whether ``torch.fx.symbolic_trace`` calls it as a whole (``Tracer.is_leaf_module``), unless it is the
                      model itself; None: not asked
-    ``made_by``      "torch.compile" or "torch.jit" if its forward is not the Python function that was written
+    ``made_by``      "torch.compile", "torch.jit" or "torch.fx" (also torch.export) if its forward is not the Python function
+                     that was written
     ``wraps``        of a module that ``torch.compile`` returned: path of the module inside
     """
 

@@ -43,7 +43,7 @@ from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_backward_kind
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
 from fxgrad.observe.record.frames import find_stack_source
-from fxgrad.observe.record.graph_modules import GraphModules
+from fxgrad.observe.record.graph_modules import GraphModules, find_generated_code
 from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
@@ -191,6 +191,8 @@ def _describe_module(module: nn.Module) -> str:
 def _find_maker(module: nn.Module) -> str | None:
     if is_a(module, torch.jit.ScriptModule):
         return "torch.jit"
+    if find_generated_code(module) is not None:
+        return "torch.fx"
     is_compiled = is_optimized(module) or vars(module).get("_compiled_call_impl") is not None
     return "torch.compile" if is_compiled else None
 

@@ -45,7 +45,7 @@ _RULES: dict[str, Rule] = {
 
 
 ABOUT_NEXT_STEPS = ("FXG301",)
-"""Rules about what a program may do with the model next: said only to who asks for them, as every program may."""
+"""Rules whose infos are about what a program may do with the model next: said only to who asks, as every program may."""
 
 
 def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation, ...]:
@@ -55,7 +55,7 @@ def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation
     first. Hooks come in the order of their first site, each hook's findings in the order of their codes; findings that
     are about no hook come last, in the order of their codes. Nothing is said about hooks of PyTorch's own.
     """
-    rules = [rule for code, rule in _RULES.items() if not (unasked and code in ABOUT_NEXT_STEPS)]
+    rules = _RULES.values()
     about_hooks = [
         explanation
         for subject in list_subjects(graph)
@@ -65,7 +65,11 @@ def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation
         for explanation in find(subject)
     ]
     about_graph = [explanation for rule in rules for find in rule.graph_rules for explanation in find(graph)]
-    return (*about_hooks, *about_graph)
+    return tuple([found for found in (*about_hooks, *about_graph) if not (unasked and _is_about_next_steps(found))])
+
+
+def _is_about_next_steps(found: Explanation) -> bool:
+    return found.code in ABOUT_NEXT_STEPS and found.severity == "info"
 
 
 def explain_error(message: str) -> Explanation | None:

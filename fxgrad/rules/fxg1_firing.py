@@ -27,7 +27,7 @@ from fxgrad.graph.text import (
 from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
 from fxgrad.rules.fxg2_gradients import ADVICE_ON_GRADLESS, explain_gradless
-from fxgrad.rules.fxg3_tools import find_transformed_call, is_lost_by_sharding
+from fxgrad.rules.fxg3_tools import find_tracer, find_transformed_call, is_lost_by_sharding
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
 
@@ -80,7 +80,7 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
         and not subject.facts.comes_after_the_end(site)
         and find_transformed_call(subject, site) is None
     ]
-    if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook):
+    if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook) or find_tracer(subject) is not None:
         return
     yield Explanation(
         code="FXG104",

@@ -57,10 +57,12 @@ _FXG301 = Page(
     """,
     fix="""
     Use a Tracer whose is_leaf_module returns True for the hooked modules; register hooks of the model on the
-    GraphModule. fxgrad's own trace.forward is recorded from a run, in which every hook is called.
+    GraphModule. A hook that is registered on what the GraphModule holds in the place of such a module is not called
+    either; a GraphModule of torch.export calls none of the model's modules. fxgrad's own trace.forward is recorded from a run, in which every hook is called.
     """,
 )
 
+_MOST_NODES = 3
 _IS_LEAF_PY = "(torch/fx/_symbolic_trace.py, Tracer.is_leaf_module)"
 _NEEDS_A_VALUE = {
     "__bool__": "bool",
@@ -111,6 +113,53 @@ def _is_traced_through(graph: BackwardGraph, module: Module) -> bool:
         graph.modules_by_path[path] for path in list_parent_paths(module.path) if path and path in graph.modules_by_path
     ]
     return all(each.is_fx_leaf is False for each in (module, *around))
+
+
+def find_tracer(subject: Subject) -> Module | None:
+    """The GraphModule around a module whose graph is why the module is never called; None where there is no such one."""
+    graph, module = subject.graph, subject.module
+    if module is None or subject.hook.kind.is_global or graph.calls_by_path.get(module.path):
+        return None
+    around = (graph.modules_by_path[path] for path in list_parent_paths(module.path) if path in graph.modules_by_path)
+    called = next((each for each in around if graph.calls_by_path.get(each.path)), None)
+    return called if called is not None and called.made_by == "torch.fx" else None
+
+
+def _explain_traced_away(subject: Subject) -> Iterator[Explanation]:
+    """A GraphModule holds the module, and its graph does not call it."""
+    module, tracer = subject.module, find_tracer(subject)
+    if module is None or tracer is None or not subject.hook.active:
+        return
+    nodes = list(dict.fromkeys(_list_traced_nodes(subject.graph, module.path)))
+    operations = ""
+    if nodes:
+        shown = [quote_code(name) for name in nodes[:_MOST_NODES]]
+        if len(nodes) > _MOST_NODES:
+            shown.append(count_noun(len(nodes) - _MOST_NODES, "more node"))
+        operations = f" Its operations are in there by themselves: {join_words(shown)}."
+    yield Explanation(
+        code="FXG301",
+        severity="warning",
+        headline=f"{name_hook_function(subject.hook)} never fires: the graph of {name_module(tracer.path)} does not call "
+        f"{name_module(module.path)}",
+        because=(
+            f"{name_module(tracer.path)} is a GraphModule of torch.fx or torch.export: it runs its graph, which has no "
+            f"call of {name_module(module.path)}.{operations} (torch/fx/graph_module.py)"
+        ),
+        fix=(
+            "use Tensor.register_hook on the values, or hook a module that the graph calls; torch.fx keeps the calls of "
+            "modules for which is_leaf_module of the Tracer returns True"
+        ),
+        site=subject.sites[0],
+    )
+
+
+def _list_traced_nodes(graph: BackwardGraph, path: str) -> Iterator[str]:
+    """The nodes of a GraphModule's graph that were made of operations in a module."""
+    for fx_node in graph.forward:
+        inside = fx_node.traced_in
+        if fx_node.graph_node is not None and inside is not None and path in (inside, *list_parent_paths(inside)):
+            yield fx_node.graph_node
 
 
 def _explain_failing_trace(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -553,7 +602,7 @@ def _explain_transform_error(message: str) -> Explanation | None:
 
 
 RULES = (
-    Rule(_FXG301, hook_rules=(_explain_lost_hook,), graph_rules=(_explain_failing_trace,)),
+    Rule(_FXG301, hook_rules=(_explain_lost_hook, _explain_traced_away), graph_rules=(_explain_failing_trace,)),
     Rule(_FXG302, graph_rules=(_explain_script_modules,), error_rules=(_explain_script_error,)),
     Rule(_FXG303, hook_rules=(_explain_compiled_module,), graph_rules=(_explain_compiled_regions,)),
     Rule(_FXG304, hook_rules=(_explain_sharded_parameter,)),

@@ -62,7 +62,7 @@ class GraphModules:
             self._find_nodes(recorder)
 
     def _add(self, path: str, module: fx.GraphModule) -> None:
-        code = _find_code(module)
+        code = find_generated_code(module)
         if code is None or id(code) in self._lines:
             return
         nodes = _read_nodes(module, code)
@@ -110,7 +110,7 @@ class GraphModules:
         for code, instruction in frames:
             if id(code) in self._lines:
                 node = self._lines[id(code)].get(find_line(code, instruction))
-                while call is not None and _find_code(call.module) is not code:
+                while call is not None and find_generated_code(call.module) is not code:
                     call = call.parent
                 return None if node is None else GraphNode(node, call)
         return None
@@ -132,7 +132,7 @@ class GraphModules:
         return ".".join(filter(None, (path_of(found.call.module), _REPEATED_CALL.sub("", entry[0]))))
 
 
-def _find_code(module: nn.Module) -> CodeType | None:
+def find_generated_code(module: nn.Module) -> CodeType | None:
     """The code that PyTorch has generated for a GraphModule; None for what runs a forward of the user's."""
     forward = vars(type(module)).get("forward") if is_a(module, fx.GraphModule) else None
     if not is_a(forward, FunctionType) or not is_generated(forward.__code__.co_filename):
