@@ -72,7 +72,8 @@ class HookCalls:
         for node in self._simulation.schedule.order:
             yield from self._run_node(node)
             if self.raises:
-                return
+                break
+        # those of which the place is not known may be called before a hook raises
         yield from sorted(self._somewhere)
         yield from (number for number in sorted(self._reduced) if self._is_called_with_fsdp(self._sites[number].hook))
 
@@ -113,7 +114,7 @@ class HookCalls:
 
     def _find_called_by_others(self, called: Sequence[int]) -> Iterator[int]:
         simulation = self._simulation
-        if simulation.nesting and not self.raises:
+        if simulation.nesting:
             for number in {*range(len(self._sites))} - {*called}:
                 node = self._sites[number].node
                 if node is not None and is_alive(self._sites[number]) and simulation.is_shared(node):

@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 import fxgrad
 from fxgrad.graph import BackwardGraph
+from fxgrad.graph.lookup import find_input
 from fxgrad.graph.text import format_path
 
 CALLS = ("plain", "plain", "inputs", "grad", "some roots", "retained", "freed")
@@ -39,37 +40,48 @@ class RandomCall:
             torch.autograd.backward(self.roots, gradients, retain_graph=retain_graph, inputs=self.inputs)
 
 
-def random_call(
-    rng: random.Random,
-    calls: Sequence[str],
-    graph: BackwardGraph,
-    ids: Mapping[Any, int],
-    roots: Sequence[torch.Tensor],
-) -> RandomCall:
-    """One of the `calls`; `ids` are those of the live nodes behind the `roots`."""
+def random_call(rng: random.Random, calls: Sequence[str], graph: BackwardGraph) -> dict[str, Any]:
+    """What `Trace.predict` and `fxgrad.verify` are told of one of the `calls`."""
     way = rng.choice(calls)
     if way in ("inputs", "grad"):
-        names, inputs = zip(*_random_inputs(rng, graph, ids), strict=True)
-        return RandomCall({"inputs": names, "api": "grad" if way == "grad" else "backward"}, roots, inputs)
+        return {"inputs": _random_inputs(rng, graph), "api": "grad" if way == "grad" else "backward"}
     if way == "some roots":
-        numbers = [rng.randrange(len(roots)) for _ in range(rng.randint(1, len(roots)))]
-        names = [format_path(graph.roots[number].path) for number in numbers]
-        return RandomCall({"roots": names}, [roots[number] for number in numbers])
-    return RandomCall({"after": way} if way in ("retained", "freed") else {}, roots)
+        chosen = rng.choices(graph.roots, k=rng.randint(1, len(graph.roots)))
+        return {"roots": [format_path(root.path) for root in chosen]}
+    return {"after": way} if way in ("retained", "freed") else {}
 
 
-def _random_inputs(rng: random.Random, graph: BackwardGraph, ids: Mapping[Any, int]) -> Iterator[tuple[str, Any]]:
-    """Names of gradients in the graph, each with the tensor or edge that it names."""
-    live = {number: node for node, number in ids.items()}
+def _random_inputs(rng: random.Random, graph: BackwardGraph) -> list[str]:
+    """Names of gradients in the graph."""
     named = {variable.node: variable.name for variable in graph.variables if variable.requires_grad}
-    for _ in range(rng.randint(1, MOST_INPUTS)):
-        node = graph.nodes[rng.randrange(len(graph.nodes))]
-        variable = getattr(live[node.id], "variable", None)
-        if variable is not None and variable.requires_grad and get_gradient_edge(variable).node is live[node.id]:
-            yield named.get(node.id, node.label), variable
-        else:
-            slot = rng.randrange(len(node.grad_outputs))
-            yield f"{node.label}[{slot}]", GradientEdge(live[node.id], slot)
+    nodes = rng.choices(graph.nodes, k=rng.randint(1, MOST_INPUTS))
+    return [
+        named.get(node.id, node.label)
+        if node.kind.is_leaf
+        else f"{node.label}[{rng.randrange(len(node.grad_outputs))}]"
+        for node in nodes
+    ]
+
+
+def live_call(
+    told: Mapping[str, Any], graph: BackwardGraph, ids: Mapping[Any, int], roots: Sequence[torch.Tensor]
+) -> RandomCall:
+    """The same call with the live tensors; `ids` are those of the live nodes behind the `roots`."""
+    live = {number: node for node, number in ids.items()}
+    by_path = {format_path(root.path): tensor for root, tensor in zip(graph.roots, roots, strict=True)}
+    started = [by_path[path] for path in told["roots"]] if "roots" in told else roots
+    if "inputs" not in told:
+        return RandomCall(told, started)
+    places = [find_input(graph, name) for name in told["inputs"]]
+    return RandomCall(told, started, [_input(live[place.node], place.slot) for place in places])
+
+
+def _input(node: Any, slot: int) -> Any:
+    """A leaf, unless its gradients go to another node by now; else an edge."""
+    variable = getattr(node, "variable", None)
+    if variable is not None and variable.requires_grad and get_gradient_edge(variable).node is node:
+        return variable
+    return GradientEdge(node, slot)
 
 
 @contextmanager

@@ -8,15 +8,15 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from backward_calls import CALLS, end_of, random_call
+from backward_calls import CALLS, end_of, live_call, random_call
 from comparison import Comparison, End, Reality, compare_with
-from module_hooks import Notebook, roots_in
+from module_hooks import Notebook, backward, roots_in
 from random_modules import (
     HOOKS,
     IN_PLACE,
@@ -35,10 +35,11 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
 import fxgrad
-from fxgrad.errors import FxgradError
+from fxgrad.errors import FxgradError, TargetError
 from fxgrad.graph import BackwardGraph, HookKind
 from fxgrad.predict import find_raising_nodes
 from fxgrad.rules import explain
+from fxgrad.verification import Verification
 
 MORE_HOOKS = ("node_prehook", "several_hook", "any_hook", "removed_hook", "weight_hook", "weight_after")
 HOOKED = {
@@ -233,8 +234,19 @@ def by_going_on(make: Make) -> tuple[fxgrad.Trace, Made, Any]:
     return recording.trace(output), made, output
 
 
+def by_capturing_again(make: Make) -> tuple[fxgrad.Trace, Made, Any]:
+    """Predict a second backward from what the first has left, which nobody watched."""
+    made = make()
+    output = made.model(*made.args)
+    with suppress(*_FORWARD_ERRORS):  # of the hooks, or at what was changed in place
+        backward(roots_in(output))
+    made.notebook.forget_calls()
+    return fxgrad.capture(output, made.model, node_hooks=True), made, output
+
+
 WAYS = {"record": by_recording, "trace": by_tracing, "capture": by_capturing, "go on": by_going_on}
-SEEN_IN_PART = ("capture", "go on")
+STRANGE_WAYS = {**WAYS, "capture again": by_capturing_again}
+SEEN_IN_PART = ("capture", "go on", "capture again")
 
 
 class Choices(random.Random):
@@ -262,28 +274,53 @@ class Choices(random.Random):
         return self._next(lambda: self._source.getrandbits(k))
 
 
+class Maker:
+    """Makes one random model, each time anew from the same choices; closes the notebook of the last, with its global hooks."""
+
+    def __init__(self, source: random.Random, grammar: Grammar, notebooks: ExitStack) -> None:
+        self.choices = Choices(source)
+        self._grammar, self._notebooks = grammar, notebooks
+
+    def __call__(self) -> Made:
+        self._notebooks.close()
+        self.choices = self.choices.again()
+        notebook = ReturningNotebook(self.choices.random()) if self._grammar.hooks_return else Notebook()
+        return hooked_model(self.choices, self._grammar, self._notebooks.enter_context(closing(notebook)))
+
+
 def compared_model(source: random.Random, grammar: Grammar, way: str) -> Comparison | None:
     """How the predictions for a random model hold; None where PyTorch refuses the model, or nothing requires grad."""
-    choices = Choices(source)
     with ExitStack() as notebooks, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-        def make() -> Made:
-            nonlocal choices
-            notebooks.close()  # the global hooks of the last one
-            choices = choices.again()
-            notebook = ReturningNotebook(choices.random()) if grammar.hooks_return else Notebook()
-            return hooked_model(choices, grammar, notebooks.enter_context(closing(notebook)))
-
+        make = Maker(source, grammar, notebooks)
         if not _is_refused(make(), way):
-            trace, made, output = WAYS[way](make)
-            return _compared(choices, grammar, way, trace, made, roots_in(output))
+            trace, made, output = STRANGE_WAYS[way](make)
+            told = random_call(make.choices, grammar.calls, trace.graph)
+            return _compared(told, way, trace, made, roots_in(output))
         with pytest.raises((FxgradError, *_FORWARD_ERRORS)):
-            WAYS[way](make)
+            STRANGE_WAYS[way](make)
     return None
 
 
-_FORWARD_ERRORS = (RuntimeError, TypeError, StopIteration, ArithmeticError, LookupError, AttributeError)
+def verified_model(source: random.Random, grammar: Grammar) -> Verification | None:
+    """What `fxgrad.verify` finds; None where PyTorch refuses the model, or its own code raises or is not as assumed."""
+    with ExitStack() as notebooks, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make = Maker(source, grammar, notebooks)
+        if _is_refused(make(), "trace"):
+            return None
+        made = make()
+        told = random_call(make.choices, grammar.calls, fxgrad.trace(made.model, tuple(made.args)).graph)
+        made = make()
+        try:
+            verification = fxgrad.verify(made.model, tuple(made.args), **told)
+        except TargetError:  # a hook, or a function of the program's, raises in backward
+            return None
+        is_as_assumed = not isinstance(made.notebook, ReturningNotebook) or made.notebook.broken is None
+        return verification if is_as_assumed else None
+
+
+_FORWARD_ERRORS = (RuntimeError, TypeError, ValueError, StopIteration, ArithmeticError, LookupError, AttributeError)
 
 
 def _is_refused(made: Made, way: str) -> bool:
@@ -299,12 +336,12 @@ def _is_refused(made: Made, way: str) -> bool:
 
 
 def _compared(
-    rng: random.Random, grammar: Grammar, way: str, trace: fxgrad.Trace, made: Made, roots: Sequence[torch.Tensor]
+    told: Mapping[str, Any], way: str, trace: fxgrad.Trace, made: Made, roots: Sequence[torch.Tensor]
 ) -> Comparison:
     trace.graph.lint()
     ids = ids_in(trace.graph, roots)
     notebook = made.notebook
-    call = random_call(rng, grammar.calls, trace.graph, ids, roots)
+    call = live_call(told, trace.graph, ids, roots)
     graph = call.predict(trace)
     graph.lint()
     if "after" in call.told:

@@ -16,6 +16,7 @@ SIGNATURES = {
     "on_node": ("grad_input, grad_output", "grad_input"),
     "before_node": ("grad_output", "grad_output"),
     "tensor": ("grad", "grad"),
+    "leaf": ("leaf", "leaf"),
 }
 """For each sort of hook: its arguments, and the one that its result replaces."""
 TUPLES = {
@@ -29,6 +30,7 @@ TUPLES = {
     "the first entry": "{given}[0]",
     "the first entry in a tuple": "({given}[0],)",
     "a number": "5",
+    "an error": "int('no number')",
     "a list": "list({given})",
     "another shape": "tuple(g if g is None else torch.ones(7) for g in {given})",
 }
@@ -40,8 +42,12 @@ TENSORS = {
     "a tensor": "torch.ones(3)",
     "a tuple": "({given},)",
     "a number": "5",
+    "an error": "int('no number')",
     "another shape": "torch.ones(7)",
 }
+NOTHING = {"nothing": "None", "the leaf": "{given}", "a number": "5", "an error": "int('no number')"}
+ANSWERS = {"tensor": TENSORS, "leaf": NOTHING}
+"""What hooks of a sort return, where that is no tuple."""
 RIGHT = ("nothing", "the same", "scaled", "fresh")
 CHANCE_OF_ANY = 0.15
 """How often an answer may be a wrong one."""
@@ -51,7 +57,7 @@ CHANCE_OF_ANY = 0.15
 def compiled(sort: str, answer: str) -> Callable[..., Any]:
     """What makes a hook of a sort, with a text of its own for each answer."""
     arguments, given = SIGNATURES[sort]
-    text = (TENSORS if sort == "tensor" else TUPLES)[answer].format(given=given)
+    text = ANSWERS.get(sort, TUPLES)[answer].format(given=given)
     names: dict[str, Any] = {"torch": torch}
     lines = [
         "def make(note, check):",
@@ -80,11 +86,12 @@ class ReturningNotebook(Notebook):
 
     def _answering(self, sort: str, name: str, function: Callable[..., None]) -> Callable[..., None]:
         rng = random.Random(f"{self.seed} {name}")
-        table = TENSORS if sort == "tensor" else TUPLES
-        answer = rng.choice(list(table)) if rng.random() < CHANCE_OF_ANY else rng.choice(RIGHT)
+        table = ANSWERS.get(sort, TUPLES)
+        is_any = rng.random() < CHANCE_OF_ANY
+        answer = rng.choice([text for text in table if is_any or text in RIGHT])
 
         def check(given: Any, result: Any) -> None:
-            if self.broken is None and not replaces(given, result):
+            if self.broken is None and not (result is None if sort == "leaf" else replaces(given, result)):
                 self.broken = name, len(self.log)
 
         return self._named(name, compiled(sort, answer)(function, check))
@@ -103,6 +110,9 @@ class ReturningNotebook(Notebook):
 
     def before_node(self, name: str) -> Callable[..., None]:
         return self._answering("before_node", name, super().before_node(name))
+
+    def leaf(self, name: str) -> Callable[..., None]:
+        return self._answering("leaf", name, super().leaf(name))
 
 
 def replaces(given: Any, result: Any) -> bool:

@@ -19,6 +19,7 @@ REPLACED = (
     "replace_weight_between_uses",
     "replace_data",
     "replace_data_by_another_shape",
+    "set_weight",
     "parameter_made_in_forward",
     "tied_weight",
     "parametrized_weight",

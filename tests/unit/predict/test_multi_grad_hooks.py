@@ -217,6 +217,20 @@ def test_tensors_of_an_any_hook_that_the_graph_has_nothing_to_do_with_leave_noth
     assert [called.hook for called in notebook.log] == ["several"]
 
 
+def test_a_hook_on_a_tensor_that_was_not_found_may_be_called_before_another_hook_raises(notebook):
+    """An "all" hook raises for a leaf that autograd.grad captures; what comes before that is called."""
+    x, w = leaf(), leaf()
+    hidden = [x * 1]
+    register_multi_grad_hook([*hidden, w], notebook.several("several", "any"), mode="any")
+    register_multi_grad_hook([x], notebook.several("raises", "all"))
+    result = (hidden.pop() * 2).sum() + w.sum()  # capture finds the hook on w alone
+    predicted = fxgrad.capture(result).predict(inputs=[x], api="grad").graph
+    with pytest.raises(RuntimeError, match="A leaf node was passed"):
+        torch.autograd.grad(result, x)
+    assert "several" in [called.hook for called in notebook.log]
+    assert site_of(predicted, "several").fires is None
+
+
 # Leaves of a class of their own
 
 
