@@ -16,7 +16,6 @@ import torch
 from msgspec import structs
 from torch import nn
 from torch._C._dynamo import eval_frame
-from torch.jit._fuser import optimized_execution
 from torch.nn.parameter import is_lazy
 
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
@@ -257,8 +256,8 @@ def record_run(
         run.recorder.runs_compiled = not compiler.is_off
         stack.enter_context(run.without_compiled_calls())
         caught = [] if arguments is None else stack.enter_context(collect_warnings())
-        if arguments is not None:  # else a script would be optimized the next time, as if the program had run it
-            stack.enter_context(optimized_execution(False))
+        if arguments is not None:
+            stack.callback(run.recorder.ops.forget_first_runs)
         stack.enter_context(watch.watching())
         stack.callback(run.recorder.finish)
         run.recorder.begin()

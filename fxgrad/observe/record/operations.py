@@ -33,7 +33,7 @@ from fxgrad.observe.record.events import (
     next_sequence_nr,
 )
 from fxgrad.observe.record.frames import NO_STACK, Stack, read_stack
-from fxgrad.observe.record.scripts import ScriptRun
+from fxgrad.observe.record.scripts import ScriptRun, is_optimized
 from fxgrad.observe.record.tensors import (
     MetaTable,
     Origin,
@@ -213,6 +213,7 @@ class OpRecorder:
         self._metas = metas
         self._cursor = cursor
         self._may_nest = may_nest
+        self._first_runs: list[Any] = []
         self._inside = 0
         self._dispatch_modes = _count_dispatch_modes()
         self._modes = _read_modes()
@@ -286,6 +287,8 @@ class OpRecorder:
 
     def call_script(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a scripted function as one call, and note which of its operators made nodes."""
+        if not is_optimized(target):
+            call = functools.partial(self._run_unoptimized, call, target)
         if self.is_hidden():
             return call(*args, **kwargs)
         run, count = ScriptRun(target), len(self.events)
@@ -293,6 +296,19 @@ class OpRecorder:
         if len(self.events) > count:
             self.events[-1].script = run
         return result
+
+    def _run_unoptimized(self, call: Callable[..., Any], target: Any, *args: Any, **kwargs: Any) -> Any:
+        """TorchScript runs it for the first time, if it has not optimized it after that."""
+        result = call(*args, **kwargs)
+        if not is_optimized(target):
+            self._first_runs.append(target)
+        return result
+
+    def forget_first_runs(self) -> None:
+        """Have TorchScript forget what it ran for the first time: the next run, if it is the program's, is the first then."""
+        for function in self._first_runs:
+            function._debug_flush_compilation_cache()
+        self._first_runs.clear()
 
     def refuse(self, reason: str) -> None:
         """Note why the recorded calls do not tell what the run computed; the first reason stays."""

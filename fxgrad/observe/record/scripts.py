@@ -211,6 +211,19 @@ class ScriptRun:
         return lines if len(lines) >= len(frames) or (lines and lines[0][:2] != frames[0][:2]) else frames
 
 
+def is_optimized(function: Any) -> bool:
+    """Whether TorchScript has optimized a function or method, as it does the second time that it runs; also True where
+    that cannot be asked. (torch/csrc/jit/runtime/profiling_graph_executor_impl.cpp, getDebugState)"""
+    holder: Any = function.owner if isinstance(function, torch._C.ScriptMethod) else function
+    if function.name not in ("forward", getattr(holder, "name", None)):
+        return True  # a module tells it of its forward alone
+    try:
+        holder.get_debug_state()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _read_frames(stack: Sequence[str]) -> Iterator[ScriptLine]:
     for frame in map(_FRAME.fullmatch, stack):
         if frame is not None:

@@ -240,11 +240,34 @@ def test_two_joined_nodes_have_their_own_operators_each():
     assert [operator.kind for operator in first.script.inside].count("aten::mul") == 2
 
 
-def test_a_trace_does_not_make_torchscript_optimize():
+def names(graph):
+    return [node.name for node in graph.nodes]
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 2])
+def test_the_run_after_a_trace_has_the_nodes_of_the_trace(earlier):
+    model = script(Model())
+    for _ in range(earlier):
+        model(X)
+    graph = fxgrad.trace(model, X).graph
+    assert bool(find_joined(graph)) == (earlier > 0)
+    assert names(fxgrad.capture(model(X)).graph) == names(graph)
+
+
+def test_the_first_run_of_a_script_stays_the_first_after_two_traces():
     model = script(Model())
     first = fxgrad.trace(model, X).graph
-    assert fxgrad.capture(model(X)).graph.nodes[0].name == first.nodes[0].name
-    assert torch._C._get_graph_executor_optimize()
+    assert names(fxgrad.trace(model, X).graph) == names(first)
+    assert names(fxgrad.capture(model(X)).graph) == names(first)
+    assert find_joined(fxgrad.capture(model(X)).graph)
+
+
+def test_a_recorded_run_is_the_programs_own_first():
+    model = script(Model())
+    with fxgrad.record(model) as recording:
+        output = model(X)
+    assert find_joined(recording.trace(output).graph) == []
+    assert find_joined(fxgrad.capture(model(X)).graph)
 
 
 def test_that_a_later_run_may_have_other_nodes_is_said_until_it_has(optimized):
