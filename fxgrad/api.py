@@ -407,9 +407,9 @@ def _needs_emulation(options: TargetOptions) -> bool:
     if options.device is not None and not emulated:
         check_present(options.device)
     if emulated:
-        from fxgrad.observe.target.importing import check_emulated
+        from fxgrad.observe.target.importing import refuse_emulated_device
 
-        check_emulated(options.text)
+        refuse_emulated_device(options.text)
     return emulated
 
 

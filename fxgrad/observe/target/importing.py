@@ -340,7 +340,7 @@ def list_callables(module: ModuleType) -> list[str]:
     ]
 
 
-def check_emulated(text: str) -> None:
+def refuse_emulated_device(text: str) -> None:
     """Refuse a TARGET that cannot run on an emulated device, because its operations run outside of Python."""
     form = parse_target(text).form
     if form is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from hooked_programs import PROGRAMS, around, inner, leaf
 from module_hooks import FromFunction, Notebook, statuses
+from msgspec.structs import replace
 from probed_hooks import LOCAL
 from torch import nn
 
@@ -92,6 +93,19 @@ def test_a_full_hook_moves_the_legacy_hook_of_a_parent_that_returns_the_same_ten
 
 def test_a_legacy_hook_moves_nothing():
     assert moved_in("legacy_hooks_beside_hooks_on_nodes", "m", LEGACY) == ()
+
+
+def test_a_site_whose_entry_has_another_shape_with_the_hook_is_moved():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].register_backward_hook(lambda *_: None)
+    run = observe_with_hook(model, (leaf(),), {}, module="1", kind=LEGACY)
+    assert run.after is not None
+    before, after = predict(run.before), predict(run.after)
+    (site,) = before.sites
+    ((first, *others),) = (site.grad_input or (),)
+    resized = replace(site, grad_input=(replace(first, shape=(7,)), *others))
+    assert find_moved_sites(before, after, run.hook) == ()
+    assert len(find_moved_sites(replace(before, sites=(resized,)), after, run.hook)) == 1
 
 
 def test_a_hook_on_another_module_moves_no_full_hook():

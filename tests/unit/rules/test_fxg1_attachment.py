@@ -21,6 +21,14 @@ def test_legacy_hook_is_told_that_it_sits_on_one_node(linear):
     )
 
 
+def test_the_headline_names_no_entries_where_one_has_no_name(linear):
+    graph = linear.graph()
+    (site,) = [each for each in graph.sites if each.hook.kind.is_legacy]
+    unnamed = replace(site, grad_input=(replace(site.grad_input[0], argument=None), *site.grad_input[1:]))
+    (found,) = told(replace(graph, sites=(unnamed,)), "FXG101")
+    assert found.headline == "a non-full hook sits on one autograd node, not on the module"
+
+
 def test_legacy_hook_is_told_the_function_whose_arguments_it_gets(linear):
     (found,) = told(linear.graph(), "FXG101")
     assert (

@@ -292,6 +292,12 @@ def test_a_computed_tensor_in_the_place_of_a_parameter_is_told():
     )
 
 
+def test_a_tensor_that_was_computed_from_several_has_no_one_leaf_that_gets_its_gradient():
+    a, b = (torch.ones(3, requires_grad=True) for _ in range(2))
+    (told,) = found(None, "FXG201", model=Scaled(a * b))
+    assert told.headline == "`scale` is not a leaf: its .grad stays None"
+
+
 @pytest.mark.parametrize(
     "mend",
     [
