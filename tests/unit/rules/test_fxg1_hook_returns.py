@@ -186,3 +186,13 @@ def test_a_post_accumulate_hook(name: str) -> None:
     assert [("changes the weight" in each, each.startswith("backward raises")) for each in found] == (
         [("changes" in expected, "raises" in expected)] if expected else []
     )
+
+
+def test_a_tensor_hook_cannot_put_a_tensor_in_the_place_of_none():
+    used, unused = (torch.ones(4, requires_grad=True) * 2).split(2)
+    unused.register_hook(lambda grad: torch.ones(2))
+    told = [finding for finding in explain(fxgrad.capture(used.sum()).graph) if finding.code == "FXG109"]
+    assert ["a tensor in place of a gradient that is None" in finding.headline for finding in told] == [True]
+    assert "PyTorch does not replace None by a tensor. " in told[0].because
+    with pytest.raises(RuntimeError, match="can't replace a None gradient with a non-None value"):
+        used.sum().backward()
