@@ -474,7 +474,7 @@ def explain_missing_grad(graph: BackwardGraph) -> Explanation:
     elif taken is not None:
         because, fix, source = explain_taken(taken), advise_on_taken(taken), taken.taken[-1].source
     else:
-        because, fix = _explain_no_cut(graph, flow), "make a parameter that forward uses, or an input, require grad"
+        because, fix = _explain_no_cut(graph, flow)
     gradless = next((fx_node for fx_node in graph.forward if fx_node.gradless is not None), None)
     if gradless is not None and (cut is None or cut.gradless is not None):
         because, fix, source = explain_gradless(gradless.gradless), ADVICE_ON_GRADLESS, gradless.gradless
@@ -482,17 +482,25 @@ def explain_missing_grad(graph: BackwardGraph) -> Explanation:
     return Explanation("FXG202", "error", headline, because, fix, source=source)
 
 
-def _explain_no_cut(graph: BackwardGraph, flow: DataFlow) -> str:
+def _explain_no_cut(graph: BackwardGraph, flow: DataFlow) -> tuple[str, str]:
+    """Why nothing requires grad although no recorded operation is to blame, and what to do."""
+    fix = "make a parameter that forward uses, or an input, require grad"
+    computed = [name for name in flow.returned if graph.fx_nodes_by_name[name].op.startswith("call")]
     starts = [fx_node.target for fx_node in graph.forward if fx_node.name in flow.returned and not fx_node.inputs]
     used = [graph.variables_by_name[name] for name in starts if name in graph.variables_by_name]
     parameters = [variable for variable in used if variable.kind == "parameter"]
     asking = [variable.name for variable in parameters if variable.requires_grad]
     if asking:
-        return f"Forward passes {join_words(map(quote_code, asking))} to operations that return no gradient."
+        return f"Forward passes {join_words(map(quote_code, asking))} to operations that return no gradient.", fix
+    if not computed and not used:
+        return (
+            "No recorded operation computes it.",
+            "use what forward computes; with fxgrad.record, compute the loss inside of it",
+        )
     if not parameters:
-        return "Forward uses nothing that requires grad, and no parameter, to compute its output."
+        return "Forward uses nothing that requires grad, and no parameter, to compute its output.", fix
     count, are = count_noun(len(parameters), "parameter"), pluralize(len(parameters), "is", plural="are")
-    return f"Forward uses nothing that requires grad to compute its output: the {count} it uses {are} frozen."
+    return f"Forward uses nothing that requires grad to compute its output: the {count} it uses {are} frozen.", fix
 
 
 # FXG204

@@ -263,6 +263,19 @@ os._exit(0)  # the end of the process group waits for a thread, and that thread,
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torch.distributed")
+def test_hooks_that_swap_tensors_leaves_with_the_other_tensor_are_taken_to_have_stayed():
+    """As Module.to does under torch.__future__.set_swap_module_params_on_conversion, and for tensor subclasses."""
+    model, called = nn.Linear(3, 3), []
+    model.weight.register_hook(lambda grad: called.append("hook"))
+    torch.utils.swap_tensors(model.weight, nn.Parameter(torch.ones(3, 3)))
+    (site,) = fxgrad.trace(model, torch.ones(2, 3)).sites
+    assert (site.hook.owner, site.fires) == ("weight", True)
+    model(torch.ones(2, 3)).sum().backward()
+    assert called == []
+    verification = fxgrad.verify(model, torch.ones(2, 3))
+    assert [difference.what for difference in verification.differences] == ["fires"]
+
+
 def test_the_hooks_of_distributed_data_parallel_are_not_seen(tmp_path):
     done = python("-c", PARALLEL, str(tmp_path / "store"))
     lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]

@@ -451,3 +451,13 @@ def test_the_models_state_is_put_back_where_nothing_requires_grad():
     with pytest.raises(TargetError):
         fxgrad.trace(model, torch.ones(2, 3))
     assert int(model.num_batches_tracked) == 0
+
+
+def test_of_a_loss_that_was_not_recorded_nothing_is_said_about_forward():
+    model = nn.Linear(3, 1)
+    with fxgrad.record(model) as recording, torch.no_grad():
+        output = model(torch.ones(2, 3))
+    with pytest.raises(TargetError) as caught:
+        recording.trace(output.sum())
+    assert "No recorded operation computes it." in str(caught.value)
+    assert "compute the loss inside of it" in str(caught.value)
