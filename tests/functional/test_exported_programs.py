@@ -11,6 +11,7 @@ from interpreted import interpret
 from torch import nn
 
 import fxgrad
+import fxgrad.cli
 
 
 class Block(nn.Module):
@@ -128,3 +129,14 @@ def test_record_asks_for_the_module_that_runs(program):
         "  allowed: the module that is run",
         "  try: module = program.module(), and pass that",
     ]
+
+
+def test_a_factory_may_return_a_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(
+        "import torch\n\n\ndef build():\n    x = torch.ones(2, 3)\n"
+        "    return torch.export.export(torch.nn.Linear(3, 3), (x,)), (x,)\n",
+        encoding="utf-8",
+    )
+    assert fxgrad.cli.main(["verify", "model.py"]) == 0
+    assert capsys.readouterr().out == "0 hook sites, 0 entries compared: 0 wrong, 0 unknown\n"

@@ -22,7 +22,7 @@ from fxgrad.observe.hooks.registrations import RegistrationWatch
 from fxgrad.observe.probing import observe_with_hook
 from fxgrad.observe.record.frames import user_code
 from fxgrad.observe.record.names import read_signature
-from fxgrad.observe.run import TracedRun, check_surroundings, observe_forward
+from fxgrad.observe.run import TracedRun, check_surroundings, observe_forward, unpack_exported
 from fxgrad.observe.target.arguments import Arguments, Input, make_arguments, parse_init, parse_input
 from fxgrad.observe.target.devices import parse_device
 from fxgrad.observe.target.importing import (
@@ -210,6 +210,7 @@ def _check_returned(returned: object, *, shown: str) -> Target:
         target = Target(*returned)
     else:
         raise TargetError(f"{shown} returned {_describe(returned)}", _RETURNS, _suggest_return(returned))
+    target = replace(target, model=unpack_exported(target.model))
     if isinstance(target.args, torch.Tensor):  # as for fxgrad.trace, a single argument
         target = replace(target, args=(target.args,))
     model, args, kwargs, loss = target.model, target.args, target.kwargs, target.loss
