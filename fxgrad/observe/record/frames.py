@@ -13,6 +13,7 @@ import re
 import sys
 import sysconfig
 import traceback
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import CodeType, FrameType, TracebackType
@@ -126,6 +127,7 @@ def find_package(code: CodeType) -> str | None:
 
 def forget_sources() -> None:
     """Forget the texts of lines: files may have changed since the last look."""
+    _list_lines.cache_clear()
     _source.cache_clear()
     _trace_of.cache_clear()
     _traces.clear()
@@ -187,10 +189,15 @@ def _is_torch(file: str) -> bool:
 
 def find_line(code: CodeType, instruction: int) -> int:
     """The line that an instruction of a piece of code is on."""
-    for start, end, line in code.co_lines():
-        if start <= instruction < end and line is not None:
-            return line
-    return code.co_firstlineno
+    starts, lines = _list_lines(code)
+    return lines[max(0, bisect_right(starts, instruction) - 1)] or code.co_firstlineno
+
+
+@functools.cache
+def _list_lines(code: CodeType) -> tuple[list[int], list[int | None]]:
+    """Where the instructions of each line begin, and the lines: generated code has thousands."""
+    entries = [(start, line) for start, _, line in code.co_lines()]
+    return [start for start, _ in entries], [line for _, line in entries]
 
 
 def make_script_source(file: str, line: int, code: str | None, function: str) -> Source:
