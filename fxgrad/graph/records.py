@@ -351,6 +351,7 @@ class Module(Record, frozen=True):
     ``made_by``      "torch.compile", "torch.jit" or "torch.fx" (also torch.export) if its forward is not the Python function
                      that was written
     ``wraps``        of a module that ``torch.compile`` returned: path of the module inside
+    ``dropped``      of a scripted module: the backward hooks of the module that it was scripted from, which it does not have
     """
 
     path: str
@@ -364,6 +365,7 @@ class Module(Record, frozen=True):
     is_fx_leaf: bool | None = None
     made_by: str | None = None
     wraps: str | None = None
+    dropped: tuple[str, ...] = ()
 
 
 class FullHookSetup(Record, frozen=True):

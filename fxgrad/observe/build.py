@@ -38,6 +38,7 @@ from fxgrad.observe.autograd.saved_tensors import find_lost_saved, find_saturate
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, name_of, sequence_nr_of
 from fxgrad.observe.hooks.records import HookRecords
 from fxgrad.observe.hooks.search import describe_full_hook
+from fxgrad.observe.hooks.tables import function_name
 from fxgrad.observe.observed_graph import ObservedGraph
 from fxgrad.observe.real_types import is_a, is_optimized
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, find_backward_kind
@@ -175,6 +176,7 @@ def _make_module(module: nn.Module, observed: ObservedGraph, hooks: HookRecords)
         is_fx_leaf=_TRACER.is_leaf_module(module, path),
         made_by=_find_maker(module),
         wraps=names.path_of(module._orig_mod) if is_optimized(module) else None,
+        dropped=tuple(_list_dropped(module)),
     )
 
 
@@ -195,6 +197,18 @@ def _find_maker(module: nn.Module) -> str | None:
         return "torch.fx"
     is_compiled = is_optimized(module) or vars(module).get("_compiled_call_impl") is not None
     return "torch.compile" if is_compiled else None
+
+
+def _list_dropped(module: nn.Module) -> Iterator[str]:
+    """The backward hooks that torch.jit.script did not take over (torch/jit/_recursive.py, ignored_attributes): its forward
+    wraps that of the module that was scripted."""
+    written = (
+        getattr(vars(module).get("forward"), "__wrapped__", None) if is_a(module, torch.jit.ScriptModule) else None
+    )
+    original = getattr(written, "__self__", None)
+    if is_a(original, nn.Module):
+        for table in ("_backward_pre_hooks", "_backward_hooks"):
+            yield from map(function_name, get_table(original, table).values())
 
 
 def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -> ModuleCall:

@@ -3,6 +3,7 @@ torch.func (FXG305)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Hook, HookSite, Module, ModuleCall, NodeKind, Taken
@@ -240,10 +241,12 @@ _FXG302 = Page(
     ValueError: Modules that have backward hooks assigned can't be compiled: ...
     """,
     fix="""
-    Hook the inputs and outputs of the ScriptModule (Tensor.register_hook), or its parameters.
+    Hook the inputs and outputs of the ScriptModule (Tensor.register_hook), or its parameters. Scripted and traced
+    modules share their parameters, with their hooks, with the module that they were made from.
     """,
 )
 
+_MOST_KINDS = 5
 _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled", "is not supported on ScriptModules")
 
 
@@ -261,9 +264,58 @@ def _explain_script_modules(graph: BackwardGraph) -> Iterator[Explanation]:
                 "and with a global backward hook every call of one raises. (torch/jit/_script.py, "
                 "torch/jit/_recursive.py)"
             ),
-            fix="use Tensor.register_hook on its inputs and outputs, or use the module without TorchScript",
+            fix=(
+                "use Tensor.register_hook on its inputs, outputs and parameters, or use the module without TorchScript"
+            ),
             owner=scripted[0],
         )
+
+
+def _explain_dropped_hooks(graph: BackwardGraph) -> Iterator[Explanation]:
+    """Modules were scripted that had backward hooks."""
+    for module in graph.modules:
+        if module.dropped:
+            hooks = join_words(quote_code(function) for function in module.dropped)
+            is_or_are = pluralize(len(module.dropped), "is", plural="are")
+            yield Explanation(
+                code="FXG302",
+                severity="warning",
+                headline=f"{hooks} {is_or_are} not in the TorchScript of {name_module(module.path)}",
+                because=(
+                    "torch.jit.script leaves out the backward hooks of the modules that it compiles: only the module that "
+                    "was scripted has them. (torch/jit/_recursive.py, ignored_attributes)"
+                ),
+                fix=(
+                    "use Tensor.register_hook on its inputs, outputs and parameters, or use the module without "
+                    "TorchScript"
+                ),
+                owner=module.path,
+            )
+
+
+def _explain_joined_nodes(graph: BackwardGraph) -> Iterator[Explanation]:
+    """TorchScript has put several operators behind one node."""
+    joined = [node for node in graph.nodes if node.kind is NodeKind.SCRIPTED]
+    if not joined:
+        return
+    kinds = Counter(operator.kind for node in joined if node.script is not None for operator in node.script.inside)
+    inside = ", ".join(f"{count} {escape(kind)}" for kind, count in kinds.most_common(_MOST_KINDS))
+    more = f" and {len(kinds) - _MOST_KINDS} more kinds" if len(kinds) > _MOST_KINDS else ""
+    labels = join_words(escape(node.label) for node in joined[:_MOST_KINDS])
+    others = f" and {len(joined) - _MOST_KINDS} more" if len(joined) > _MOST_KINDS else ""
+    yield Explanation(
+        code="FXG302",
+        severity="info",
+        headline=f"TorchScript has optimized what is behind {labels}{others}: no node is there for each operator",
+        because=(
+            f"TorchScript optimizes what it has run before{f'; inside are {inside}{more}' if kinds else ''}. The node decides "
+            "by itself what it returns. (torch/csrc/jit/runtime/graph_executor.cpp)"
+        ),
+        fix=(
+            "to see each operator's node, call torch.jit.set_fusion_strategy([]) before the script is made or loaded, or trace "
+            "it before it has run"
+        ),
+    )
 
 
 def _explain_script_error(message: str) -> Explanation | None:
@@ -603,7 +655,11 @@ def _explain_transform_error(message: str) -> Explanation | None:
 
 RULES = (
     Rule(_FXG301, hook_rules=(_explain_lost_hook, _explain_traced_away), graph_rules=(_explain_failing_trace,)),
-    Rule(_FXG302, graph_rules=(_explain_script_modules,), error_rules=(_explain_script_error,)),
+    Rule(
+        _FXG302,
+        graph_rules=(_explain_dropped_hooks, _explain_script_modules, _explain_joined_nodes),
+        error_rules=(_explain_script_error,),
+    ),
     Rule(_FXG303, hook_rules=(_explain_compiled_module,), graph_rules=(_explain_compiled_regions,)),
     Rule(_FXG304, hook_rules=(_explain_sharded_parameter,)),
     Rule(_FXG305, hook_rules=(_explain_transformed_calls,), error_rules=(_explain_transform_error,)),

@@ -287,7 +287,46 @@ def test_a_scripted_module_inside_a_model_is_told():
         "Backward hooks that it had when it was scripted were silently dropped. A ScriptModule accepts none, and with "
         "a global backward hook every call of one raises. (torch/jit/_script.py, torch/jit/_recursive.py)"
     )
-    assert told.fix == "use Tensor.register_hook on its inputs and outputs, or use the module without TorchScript"
+    assert told.fix == (
+        "use Tensor.register_hook on its inputs, outputs and parameters, or use the module without TorchScript"
+    )
+
+
+def test_the_hooks_that_scripting_left_out_are_named():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    fired = hooked(model[0])
+    scripted = torch.jit.script(model)
+    dropped, _ = found(scripted, "FXG302")
+    assert (dropped.severity, dropped.owner) == ("warning", "0")
+    assert dropped.headline.endswith("not in the TorchScript of `0`")
+    assert dropped.because == (
+        "torch.jit.script leaves out the backward hooks of the modules that it compiles: only the module that was scripted "
+        "has them. (torch/jit/_recursive.py, ignored_attributes)"
+    )
+    assert fired_by(scripted, fired) == set()
+    assert fired_by(model, fired) == {""}
+
+
+def test_what_an_optimized_script_has_inside_is_told():
+    model = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh()))
+    for _ in range(2):
+        model(tensor())
+    _, told = found(model, "FXG302")
+    assert told.severity == "info"
+    assert "DifferentiableGraphBackward_0: no node is there for each operator" in told.headline
+    assert "inside are 2 aten::linear, 2 aten::tanh." in told.because
+
+
+def test_the_advised_strategy_keeps_a_node_for_each_operator():
+    before = torch.jit.set_fusion_strategy([])
+    try:
+        model = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid(), nn.Linear(3, 3), nn.Sigmoid()))
+        for _ in range(3):
+            model(tensor())
+    finally:
+        torch.jit.set_fusion_strategy(before)
+    told = found(model, "FXG302")
+    assert [each.headline for each in told] == ["the model runs in TorchScript, without hooks"]
 
 
 def test_a_model_without_torchscript_has_no_such_finding():
