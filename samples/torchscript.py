@@ -1,7 +1,9 @@
 """A scripted model: its nodes are tied to the modules inside of the script, on which no backward hook can be registered.
 
-A hook on a parameter works, and so does one on a tensor that goes in or comes out. `fxgrad report model.pt --input
-'f32[8,10]'` shows the same of what `model.save("model.pt")` wrote, but for the hooks: an archive keeps none.
+A hook on a parameter works, and so does one on a tensor that goes in or comes out. What `model.save("model.pt")` writes is
+a TARGET as well, with `--input`; it keeps no hooks.
+
+    fxgrad report samples/torchscript.py
 """
 
 import torch

@@ -89,6 +89,14 @@ def _dot_subscripts(text: str) -> str:
     return with_dots.removeprefix(".")
 
 
+def find_inside_scripts(graph: GraphRecords) -> frozenset[str]:
+    """The paths of the modules inside of those that TorchScript runs: it calls them without Python, so that no call is
+    recorded."""
+    scripted = {module.path for module in graph.modules if module.made_by == "torch.jit"}
+    paths = (path for module in graph.modules for path in (module.path, *module.aliases))
+    return frozenset(path for path in paths if any(parent in scripted for parent in list_parent_paths(path)))
+
+
 def list_parent_paths(path: str) -> Iterator[str]:
     """The paths of the modules around a module, the nearest first, the model itself last.
 

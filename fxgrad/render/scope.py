@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Root
+from fxgrad.graph.lookup import find_inside_scripts
 from fxgrad.graph.text import escape
 from fxgrad.predict import NodePrediction
 from fxgrad.render.theme import Flow
@@ -182,6 +183,8 @@ def find_called_path(graph: BackwardGraph, module: str) -> str:
             "fxgrad.trace(model, args), or omit module to draw everything",
         )
     problem = "was not called in this graph" if known is not None else "is not a module of this model"
+    if path in find_inside_scripts(graph):
+        problem = "runs inside of TorchScript, where no call is recorded"
     raise UsageError(
         f'"{escape(module)}" {problem}',
         f"the path of a module that was called: {_list_paths(called)}",

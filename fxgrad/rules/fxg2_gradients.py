@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source, Variable
+from fxgrad.graph.lookup import find_inside_scripts
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, name_module, pluralize, quote_code
 from fxgrad.predict import find_refused_leaves
@@ -186,9 +187,10 @@ def _find_source(lost: LostGradient) -> Source | None:
 
 
 def _list_never_called(graph: BackwardGraph, parameters: Sequence[Variable]) -> tuple[str, ...]:
-    """The modules that hold these parameters and have no call."""
+    """The modules that hold these parameters and have no call; not those inside a script, whose calls are not seen."""
     owners = dict.fromkeys(parameter.name.rpartition(".")[0] for parameter in parameters)
-    known = (owner for owner in owners if owner in graph.modules_by_path)
+    unseen = find_inside_scripts(graph)
+    known = (owner for owner in owners if owner in graph.modules_by_path and owner not in unseen)
     return tuple(owner for owner in known if not graph.calls_per_module[graph.modules_by_path[owner].path])
 
 

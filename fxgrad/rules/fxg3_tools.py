@@ -252,7 +252,11 @@ _SCRIPT_ERRORS = ("Modules that have backward hooks assigned can't be compiled",
 
 def _explain_script_modules(graph: BackwardGraph) -> Iterator[Explanation]:
     """The model holds modules that TorchScript runs."""
-    scripted = keep_outermost(module.path for module in graph.modules if module.made_by == "torch.jit")
+    told = {
+        path for module in graph.modules if module.dropped for path in (module.path, *list_parent_paths(module.path))
+    }
+    outermost = keep_outermost(module.path for module in graph.modules if module.made_by == "torch.jit")
+    scripted = [path for path in outermost if path not in told]
     if scripted:
         runs = pluralize(len(scripted), "runs", plural="run")
         yield Explanation(

@@ -26,12 +26,6 @@ def build():
     return torch.jit.trace(Logged(), (torch.ones(2, 1),)), (torch.ones(2, 1),)
 
 
-def build_module_hook():
-    model = Logged()
-    model.inner.register_full_backward_hook(lambda module, grad_input, grad_output: print("HOOK inner"))
-    return torch.jit.trace(model, (torch.ones(2, 1),)), (torch.ones(2, 1),)
-
-
 def build_script():
     model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid())
     model[0].register_full_backward_hook(lambda module, grad_input, grad_output: print("HOOK script"))

@@ -461,3 +461,21 @@ def test_of_a_loss_that_was_not_recorded_nothing_is_said_about_forward():
         recording.trace(output.sum())
     assert "No recorded operation computes it." in str(caught.value)
     assert "compute the loss inside of it" in str(caught.value)
+
+
+class CallsTwoOfThree(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.cut, self.unused = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.used(x) + self.cut(x).detach()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_of_modules_inside_a_script_it_is_not_said_that_they_are_never_called():
+    report = str(fxgrad.trace(torch.jit.script(CallsTwoOfThree()), torch.ones(2, 3)).report())
+    assert "`cut.weight`" in report
+    assert "`unused.weight`" in report
+    assert "never called" not in report
+    assert "1 of 4 modules called, 3 inside of TorchScript, which calls them unseen" in report

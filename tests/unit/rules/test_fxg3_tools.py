@@ -296,7 +296,7 @@ def test_the_hooks_that_scripting_left_out_are_named():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     fired = hooked(model[0])
     scripted = torch.jit.script(model)
-    dropped, _ = found(scripted, "FXG302")
+    (dropped,) = found(scripted, "FXG302")
     assert (dropped.severity, dropped.owner) == ("warning", "0")
     assert dropped.headline.endswith("not in the TorchScript of `0`")
     assert dropped.because == (
