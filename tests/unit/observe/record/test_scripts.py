@@ -274,3 +274,13 @@ def test_that_a_later_run_may_have_other_nodes_is_said_until_it_has(optimized):
     assert JOINED_LATER in fxgrad.trace(script(Block()), X).graph.info.notes
     assert JOINED_LATER not in fxgrad.trace(optimized, X).graph.info.notes
     assert JOINED_LATER not in fxgrad.trace(Block(), X).graph.info.notes
+
+
+def test_a_module_inside_a_script_is_explained_by_its_nodes():
+    trace = fxgrad.trace(script(nn.Sequential(Block(), nn.Linear(4, 4), nn.Identity())), X)
+    told = " ".join(str(trace.explain("0")).split())
+    assert "`0` runs inside of TorchScript, where no module hook can be: AddBackward0_0, MulBackward1_0," in told
+    assert "AddmmBackward0_1 and TBackward0_0 are made in it." in told
+    assert "no node is known to be made in it" in " ".join(str(trace.explain("2")).split())
+    with pytest.raises(RuntimeError, match="not supported on ScriptModules"):
+        script(Block()).linear.register_full_backward_hook(print)
