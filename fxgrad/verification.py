@@ -278,7 +278,7 @@ def _list_unpredicted(graph: BackwardGraph, left: dict[_Key, list[Firing]]) -> I
     """Firings of a hook at a call for which there is no site, or of a hook that has none."""
     for (hook_id, call), firings in left.items():
         sites = [site for site in graph.sites if site.hook.id == hook_id]
-        if any(site.fires is None for site in sites):
+        if any(site.fires is None or (site.fires and site.times is None) for site in sites):
             continue
         site = HookSite(graph.hooks[hook_id], call, firings[0].node, None, (), (), None, None, None, _NOT_PREDICTED)
         yield Difference(site, "fires", "no site there", _format_times(len(firings)))

@@ -325,7 +325,28 @@ def _precedes_every_execution(simulation: Simulation, site: HookSite) -> bool:
 
 def explain_uncounted(simulation: Simulation, site: HookSite) -> str | None:
     """Why the number of calls is not known; None if it is."""
-    return explain_nesting(simulation) if site.node is not None and simulation.is_shared(site.node) else None
+    if site.node is not None and simulation.is_shared(site.node):
+        return explain_nesting(simulation)
+    return _explain_attached_again(simulation.graph, site)
+
+
+def _explain_attached_again(graph: BackwardGraph, site: HookSite) -> str | None:
+    """Why a non-full hook may be called twice: a non-reentrant checkpoint runs the module's call again in backward, from
+    arguments with their own grad_fn (torch/utils/checkpoint.py, _CheckpointFrame.get_inputs). A module that returns its
+    argument as it is has its hook attached there again. Nodes that the call makes itself are made anew, and never run."""
+    if site.node is None or site.call is None or site.hook.kind.is_full or site.hook.kind.is_full_pre:
+        return None
+    if graph.calls_by_id[site.call].checkpointed != "non-reentrant":
+        return None
+    made_in = graph.nodes[site.node].call
+    while made_in is not None:
+        if made_in == site.call:
+            return None
+        made_in = graph.calls_by_id[made_in].parent
+    return (
+        f"the checkpoint around runs this call again during backward, which may attach the hook to "
+        f"{escape(graph.nodes[site.node].label)} once more"
+    )
 
 
 def explain_nesting(simulation: Simulation) -> str:

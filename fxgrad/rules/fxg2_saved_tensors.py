@@ -25,7 +25,8 @@ _FXG203 = Page(
     why="""
     Nodes save tensors from forward: mul its factors, exp its result. Each tensor counts its in-place changes in a
     version counter. A node raises if the counter is not the one it saved, as its gradient would be wrong. Views and
-    detached tensors share the counter; .data does not, and then the gradient is wrong without an error.
+    detached tensors share the counter; .data does not, and then the gradient is wrong without an error. A non-reentrant
+    checkpoint saves its arguments, to run forward again from them: if one was modified in place, backward raises as well.
 
     backward frees the saved tensors unless retain_graph=True. A tensor that is kept from one step to the next with its
     graph, like the hidden state of a recurrent module, leads the second backward into the first step's graph.

@@ -53,14 +53,12 @@ def random_call(rng: random.Random, calls: Sequence[str], graph: BackwardGraph) 
 
 def _random_inputs(rng: random.Random, graph: BackwardGraph) -> list[str]:
     """Names of gradients in the graph."""
-    named = {variable.node: variable.name for variable in graph.variables if variable.requires_grad}
+    names = {variable.node: variable.name for variable in graph.variables if variable.requires_grad}
     nodes = rng.choices(graph.nodes, k=rng.randint(1, MOST_INPUTS))
-    return [
-        named.get(node.id, node.label)
-        if node.kind.is_leaf
-        else f"{node.label}[{rng.randrange(len(node.grad_outputs))}]"
-        for node in nodes
-    ]
+    # a leaf whose gradients go to another node by now is not what its name means
+    leaves = [names[node.id] for node in nodes if node.id in names and node.kind.is_leaf]
+    meant = {find_input(graph, name).node: name for name in leaves}
+    return [meant.get(node.id) or f"{node.label}[{rng.randrange(len(node.grad_outputs))}]" for node in nodes]
 
 
 def live_call(

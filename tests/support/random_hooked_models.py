@@ -372,7 +372,7 @@ def _compare_answers(graph: BackwardGraph, notebook: ReturningNotebook, end: End
         comparison.add("raises", f"FXG109 says that backward raises for what {refused} return, but it ends")
     named = {finding.site.hook.function for finding in found}
     if end.raised is not None and notebook.broken is not None and "hook" in end.raised:
-        sites = {site.hook.function for site in graph.sites if site.fires is not False}
+        sites = {site.hook.function for site in graph.sites if site.fires is not False and site.hook.kind.replaces}
         if notebook.broken[0] in sites - named:
             comparison.add("raises", f"FXG109 does not name {notebook.broken[0]}, but: {end.raised}")
 

@@ -73,6 +73,12 @@ class MayRead(torch.autograd.Function):
         return grad * 3, None
 
 
+def runs_again() -> bool:
+    """Whether a non-reentrant checkpoint is around: a backward that forward starts would run in backward again."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and "checkpoint" in hooks[0].__module__
+
+
 class Doubled(nn.Module):
     def forward(self, weight):
         return weight * 2
@@ -179,13 +185,13 @@ class StrangeModule(RandomModule):
 
     def free_the_graph(self, a, b):
         made = a.exp()
-        if made.requires_grad:
+        if made.requires_grad and not runs_again():
             torch.autograd.backward(made, torch.ones_like(made))
         return [made, made * 1.0]
 
     def keep_the_graph(self, a, b):
         made = a.exp()
-        if made.requires_grad:
+        if made.requires_grad and not runs_again():
             torch.autograd.backward(made, torch.ones_like(made), retain_graph=True)
         return [made * 1.0]
 
@@ -250,6 +256,6 @@ class StrangeModule(RandomModule):
 
     def grad_inside_forward(self, a, b):
         made = (a * self.weight).tanh()
-        if not (made.requires_grad and self.weight.requires_grad):
+        if runs_again() or not (made.requires_grad and self.weight.requires_grad):
             return [made]
         return [made, *torch.autograd.grad(made.sum(), [self.weight], create_graph=True)]

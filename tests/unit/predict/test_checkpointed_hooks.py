@@ -87,3 +87,28 @@ def test_under_inputs_backward_ends_at_a_reentrant_checkpoint(notebook):
     assert [called.hook for called in notebook.log] == ["multiplied"]
     assert site_of(predicted, "checkpoint").reason == "CheckpointFunctionBackward_0 raises when backward executes it"
     assert site_of(predicted, "weight").reason == "this backward does not run the node that would start a nested one"
+
+
+def test_how_often_a_hook_on_what_a_checkpointed_module_passes_through_is_called_is_open(notebook):
+    """Backward runs the module again on an argument that still has its grad_fn, and attaches the hook there once more."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same, self.linear = nn.Identity(), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return checkpoint(lambda x: self.linear(self.same(x)).tanh(), x * 2, use_reentrant=False)
+
+    model, x = Checkpointed(), torch.ones(2, 3, requires_grad=True)
+    notebook.legacy(model.same, "passed through")
+    notebook.legacy(model.linear, "made inside")
+    trace = fxgrad.trace(model, x)
+    passed, made = site_of(trace.graph, "passed through"), site_of(trace.graph, "made inside")
+    assert (passed.fires, passed.times, made.times) == (True, None, 1)
+    assert passed.reason.endswith(
+        "the checkpoint around runs this call again during backward, which may attach the hook to MulBackward0_0 once more"
+    )
+    model(x).sum().backward()
+    assert sorted(called.hook for called in notebook.log) == ["made inside", "passed through", "passed through"]
+    assert fxgrad.verify(model, x).ok
