@@ -110,6 +110,40 @@ def test_a_backward_that_an_unpack_hook_starts_is_not_foreseen():
     assert (site.times, len(calls)) == (1, 2)
 
 
+def test_a_backward_inside_a_non_reentrant_checkpoint_runs_again_and_is_not_foreseen():
+    weight, calls = torch.ones(2, requires_grad=True), []
+
+    def inside(x):
+        hidden = x * weight
+        hidden.sum().backward(retain_graph=True)
+        return hidden.exp()
+
+    root = checkpoint(inside, torch.ones(2, requires_grad=True) * 1, use_reentrant=False).sum()
+    weight.register_hook(calls.append)
+    (site,) = fxgrad.capture(root).sites
+    root.backward()
+    assert (site.times, len(calls)) == (1, 2)
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+def test_capture_does_not_see_that_a_checkpoint_attaches_a_non_full_hook_again():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same = nn.Identity()
+
+        def forward(self, x):
+            return checkpoint(lambda x: self.same(x).tanh(), x * 2, use_reentrant=False)
+
+    model, x, calls = Checkpointed(), torch.ones(2, requires_grad=True), []
+    model.same.register_backward_hook(lambda *_: calls.append(1))
+    (traced,) = fxgrad.trace(model, x).sites
+    root = model(x).sum()
+    (captured,) = fxgrad.capture(root, model, node_hooks=True).sites
+    root.backward()
+    assert (traced.times, captured.times, len(calls)) == (None, 1, 2)
+
+
 def test_what_a_checkpoint_closes_over_is_seen_by_trace_and_not_by_capture():
     class Closes(nn.Module):
         def forward(self, x, kept):
