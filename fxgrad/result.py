@@ -245,10 +245,11 @@ class Trace:
             )
         return name
 
-    def explain(self, module: Any = None) -> Explanations:
+    def explain(self, module: Any = None, *, all_hooks: bool = False) -> Explanations:
         """Explain the hooks at a module, or all: the node of each, what it gets there and why, and the fix.
 
-        What a hook that is not there would get, `fxgrad.probe` tells. Raises UsageError for an unknown module.
+        Hooks that PyTorch registers for itself, such as Dynamo's and FSDP's, are only counted, unless `all_hooks`. What a
+        hook that is not there would get, `fxgrad.probe` tells. Raises UsageError for an unknown module.
         """
         from fxgrad.render.explain import compose_explanation
         from fxgrad.rules import explain
@@ -259,16 +260,18 @@ class Trace:
             findings = tuple(
                 [finding for finding in findings if finding.site is not None and self._is_at(finding.site, path)]
             )
-        return Explanations(self.graph, findings, compose_explanation(self.graph, findings, module=path))
+        return Explanations(
+            self.graph, findings, compose_explanation(self.graph, findings, module=path, all_hooks=all_hooks)
+        )
 
-    def order(self, module: Any = None) -> Order:
+    def order(self, module: Any = None, *, all_hooks: bool = False) -> Order:
         """The order of hook calls: nodes as the engine runs them, and the hooks at each node as PyTorch calls them.
 
         At one node (torch/csrc/autograd/engine.cpp), tensor hooks come first, by tensor and registration, then
         retain_grad and prehooks, and after the node has run post-accumulate hooks and post-hooks. Global module hooks
         come before a module's own, of which those with ``prepend=True`` come first. With `module`, only the calls of
         its hooks, numbered among all calls. If several devices take part, a note says that there is no order between
-        them.
+        them. The text leaves out hooks of PyTorch itself, unless `all_hooks`; ``calls`` has them all.
 
         Raises UsageError for an unknown module.
         """
@@ -277,15 +280,18 @@ class Trace:
         path = None if module is None else self._find_path(module)
         wanted = partial(self._is_at, path=path)
         calls = tuple([site for site in self.graph.sites if site.order is not None and wanted(site)])
-        return Order(self.graph, (), compose_order(self.graph, wanted=wanted), calls)
+        return Order(self.graph, (), compose_order(self.graph, wanted=wanted, all_hooks=all_hooks), calls)
 
-    def report(self) -> Report:
-        """The full report: how the graph was made, hooks, firing order, findings, and parameters without grad."""
+    def report(self, *, all_hooks: bool = False) -> Report:
+        """The full report: how the graph was made, hooks, firing order, findings, and parameters without grad.
+
+        Hooks of PyTorch itself are only counted, unless `all_hooks`.
+        """
         from fxgrad.render.report import compose_report
         from fxgrad.rules import explain
 
         findings = explain(self.graph, unasked=True)
-        return Report(self.graph, findings, compose_report(self.graph, findings))
+        return Report(self.graph, findings, compose_report(self.graph, findings, all_hooks=all_hooks))
 
     def draw(
         self,
@@ -348,11 +354,11 @@ class Trace:
 
         return _write_text(to_json(self.graph), path)
 
-    def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
+    def to_markdown(self, path: str | os.PathLike[str] | None = None, *, all_hooks: bool = False) -> str:
         """The report as GitHub-flavoured Markdown; with a path, writes that file and returns its path."""
         from fxgrad.render.markdown import format_markdown
 
-        return _write_text(format_markdown(self.report().document, title="Backward graph"), path)
+        return _write_text(format_markdown(self.report(all_hooks=all_hooks).document, title="Backward graph"), path)
 
     @property
     def forward(self) -> torch.fx.Graph:

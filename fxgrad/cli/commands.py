@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from fxgrad.cli.configuration import read_configuration
 from fxgrad.cli.options import (
+    all_hooks_option,
     backward_options,
     contain_user_code,
     debug_option,
@@ -102,9 +104,18 @@ Examples:
 @click.option("--svg", metavar="FILE", help="Also draw the graph.")
 @click.option("--json", metavar="FILE", help="Also save the trace: a TARGET that needs neither torch nor the model.")
 @click.option("--markdown", metavar="FILE", help="Also write the report as Markdown.")
+@all_hooks_option
 @click.option("--strict", is_flag=True, help="Exit with 1 if a finding is a warning or an error.")
 @with_target
-def report(options: TargetOptions, *, svg: str | None, json: str | None, markdown: str | None, strict: bool) -> int:
+def report(
+    options: TargetOptions,
+    *,
+    svg: str | None,
+    json: str | None,
+    markdown: str | None,
+    all_hooks: bool,
+    strict: bool,
+) -> int:
     """Report everything: the graph, each hook, the findings."""
     from fxgrad import api
     from fxgrad.render.files import check_svg
@@ -114,9 +125,10 @@ def report(options: TargetOptions, *, svg: str | None, json: str | None, markdow
         check_svg(svg)
     with contain_user_code("tracing", options):
         trace = api.trace_target(options)
-    shown = trace.report()
+    shown = trace.report(all_hooks=all_hooks)
     show(shown)
-    wanted = ((svg, trace.draw), (json, trace.to_json), (markdown, trace.to_markdown))
+    write_markdown = partial(trace.to_markdown, all_hooks=all_hooks)
+    wanted = ((svg, trace.draw), (json, trace.to_json), (markdown, write_markdown))
     write_files([File(path, make) for path, make in wanted if path is not None])
     return _find_status(shown.findings, strict=strict)
 
@@ -138,6 +150,7 @@ Examples:
 @click.option("--hook", metavar="KIND", help="Show what a hook of this kind would get, such as register_backward_hook.")
 @click.option("--order", is_flag=True, help="Show only the order in which hooks are called.")
 @backward_options
+@all_hooks_option
 @click.option("--json", is_flag=True, help="Write JSON instead of text.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a finding is a warning or an error.")
 @with_target
@@ -147,6 +160,7 @@ def explain_hooks(
     module: str | None,
     hook: str | None,
     order: bool,
+    all_hooks: bool,
     json: bool,
     strict: bool,
 ) -> int:
@@ -162,7 +176,7 @@ def explain_hooks(
     if hook is None:
         with contain_user_code("tracing", options):
             trace = api.trace_target(options)
-        shown = trace.order(module) if order else trace.explain(module)
+        shown = (trace.order if order else trace.explain)(module, all_hooks=all_hooks)
     else:
         kind = find_hook_kind(hook)
         if order:

@@ -44,6 +44,7 @@ debug_option = click.option(
     callback=_set_debug,
     help="Show the full traceback of an error.",
 )
+all_hooks_option = click.option("--all-hooks", is_flag=True, help="Also show hooks that PyTorch registers for itself.")
 
 _TARGET_OPTIONS = (
     click.option("--init", metavar="ARGS", help='Arguments of a module class: literals, such as "1000, bias=False".'),

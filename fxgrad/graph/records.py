@@ -586,8 +586,8 @@ class Hook(Record, frozen=True):
     ``uncounted``      which of ``targets`` an "all" hook does not wait for: PyTorch took another node for theirs
     ``sharding``       of a tensor hook or a post-accumulate hook on a parameter that ``fully_shard`` manages; None for a
                        tensor hook where that is in the graph itself
-    ``by_torch``       whether it is PyTorch's own: a function that is written inside a function of torch's files, such as
-                       those of Dynamo and FSDP, and holds none of the program's
+    ``by_torch``       whether it is PyTorch's own: a private function of torch's files, or one that is written inside another,
+                       such as those of Dynamo and FSDP, bound to nothing of the program's and holding none of its functions
     ``left_by``        of a hook on an AccumulateGrad: name of the leaf, where that has another AccumulateGrad in the graph
     """
 

@@ -41,13 +41,17 @@ _MOST_ALIKE = 6
 
 
 def compose_explanation(
-    graph: BackwardGraph, explanations: Iterable[Explanation], *, module: str | None = None
+    graph: BackwardGraph, explanations: Iterable[Explanation], *, module: str | None = None, all_hooks: bool = False
 ) -> Document:
     """Explain every hook, or those on one module and its parameters: all its sites, and what the rules say.
 
+    Hooks of PyTorch's own are counted only, unless `all_hooks`.
+
     Raises `UsageError` for a path that no module has, with the nearest ones.
     """
-    wanted = group_sites(graph) if module is None else _select_module(graph, module)
+    found = group_sites(graph) if module is None else _select_module(graph, module)
+    wanted = [subject for subject in found if all_hooks or not subject.hook.by_torch]
+    hidden = say.describe_hidden([subject for subject in found if not all_hooks and subject.hook.by_torch])
     every, head = tuple(explanations), tuple(introduce_graph(graph))
     by_subject = _group_by_subject(graph, every)
     hooks: list[Block] = [
@@ -55,7 +59,8 @@ def compose_explanation(
     ]
     return (
         *head,
-        *(hooks or [Paragraph(_explain_absence(graph, module))]),
+        *(hooks or ([] if hidden else [Paragraph(_explain_absence(graph, module))])),
+        *([Paragraph(hidden)] if hidden else []),
         *_compose_other_findings(graph, every, module),
     )
 

@@ -31,15 +31,18 @@ _INFO = "info"
 _SEVERITIES = ("error", "warning", _INFO)
 
 
-def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation]) -> Document:
-    """Everything that is known of the graph, for a reader who knows the model."""
+def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation], *, all_hooks: bool = False) -> Document:
+    """Everything that is known of the graph, for a reader who knows the model. Hooks of PyTorch's own are counted only,
+    unless `all_hooks`."""
     every, found = group_sites(graph), tuple(explanations)
+    hidden = [subject for subject in every if subject.hook.by_torch and not all_hooks]
+    shown = [subject for subject in every if all_hooks or not subject.hook.by_torch]
     sections = (
         _compose_findings("findings", every, graph, [each for each in found if each.severity != _INFO]),
         _tabulate_lost(graph),
         _list_skipped(graph),
-        _tabulate_hooks(every),
-        _tabulate_order(graph, every),
+        _tabulate_hooks(shown, hidden),
+        _tabulate_order(graph, shown),
         _compose_findings("worth knowing", every, graph, [each for each in found if each.severity == _INFO]),
         _summarize_graph(graph),
     )
@@ -101,10 +104,11 @@ def _count_entries(sites: Sequence[HookSite]) -> str:
 # Hooks
 
 
-def _tabulate_hooks(every: Sequence[HookSites]) -> Section:
-    in_order = sorted(every, key=lambda subject: subject.hook.id)
+def _tabulate_hooks(shown: Sequence[HookSites], hidden: Sequence[HookSites]) -> Section:
+    in_order = sorted(shown, key=lambda subject: subject.hook.id)
     rows = [_make_hook_row(subject) for subject in in_order[:_MOST_ROWS]]
-    return _make_table("hooks, in order of registration", _HOOK_COLUMNS, rows, len(every))
+    section = _make_table("hooks, in order of registration", _HOOK_COLUMNS, rows, len(shown))
+    return Section(section.title, (*section.body, *([Paragraph(say.describe_hidden(hidden))] if hidden else [])))
 
 
 def _make_hook_row(subject: HookSites) -> tuple[str, ...]:
@@ -145,9 +149,9 @@ def _make_table(
 # Firing order
 
 
-def _tabulate_order(graph: BackwardGraph, every: Sequence[HookSites]) -> Section:
-    by_key = {subject.key: subject for subject in every}
-    firing = [site for site in graph.sites if site.order is not None]
+def _tabulate_order(graph: BackwardGraph, shown: Sequence[HookSites]) -> Section:
+    by_key = {subject.key: subject for subject in shown}
+    firing = [site for site in graph.sites if site.order is not None and find_owner(graph, site) in by_key]
     rows = [_make_order_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_ROWS]]
     return _make_table("firing order", ("no.", "on", "kind", "node"), rows, len(firing))
 
@@ -248,11 +252,16 @@ def _list_skipped(graph: BackwardGraph) -> Section:
 # The order of calls alone
 
 
-def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -> Document:
-    """Every call of a hook at the sites that are `wanted`, numbered among all; then the hooks that are not called."""
+def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool], all_hooks: bool = False) -> Document:
+    """Every call of a hook at the sites that are `wanted`, numbered among all; then the hooks that are not called. Hooks of
+    PyTorch's own are counted only, unless `all_hooks`."""
     by_key = {subject.key: subject for subject in group_sites(graph)}
-    firing = [site for site in graph.sites if site.order is not None and wanted(site)]
-    silent = [site for site in graph.sites if site.fires is False and wanted(site)]
+    sites = [site for site in graph.sites if wanted(site)]
+    shown = [site for site in sites if all_hooks or not site.hook.by_torch]
+    left = dict.fromkeys(find_owner(graph, site) for site in sites if not all_hooks and site.hook.by_torch)
+    hidden = say.describe_hidden([by_key[key] for key in left])
+    firing = [site for site in shown if site.order is not None]
+    silent = [site for site in shown if site.fires is False]
     calls = [_make_call_row(by_key[find_owner(graph, site)], site) for site in firing[:_MOST_CALLS]]
     others = [_make_silent_row(by_key[find_owner(graph, site)], site) for site in silent[:_MOST_CALLS]]
     caveat = find_order_caveat(graph)
@@ -264,7 +273,8 @@ def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool]) -
         *introduce_graph(graph),
         *([] if caveat is None else [Paragraph(f"this order holds only within each device's thread: {caveat}")]),
         *(section for section in sections if section.body),
-        *([] if firing or silent else [Paragraph("no hook is here")]),
+        *([] if firing or silent or hidden else [Paragraph("no hook is here")]),
+        *([Paragraph(hidden)] if hidden else []),
     )
 
 

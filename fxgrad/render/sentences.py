@@ -28,6 +28,7 @@ from fxgrad.graph.text import (
 
 _USUAL_DTYPE = "float32"
 _ALL = "all"
+_MOST_FOLDERS = 3
 
 
 # How the graph was made
@@ -134,6 +135,20 @@ def name_nodes(graph: BackwardGraph, sites: Sequence[HookSite]) -> str:
     """The nodes that the sites are on."""
     nodes = [graph.nodes[site.node] for site in sites if site.node is not None]
     return f"→  {join_labels(nodes)}" if nodes else "on no node of the graph"
+
+
+def describe_hidden(subjects: Sequence[HookSites]) -> str:
+    """How many hooks of PyTorch's own are left out, and where they are written; "" for none."""
+    hooks = {subject.hook.id: subject.hook for subject in subjects}.values()
+    if not hooks:
+        return ""
+    files = [hook.source.file.replace("\\", "/") for hook in hooks if hook.source is not None]
+    folders = join_words(sorted({f"{escape(file.rpartition('/')[0])}/…" for file in files}), most=_MOST_FOLDERS)
+    number, are = count_noun(len(hooks), "hook"), pluralize(len(hooks), "is", plural="are")
+    return (
+        f"{number} of PyTorch itself{f' ({folders})' if files else ''} {are} not shown: all_hooks=True, or --all-hooks, shows "
+        "them"
+    )
 
 
 def describe_firing(site: HookSite, call: ModuleCall | None) -> str:

@@ -106,19 +106,32 @@ class _Reader:
 
 
 def is_made_by_torch(function: Any) -> bool:
-    """Whether a hook is PyTorch's own: written inside a function of torch's files, and holding none of the program's.
+    """Whether a hook is PyTorch's own: a function of torch's files that is no public one, and holds none of the program's.
 
-    A function of torch that a program registers itself is public, so it is not written inside another.
+    A function of torch that a program registers itself is public, so it is neither written inside another nor private. The
+    same holds where it is bound to an object or to arguments; the object must be of a class of torch's.
 
     >>> is_made_by_torch(torch.nn.functional.relu), is_made_by_torch(lambda grad: grad)
     (False, False)
     """
-    if not is_a(function, FunctionType) or "<locals>" not in function.__qualname__:
+    held: list[Any] = []
+    while is_a(function, functools.partial):
+        held += [*function.args, *function.keywords.values()]
+        function = function.func
+    if is_a(function, MethodType):
+        if type(function.__self__).__module__.partition(".")[0] != "torch":
+            return False
+        function = function.__func__
+    if not is_a(function, FunctionType) or not is_torch_code(function.__code__) or not _is_private(function):
         return False
-    inside = map(find_function, closure_of(function).values())
-    return is_torch_code(function.__code__) and not any(
-        found is not None and is_user_code(found.__code__) for found in inside
-    )
+    inside = map(find_function, [*held, *closure_of(function).values()])
+    return not any(found is not None and is_user_code(found.__code__) for found in inside)
+
+
+def _is_private(function: FunctionType) -> bool:
+    """Whether no program gets at a function by its documented name."""
+    name = function.__name__
+    return "<locals>" in function.__qualname__ or (name.startswith("_") and not name.endswith("__"))
 
 
 def find_held_tensors(function: Any) -> tuple[tuple[str, torch.Tensor, bool], ...]:

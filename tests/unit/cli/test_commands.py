@@ -49,12 +49,17 @@ class Api:
         self.calls.append(("verify compiled" if compiled else "verify", options))
         return SimpleNamespace(ok=self.ok, __str__=lambda: "compared")
 
-    def report(self):
+    def report(self, *, all_hooks):
+        self.calls.append(("report", all_hooks))
         return Shown("the report", self.severities)
 
-    def explain(self, module):
-        self.calls.append(("explain", module))
+    def explain(self, module, *, all_hooks):
+        self.calls.append(("explain", module, *(["all hooks"] if all_hooks else [])))
         return Shown("the explanations", self.severities)
+
+    def order(self, module, *, all_hooks):
+        self.calls.append(("order", module, *(["all hooks"] if all_hooks else [])))
+        return Shown("the order", self.severities)
 
     def draw(self, path=None, **options):
         self.calls.append(("draw", path, options))
@@ -63,7 +68,7 @@ class Api:
     def to_json(self):
         return "{}"
 
-    def to_markdown(self):
+    def to_markdown(self, *, all_hooks):
         return "# report"
 
 
@@ -78,7 +83,7 @@ def api(monkeypatch):
 def test_report_shows_the_report(api, capsys):
     assert main(["report", "model.py"]) == 0
     assert capsys.readouterr() == ("the report\n", "")
-    assert api.calls == [("trace", TargetOptions("model.py"))]
+    assert api.calls == [("trace", TargetOptions("model.py")), ("report", False)]
 
 
 def test_every_option_of_a_target_reaches_the_api(api):
@@ -104,6 +109,19 @@ def test_every_option_of_a_target_reaches_the_api(api):
 def test_how_backward_is_called_reaches_the_api(api, command):
     main([command, "model.py", "--inputs", "a", "--inputs", "b", "--api", "grad"])
     assert api.calls[0][1] == TargetOptions("model.py", backward_inputs=("a", "b"), backward_api="grad")
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        (["report"], ("report", True)),
+        (["explain"], ("explain", None, "all hooks")),
+        (["explain", "--order"], ("order", None, "all hooks")),
+    ],
+)
+def test_all_hooks_is_asked_for_where_the_text_is_made(api, command, asked):
+    main([*command, "model.py", "--all-hooks"])
+    assert api.calls[1] == asked
 
 
 def test_verify_asks_for_a_compiled_run_only_where_it_is_told_to(api):
