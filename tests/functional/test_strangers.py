@@ -69,3 +69,17 @@ def test_predictions_equal_the_real_backward(program: str, repository: Path) -> 
         with pytest.raises(TargetError, match=r"(back|for)ward raised") if raises else nullcontext():
             verification = fxgrad.verify(target.model, target.args, target.kwargs, loss=target.loss)
             assert verification.ok, verification
+
+
+def test_the_hook_of_grad_cam_is_found_at_the_module_whose_result_it_is_on(repository: Path) -> None:
+    printed = printed_by("fxgrad explain tests/strangers/gradcam_owner.py 0", repository)
+    assert "result of 0" in printed
+    assert "Tensor.register_hook(see)" in printed
+
+
+def test_a_compiled_model_without_hooks_is_said_to_have_only_those_of_torch(repository: Path) -> None:
+    torch._dynamo.reset()
+    with torch._functorch.config.patch(enable_autograd_cache=False):  # what comes from the cache has no hooks
+        printed = printed_by("fxgrad explain tests/strangers/compiled_no_hooks.py", repository)
+    assert "hooks of PyTorch itself (torch/_functorch/_aot_autograd/…) are not shown" in " ".join(printed.split())
+    assert "posthook" not in printed

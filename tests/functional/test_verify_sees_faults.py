@@ -405,6 +405,6 @@ def test_the_command_line_fails_where_one_is_said_never_to_fire(
         "_make_site_in_rerun",
         lambda self, hook, call: places.make_silent_site(hook, "said so by the test", call=call.id),
     )
-    printed = printed_by("fxgrad verify tests/strangers/reversible_block.py:build", repository)
+    printed = printed_by("fxgrad verify tests/strangers/reversible_min.py:build", repository)
     assert "wrong fires: show (Module.register_full_backward_hook) on blocks.0.lin" in printed
     assert printed.endswith("[exit status 1]")
