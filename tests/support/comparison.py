@@ -5,6 +5,7 @@ Written apart from `fxgrad.observe.execution` and `fxgrad.verification`, so that
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,10 @@ class Reality:
 Key = tuple[Hashable, str | None]
 """A hook, and the module that it is called for where one hook is on several."""
 
+_NUMBER_OF_STRANGER = re.compile(r"^(<.+) \d+(?=>$)")
+"""The records number modules outside of the model that have one type, as in ``<Linear 2>``; what is called does not tell
+which is which."""
+
 
 def compare_with(graph: BackwardGraph, reality: Reality) -> Comparison:
     """Compare whether each hook was called, how often, on which node, in which order, and each entry that it got."""
@@ -172,7 +177,8 @@ class _Held:
         name = self.reality.name_of(site)
         if not site.hook.kind.is_module or self.reality.paths is None:
             return name, None
-        return name, site.hook.owner if site.call is None else self.graph.calls_by_id[site.call].path
+        path = site.hook.owner if site.call is None else self.graph.calls_by_id[site.call].path
+        return name, _NUMBER_OF_STRANGER.sub(r"\1", path)
 
     def _call_key(self, called: Called) -> Key:
         known = None if called.module is None or self.reality.paths is None else self.reality.paths[called.module]

@@ -207,16 +207,22 @@ def _run(
     if refusal is not None or graph is None:
         return Comparison(), refusal
     del notebook.retaining[retaining:]
-    paths = {module: path for path, module in model.named_modules()}
     reality = Reality(
         [called for called in notebook.log if called.hook in names],  # not of hooks that backward itself registered
         ids,
-        paths,
+        Paths((module, path) for path, module in model.named_modules()),
         retained=notebook.retained(ids),
         registered=names,
         others=case.has_hooks,
     )
     return compare_with(graph, reality), None
+
+
+class Paths(dict[nn.Module, str]):
+    """The path of each module; forward may call others, which only global hooks see."""
+
+    def __missing__(self, module: nn.Module) -> str:
+        return f"<{type(module).__name__}>"
 
 
 def _forward(model: nn.Module, args: Any, kwargs: Any) -> tuple[str | None, list[torch.Tensor]]:
