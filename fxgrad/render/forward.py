@@ -359,9 +359,9 @@ def _format_contents(view: ForwardView, fx_node: FxNode) -> Iterator[Line]:
 
 
 def _find_entries(made: Sequence[Node]) -> list[Node]:
-    """Of the nodes that one call made, those that get no gradient from another of them."""
+    """Of the nodes that one call made, those that get no gradient from another of them; a leaf's is not the call's."""
     inside = {edge.next_node for node in made for edge in node.edges}
-    return [node for node in made if node.id not in inside]
+    return [node for node in made if node.id not in inside and not node.kind.is_leaf]
 
 
 def _describe(view: ForwardView, fx_node: FxNode) -> Iterator[str]:

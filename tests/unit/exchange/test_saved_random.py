@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -272,7 +272,7 @@ def refused_or_sound(text):
 
 
 @pytest.mark.parametrize("kind", [Node, Variable, Module, ModuleCall, FxNode, HookSite, GraphInfo])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_record_is_read_back_equal_and_of_the_same_types(kind, data):
     written = data.draw(record(kind))
@@ -281,7 +281,7 @@ def test_any_record_is_read_back_equal_and_of_the_same_types(kind, data):
     assert conforms(read, kind)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a graph has many parts
 @given(GRAPHS)
 def test_any_graph_is_read_back_equal_and_saved_to_the_same_text(graph):
     text = to_json(graph)

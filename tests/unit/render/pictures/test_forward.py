@@ -69,6 +69,13 @@ class TestBoxes:
         graph = recorded(program, made=MADE | {"MulBackward0_0": "relu"})
         assert texts(box_of(compose_forward(graph), "relu")) == ["relu", "ReluBackward0_0"]
 
+    def test_a_leaf_that_a_call_returned_is_not_where_its_backward_begins(self, program):
+        ref = replace(program.ref(("args", 0), 3, node="AccumulateGrad_0"), fx_node="mul", is_leaf=True)
+        program.calls[0] = replace(program.calls[0], inputs=(ref,))
+        program.site(program.hook(HookKind.TENSOR, "fc.w"), None, "AccumulateGrad_0", slot=0)
+        box = box_of(compose_forward(recorded(program, made={})), "mul")
+        assert texts(box) == ["mul", "show · Tensor.register_hook · fc.w · no. 1"]
+
     def test_an_argument_shows_its_shape(self, graph):
         box = box_of(compose_forward(graph), "x")
         assert (texts(box), box.look) == (["x", "(3,)"], theme.ARGUMENT)
