@@ -103,3 +103,16 @@ def test_a_trace_inside_another_is_refused() -> None:
 
     with pytest.raises(fxgrad.UsageError, match="a trace while another one is running"):
         fxgrad.trace(Nested(), torch.ones(1, requires_grad=True))
+
+
+def test_a_kept_trace_lets_parameters_be_swapped() -> None:
+    """As ``Module.to`` does under ``set_swap_module_params_on_conversion``: it refuses tensors with weak references."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    trace = fxgrad.trace(model, torch.ones(2, 3))
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert model[0].weight.dtype is torch.float64
+    assert trace.predict(inputs=[model[0].weight]).graph.info.backward.names == ("0.weight",)

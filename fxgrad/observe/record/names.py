@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -171,6 +171,7 @@ class TensorNames:
 
     def __init__(self, model: nn.Module | None) -> None:
         self.named: dict[int, NamedTensor] = {}
+        self.holders: dict[str, nn.Module] = {}
         self.sharded: list[ShardedParameter] = []
         self._taken: set[str] = set()
         self.add_model(model)
@@ -197,6 +198,7 @@ class TensorNames:
     def add_model(self, model: nn.Module | None) -> None:
         """Name the parameters and buffers that the model has now; the sharded ones where FSDP has gathered them."""
         paths = [*list_module_paths(model)]
+        self.holders.update(paths)
         self.sharded = find_sharded_parameters(module for _, module in paths)
         gathered = {id(each.unsharded): each for each in self.sharded if each.unsharded is not None}
         tables: tuple[tuple[str, VariableKind], ...] = (("_parameters", "parameter"), ("_buffers", "buffer"))
@@ -245,14 +247,28 @@ def _may_hold_tensors(value: Any) -> bool:
 
 
 def make_tensor_finder(names: TensorNames) -> Callable[[object], str | None]:
-    """Finds the name of a tensor object, without keeping any tensor alive."""
-    known = {key: (weakref.ref(named.tensor), named.name) for key, named in names.named.items()}
+    """Finds the name of a tensor object, without keeping any tensor alive.
+
+    No weak reference to a parameter or buffer is held, only to its module: ``torch.utils.swap_tensors``, with which
+    ``Module.to`` can move a model, refuses tensors that have one (torch/utils/__init__.py).
+    """
+    known = {key: (_refer(named, names.holders), named.name) for key, named in names.named.items()}
 
     def name_of(tensor: object) -> str | None:
-        reference, name = known.get(id(tensor), (None, None))
-        return name if reference is not None and reference() is tensor else None
+        find, name = known.get(id(tensor), (None, None))
+        return name if find is not None and find() is tensor else None
 
     return name_of
+
+
+def _refer(named: NamedTensor, holders: Mapping[str, nn.Module]) -> Callable[[], object]:
+    """Finds a tensor again, as long as it is where it was."""
+    path, _, attribute = named.name.rpartition(".")
+    holder = holders.get(path)
+    if holder is None or named.kind not in ("parameter", "buffer"):
+        return weakref.ref(named.tensor)
+    module, table = weakref.ref(holder), "_parameters" if named.kind == "parameter" else "_buffers"
+    return lambda: None if (held := module()) is None else get_table(held, table).get(attribute)
 
 
 def make_path_finder(model: nn.Module | None) -> Callable[[object], str | None]:

@@ -45,7 +45,7 @@ def find_form(path: str) -> KeptForm:
     if "data.pkl" in members or _begins_as_pickle(path):
         raise UsageError(
             f"{escape(path)} is a pickle, as torch.save writes: loading a model from it runs code that is in it",
-            "an archive of TorchScript, or a file.py",
+            "a file.py, or an archive that torch.jit.save or torch.export.save wrote",
             "write def build(): return model, (x,) into a file.py, and load the state_dict there; or write the archive "
             "with torch.jit.script(model).save(...)",
         )

@@ -224,3 +224,14 @@ def test_the_environment_is_as_it_was(exported, monkeypatch):
     assert main(["check", exported]) == 0
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_a_factory_may_return_an_exported_program(folder, capsys):
+    (folder / "programs.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    x = torch.ones(2, 3)\n"
+        "    return torch.export.export(torch.nn.Linear(3, 3), (x,)), (x,)\n"
+    )
+    assert main(["verify", "programs.py"]) == 0
+    assert "0 wrong" in capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_a_pickle_is_refused_and_not_loaded(is_zip, folder, fails):
     assert status == 2
     assert err.startswith(
         "error: model.pt is a pickle, as torch.save writes: loading a model from it runs code that is in it\n"
-        "  allowed: an archive of TorchScript, or a file.py\n"
+        "  allowed: a file.py, or an archive that torch.jit.save or torch.export.save wrote\n"
     )
     assert not (folder / "loaded").exists()
 
