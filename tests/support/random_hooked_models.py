@@ -393,6 +393,8 @@ def _first_unforeseen(graph: BackwardGraph, notebook: Notebook, end: End, ids: M
         return notebook.broken[1]
     if end.raised is None or end.raised.startswith(REFUSED_BY_ALL_HOOK):
         return None
+    if type(end.node).__name__ == "CopySlices":
+        return len(notebook.log)  # it shows nothing of what it saved
     at = ids.get(end.node)
     starts_another = at is not None and graph.nodes[at].nested_backward is not None
     is_told = end.raised.startswith(LOST_MESSAGES) or at in {node.id for node in find_raising_nodes(graph) if node}
