@@ -301,7 +301,8 @@ def _read_path(call: Any) -> tuple[str, ...] | None:
     while value.node().kind() == "prim::GetAttr":
         path.insert(0, value.node().s("name"))
         value = next(value.node().inputs())
-    return tuple(path) if value.node().kind() == "prim::Param" and value.debugName().startswith("self") else None
+    is_self = value.node().kind() == "prim::Param" and next(value.node().outputs()).debugName() == value.debugName()
+    return tuple(path) if is_self else None
 
 
 def _expand(graph: Any) -> Iterator[Any]:

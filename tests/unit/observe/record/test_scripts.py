@@ -53,6 +53,15 @@ class Model(nn.Module):
         return self.heads[1](self.heads[0](x))
 
 
+class CalledOtherwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(me, x):
+        return me.block(x)
+
+
 class Looped(nn.Module):
     def __init__(self):
         super().__init__()
@@ -127,6 +136,11 @@ def test_the_module_is_named_as_the_model_around_the_script_names_it():
     graph = fxgrad.trace(nn.Sequential(nn.Identity(), script(inner)), X).graph
     wanted = [(name, f"1.{path}" if path else "1") for name, path in owners_in_python(inner)]
     assert owners(graph) == wanted
+
+
+def test_the_module_itself_may_have_any_name():
+    model = CalledOtherwise()
+    assert owners(fxgrad.trace(script(model), X).graph) == owners_in_python(model)
 
 
 def test_the_source_is_the_innermost_line_of_the_users():
