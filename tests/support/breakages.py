@@ -279,7 +279,7 @@ BREAKAGES = {
     ),
     "the other slot": (
         places.PlaceFinder,
-        "find_observed_site",
+        "_find_observed_site",
         other_slot,
         "slots_of_different_shapes",
         "fires shape",

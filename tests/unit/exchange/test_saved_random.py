@@ -198,7 +198,16 @@ def graphs():
         calls=calls(),
         variables=st.tuples(
             *(
-                at(PLACES, Variable, name=st.just(name), aliases=no_alias, unsharded=maybe(VARIABLES))
+                at(
+                    PLACES,
+                    Variable,
+                    name=st.just(name),
+                    aliases=no_alias,
+                    unsharded=maybe(VARIABLES),
+                    replaces=maybe(VARIABLES),
+                    made_from=maybe(FX_NODES),
+                    earlier=several(st.sampled_from(NODES)),
+                )
                 for name in VARIABLES
             )
         ),

@@ -141,6 +141,12 @@ def test_a_function_that_every_device_has_raises_no_doubt(linear):
     assert told(linear.graph(), "FXG102") == []
 
 
+def test_any_function_of_an_emulated_device_may_have_another_node_elsewhere(linear):
+    linear.info = replace(linear.info, emulated=True)
+    (found,) = told(linear.graph(), "FXG102")
+    assert found.headline == "on another device this hook may sit on another node"
+
+
 def identity(program):
     program.node(
         "ExpBackward0_0", (4, 3), arguments=[("self", "AccumulateGrad_0")], schema="exp", call="up#1", sequence=1

@@ -196,3 +196,13 @@ def test_a_tensor_hook_cannot_put_a_tensor_in_the_place_of_none():
     assert "PyTorch does not replace None by a tensor. " in told[0].because
     with pytest.raises(RuntimeError, match="can't replace a None gradient with a non-None value"):
         used.sum().backward()
+
+
+def test_a_non_full_hook_that_returns_a_number_is_refused_as_pytorch_does():
+    linear = nn.Linear(3, 2)
+    linear.register_backward_hook(lambda module, grad_input, grad_output: 0)
+    (told,) = [each for each in fxgrad.trace(linear, torch.ones(2, 3)).explain().findings if each.code == "FXG109"]
+    assert "no tuple in place of grad_input, a tuple of 3 entries" in told.headline
+    assert "PyTorch takes only a tuple. " in told.because
+    with pytest.raises(TypeError, match="expected tuple, but hook returned 'int'"):
+        linear(torch.ones(2, 3)).sum().backward()

@@ -52,6 +52,12 @@ def test_small_letters_find_a_page():
     assert find_page("fxg104") is find_page("FXG104")
 
 
+def test_a_code_that_is_like_no_other_names_the_first_ones():
+    with pytest.raises(UsageError) as raised:
+        find_page("no rule")
+    assert raised.value.suggestion == f"the nearest: {', '.join(CODES[:3])}"
+
+
 def test_an_unknown_code_names_the_nearest_ones():
     with pytest.raises(UsageError) as raised:
         find_page("FXG1O1")
