@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from fxgrad.render import sentences as say
 from fxgrad.rules import find_page, list_codes
 from fxgrad.version import __version__
 
+_LABEL = re.compile(r"\w+_\d+")
 _GRAVE = ("warning", "error")
 
 
@@ -46,7 +48,8 @@ class Finding(Record, frozen=True):
     @property
     def sentence(self) -> str:
         """The headline with what it is about, where it does not name that itself."""
-        unnamed = [owner for owner in map(quote_code, self.owners) if owner not in self.headline]
+        # labels of nodes stand in headlines without quotes
+        unnamed = [quote_code(owner) for owner in self.owners if not _names(self.headline, owner)]
         return escape_unprintable(f"{self.headline} ({join_words(unnamed)})" if unnamed else self.headline)
 
 
@@ -174,6 +177,15 @@ _FORMATS: dict[str, _Format] = {
     "github": _format_github,
     "sarif": _format_sarif,
 }
+
+
+def _names(headline: str, owner: str) -> bool:
+    """Whether a headline names a module or tensor, in quotes, or a node by its label.
+
+    >>> _names("backward raises at ExpBackward0_0", "ExpBackward0_0"), _names("`exp` raises", "ex")
+    (True, False)
+    """
+    return quote_code(owner) in headline or (bool(_LABEL.fullmatch(owner)) and owner in re.findall(r"\w+", headline))
 
 
 def format_findings(findings: Sequence[Finding], name: str) -> str:

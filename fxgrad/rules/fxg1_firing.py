@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, Hook, HookSite, Module, ModuleCall, Node, Source, TensorRef
+from fxgrad.graph import Explanation, HookSite, Module, ModuleCall, Node, Source, TensorRef
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.names import join_labels
@@ -82,15 +82,14 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
     ]
     if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook) or find_tracer(subject) is not None:
         return
+    gradless = _explain_gradless_owner(subject, silent)
+    cause = "its checkpoint gets nothing that requires grad" if gradless else _summarize_cause(subject, silent)
     yield Explanation(
         code="FXG104",
         severity="warning",
-        headline=(
-            f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{_blame_forward(subject)}"
-            f"{_blame_leaf(subject.hook)}"
-        ),
-        because=_explain_gradless_owner(subject, silent) or _join_reasons(subject, silent),
-        fix=ADVICE_ON_GRADLESS if _explain_gradless_owner(subject, silent) else _advise_on_silence(subject, silent[0]),
+        headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{cause and f': {cause}'}",
+        because=gradless or _join_reasons(subject, silent),
+        fix=ADVICE_ON_GRADLESS if gradless else _advise_on_silence(subject, silent[0]),
         site=silent[0],
     )
 
@@ -167,18 +166,41 @@ def _advise_without_call(subject: Subject) -> str:
     return "call the module itself, `module(x)`: `module.forward(x)` runs no hooks"
 
 
-def _blame_forward(subject: Subject) -> str:
-    """The line that shows that forward was called without the module, to end a headline with."""
-    source = None if subject.calls or not subject.module else _find_bare_forward(subject)
-    if source is None:
+def _summarize_cause(subject: Subject, silent: Sequence[HookSite]) -> str:
+    """Why a hook never fires, to end a headline with; "" where there are several reasons, or no few words for it."""
+    causes = {_name_cause(subject, subject.call(site)) for site in silent}
+    return causes.pop() if len(causes) == 1 else ""
+
+
+def _name_cause(subject: Subject, call: ModuleCall | None) -> str:
+    if not subject.hook.kind.is_module:
+        leaf = subject.hook.left_by
+        return "" if leaf is None else f"{quote_code(leaf)} has another AccumulateGrad since"
+    if call is None:
+        return _name_cause_without_call(subject)
+    carrying = [ref for ref in call.outputs if ref.requires_grad]
+    used = [ref for ref in carrying if is_used_outside(subject.graph, call, ref)]
+    if not call.grad_enabled:
+        return "gradients are disabled where the module is called"
+    if not carrying:
+        return "no result of the module requires grad"
+    if not used:
+        return "backward does not use what the module returns"
+    if subject.hook.kind.is_legacy:
         return ""
+    if not any(map(is_visible, used)):
+        return f"backward uses {_join_paths(used)}, which the hook does not see"
+    return "" if takes_full_hook(call) else f"the module returns a {escape(call.result_type)}"
+
+
+def _name_cause_without_call(subject: Subject) -> str:
+    if subject.calls or not subject.module or subject.graph.info.calls_reason is not None:
+        return ""
+    source = _find_bare_forward(subject)
+    if source is None:
+        return "the module is never called"
     which = f"{name_module(subject.path)}.forward" if subject.path else "the model's forward"
-    return f": {which} was called, not {name_module(subject.path)} ({format_source(source)})"
-
-
-def _blame_leaf(hook: Hook) -> str:
-    """That the leaf has another AccumulateGrad since, to end a headline with."""
-    return "" if hook.left_by is None else f": {quote_code(hook.left_by)} has another AccumulateGrad since"
+    return f"{which} was called, not {name_module(subject.path)} ({format_source(source)})"
 
 
 def _find_bare_forward(subject: Subject) -> Source | None:

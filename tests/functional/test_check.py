@@ -70,7 +70,7 @@ def check(capsys):
     return run
 
 
-SILENT_LINE = "silent.py:19: FXG104 warning `show` never fires (`spare`)\n"
+SILENT_LINE = "silent.py:19: FXG104 warning `show` never fires: the module is never called (`spare`)\n"
 UNUSED_LINE = "unused.py: FXG204 warning autograd sees no use of `spare.weight` and `spare.bias`\n"
 
 
@@ -144,7 +144,9 @@ def test_a_format_for_programs_is_whole_also_without_findings(check, form):
 def test_github_annotations_are_workflow_commands(check):
     status, out, _ = check("silent.py", "--format", "github")
     assert status == 1
-    assert out.startswith("::warning file=silent.py,line=19,title=FXG104::`show` never fires (`spare`)%0A")
+    assert out.startswith(
+        "::warning file=silent.py,line=19,title=FXG104::`show` never fires: the module is never called (`spare`)%0A"
+    )
     assert check("fine.py", "--format", "github") == (0, "", "")
 
 

@@ -32,9 +32,41 @@ def test_a_silent_hook_is_named_with_its_reason(program):
     (found,) = told(silent(program, reason="forward returned a dict").graph(), "FXG104")
     assert (found.severity, found.headline, found.because) == (
         "warning",
-        "`show` never fires",
+        "`show` never fires: backward does not use what the module returns",
         "forward returned a dict.",
     )
+
+
+def returned(program, *path):
+    """A result in the graph that backward starts from."""
+    return program.ref(path, 4, 3, node="ExpBackward0_0")
+
+
+@pytest.mark.parametrize(
+    ("about_call", "cause"),
+    [
+        ({"grad_enabled": False}, ": gradients are disabled where the module is called"),
+        ({"outputs": []}, ": no result of the module requires grad"),
+        ({"outputs": [("result", "all")], "result_type": "dict"}, ": the module returns a dict"),
+        ({"outputs": [("result", 1, 0)]}, ": backward uses result[1][0], which the hook does not see"),
+        ({"outputs": [("result", 0)]}, ""),
+    ],
+)
+def test_the_headline_says_why_where_a_few_words_do(program, about_call, cause):
+    outputs = (
+        {"outputs": [returned(program, *path) for path in about_call["outputs"]]} if "outputs" in about_call else {}
+    )
+    result_type = {"result_type": "tuple"} | about_call
+    graph = silent(program, HookKind.MODULE_FULL_BACKWARD, **(result_type | outputs)).graph()
+    (found,) = told(graph, "FXG104")
+    assert found.headline == f"`show` never fires{cause}"
+
+
+def test_the_headline_gives_no_reason_where_calls_have_several(lstm_cells):
+    lstm_cells.sites[:] = [replace(site, fires=False, order=None) for site in lstm_cells.sites]
+    lstm_cells.calls[0] = replace(lstm_cells.calls[0], grad_enabled=False)
+    (found,) = told(lstm_cells.graph(), "FXG104")
+    assert found.headline == "`print_sizes` never fires"
 
 
 def test_a_hook_that_fires_is_no_finding(linear):
