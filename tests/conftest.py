@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 import tally
+from hypothesis import HealthCheck, settings
 from interpreters import fast_interpreters  # noqa: F401
 from module_hooks import notebook  # noqa: F401
+
+# how long an example takes depends on what else runs, and says nothing about fxgrad
+settings.register_profile("fxgrad", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fxgrad")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

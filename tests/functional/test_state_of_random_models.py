@@ -8,7 +8,7 @@ from random_changes import PLANS, Plan, left_behind, recorded_otherwise
 
 import fxgrad
 
-FEW = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+FEW = settings(max_examples=15, derandomize=True, database=None)
 
 
 @FEW

@@ -10,7 +10,7 @@ from random_changes import PLANS, Plan, left_behind, recorded_otherwise
 import fxgrad
 
 pytestmark = pytest.mark.oracle
-MANY = settings(max_examples=400, deadline=None, database=None)
+MANY = settings(max_examples=400, database=None)
 
 
 @MANY

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -281,7 +281,7 @@ def refused_or_sound(text):
 
 
 @pytest.mark.parametrize("kind", [Node, Variable, Module, ModuleCall, FxNode, HookSite, GraphInfo])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_record_is_read_back_equal_and_of_the_same_types(kind, data):
     written = data.draw(record(kind))
@@ -290,7 +290,7 @@ def test_any_record_is_read_back_equal_and_of_the_same_types(kind, data):
     assert conforms(read, kind)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a graph has many parts
+@settings(max_examples=20)  # a graph has many parts
 @given(GRAPHS)
 def test_any_graph_is_read_back_equal_and_saved_to_the_same_text(graph):
     text = to_json(graph)
@@ -300,7 +300,6 @@ def test_any_graph_is_read_back_equal_and_saved_to_the_same_text(graph):
     assert to_json(read) == text
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_file_with_a_changed_value_is_refused_or_read_as_a_sound_graph(data):
     document = parent = json.loads(SAVED)
@@ -321,19 +320,16 @@ def keys_of(value):
     return range(len(value)) if isinstance(value, list) else ()
 
 
-@settings(deadline=None)
 @given(st.tuples(*[st.integers(0, len(SAVED))] * 2).map(sorted), TEXTS)
 def test_a_file_with_changed_characters_is_refused_or_read_as_a_sound_graph(span, text):
     assert refused_or_sound(SAVED[: span[0]] + text + SAVED[span[1] :])
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(SAVED) - 1), st.sampled_from('0129-"[]{},:etn \\'))
 def test_a_file_with_one_other_character_is_refused_or_read_as_a_sound_graph(place, character):
     assert refused_or_sound(SAVED[:place] + character + SAVED[place + 1 :])
 
 
-@settings(deadline=None)
 @given(JSON.map(json.dumps) | st.text() | st.binary())
 def test_anything_else_is_refused(text):
     with pytest.raises(UsageError) as refused:

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fxgrad.errors import UsageError
@@ -83,14 +83,12 @@ def test_a_text_that_exhausts_the_parser_is_refused_or_taken(text):
         parse_init(text)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="f(1,2)=*x'\"#\\\n\r\f[]{}: -é", max_size=30))
 def test_any_text_of_init_is_parsed_or_refused(text):
     with suppress(UsageError):
         parse_init(text)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(), st.text(), st.none(), st.booleans())), st.booleans())
 def test_what_repr_writes_is_read_back(values, bias):
     text = ", ".join([*map(repr, values), f"bias={bias}"])
@@ -241,7 +239,6 @@ def test_a_tensor_that_memory_cannot_hold_is_a_usage_error():
         made("f32[4611686018427387904,4]")
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="f3264biu8ol[](),:= x1\n", max_size=30))
 def test_any_text_of_input_is_parsed_or_refused(text):
     with suppress(UsageError):
