@@ -236,7 +236,6 @@ Examples:
   fxgrad verify model.py
   fxgrad verify torch.nn:Linear --init "10, 20" --input "f32[8,10]"
   fxgrad verify model.py --inputs layers.0.weight --api grad
-  fxgrad verify model.py --compiled
 """,
 )
 @target_argument
