@@ -215,8 +215,9 @@ class Node(Record, frozen=True):
     ``settings``         arguments other than tensors that decide whether a gradient exists: (("ord", "2"),)
     ``overwritten``      names of saved tensors that were changed in place since; `CHECKPOINT_ARGUMENTS` where that is an
                          argument of the non-reentrant checkpoint that runs forward again for what the node saved
-    ``freed``            whether an earlier backward freed what the node saved
-    ``reads_saved``      whether the node reads what it saved whenever it is executed; False if only its own code decides
+    ``freed``            whether an earlier backward freed what the node saved; of CopySlices, whether it may have
+    ``reads_saved``      whether the node reads what it saved whenever it is executed; False if only its own code decides,
+                         and of CopySlices if only backward does
     ``nested_backward``  if the node's own Python code starts a backward: the slots of this graph, as (node, slot), that this
                          may enter besides the leaves that it uses; (None, 0) stands for what the roots do not reach
     ``returned``         of a custom Function: what its backward returns; None if its code does not say

@@ -285,8 +285,7 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
         return "an earlier call freed the graph: this one raises at the first node that needs what was freed"
     doubtful = simulation.schedule.may_raise_at
     if doubtful is not None and _comes_after(simulation, site, doubtful):
-        lost = describe_lost_saved(simulation.graph.nodes[doubtful])
-        return f"{escape(simulation.graph.nodes[doubtful].label)} raises before that if its backward reads what it saved, which {lost}"
+        return f"{escape(simulation.graph.nodes[doubtful].label)} raises before that {_explain_doubt(simulation.graph.nodes[doubtful])}"
     intruder = simulation.intruder
     if intruder is not None and simulation.ranks[site.node] > simulation.ranks[intruder.id]:
         return (
@@ -294,6 +293,12 @@ def explain_undecided(simulation: Simulation, site: HookSite) -> str | None:
             "their nodes first and free what they need"
         )
     return None
+
+
+def _explain_doubt(node: Node) -> str:
+    if node.kind is NodeKind.COPY_SLICES:
+        return "if an earlier backward, which freed other nodes of this graph, executed it as well"
+    return f"if its backward reads what it saved, which {describe_lost_saved(node)}"
 
 
 def explain_compiled(passed: CompiledBefore) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, Source
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source
 from fxgrad.graph.names import name_node_function
 from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
 from fxgrad.graph.text import escape, format_source, join_words, quote_code
@@ -174,7 +174,24 @@ def _advise_on_change(graph: BackwardGraph, change: FxNode | None) -> str:
 _RUNS_BACKWARD = ("torch.autograd.grad", "torch.autograd.backward", "backward")
 
 
+def _explain_hidden(node: Node) -> Explanation:
+    return Explanation(
+        code="FXG203",
+        severity="warning",
+        headline=f"{_raise_at(node)}: an earlier backward may have freed the function in it",
+        because=(
+            f"An earlier backward freed other nodes of this graph. If it executed {escape(node.label)} as well, which does not "
+            f"show what it holds, backward raises `{_AGAIN}`. (torch/csrc/autograd/functions/tensor.cpp, CopySlices)"
+        ),
+        fix="call the earlier backward with retain_graph=True, or run forward again",
+        owner=node.label,
+        source=node.source,
+    )
+
+
 def _explain_freed(graph: BackwardGraph, node: Node) -> Explanation:
+    if node.kind is NodeKind.COPY_SLICES:
+        return _explain_hidden(node)
     because, fix, source = _describe_freeing(graph, node)
     return Explanation(
         code="FXG203",

@@ -4,7 +4,9 @@ Unpacking a saved tensor compares version counters and raises where they differ,
 hook of ``saved_tensors_hooks`` where there is one; such tensors are left alone, and PyTorch does not compare their
 counters (torch/csrc/autograd/saved_variable.cpp, SavedVariable::unpack). Generated nodes unpack all that they saved before
 they compute anything, so one of these raises whenever backward executes it. Of a custom Function, its code decides.
-Nodes of ``_foreach_*`` functions and ``CopySlices`` show nothing of what they saved.
+Nodes of ``_foreach_*`` functions and ``CopySlices`` show nothing of what they saved. An earlier backward that executed a
+CopySlices has freed the function in it (torch/csrc/autograd/functions/tensor.cpp, CopySlices::release_variables): where it
+freed other nodes of the graph, only backward tells whether it came there.
 
 Inside a non-reentrant checkpoint the unpack hook is torch's own: it runs forward again from the arguments that the
 checkpoint saved, whose counters are compared (torch/utils/checkpoint.py, _CheckpointFrame.get_inputs).
@@ -27,6 +29,7 @@ from fxgrad.observe.real_types import is_a
 
 _SAVED, _RAW = "_saved_", "_raw_saved_"
 _OF_FUNCTION = "saved_tensors"
+_COPY_SLICES = "CopySlices"
 _CHANGED = "modified by an inplace operation"
 _FREED = "Trying to backward through the graph a second time"
 
@@ -60,6 +63,9 @@ def find_lost_saved(walked: WalkedGraph) -> dict[int, LostSaved]:
             lost = _look_at_function(node) if isinstance(node, python_function) else _look_at_generated(node, names)
             if lost is not KEPT:
                 found[number] = lost
+    if any(lost.freed for lost in found.values()):
+        hiding = [number for number, name in enumerate(walked.names) if name.endswith(_COPY_SLICES)]
+        found.update(dict.fromkeys(hiding, LostSaved(freed=True, reads_saved=False)))
     return found
 
 

@@ -314,3 +314,43 @@ def test_a_checkpoint_whose_argument_stays_as_it_is_runs_again():
     model = Checkpointed(torch.relu)
     assert [each for each in explain(fxgrad.trace(model, torch.ones(2, 3)).graph) if each.code == "FXG203"] == []
     model(torch.ones(2, 3, requires_grad=True)).sum().backward()
+
+
+def changed_slice() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A leaf, what is written into a slice, and what is computed from the whole."""
+    leaf = torch.ones(3, requires_grad=True)
+    part = (leaf * leaf).sum()
+    whole = torch.zeros(3)
+    whole[0] = part
+    return leaf, part, whole.sum()
+
+
+def test_an_earlier_backward_may_have_freed_what_copy_slices_hides() -> None:
+    _, part, loss = changed_slice()
+    loss.backward()
+    called = []
+    part.register_hook(called.append)
+    trace = fxgrad.capture(loss)
+    assert [(told.severity, told.headline) for told in explain(trace.graph) if told.code == "FXG203"] == [
+        ("warning", "backward may raise at CopySlices_0: an earlier backward may have freed the function in it"),
+        ("error", "backward raises at MulBackward0_0: an earlier backward freed what it saved"),
+    ]
+    (site,) = trace.sites
+    assert (site.fires, site.reason) == (
+        None,
+        "CopySlices_0 raises before that if an earlier backward, which freed other nodes of this graph, executed it as well",
+    )
+    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        loss.backward()
+    assert not called
+
+
+def test_copy_slices_that_no_earlier_backward_executed_does_not_raise() -> None:
+    leaf, part, loss = changed_slice()
+    torch.autograd.grad(part, leaf)
+    called = []
+    part.register_hook(called.append)
+    assert [site.fires for site in fxgrad.capture(loss).sites] == [None]
+    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        loss.backward()
+    assert len(called) == 1
