@@ -86,7 +86,7 @@ def _list_owners(explanation: Explanation, subject: HookSites | None) -> tuple[s
     return () if explanation.owner is None else (explanation.owner or "the model",)
 
 
-def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def sort_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """By file, line and code, those of severity info last; those that differ in what they are about alone are one finding."""
     groups: dict[Finding, dict[str, None]] = {}
     for finding in findings:
@@ -94,7 +94,7 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(_merge_owners(findings, groups), key=_rank_finding))
 
 
-def _merge_owners(findings: Iterable[Finding], groups: dict[Finding, dict[str, None]]) -> Iterator[Finding]:
+def _merge_owners(findings: Sequence[Finding], groups: dict[Finding, dict[str, None]]) -> Iterator[Finding]:
     for finding in findings:
         owners = groups.pop(replace(finding, because="", fix="", owners=()), None)
         if owners is not None:

@@ -141,8 +141,7 @@ def _explain_traced_away(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG301",
         severity="warning",
-        headline=f"{name_hook_function(subject.hook)} never fires: the graph of {name_module(tracer.path)} does not call "
-        f"{name_module(module.path)}",
+        headline=f"{name_hook_function(subject.hook)} never fires: the graph of {name_module(tracer.path)} does not call the module",
         because=(
             f"{name_module(tracer.path)} is a GraphModule of torch.fx or torch.export: it runs its graph, which has no "
             f"call of {name_module(module.path)}.{operations} (torch/fx/graph_module.py)"
@@ -617,8 +616,8 @@ def _explain_transformed_calls(subject: Subject) -> Iterator[Explanation]:
         code="FXG305",
         severity="warning",
         headline=(
-            f"backward does not call {name_hook_function(subject.hook)}{which}: {name_module(call.path)} is called inside a "
-            f"transform of torch.func ({escape(transform)})"
+            f"backward does not call {name_hook_function(subject.hook)}{which}: the module is called inside a transform of "
+            f"torch.func ({escape(transform)})"
         ),
         because=f"{_WHY_LOST_IN.get(transform, _WHY_LOST_IN['vmap'])} {_FUNCTORCH_PY}",
         fix=_OUTSIDE,

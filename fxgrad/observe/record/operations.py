@@ -33,7 +33,7 @@ from fxgrad.observe.record.events import (
     next_sequence_nr,
 )
 from fxgrad.observe.record.frames import NO_STACK, Stack, read_stack
-from fxgrad.observe.record.scripts import ScriptRun, is_optimized
+from fxgrad.observe.record.scripts import ScriptRun, is_optimized_script
 from fxgrad.observe.record.tensors import (
     MetaTable,
     Origin,
@@ -287,7 +287,7 @@ class OpRecorder:
 
     def call_script(self, call: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a scripted function as one call, and note which of its operators made nodes."""
-        if not is_optimized(target):
+        if not is_optimized_script(target):
             call = functools.partial(self._run_unoptimized, call, target)
         if self.is_hidden():
             return call(*args, **kwargs)
@@ -300,7 +300,7 @@ class OpRecorder:
     def _run_unoptimized(self, call: Callable[..., Any], target: Any, *args: Any, **kwargs: Any) -> Any:
         """TorchScript runs it for the first time, if it has not optimized it after that."""
         result = call(*args, **kwargs)
-        if not is_optimized(target):
+        if not is_optimized_script(target):
             self._first_runs.append(target)
         return result
 

@@ -211,7 +211,7 @@ class ScriptRun:
         return lines if len(lines) >= len(frames) or (lines and lines[0][:2] != frames[0][:2]) else frames
 
 
-def is_optimized(function: Any) -> bool:
+def is_optimized_script(function: Any) -> bool:
     """Whether TorchScript has optimized a function or method, as it does the second time that it runs; also True where
     that cannot be asked. (torch/csrc/jit/runtime/profiling_graph_executor_impl.cpp, getDebugState)"""
     holder: Any = function.owner if isinstance(function, torch._C.ScriptMethod) else function

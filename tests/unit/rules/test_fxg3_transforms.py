@@ -13,6 +13,7 @@ from torch.func import functional_call, functionalize, grad, hessian, jacfwd, ja
 import fxgrad
 from fxgrad.errors import TargetError
 from fxgrad.graph import Explanation
+from fxgrad.render.findings import list_findings, sort_findings
 from fxgrad.rules import explain
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch, on non-full hooks, and on full ones without an input
@@ -126,7 +127,7 @@ def test_of_several_calls_those_inside_are_named() -> None:
     model(X).backward()
     assert called == ["hook"]
     assert finding.headline == (
-        "backward does not call `make_model.<locals>.note` for call 2 of 2: `net.0` is called inside a transform of "
+        "backward does not call `make_model.<locals>.note` for call 2 of 2: the module is called inside a transform of "
         "torch.func (vmap)"
     )
 
@@ -191,3 +192,26 @@ def test_a_parameter_that_a_transform_may_use_is_not_called_unused() -> None:
     model(X).backward()
     assert model.net[0].bias.grad is None
     assert [finding.code for finding in explain(graph, unasked=True)] == []
+
+
+class Mapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+        for module in (self.net, self.net[0]):
+            module.register_full_backward_hook(note)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return vmap(self.net)(x).sum()
+
+
+def note(*_: object) -> None:
+    raise AssertionError("PyTorch called it")
+
+
+def test_one_function_on_several_modules_is_one_finding() -> None:
+    model = Mapped()
+    graph = fxgrad.trace(model, X).graph
+    (finding,) = sort_findings([*list_findings(graph, explain(graph), target="model.py")])
+    model(X).backward()
+    assert finding.sentence.endswith("the module is called inside a transform of torch.func (vmap) (`net` and `net.0`)")
