@@ -219,9 +219,12 @@ def test_parameters_made_in_forward_are_unknown_to_the_optimizer(
     assert finding.source is not None
 
 
-def test_parameters_that_one_line_makes_are_told_together() -> None:
-    (finding,) = find(Function(lambda _, x: nn.Linear(3, 3)(x)), "FXG207")
-    assert finding.headline.endswith("are made in forward: no optimizer knows them")
+@pytest.mark.parametrize(
+    ("bias", "told"), [(True, "are made in forward: no optimizer knows them"), (False, "knows it")]
+)
+def test_parameters_that_one_line_makes_are_told_together(bias: bool, told: str) -> None:
+    (finding,) = find(Function(lambda _, x: nn.Linear(3, 3, bias=bias)(x)), "FXG207")
+    assert finding.headline.endswith(told)
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,11 @@ def test_no_torch_is_needed_to_explain():
     program = "import sys, fxgrad.rules, fxgrad.render.report, fxgrad.render.markdown; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_tied_weight_is_named_as_the_graph_names_it():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model[1].register_backward_hook(silent)
+    (found,) = [told for told in fxgrad.trace(model, tensor(2, 3)).explain().findings if told.code == "FXG101"]
+    assert "Further down is the gradient of `0.weight` (3, 3) at AccumulateGrad_" in found.because
