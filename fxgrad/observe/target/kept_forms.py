@@ -84,7 +84,8 @@ def load_torchscript(path: str, device: str | None) -> Loaded:
         ),
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of torch.jit itself
+        for category in (DeprecationWarning, FutureWarning):  # of torch.jit itself
+            warnings.simplefilter("ignore", category)
         model: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
         return model, (), {}
 

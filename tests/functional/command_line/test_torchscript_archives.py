@@ -30,7 +30,7 @@ class RunsWhenLoaded:
 
 @pytest.fixture
 def archive(folder):
-    with pytest.warns(DeprecationWarning, match="deprecated"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="deprecated"):
         torch.jit.script(Block()).save(folder / "block.pt")
     return "block.pt"
 
