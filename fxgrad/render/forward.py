@@ -31,6 +31,7 @@ from fxgrad.render.picture import (
     format_place,
     list_hooks_left_out,
     look_at,
+    make_call_box,
     note_call,
     shorten,
     title_call,
@@ -390,14 +391,8 @@ def _make_group_box(view: ForwardView, call: ModuleCall, members: Sequence[FxNod
     within = [inner.id for inner in view.graph.calls if view.graph.is_within(inner.id, call.id)]
     places = [*within, *(fx_node.name for fx_node in members)]
     sites = [site for place in places for site in view.sites.get(place, ())]
-    notes = [*note_call(call, times=view.graph.calls_per_module[call.path]), _count_calls(members)]
-    return Box(
-        key=view.group_key(call.id),
-        look=theme.COLLAPSED,
-        lines=(Line(title_call(call), bold=True), Line(" · ".join(notes)), *format_hooks(sites)),
-        tooltip=tuple(describe_call(view.graph, call)),
-        cluster=view.cluster_key(call.parent),
-    )
+    key, cluster = view.group_key(call.id), view.cluster_key(call.parent)
+    return make_call_box(view.graph, call, key, cluster, sites, _count_calls(members))
 
 
 def _count_calls(fx_nodes: Iterable[FxNode]) -> str:

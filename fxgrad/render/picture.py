@@ -241,13 +241,21 @@ def _make_group_boxes(view: View) -> Iterator[Box]:
 
 def _make_group_box(view: View, call: ModuleCall, nodes: list[int]) -> Box:
     sites = [site for node in nodes for site in view.graph.sites_by_node.get(node, ())]
-    notes = [*note_call(call, times=view.graph.calls_per_module[call.path]), count_noun(len(nodes), "node", zero="0")]
+    key, cluster = view.group_key(call.id), view.cluster_key(call.parent)
+    return make_call_box(view.graph, call, key, cluster, sites, count_noun(len(nodes), "node", zero="0"))
+
+
+def make_call_box(
+    graph: BackwardGraph, call: ModuleCall, key: str, cluster: str | None, sites: Iterable[HookSite], content: str
+) -> Box:
+    """The box of a module call whose inside is not drawn; `content` says how much that is."""
+    notes = [*note_call(call, times=graph.calls_per_module[call.path]), content]
     return Box(
-        key=view.group_key(call.id),
+        key=key,
         look=theme.COLLAPSED,
         lines=(Line(title_call(call), bold=True), Line(" · ".join(notes)), *format_hooks(sites)),
-        tooltip=tuple(describe_call(view.graph, call)),
-        cluster=view.cluster_key(call.parent),
+        tooltip=tuple(describe_call(graph, call)),
+        cluster=cluster,
     )
 
 
