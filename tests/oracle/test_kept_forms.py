@@ -5,13 +5,12 @@ One input of each class, in train and eval. What torch cannot bring into a form 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from kept_forms import MAKERS, Around, Maker, compare_owners
-from module_cases import ON_TENSORS_AND_NODES, Case, Hooks, computed, hold, module_cases, seed
+from module_cases import ON_TENSORS_AND_NODES, Case, Hooks, computed, hold, one_case_of_each, seed
 from tally import tally_of, without_numbers
 
 import fxgrad
@@ -24,16 +23,6 @@ OWNERS = "modules of torch.nn in other forms, the modules that nodes are tied to
 LEAST_TRIED = 200
 LEAST_TIED = {"optimized": 400}
 """How many nodes must be tied to a module; 1,000 where none are joined. 210 inputs and 1,136 nodes of scripts were."""
-
-
-def one_case_of_each(training: bool) -> Iterator[Case]:
-    """The first input of each class that there is a module for."""
-    seen: set[str] = set()
-    for name, case in module_cases(training=training):
-        kind = name.partition(" ")[0]
-        if case is not None and kind not in seen:
-            seen.add(kind)
-            yield case
 
 
 def into_form(case: Case, make: Maker) -> Case:

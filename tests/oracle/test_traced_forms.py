@@ -5,14 +5,13 @@ One input of each class. What PyTorch cannot trace is counted as skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from interpreted import interpret
-from module_cases import FULL, ON_TENSORS_AND_NODES, Case, Hooks, detached, hold, module_cases, seed
+from module_cases import FULL, ON_TENSORS_AND_NODES, Case, Hooks, detached, hold, one_case_of_each, seed
 from tally import Tally, tally_of, without_numbers
 from torch import fx, nn
 
@@ -48,16 +47,6 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 FORMS = {"symbolically traced": symbolic, "traced into every module": inlined, "exported": exported}
-
-
-def one_case_of_each(training: bool) -> Iterator[Case]:
-    """The first input of each class that there is a module for."""
-    seen: set[str] = set()
-    for name, case in module_cases(training=training):
-        kind = name.partition(" ")[0]
-        if case is not None and kind not in seen:
-            seen.add(kind)
-            yield case
 
 
 def traced(case: Case, form: str) -> Case:

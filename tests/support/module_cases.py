@@ -261,3 +261,13 @@ def _count_refusal(case: Case, hooks: Hooks, tally: Tally, graph: BackwardGraph 
         tally.hold(case.name, comparison)
     else:
         tally.skip(refusal)
+
+
+def one_case_of_each(training: bool) -> Iterator[Case]:
+    """The first input of each class that there is a module for."""
+    seen: set[str] = set()
+    for name, case in module_cases(training=training):
+        kind = name.partition(" ")[0]
+        if case is not None and kind not in seen:
+            seen.add(kind)
+            yield case
