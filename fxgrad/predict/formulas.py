@@ -302,15 +302,83 @@ _ZEROS = frozenset(
 
 
 def keeps_zeros(node: Node) -> bool:
-    """Whether zeros stay zeros, for finite values: not where a derivative may be infinite, as 0 * inf is NaN."""
-    return _family(node.short_name) not in _UNBOUNDED
+    """Whether the node surely returns zeros for zeros, if forward had finite values.
+
+    Where a derivative may be infinite, 0 * inf is NaN: those of sqrt, norm, hypot or an eigenvalue decomposition are at
+    some finite values.
+    """
+    if node.kind is NodeKind.FUNCTION:
+        return _family(node.short_name) in _KEEP_ZEROS
+    return node.kind in (NodeKind.ACCUMULATE_GRAD, NodeKind.BACKWARD_HOOK)
 
 
-_UNBOUNDED = frozenset(
+_KEEP_ZEROS = frozenset(
     {
-        *("Pow", "FloatPower", "Sqrt", "Rsqrt", "Reciprocal", "Div", "Log", "Log1P", "Log2", "Log10", "Xlogy", "Logit"),
-        *("Norm", "LinalgVectorNorm", "LinalgNorm", "Renorm", "Std", "StdMean", "Cdist", "EuclideanDist", "Dist"),
-        *("Acos", "Asin", "Acosh", "Atanh", "Erfinv", "Lgamma", "Digamma", "Tan", "Prod", "LinalgInvEx", "LinalgDet"),
+        *(
+            "Add",
+            "Sub",
+            "Rsub",
+            "Mul",
+            "Neg",
+            "Sum",
+            "Mean",
+            "Abs",
+            "Exp",
+            "Sin",
+            "Cos",
+            "Where",
+            "MaskedFill",
+            "Cumsum",
+        ),
+        *("Mm", "Addmm", "Bmm", "Baddbmm", "Mv", "Addmv", "Dot", "Convolution", "Embedding", "NativeDropout"),
+        *(
+            "T",
+            "Transpose",
+            "Permute",
+            "View",
+            "UnsafeView",
+            "ReshapeAlias",
+            "Expand",
+            "Squeeze",
+            "Unsqueeze",
+            "Repeat",
+        ),
+        *(
+            "Slice",
+            "Select",
+            "Split",
+            "SplitWithSizes",
+            "Unbind",
+            "Cat",
+            "Stack",
+            "Index",
+            "IndexSelect",
+            "Gather",
+            "Flip",
+        ),
+        *(
+            "Clone",
+            "ToCopy",
+            "Alias",
+            "ConstantPadNd",
+            "AvgPool2D",
+            "MaxPool2DWithIndices",
+            "AdaptiveAvgPool2D",
+        ),
+        *(
+            "Relu",
+            "LeakyRelu",
+            "Gelu",
+            "Silu",
+            "Sigmoid",
+            "Tanh",
+            "Hardtanh",
+            "Clamp",
+            "ClampMin",
+            "ClampMax",
+            "Threshold",
+        ),
+        *("Softmax", "LogSoftmax", "NativeLayerNorm", "NativeBatchNorm", "NativeGroupNorm"),
     }
 )
-"""Families whose derivative divides by what forward saw, or grows without bound there (derivatives.yaml)."""
+"""Families whose backward multiplies gradients by what is finite, or moves them (derivatives.yaml)."""

@@ -49,6 +49,7 @@ def is_zero_in_backward(model: Around) -> bool:
         (lambda x: torch.round(x, decimals=2), 0.5),
         (lambda x: x.clone().floor_(), 0.5),
         (torch.ceil, 0.5),
+        (lambda x: torch.round(F.layer_norm(x.exp().tanh().reshape(1, 3).t(), (1,))), 0.5),
         (torch.trunc, 0.5),
         (torch.sign, 0.5),
         (torch.sgn, 0.5),
@@ -93,6 +94,7 @@ def test_zeros_are_told_where_backward_gives_zeros(function: Callable[[Tensor], 
         (lambda x: F.relu(x * torch.tensor([1.0, -1.0, -1.0])), 1.0),
         (F.relu, float("nan")),  # backward passes on what arrives
         (lambda x: torch.round(x.sqrt()), 0.0),  # 0 times the infinite derivative of sqrt is NaN
+        (lambda x: torch.round(torch.hypot(x, x)), 0.0),
     ],
 )
 def test_nothing_is_said_where_a_gradient_arrives(function: Callable[[Tensor], Tensor], value: float) -> None:
@@ -144,6 +146,13 @@ def test_the_families_of_zeros_are_those_of_derivatives_yaml() -> None:
         if derivatives and "output_differentiability: [False]" not in entry:
             families.setdefault(family, []).append(zeros)
     assert {family for family, zeros in families.items() if all(zeros)} == formulas._ZEROS
+
+
+def test_the_families_that_keep_zeros_are_names_of_nodes() -> None:
+    path = Path(torchgen.__file__).parent / "packaged" / "autograd" / "derivatives.yaml"
+    names = re.findall(r"^- name: (\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    families = {"".join(part.title() for part in name.strip("_").split("_")) for name in names}
+    assert formulas._KEEP_ZEROS - families == set()
 
 
 class Held(nn.Module):
