@@ -348,7 +348,7 @@ def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[F
         yield FxNode(
             name=fx_node.name,
             op=fx_node.op,
-            target=fx_node._pretty_print_target(fx_node.target),
+            target=_name_target(fx_node, own),
             args_text=_format_arguments(fx_node),
             modules=() if event is None else tuple(_list_running_calls(event.module_call, observed)),
             source=None if event is None else find_stack_source(event.stack),
@@ -365,6 +365,14 @@ def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[F
             graph_node=_name_graph_node(forward.traced, number),
             traced_in=forward.traced.find_module_path(number, observed.module_names.path_of),
         )
+
+
+def _name_target(fx_node: fx.Node, event: OpEvent | None) -> str:
+    """What is called; a custom Function by its class, not by the function that calls its ``apply`` in the torch.fx.Graph."""
+    if event is not None and is_a(event.target, type) and fx_node.op == "call_function":
+        return f"{event.target.__module__}.{event.target.__name__}.apply"
+    target: str = fx_node._pretty_print_target(fx_node.target)
+    return target
 
 
 def _name_graph_node(traced: GraphModules, number: int) -> str | None:

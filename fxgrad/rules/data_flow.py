@@ -7,6 +7,7 @@ others. No recursion; time proportional to the size of the forward.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from fxgrad.graph.text import format_source, quote_code
 
 _FLOATING = ("float", "bfloat", "complex")
 _GETTER = "getattr"
+_NUMBER = re.compile(r"_\d+$")
 
 
 class ValueUses(NamedTuple):
@@ -93,6 +95,13 @@ class DataFlow:
                 found.setdefault(self._origins.get(value, value), []).append(rank)
         return found
 
+    def find_data_owner(self, fx_node: FxNode) -> str | None:
+        """The name of the tensor whose ``.data`` an operation writes to, or assigns; None for other operations."""
+        if is_data_assigned(fx_node):
+            return fx_node.inputs[0]
+        first_values = [self._fx_nodes[self._origins.get(value, value).fx_node] for value in fx_node.changes]
+        return next((first.inputs[0] for first in first_values if is_data_read(first)), None)
+
     # Forwards and backwards along the values
 
     @cached_property
@@ -164,7 +173,7 @@ class DataFlow:
                 if user in in_graph:
                     others |= 1 << self.rank[user]
                 elif not may_carry_gradient(self._fx_nodes[user]):
-                    cuts |= 1 << self.rank[user]
+                    cuts |= 0 if self._picks_another(user) else 1 << self.rank[user]
                 else:
                     cuts, others = cuts | found[user].cuts, others | found[user].others
                     returned = returned or found[user].returned
@@ -182,8 +191,14 @@ class DataFlow:
         return (
             is_operation
             and not may_carry_gradient(fx_node)
+            and not self._picks_another(fx_node.name)
             and any(map(self._requires_grad, self.sources[fx_node.name]))
         )
+
+    def _picks_another(self, name: str) -> bool:
+        """Whether a step takes a result out of several that could require grad, and does not: it depends on others."""
+        fx_node = self._fx_nodes[name]
+        return picks_result(fx_node) and not cannot_require_grad(fx_node)
 
     def _requires_grad(self, name: str) -> bool:
         """Whether a value required grad; for a parameter or an input, whether it does now."""
@@ -196,7 +211,19 @@ class DataFlow:
 
 def may_carry_gradient(fx_node: FxNode) -> bool:
     """Whether a gradient may come back through an operation; one that returns nothing changes an argument in place."""
+    if makes_leaf(fx_node):
+        return False
     return any(fx_node.requires_grad) if fx_node.requires_grad else fx_node.grad_enabled
+
+
+def makes_leaf(fx_node: FxNode) -> bool:
+    """Whether an operation of other tensors returns one that requires grad, in memory of its own, and made no node.
+
+    That is a leaf, such as ``torch.tensor([x, y], requires_grad=True)`` makes of x and y.
+    """
+    start, end = fx_node.sequence_window or (0, 1)
+    is_operation = fx_node.op.startswith("call") and bool(fx_node.inputs) and not picks_result(fx_node)
+    return is_operation and start == end and any(fx_node.requires_grad) and not any(fx_node.aliases)
 
 
 def _make_value(fx_node: FxNode, index: int) -> Value:
@@ -218,10 +245,42 @@ def _reach(edges: dict[str, tuple[str, ...]] | dict[str, list[str]], names: Iter
 
 
 def name_operation(fx_node: FxNode) -> str:
-    """What the program called: `detach`, `linear`; an attribute as `.data`."""
-    name = fx_node.target.rpartition(".")[2]
+    """What the program called: `detach`, `linear`; an attribute as `.data`; a custom Function as `Round.apply`."""
+    holder, _, name = fx_node.target.rpartition(".")
     attribute = fx_node.args_text.rpartition(", ")[2]
+    if is_custom_function(fx_node):
+        return quote_code(f"{holder.rpartition('.')[2]}.{name}")
+    if is_data_assigned(fx_node):
+        return "`.data = …`"
+    if picks_result(fx_node):
+        source, _, index = fx_node.args_text.partition(", ")
+        return quote_code(f"{_NUMBER.sub('', source)}[{index}]")
     return quote_code(f".{attribute}" if name == _GETTER and attribute else name)
+
+
+def picks_result(fx_node: FxNode) -> bool:
+    """Whether it is no call of the program, but the step from an operation with several results to one of them."""
+    return fx_node.target == "operator.getitem" and bool(fx_node.meta) and not fx_node.aliases
+
+
+def cannot_require_grad(fx_node: FxNode) -> bool:
+    """Whether all results hold integers or truth values."""
+    return bool(fx_node.meta) and not any(meta.dtype.startswith(_FLOATING) for meta in fx_node.meta)
+
+
+def is_custom_function(fx_node: FxNode) -> bool:
+    """Whether the program called ``apply`` of a torch.autograd.Function."""
+    return fx_node.op == "call_function" and fx_node.target.endswith(".apply")
+
+
+def is_data_assigned(fx_node: FxNode) -> bool:
+    """Whether the program assigned a tensor to the ``.data`` of another."""
+    return fx_node.target == "builtins.setattr" and fx_node.args_text.split(", ")[1:2] == ["data"]
+
+
+def is_data_read(fx_node: FxNode) -> bool:
+    """Whether the program read the ``.data`` of a tensor: the same memory, without history and version counter."""
+    return fx_node.target == "builtins.getattr" and fx_node.args_text.endswith(", data")
 
 
 def begin_at(source: Source | None) -> str:
@@ -242,50 +301,3 @@ def end_at(source: Source | None) -> str:
     (' at model.py:3', '')
     """
     return f" at {format_source(source)}" if source else ""
-
-
-def _cannot_require_grad(fx_node: FxNode) -> bool:
-    """Whether all results hold integers or truth values."""
-    return bool(fx_node.meta) and not any(meta.dtype.startswith(_FLOATING) for meta in fx_node.meta)
-
-
-def explain_cut(fx_node: FxNode) -> str:
-    """Why autograd does not go back through an operation, though an argument of it required grad."""
-    at, name = begin_at(fx_node.source), name_operation(fx_node)
-    if not fx_node.grad_enabled:
-        return f"{at}, {name} runs with gradients disabled (no_grad, inference_mode or set_grad_enabled(False))."
-    if _cannot_require_grad(fx_node):
-        return f"{at}, {name} returns {fx_node.meta[0].dtype}, which cannot require grad."
-    return f"{at}, the result of {name} does not require grad."
-
-
-def summarize_cut(fx_node: FxNode) -> str:
-    """The same as `explain_cut` in a few words."""
-    at, name = end_at(fx_node.source), name_operation(fx_node)
-    if not fx_node.grad_enabled:
-        return f"{name}{at} runs with gradients disabled"
-    if _cannot_require_grad(fx_node):
-        return f"{name}{at} returns {fx_node.meta[0].dtype}"
-    return f"{name}{at} cuts it off"
-
-
-def advise_on_cut(fx_node: FxNode) -> str:
-    """What to change so that autograd goes back through the operation."""
-    name = name_operation(fx_node)
-    if not fx_node.grad_enabled:
-        return f"run {name} there with gradients enabled"
-    if _cannot_require_grad(fx_node):
-        return f"use the floating point values that {name} got"
-    return f"remove {name} there"
-
-
-def explain_taken(fx_node: FxNode) -> str:
-    """Where the value of an operation left torch."""
-    taken = fx_node.taken[-1]
-    function = quote_code(taken.function)
-    return f"{begin_at(taken.source)}, {function} passes its value to Python, where autograd does not follow."
-
-
-def advise_on_taken(fx_node: FxNode) -> str:
-    """What to do so that the value stays in torch."""
-    return f"use the tensor, without {quote_code(fx_node.taken[-1].function)}"

@@ -11,18 +11,18 @@ from fxgrad.graph.lookup import find_inside_scripts
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, name_module, pluralize, quote_code
 from fxgrad.predict import find_refused_leaves
-from fxgrad.rules.data_flow import (
-    DataFlow,
+from fxgrad.rules.cuts import (
+    ADVICE_ON_PARAMETERS,
     advise_on_cut,
     advise_on_taken,
-    begin_at,
-    end_at,
+    advise_on_written,
     explain_cut,
     explain_taken,
-    may_carry_gradient,
-    name_operation,
+    explain_written,
     summarize_cut,
+    summarize_written,
 )
+from fxgrad.rules.data_flow import DataFlow, begin_at, cannot_require_grad, end_at, may_carry_gradient, name_operation
 from fxgrad.rules.rule import Page, Rule
 
 # Where gradients get lost
@@ -39,6 +39,7 @@ class WhyLost(enum.Enum):
     ``REFUSED``     a node that receives a gradient returns None for it, or on the way to it
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
     ``DROPPED``     the output does not depend on what was computed from it
+    ``WRITTEN``     forward puts what was computed from it into another tensor by its ``.data``
     ``RESTARTED``   forward makes an nn.Parameter of what was computed from it: a leaf, and that has no history
     ``GRADLESS``    only reentrant checkpoints use it, none of whose arguments requires grad (`FxNode.gradless`)
     ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
@@ -51,6 +52,7 @@ class WhyLost(enum.Enum):
     REFUSED = "refused"
     NOT_ASKED = "not asked"
     DROPPED = "dropped"
+    WRITTEN = "written"
     RESTARTED = "restarted"
     GRADLESS = "gradless"
     RECOMPUTED = "recomputed"
@@ -62,7 +64,7 @@ class LostGradient(NamedTuple):
 
     For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it. For ``REFUSED``,
     ``refusers`` are the nodes that return None, each with why. For ``RESTARTED``, ``made`` are the leaves that forward made
-    of the results of ``at``.
+    of the results of ``at``; for ``WRITTEN``, the fx nodes of the tensors that ``at`` write to.
     """
 
     parameter: Variable
@@ -116,9 +118,10 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
 
 def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable, names: Sequence[str]) -> LostGradient:
     cuts, others, returned = flow.find_uses(names)
-    effective = tuple(cut for cut in cuts if cut.name in flow.returned)
+    # what has no derivative is seldom where a gradient was meant to pass: first what is easier to change
+    effective = sorted([cut for cut in cuts if cut.name in flow.returned], key=cannot_require_grad)
     if effective:
-        return LostGradient(parameter, WhyLost.CUT, effective)
+        return LostGradient(parameter, WhyLost.CUT, tuple(effective))
     if others:
         return LostGradient(parameter, WhyLost.NOT_PASSED, others)
     if returned:
@@ -129,7 +132,13 @@ def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable,
     if made:
         at = [graph.fx_nodes_by_name[fx_node] for fx_node in dict.fromkeys(made.values()) if fx_node is not None]
         return LostGradient(parameter, WhyLost.RESTARTED, tuple(at), made=tuple(made))
-    return LostGradient(parameter, WhyLost.DROPPED, flow.list_last_uses(names))
+    last = flow.list_last_uses(names)
+    owners = {fx_node.name: flow.find_data_owner(fx_node) for fx_node in last}
+    written = tuple([fx_node for fx_node in last if owners[fx_node.name] is not None])
+    if written:
+        into = tuple([owner for owner in owners.values() if owner is not None])
+        return LostGradient(parameter, WhyLost.WRITTEN, written, made=into)
+    return LostGradient(parameter, WhyLost.DROPPED, last)
 
 
 def describe_lost_gradient(graph: BackwardGraph, lost: LostGradient) -> str:
@@ -161,6 +170,10 @@ def _summarize(lost: LostGradient) -> str:
             return "no gradient reaches the output that depends on it"
         case WhyLost.DROPPED if lost.at and lost.at[0].taken:
             return f"the value leaves torch{end_at(_find_source(lost))}"
+        case WhyLost.WRITTEN:
+            return summarize_written(lost.at[0])
+        case WhyLost.DROPPED if lost.at and not may_carry_gradient(lost.at[0]):
+            return summarize_cut(lost.at[0])
         case WhyLost.DROPPED:
             return "autograd sees no path to the output"
         case WhyLost.RESTARTED:
@@ -245,7 +258,7 @@ def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
 
 def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Explanation:
     first = group[0]
-    advice, freezing = _advise_on_loss(first), _advise_freezing(group)
+    advice, freezing = _advise_on_loss(graph, first), _advise_freezing(group)
     return Explanation(
         code="FXG201",
         severity="warning",
@@ -289,6 +302,8 @@ def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> I
             at, names = begin_at(lost.at[0].source), join_words(map(quote_code, lost.made))
             yield f"{at}, {name_operation(lost.at[0])} computes from {them} what forward makes {names} of."
             yield "nn.Parameter makes a leaf of a tensor's memory: backward ends there. (torch/nn/parameter.py)"
+        case WhyLost.WRITTEN:
+            yield from map(explain_written, lost.at[:_MOST_PLACES])
         case _:
             yield from map(_explain_last_use, lost.at[:_MOST_PLACES])
             yield "No recorded operation leads from there to the output."
@@ -311,10 +326,12 @@ def _explain_refuser(lost: LostGradient, node: Node, why: str, them: str) -> str
 def _explain_last_use(fx_node: FxNode) -> str:
     if fx_node.taken:
         return explain_taken(fx_node)
+    if not may_carry_gradient(fx_node):
+        return explain_cut(fx_node)
     return f"{begin_at(fx_node.source)}, {name_operation(fx_node)} is the last recorded operation on it."
 
 
-def _advise_on_loss(lost: LostGradient) -> str:
+def _advise_on_loss(graph: BackwardGraph, lost: LostGradient) -> str:
     match lost.why:
         case WhyLost.CUT:
             return advise_on_cut(lost.at[0])
@@ -328,14 +345,20 @@ def _advise_on_loss(lost: LostGradient) -> str:
         case WhyLost.NOT_ASKED:
             return "use that output in what you call backward on"
         case WhyLost.RESTARTED:
-            return (
-                "use the tensor itself, which torch.nn.functional and torch.func.functional_call take in place of a "
-                "parameter"
-            )
+            return ADVICE_ON_PARAMETERS
+        case WhyLost.WRITTEN:
+            return advise_on_written(lost.at[0], to_parameter=_is_parameter(graph, lost.made[0]))
         case _ if lost.at and lost.at[0].taken:
             return advise_on_taken(lost.at[0])
+        case _ if lost.at and not may_carry_gradient(lost.at[0]):
+            return advise_on_cut(lost.at[0])
         case _:
             return "use the result in the output"
+
+
+def _is_parameter(graph: BackwardGraph, fx_node: str) -> bool:
+    variable = graph.variables_by_name.get(graph.fx_nodes_by_name[fx_node].target)
+    return variable is not None and variable.kind == "parameter"
 
 
 def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:

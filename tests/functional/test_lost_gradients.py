@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -111,3 +114,219 @@ def test_where_nothing_requires_grad_the_checkpoint_is_told():
     model = Checkpointed(lambda module, x: reentrant(module.inner, x))
     with pytest.raises(TargetError, match="a reentrant checkpoint gets no tensor that requires grad"):
         fxgrad.trace(model, (torch.ones(2, 3),))
+
+
+# A fix that is code is applied to the program that asked for it
+
+
+class Encoded(nn.Module):
+    """What `way` makes of what the encoder returns goes into the head."""
+
+    def __init__(self, way: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+        self._way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self._way(self, self.encoder(x)))
+
+
+class Marked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        result = x.round()
+        ctx.mark_non_differentiable(result)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class Rounded(Marked):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+
+class Listed(Marked):
+    @staticmethod
+    def forward(ctx, tensors):
+        return tensors[0] * 2
+
+
+def in_data(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    padded = torch.zeros(2, 3)
+    padded.data[:, 1:] = h[:, 1:]
+    return padded
+
+
+def in_itself(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    padded = torch.zeros(2, 3)
+    padded[:, 1:] = h[:, 1:]
+    return padded
+
+
+def as_data(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    kept = torch.zeros(2, 3)
+    kept.data = h * 2
+    return kept
+
+
+def weight_as_data(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    model.head.weight.data = torch.outer(h.mean(0), h.std(0))
+    return torch.ones(2, 3)
+
+
+def weight_as_argument(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    weight = torch.outer(h.mean(0), h.std(0))
+    return torch.func.functional_call(model.head, {"weight": weight}, (torch.ones(2, 3),))
+
+
+def straight_through(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    """`argmax` has no derivative, but it is `detach` that is in the way."""
+    chosen = nn.functional.one_hot(h.argmax(1), 3) * h
+    return torch.ones(2, 3) + (chosen - h).detach()
+
+
+def slope(model: nn.Module, h: torch.Tensor, create_graph: bool = False) -> torch.Tensor:
+    return torch.autograd.grad(h.square().sum(), h, create_graph=create_graph, retain_graph=True)[0]
+
+
+CONST = torch.ones(3)
+TORCH_STACK = "write `torch.stack([...])` for `torch.tensor([...])`"
+REWRITTEN = {
+    "a list": (lambda m, h: torch.tensor([*h[0]]), TORCH_STACK, lambda m, h: torch.stack([*h[0]])),
+    "a list, as a leaf": (
+        lambda m, h: torch.tensor([*h[0]], requires_grad=True),
+        TORCH_STACK,
+        lambda m, h: torch.stack([*h[0]]),
+    ),
+    "as_tensor": (
+        lambda m, h: torch.as_tensor([*h[0]]),
+        "write `torch.stack([...])` for `torch.as_tensor([...])`",
+        lambda m, h: torch.stack([*h[0]]),
+    ),
+    "new_tensor": (
+        lambda m, h: h.new_tensor([*h[0]]),
+        "write `torch.stack([...])` for `x.new_tensor([...])`",
+        lambda m, h: torch.stack([*h[0]]),
+    ),
+    "lists in a list": (
+        lambda m, h: torch.tensor([[*h[0]], [*h[1]]]),
+        "write torch.stack for `torch.tensor`, of each inner list and of all of them",
+        lambda m, h: torch.stack([torch.stack([*h[0]]), torch.stack([*h[1]])]),
+    ),
+    "one tensor": (
+        lambda m, h: torch.tensor(h),
+        "use the tensor itself, or its clone(), for `torch.tensor(...)`",
+        lambda m, h: h.clone(),
+    ),
+    "the old constructor": (
+        lambda m, h: torch.FloatTensor([*h[0]]),
+        "keep it a tensor: torch.stack makes one tensor of several, and torch has the functions of math",
+        lambda m, h: torch.stack([*h[0]]),
+    ),
+    "math": (
+        lambda m, h: CONST * math.exp(h.sum()),
+        "keep it a tensor: torch.stack makes one tensor of several, and torch has the functions of math",
+        lambda m, h: CONST * torch.exp(h.sum()),
+    ),
+    "numpy": (
+        lambda m, h: torch.from_numpy(numpy.tanh(h.detach().numpy())),
+        "keep it a tensor, without `detach` and `numpy`: torch has most functions of numpy",
+        lambda m, h: torch.tanh(h),
+    ),
+    "numpy of .data": (
+        lambda m, h: torch.from_numpy(numpy.tanh(h.data.numpy())),
+        "keep it a tensor, without `.data` and `numpy`: torch has most functions of numpy",
+        lambda m, h: torch.tanh(h),
+    ),
+    "item": (lambda m, h: CONST * h.sum().item(), "use the tensor, without `item`", lambda m, h: CONST * h.sum()),
+    "detach": (lambda m, h: h.detach(), "remove `detach` there", lambda m, h: h),
+    "Variable": (
+        lambda m, h: torch.autograd.Variable(h.data, requires_grad=True),
+        "remove `.data` there",
+        lambda m, h: h,
+    ),
+    "detach behind argmax": (straight_through, "remove `detach` there", lambda m, h: h * 2),
+    "into .data": (in_data, "write to the tensor itself, without `.data`", in_itself),
+    "as .data": (
+        as_data,
+        "use the tensor that is assigned, in place of the one whose `.data` it becomes",
+        lambda m, h: h * 2,
+    ),
+    "as .data of a parameter": (
+        weight_as_data,
+        "use the tensor itself, which torch.nn.functional and torch.func.functional_call take in place of a parameter",
+        weight_as_argument,
+    ),
+    "grad": (slope, "pass create_graph=True to `grad`", lambda m, h: slope(m, h, create_graph=True)),
+    "non-differentiable": (
+        lambda m, h: Marked.apply(h),
+        "pass tensors to `Marked.apply` one by one, and mark no result as non-differentiable that is to pass a gradient",
+        lambda m, h: Rounded.apply(h),
+    ),
+    "a list for a Function": (
+        lambda m, h: Listed.apply([h]),
+        "pass tensors to `Listed.apply` one by one, and mark no result as non-differentiable that is to pass a gradient",
+        lambda m, h: Rounded.apply(h),
+    ),
+    "indices of topk": (
+        lambda m, h: h.topk(3, 1)[1].float(),
+        "use a floating point result in place of `topk[1]`",
+        lambda m, h: h.topk(3, 1)[0],
+    ),
+    "sample": (
+        lambda m, h: torch.distributions.Normal(h, 1.0).sample(),
+        "write `mean + std * torch.randn_like(std)` for `torch.normal(mean, std)`, `rsample()` for `sample()`",
+        lambda m, h: torch.distributions.Normal(h, 1.0).rsample(),
+    ),
+    "categories": (
+        lambda m, h: nn.functional.one_hot(torch.multinomial(h.softmax(1), 1)[:, 0], 3).float(),
+        "write torch.nn.functional.gumbel_softmax for a draw from categories",
+        lambda m, h: nn.functional.gumbel_softmax(h, hard=True),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of torch.tensor(h), and of conversions to numbers
+@pytest.mark.parametrize("case", REWRITTEN)
+def test_the_fix_of_a_lost_gradient_brings_it_back(case: str) -> None:
+    way, fix, better = REWRITTEN[case]
+    model, x = Encoded(way), torch.randn(2, 3)
+    (finding,) = [each for each in fxgrad.trace(model, (x,)).explain().findings if each.severity != "info"]
+    assert (finding.code, finding.owner) == ("FXG201", "encoder.weight")
+    assert finding.fix == f"{fix}, or freeze them with requires_grad_(False) if they should not be trained"
+    model(x).sum().backward()
+    assert model.encoder.weight.grad is None
+    model, x = Encoded(better), torch.randn(2, 3)
+    if better is weight_as_argument:
+        model.head.weight.requires_grad_(False)
+    model(x).sum().backward()
+    assert model.encoder.weight.grad is not None
+    assert [each for each in fxgrad.trace(model, (x,)).explain().findings if each.severity != "info"] == []
+
+
+@pytest.mark.parametrize("case", ["a list", "grad", "non-differentiable"])
+def test_the_same_is_told_where_nothing_requires_grad(case: str) -> None:
+    way, fix, _ = REWRITTEN[case]
+    model = Encoded(way)
+    model.head = nn.Identity()
+    with pytest.raises(TargetError, match=re.escape(f"try: {fix}")):
+        fxgrad.trace(model, (torch.randn(2, 3),))
+
+
+def test_what_forward_makes_a_leaf_of_is_where_a_gradient_ends() -> None:
+    model = Encoded(lambda m, h: torch.tensor([*h[0]], requires_grad=True))
+    (finding,) = fxgrad.trace(model, (torch.randn(2, 3),)).explain().findings
+    assert "`tensor` at" in finding.headline
+    assert finding.headline.endswith("copies values without their history")
+
+
+def test_a_result_that_depends_on_another_argument_is_no_cut() -> None:
+    """`broadcast_tensors` returns two tensors; the second requires no grad."""
+    model = Encoded(lambda m, h: torch.distributions.Normal(h, 1.0).sample())
+    (finding,) = fxgrad.trace(model, (torch.randn(2, 3),)).explain().findings
+    assert "`normal` at" in finding.headline
+    assert finding.headline.endswith("runs with gradients disabled")
