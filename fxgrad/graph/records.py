@@ -418,6 +418,8 @@ class ModuleCall(Record, frozen=True):
                          which uses it), "jvp" (also for jacfwd), "functionalize"
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
     ``compiled_before``  which of ``hooks`` the program passes by, if it runs what torch.compile had compiled before
+    ``is_named_tuple``   whether the result is a named tuple, which full hooks make anew of its members
+    ``is_opaque``        whether the result is an object that is no container, in which no tensors are looked for
     """
 
     id: str
@@ -447,6 +449,8 @@ class ModuleCall(Record, frozen=True):
     gradless: Source | None = None
     compiled_before: tuple[CompiledBefore, ...] = ()
     transforms: tuple[str, ...] = ()
+    is_named_tuple: bool = False
+    is_opaque: bool = False
 
     def find_compiled_before(self, hook: Hook) -> CompiledBefore | None:
         """What was compiled before the hook was registered, or may have been; None for a hook that is not passed by."""

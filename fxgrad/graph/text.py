@@ -85,6 +85,15 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 # Words, counts and lists
 
 
+def add_article(name: str) -> str:
+    """A name with "a" or "an" before it, by its first letter.
+
+    >>> add_article("dict"), add_article("OrderedDict")
+    ('a dict', 'an OrderedDict')
+    """
+    return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
+
+
 def pluralize(number: int, noun: str, *, plural: str | None = None) -> str:
     """The noun in the number that a count asks for.
 

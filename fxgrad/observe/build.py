@@ -48,7 +48,7 @@ from fxgrad.observe.record.graph_modules import GraphModules, find_generated_cod
 from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import Origin, identify_memory, is_leaf, read_origin
+from fxgrad.observe.record.tensors import Origin, identify_memory, is_leaf, is_opaque, read_origin
 from fxgrad.version import __version__
 
 _LONGEST_ARGUMENTS = 2_000
@@ -242,6 +242,8 @@ def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -
         source=find_stack_source(call.stack),
         on_source_line=call.stack.direct,
         compiled_before=hooks.list_compiled_before(call),
+        is_named_tuple=is_a(call.result, tuple) and hasattr(type(call.result), "_fields"),
+        is_opaque=call.completed and is_opaque(call.result),
     )
 
 

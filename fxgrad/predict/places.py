@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookOwner
-from fxgrad.graph.text import escape, format_path, name_call_in_transform
+from fxgrad.graph.text import add_article, escape, format_path, name_call_in_transform
 
 _NOT_SHARDED = "forward uses the unsharded parameter that FSDP gathers, and backward does not reach the sharded {name}"
 _OF_ONE_TENSOR = (HookOwner.TENSOR, HookOwner.LEAF)
@@ -368,11 +368,13 @@ def _explain_no_output(call: ModuleCall) -> str:
     if not call.grad_enabled:
         return "gradients are disabled"
     grads = [ref.path for ref in call.outputs if ref.requires_grad]
-    if not grads:
+    if not grads and not call.is_opaque:
         return "no tensor in the result requires grad"
-    if all(len(path) > _TOP_LEVEL for path in grads):
+    if grads and all(len(path) > _TOP_LEVEL for path in grads):
         return "the tensors in the result that require grad are nested: only those at its top level are hooked"
-    return f"the result is a {escape(call.result_type)}: only a tensor, or the tensors of a tuple, are hooked"
+    return (
+        f"the result is {add_article(escape(call.result_type))}: only a tensor, or the tensors of a tuple, are hooked"
+    )
 
 
 def find_landings(graph: BackwardGraph) -> tuple[Landing, ...]:

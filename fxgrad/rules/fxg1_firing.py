@@ -9,6 +9,7 @@ from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
+    add_article,
     count_noun,
     end_sentence,
     escape,
@@ -24,7 +25,7 @@ from fxgrad.graph.text import (
     pluralize,
     quote_code,
 )
-from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, takes_full_hook
+from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, name_hidden_inputs, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
 from fxgrad.rules.fxg2_gradients import ADVICE_ON_GRADLESS, explain_gradless
 from fxgrad.rules.fxg3_tools import find_tracer, find_transformed_call, is_lost_by_sharding
@@ -182,6 +183,8 @@ def _name_cause(subject: Subject, call: ModuleCall | None) -> str:
     used = [ref for ref in carrying if is_used_outside(subject.graph, call, ref)]
     if not call.grad_enabled:
         return "gradients are disabled where the module is called"
+    if call.is_opaque:
+        return _name_result_type(call)
     if not carrying:
         return "no result of the module requires grad"
     if not used:
@@ -190,7 +193,11 @@ def _name_cause(subject: Subject, call: ModuleCall | None) -> str:
         return ""
     if not any(map(is_visible, used)):
         return f"backward uses {_join_paths(used)}, which the hook does not see"
-    return "" if takes_full_hook(call) else f"the module returns a {escape(call.result_type)}"
+    return "" if takes_full_hook(call) else _name_result_type(call)
+
+
+def _name_result_type(call: ModuleCall) -> str:
+    return f"the module returns {add_article(escape(call.result_type))}"
 
 
 def _name_cause_without_call(subject: Subject) -> str:
@@ -199,8 +206,7 @@ def _name_cause_without_call(subject: Subject) -> str:
     source = _find_bare_forward(subject)
     if source is None:
         return "the module is never called"
-    which = f"{name_module(subject.path)}.forward" if subject.path else "the model's forward"
-    return f"{which} was called, not {name_module(subject.path)} ({format_source(source)})"
+    return f"its forward was called, not the module itself ({format_source(source)})"
 
 
 def _find_bare_forward(subject: Subject) -> Source | None:
@@ -236,6 +242,11 @@ def _are_parameters_in_graph(subject: Subject) -> bool:
 def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
     if not call.grad_enabled:
         return f"call {name_module(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
+    if call.is_opaque:
+        return (
+            f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or use Tensor.register_hook on the tensors "
+            f"in the {escape(call.result_type)}"
+        )
     carrying = [ref for ref in call.outputs if ref.requires_grad]
     if not carrying:
         return "make one of its parameters or inputs require grad, and avoid detach, integers and no_grad in forward"
@@ -345,29 +356,32 @@ def _explain_full_hook_without_input(subject: Subject, site: ModuleSite) -> Expl
         return None
     if find_refused_return(subject, site.site) is not None:
         return None  # FXG109 says so, and that backward raises
+    hidden = name_hidden_inputs(site.call)
+    unseen = f": {join_words(hidden)} {pluralize(len(hidden), 'has', plural='have')} no entry" if hidden else ""
     return Explanation(
         code="FXG105",
         severity="warning",
-        headline=f"the hook fires when backward of {name_module(subject.path)} begins, and its grad_input is all None",
+        headline=f"the hook fires when backward of its module begins, and its grad_input is all None{unseen}",
         because=(
             f"No positional argument of {name_forward(site.call)} requires grad, so PyTorch put no node on the inputs. "
             f"It calls the hook from the node on the outputs, {escape(site.node.label)}, with a UserWarning. "
             "(torch/utils/hooks.py, BackwardHook)"
         ),
-        fix=_advise_on_inputs(subject, site.call),
+        fix=_advise_on_inputs(subject, site.call, hidden),
         site=site.site,
     )
 
 
-def _advise_on_inputs(subject: Subject, call: ModuleCall) -> str:
-    hidden = [format_argument(call.argument_names, ref.path) for ref in call.inputs if ref.requires_grad]
+def _advise_on_inputs(subject: Subject, call: ModuleCall, hidden: Sequence[str]) -> str:
     if hidden:
-        requires, them = (
-            ("requires", "it as a positional argument")
+        requires, them, arguments = (
+            ("requires", "it", "a positional argument")
             if len(hidden) == 1
-            else ("require", "them as positional arguments")
+            else ("require", "them", "positional arguments")
         )
-        return f"{join_words(hidden)} {requires} grad: pass {them}"
+        return (
+            f"{join_words(hidden)} {requires} grad: pass {them} as {arguments}, or use Tensor.register_hook on {them}"
+        )
     asking = advise_input_grad(subject, call)
     parameters = "for the parameters' gradients, use Tensor.register_post_accumulate_grad_hook"
     return parameters if asking is None else f"{asking}; {parameters}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from fxgrad.graph import BackwardGraph, Explanation, Module, ModuleCall, TensorRef
 from fxgrad.graph.lookup import is_used_outside
@@ -32,8 +33,8 @@ _TENSOR = ("result",)
 
 
 def takes_full_hook(call: ModuleCall) -> bool:
-    """Whether forward returned a Tensor or a plain tuple, on which full hooks are sure to work."""
-    return call.result_type == "tuple" or any(ref.path == _TENSOR for ref in call.outputs)
+    """Whether forward returned a Tensor, a tuple or a named tuple, on which full hooks are sure to work."""
+    return call.result_type == "tuple" or call.is_named_tuple or any(ref.path == _TENSOR for ref in call.outputs)
 
 
 def is_visible(ref: TensorRef) -> bool:
@@ -46,12 +47,15 @@ def _list_hidden(refs: tuple[TensorRef, ...]) -> tuple[TensorRef, ...]:
     return tuple(ref for ref in refs if ref.requires_grad and not is_visible(ref))
 
 
-def _name_hidden_inputs(call: ModuleCall) -> list[str]:
+def name_hidden_inputs(call: ModuleCall) -> list[str]:
+    """The arguments that require grad and that a full hook has no entry for."""
     return [format_argument(call.argument_names, ref.path) for ref in _list_hidden(call.inputs)]
 
 
-def _name_hidden_outputs(call: ModuleCall) -> list[str]:
-    return [format_path(ref.path) for ref in _list_hidden(call.outputs)] if takes_full_hook(call) else []
+def _name_hidden_outputs(graph: BackwardGraph, call: ModuleCall) -> list[str]:
+    """The results to which a gradient comes back and that a full hook has no entry for."""
+    hidden = _list_hidden(call.outputs) if takes_full_hook(call) else ()
+    return [format_path(ref.path) for ref in hidden if is_used_outside(graph, call, ref)]
 
 
 def name_grad_inputs(call: ModuleCall) -> tuple[str, ...]:
@@ -95,7 +99,7 @@ def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
             "use Tensor.register_hook on the tensors themselves: a full hook needs a Tensor or a tuple as result, not "
             f"{escape(call.result_type)}"
         )
-    names, hidden = name_grad_inputs(call), _name_hidden_inputs(call)
+    names, hidden = name_grad_inputs(call), name_hidden_inputs(call)
     all_none = ", all None because none of them requires grad" if set(names) == {"None"} else ""
     asking = advise_input_grad(subject, call) if all_none and not hidden else None
     unseen = f" (it does not see {join_words(hidden)}, passed by keyword or inside a container)" if hidden else ""
@@ -218,10 +222,17 @@ _FXG107 = Page(
 def _explain_missing_entries(subject: Subject) -> Iterator[Explanation]:
     """Keyword arguments and nested tensors have no entry."""
     kind = subject.hook.kind
-    if kind.is_full and (inputs := _find_hidden(subject, _name_hidden_inputs)):
+    if kind.is_full and (inputs := _find_hidden(subject, _name_inputs_without_entry)):
         yield _explain_hidden_inputs(*inputs)
-    if (kind.is_full or kind.is_full_pre) and (outputs := _find_hidden(subject, _name_hidden_outputs)):
+    name_outputs = partial(_name_hidden_outputs, subject.graph)
+    if (kind.is_full or kind.is_full_pre) and (outputs := _find_hidden(subject, name_outputs)):
         yield _explain_hidden_outputs(*outputs)
+
+
+def _name_inputs_without_entry(call: ModuleCall) -> list[str]:
+    """The same as `name_hidden_inputs`, but none where no positional argument requires grad: FXG105 names them there."""
+    all_none = call.full_hook is not None and call.full_hook.input_positions is None
+    return [] if all_none else name_hidden_inputs(call)
 
 
 def _find_hidden(
@@ -437,7 +448,7 @@ def _explain_repeated_arguments(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG117",
         severity="warning",
-        headline=f"the full hook makes {len(repeated)} tensors of one: {names} of {name_module(call.path)}",
+        headline=f"the full hook makes {len(repeated)} tensors of one: {names}",
         because=(
             f"This call gets one tensor as {names}. The full hook passes each through BackwardHookFunction, so they are "
             f"different objects inside {name_forward(call)}: where it compares them with `is`, it takes another branch "

@@ -61,6 +61,12 @@ def find_tensors(value: Any, path: Path = ()) -> Found:
     return found
 
 
+def is_opaque(value: Any) -> bool:
+    """Whether a value is an object that may hold tensors and is no container, so that none are looked for in it."""
+    is_plain = type(value) in _PLAIN or is_a(value, torch.Tensor)
+    return not is_plain and _members(value) is None
+
+
 def find_tensor_routes(value: Any) -> list[tuple[Route, torch.Tensor]]:
     """The same tensors, each with how a program reaches it."""
     return find_routes(torch.Tensor, value)

@@ -212,7 +212,7 @@ def full(program, setup):
 def test_a_full_hook_without_an_input_node_is_told_that_it_gets_only_none(program):
     (found,) = told(full(program, FullHookSetup(1, None, 1, (0,))), "FXG105")
     assert found.severity == "warning"
-    assert found.headline == "the hook fires when backward of `fc` begins, and its grad_input is all None"
+    assert found.headline == "the hook fires when backward of its module begins, and its grad_input is all None"
     assert "call `input.requires_grad_()` before the module is called" in found.fix
 
 

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from fxgrad.graph import HookKind
+from fxgrad.graph import FullHookSetup, HookKind
 from fxgrad.rules import explain
 
 
@@ -11,11 +11,14 @@ def told(graph, code):
     return [explanation for explanation in explain(graph) if explanation.code == code]
 
 
-def call(program, kind, *, inputs, outputs):
-    program.node("BackwardHookFunctionBackward_0", (4, 3))
+ROOT = "BackwardHookFunctionBackward_0"
+
+
+def call(program, kind, *, inputs, outputs, **more):
+    program.node(ROOT, (4, 3))
     program.module("m", "M")
-    program.call("m", "M", inputs=inputs, outputs=outputs, argument_names=("x", "state"))
-    program.site(program.hook(kind, "m"), "m#1", "BackwardHookFunctionBackward_0")
+    program.call("m", "M", inputs=inputs, outputs=outputs, argument_names=("x", "state"), **more)
+    program.site(program.hook(kind, "m"), "m#1", ROOT)
     return program.graph()
 
 
@@ -35,10 +38,26 @@ def test_a_hidden_tensor_that_requires_no_grad_is_not_missed(program):
 
 def test_a_pre_hook_is_told_about_hidden_results_only(program):
     inputs = [program.ref(("args", 1, 0), 4, 3)]
-    outputs = [program.ref(("result", 0), 4, 3), program.ref(("result", 1, 0), 4, 3)]
+    outputs = [program.ref(("result", 0), 4, 3), program.ref(("result", 1, 0), 4, 3, node=ROOT)]
     graph = call(program, HookKind.MODULE_FULL_BACKWARD_PRE, inputs=inputs, outputs=outputs)
     (found,) = told(graph, "FXG107")
     assert found.headline == "grad_output has no entry for result[1][0]"
+
+
+def test_a_hidden_result_to_which_no_gradient_comes_back_is_not_missed(program):
+    outputs = [program.ref(("result", 0), 4, 3, node=ROOT), program.ref(("result", 1, 0), 4, 3)]
+    graph = call(program, HookKind.MODULE_FULL_BACKWARD, inputs=[program.ref(("args", 0), 4, 3)], outputs=outputs)
+    assert told(graph, "FXG107") == []
+
+
+def test_a_hidden_argument_is_named_once_where_grad_input_is_all_none(program):
+    inputs = [program.ref(("args", 0), 4, 3, requires_grad=False), program.ref(("kwargs", "mask"), 4, 3)]
+    setup = FullHookSetup(n_inputs=1, input_positions=None, n_outputs=1, output_positions=(0,))
+    outputs = [program.ref(("result",), 4, 3, node=ROOT)]
+    graph = call(program, HookKind.MODULE_FULL_BACKWARD, inputs=inputs, outputs=outputs, full_hook=setup)
+    assert told(graph, "FXG107") == []
+    (found,) = told(graph, "FXG105")
+    assert found.headline.endswith("its grad_input is all None: mask has no entry")
 
 
 def test_a_legacy_hook_is_not_asked_about_positional_arguments(lstm_cells):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from lost_programs import Program as Lost
@@ -44,8 +46,11 @@ class Sums(nn.Module):
 @pytest.mark.parametrize(
     ("names", "fix"),
     [
-        (["left"], "left requires grad: pass it as a positional argument"),
-        (["left", "right"], "left and right require grad: pass them as positional arguments"),
+        (["left"], "left requires grad: pass it as a positional argument, or use Tensor.register_hook on it"),
+        (
+            ["left", "right"],
+            "left and right require grad: pass them as positional arguments, or use Tensor.register_hook on them",
+        ),
     ],
 )
 def test_arguments_that_require_grad_and_come_by_keyword_are_to_come_by_position(names, fix):
@@ -139,7 +144,7 @@ def test_a_single_result_in_a_container_is_to_be_returned_beside_it(program):
     program.node("ExpBackward0_0", (4, 3), arguments=[("self", "AccumulateGrad_0")])
     program.leaf("AccumulateGrad_0", "x", 4, 3, kind="input")
     program.module("m", "M")
-    outputs = [program.ref(("result", 0), 4, 3), program.ref(("result", 1, 0), 4, 3)]
+    outputs = [program.ref(("result", 0), 4, 3), program.ref(("result", 1, 0), 4, 3, node="ExpBackward0_0")]
     call = program.call("m", "M", outputs=outputs)
     program.site(program.hook(HookKind.MODULE_FULL_BACKWARD_PRE, "m"), call, "ExpBackward0_0")
     (finding,) = told(program.graph(), "FXG107")
@@ -240,3 +245,26 @@ def test_a_computed_tensor_of_a_captured_graph_is_not_said_to_be_older_than_forw
     assert [
         finding.headline for finding in explain(fxgrad.capture(model(x), model).graph) if "held" in finding.headline
     ] == []
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class ReturnsNamedTuple(nn.Module):
+    def forward(self, x):
+        return Pair(x * 2, x * 3)
+
+
+def test_a_full_hook_is_advised_where_a_named_tuple_is_returned_and_it_fires_there():
+    model, x = nn.Sequential(ReturnsNamedTuple()), torch.ones(2, requires_grad=True)
+    handle = model[0].register_backward_hook(show)
+    (finding,) = told(fxgrad.trace(model, x).graph, "FXG101")
+    assert "grad_output (result[0], result[1])" in finding.fix
+    handle.remove()
+    model[0]._is_full_backward_hook = None
+    lengths = []
+    model[0].register_full_backward_hook(lambda module, grad_input, grad_output: lengths.append(len(grad_output)))
+    torch.autograd.backward(tuple(tensor.sum() for tensor in model(x)))
+    assert lengths == [2]
