@@ -165,16 +165,31 @@ class Edge(Record, frozen=True):
     value: Value | None = None
 
 
+class ReturnError(Record, frozen=True):
+    """Why backward raises at a Python Function, whichever gradients it receives.
+
+    ``expected``  how many values its backward must return: one for each argument of forward
+    ``got``       how many it returns; None if its code always raises, or there is none
+    ``is_missing``  whether the Function has no backward
+    """
+
+    expected: int
+    got: int | None
+    is_missing: bool = False
+
+
 class Returned(Record, frozen=True):
     """What the code of a Python Function's backward returns for each edge: "tensor", "none" or "unknown".
 
     ``whenever``    whichever gradients it receives
     ``if_arrived``  if each of the gradients ``slots`` is a Tensor
+    ``error``       why it raises whenever it is executed; None if it does not, or that is not known
     """
 
     whenever: tuple[Status, ...]
     if_arrived: tuple[Status, ...]
     slots: tuple[int, ...]
+    error: ReturnError | None = None
 
 
 class ScriptOperator(Record, frozen=True):
@@ -257,6 +272,11 @@ class Node(Record, frozen=True):
     def has_lost_saved(self) -> bool:
         """Whether backward raises when the node reads what it saved: that was changed in place or freed."""
         return self.freed or bool(self.overwritten)
+
+    @property
+    def return_error(self) -> ReturnError | None:
+        """Why its own code makes backward raise whenever it is executed; None if it does not, or that is not known."""
+        return None if self.returned is None else self.returned.error
 
     @property
     def short_name(self) -> str:

@@ -41,6 +41,7 @@ from fxgrad.observe.restore import preserve
 from fxgrad.observe.run import check_model, claim_process, collect_warnings, record_run, run_forward
 from fxgrad.observe.sharding import reset_replicas
 
+_COUNTED = "returned an incorrect number of gradients"
 _FREED = "Trying to backward through the graph a second time"
 _CHANGED = "one of the variables needed for gradient computation has been modified by an inplace operation"
 
@@ -265,9 +266,13 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
 
 
 def _is_expected(graph: BackwardGraph, log: _Log, error: TargetError) -> bool:
-    """Whether it is the error of a node that can no longer read what it saved, in a graph that has such nodes."""
-    is_known = str(error.__cause__).startswith((_FREED, _CHANGED)) and log.failure is None
-    return is_known and any(node.has_lost_saved for node in graph.nodes)
+    """Whether it is the error of a node that can no longer read what it saved, or of a Function that raises by itself, in a
+    graph that has such nodes."""
+    message = str(error.__cause__)
+    errors = [node.return_error for node in graph.nodes if node.return_error is not None]
+    own = any(each.got is None or _COUNTED in message for each in errors)
+    lost = message.startswith((_FREED, _CHANGED)) and any(node.has_lost_saved for node in graph.nodes)
+    return (own or lost) and log.failure is None
 
 
 def _runs_in_this_thread(observed: ObservedGraph) -> bool:

@@ -111,10 +111,18 @@ def _find_executed(nodes: tuple[Node, ...], call: BackwardCall) -> tuple[bytearr
 def _find_raising(nodes: tuple[Node, ...], call: BackwardCall) -> frozenset[int]:
     """The nodes that raise when they are executed: those that read what was changed or freed, and those of some kinds.
 
+    And Python Functions whose backward returns another number of values than forward has arguments, or always raises.
+
     With ``inputs=`` reentrant checkpoints raise: torch/utils/checkpoint.py asks ``torch.autograd._is_checkpoint_valid``.
     """
     kinds = {NodeKind.ERROR} if call.inputs is None else {NodeKind.ERROR, NodeKind.CHECKPOINT}
-    return frozenset([node.id for node in nodes if node.kind in kinds or (node.reads_saved and node.has_lost_saved)])
+    return frozenset(
+        [
+            node.id
+            for node in nodes
+            if node.kind in kinds or (node.reads_saved and node.has_lost_saved) or node.return_error is not None
+        ]
+    )
 
 
 def _may_raise(node: Node) -> bool:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from fxgrad.graph import BackwardGraph, CompiledBefore, Hook, HookSite, ModuleCall, Node, NodeKind, Sharding
+from fxgrad.graph import (
+    BackwardGraph,
+    CompiledBefore,
+    Hook,
+    HookSite,
+    ModuleCall,
+    Node,
+    NodeKind,
+    ReturnError,
+    Sharding,
+)
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
-from fxgrad.graph.text import escape, format_path, join_words, pluralize
+from fxgrad.graph.text import count_noun, escape, format_path, join_words, pluralize
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
 
@@ -226,7 +236,24 @@ def _explain_unreached(simulation: Simulation, node: int) -> str:
 
 
 def _explain_raising(node: Node) -> str:
+    if node.return_error is not None:
+        its_backward = "it" if node.return_error.is_missing else "its backward"
+        return f", as {its_backward} {describe_return_error(node.return_error)}"
     return f", as what it saved {describe_lost_saved(node)}" if node.has_lost_saved else ""
+
+
+def describe_return_error(error: ReturnError) -> str:
+    """Why a Function's backward makes backward raise, as the end of a sentence.
+
+    >>> describe_return_error(ReturnError(3, 2))
+    'returns 2 values for the 3 arguments of forward'
+    """
+    if error.is_missing:
+        return "has no backward"
+    if error.got is None:
+        return "always raises an error"
+    values, arguments = count_noun(error.got, "value"), count_noun(error.expected, "argument")
+    return f"returns {values} for the {arguments} of forward"
 
 
 def describe_lost_saved(node: Node) -> str:

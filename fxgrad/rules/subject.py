@@ -75,7 +75,8 @@ class GraphFacts:
     def _end(self) -> Node | None:
         """The node at which backward raises, as it can no longer read what it saved. FXG203 is about it."""
         raising, _ = find_raising_nodes(self.graph)
-        return raising if raising is not None and raising.has_lost_saved else None
+        is_told = raising is not None and (raising.has_lost_saved or raising.return_error is not None)
+        return raising if is_told else None
 
     def comes_after_the_end(self, site: HookSite) -> bool:
         """Whether a hook is silent only because backward raises before it would be called."""

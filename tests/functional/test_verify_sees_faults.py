@@ -356,7 +356,9 @@ class Failing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        raise ValueError("no gradient today")
+        if grad.ndim > 0:  # read from the code, this may be true or not
+            raise ValueError("no gradient today")
+        return grad
 
 
 def test_a_backward_that_raises_is_not_blamed_on_a_hook() -> None:

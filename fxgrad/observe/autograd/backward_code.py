@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, reduce
 from operator import or_
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -27,14 +27,18 @@ from fxgrad.observe.real_types import is_a
 class ValueKind(enum.Flag):
     """What a value may be.
 
-    ``NONE``    None
-    ``TENSOR``  a Tensor; or a number, a text, a size, a tuple of Tensors: backward cannot return these as a gradient (it
-                raises), and nothing in them is None, so they need not be told from Tensors
-    ``OTHER``   any other object
+    ``NONE``     None
+    ``ONE``      a Tensor, or a number, which backward cannot return as a gradient (it raises)
+    ``SEVERAL``  a text, a size, a tuple of Tensors: nothing in them is None, so they need not be told from Tensors either,
+                 but where values are counted
+    ``TENSOR``   one of the two
+    ``OTHER``    any other object
     """
 
     NONE = enum.auto()
-    TENSOR = enum.auto()
+    ONE = enum.auto()
+    SEVERAL = enum.auto()
+    TENSOR = ONE | SEVERAL
     OTHER = enum.auto()
 
 
@@ -42,10 +46,25 @@ KnownValue: TypeAlias = "ValueKind | int | tuple[KnownValue, ...]"
 """What is known of a value: what it may be, the very number (or bool), or each member of a tuple."""
 Variables = dict[str, KnownValue]
 """The values of local variables. One that is missing may be anything."""
-Answers = dict[Any, "list[list[ValueKind]]"]
 
-NONE, TENSOR, OTHER = ValueKind.NONE, ValueKind.TENSOR, ValueKind.OTHER
-MAYBE_TENSOR, NOT_NONE, ANYTHING = NONE | TENSOR, TENSOR | OTHER, NONE | TENSOR | OTHER
+
+class ReturnedKinds(NamedTuple):
+    """What a backward returns.
+
+    ``kinds``    for each argument of forward, what it may be
+    ``refused``  how many values it returns, where PyTorch refuses that number; None where it may return as many as it must
+    ``ends``     whether it may come to an end: False where its code always raises
+    """
+
+    kinds: list[ValueKind]
+    refused: int | None = None
+    ends: bool = True
+
+
+Answers = dict[Any, list[ReturnedKinds]]
+
+NONE, ONE, TENSOR, OTHER = ValueKind.NONE, ValueKind.ONE, ValueKind.TENSOR, ValueKind.OTHER
+MAYBE_TENSOR, NOT_NONE, ANYTHING = NONE | ONE, TENSOR | OTHER, NONE | TENSOR | OTHER
 _MOST_MEMBERS = 1_000
 """Of a tuple that is followed."""
 
@@ -53,7 +72,7 @@ _MOST_MEMBERS = 1_000
 def describe_constant(value: Any) -> KnownValue:
     """What is known of an object that stays what it is. Nothing of it is called.
 
-    >>> describe_constant((None, True, torch.ones(3), [])) == (NONE, True, TENSOR, OTHER)
+    >>> describe_constant((None, True, torch.ones(3), [])) == (NONE, True, ONE, OTHER)
     True
     """
     if type(value) is tuple:
@@ -62,8 +81,9 @@ def describe_constant(value: Any) -> KnownValue:
         )
     if type(value) is bool or type(value) is int:
         return value
-    is_like_tensor = is_a(value, torch.Tensor) or type(value) in (float, complex, str, torch.dtype, torch.Size)
-    return NONE if value is None else TENSOR if is_like_tensor else OTHER
+    if is_a(value, torch.Tensor) or type(value) in (float, complex):
+        return ONE
+    return NONE if value is None else TENSOR if type(value) in (str, torch.dtype, torch.Size) else OTHER
 
 
 def make_tuple(members: Sequence[KnownValue]) -> KnownValue:
@@ -77,12 +97,13 @@ def kinds_of(value: KnownValue) -> ValueKind:
     """What a value may be."""
     if isinstance(value, ValueKind):
         return value
-    return TENSOR if isinstance(value, int) else OTHER
+    return ONE if isinstance(value, int) else OTHER
 
 
 def is_tensor(value: KnownValue) -> bool:
     """Whether an operation that only Tensors allow gets one, unless it raises."""
-    return kinds_of(value) & ~NONE == TENSOR
+    kinds = kinds_of(value) & ~NONE
+    return bool(kinds) and kinds in TENSOR
 
 
 def truth_of(value: KnownValue) -> bool | None:
@@ -95,7 +116,7 @@ def truth_of(value: KnownValue) -> bool | None:
 def join_values(one: KnownValue, other: KnownValue) -> KnownValue:
     """What is known of a value that is one of the two.
 
-    >>> join_values((NONE, TENSOR), (TENSOR, TENSOR)) == (MAYBE_TENSOR, TENSOR)
+    >>> join_values((NONE, ONE), (ONE, ONE)) == (MAYBE_TENSOR, ONE)
     True
     """
     if one == other and type(one) is type(other):
@@ -105,13 +126,18 @@ def join_values(one: KnownValue, other: KnownValue) -> KnownValue:
     return kinds_of(one) | kinds_of(other)
 
 
+def _is_one(value: KnownValue) -> bool:
+    """Whether an operation that None does not allow gets one Tensor or number, unless it raises."""
+    return kinds_of(value) & ~NONE == ONE
+
+
 def read_returned_kinds(
     function: FunctionType,
     cases: tuple[tuple[KnownValue, ...], ...],
     context: Callable[[str], KnownValue],
     n_arguments: int,
     answers: Answers,
-) -> list[list[ValueKind]]:
+) -> list[ReturnedKinds]:
     """What a backward returns for each of `n_arguments` arguments of forward, in several cases.
 
     A case is the gradients that backward receives. `context` says what an attribute of ``ctx`` holds when it begins.
@@ -121,13 +147,32 @@ def read_returned_kinds(
     names = None if definition is None else find_names(definition)
     found = None if definition is None or names is None else _find_context(definition)
     if definition is None or names is None or found is None:
-        return [[ANYTHING] * n_arguments] * len(cases)
+        return [ReturnedKinds([ANYTHING] * n_arguments)] * len(cases)
     held = {name: context(name) for name in found[1]}
     key = function, cases, tuple(held.values()), n_arguments
     if key not in answers:
         rows = [_Reader(function, definition, names, found[0], held).read(gradients) for gradients in cases]
-        answers[key] = [[_entry(case, place) for place in range(n_arguments)] for case in rows]
+        answers[key] = [_describe_rows(case, n_arguments) for case in rows]
     return answers[key]
+
+
+def _describe_rows(rows: Sequence[KnownValue], n_arguments: int) -> ReturnedKinds:
+    kinds = [_entry(rows, place) for place in range(n_arguments)]
+    counts = [_count_refused(row, n_arguments) for row in rows]
+    return ReturnedKinds(kinds, counts[0] if counts and None not in counts else None, ends=bool(rows))
+
+
+def _count_refused(row: KnownValue, n_arguments: int) -> int | None:
+    """How many values a backward returns, where that raises; None where it does not, or is not known.
+
+    Anything but a tuple is one value. What is too much may be there if it is None (torch/csrc/autograd/python_function.cpp,
+    ``PyNode::apply``).
+    """
+    if isinstance(row, tuple):
+        is_refused = len(row) < n_arguments or any(NONE not in kinds_of(member) for member in row[n_arguments:])
+        return len(row) if is_refused else None
+    is_one = not kinds_of(row) & ~(NONE | ONE)
+    return 1 if is_one and n_arguments != 1 else None
 
 
 def _entry(rows: Iterable[KnownValue], place: int) -> ValueKind:
@@ -139,10 +184,10 @@ def _entry(rows: Iterable[KnownValue], place: int) -> ValueKind:
     kinds = ValueKind(0)
     for row in rows:
         if isinstance(row, tuple):
-            kinds |= kinds_of(row[place]) & MAYBE_TENSOR if place < len(row) else ValueKind(0)
+            kinds |= kinds_of(row[place]) & ~OTHER if place < len(row) else ValueKind(0)
         else:
             kinds |= ANYTHING if OTHER in kinds_of(row) else kinds_of(row)  # any other object may be a tuple
-    return kinds or ANYTHING
+    return kinds | TENSOR if ONE in kinds else kinds or ANYTHING
 
 
 # Names
@@ -278,10 +323,10 @@ class _Reader(CodeReader[KnownValue]):
 
     def _call(self, callee: ast.expr, arguments: list[ast.expr], state: Variables) -> KnownValue:
         if isinstance(callee, ast.Attribute) and is_tensor(self.value(callee.value, state)):
-            return kind_of_result(look_up_attribute(torch.Tensor, callee.attr))
+            return _kind_of_call(look_up_attribute(torch.Tensor, callee.attr))
         function = self.find_object(callee)
         if not (function is any or function is all) or len(arguments) != 1:
-            return kind_of_result(function)
+            return _kind_of_call(function)
         looked_at = self.value(arguments[0], state)
         truths = [truth_of(member) for member in looked_at] if isinstance(looked_at, tuple) else [None]
         decisive = function is any
@@ -317,7 +362,7 @@ def _member(container: KnownValue, index: KnownValue) -> KnownValue:
     """``container[index]``, which raises where there is no such member."""
     if isinstance(container, tuple):
         return container[index] if isinstance(index, int) and -len(container) <= index < len(container) else ANYTHING
-    return TENSOR if is_tensor(container) else ANYTHING
+    return ONE if _is_one(container) else TENSOR if is_tensor(container) else ANYTHING
 
 
 def _operate(op: ast.operator, left: KnownValue, right: KnownValue) -> KnownValue:
@@ -326,6 +371,8 @@ def _operate(op: ast.operator, left: KnownValue, right: KnownValue) -> KnownValu
         return make_tuple(left + right)
     if isinstance(op, ast.Mult) and isinstance(left, tuple) and isinstance(right, int):
         return left * right if len(left) * right <= _MOST_MEMBERS else OTHER
+    if _is_one(left) and _is_one(right):
+        return ONE
     # a Tensor and any other object may give another object: [None] * torch.tensor(2) is a list
     return NOT_NONE if OTHER in kinds_of(left) | kinds_of(right) else TENSOR
 
@@ -337,6 +384,8 @@ def _operate_on_one(op: ast.unaryop, operand: KnownValue) -> KnownValue:
         return TENSOR if known is None else not known
     if isinstance(op, ast.USub) and isinstance(operand, int):
         return -operand
+    if _is_one(operand):
+        return ONE
     return NOT_NONE if OTHER in kinds_of(operand) else TENSOR
 
 
@@ -384,6 +433,11 @@ def kind_of_result(function: Any) -> ValueKind:
     else:
         return ANYTHING
     return kind_of_operator_result(function.__name__) if calls_operator else ANYTHING
+
+
+def _kind_of_call(function: Any) -> ValueKind:
+    kinds = kind_of_result(function)
+    return ONE if kinds == TENSOR and returns_one_tensor(function) else kinds
 
 
 def returns_one_tensor(function: Any) -> bool:

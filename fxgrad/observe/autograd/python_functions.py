@@ -26,13 +26,14 @@ from torch._library.autograd import make_autograd_impl
 from torch.autograd.function import FunctionMeta, _SingleLevelFunction
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from fxgrad.graph import Returned
+from fxgrad.graph import Returned, ReturnError
 from fxgrad.graph.records import Status
 from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, name_results
 from fxgrad.observe.autograd.backward_code import (
     ANYTHING,
     MAYBE_TENSOR,
     NONE,
+    ONE,
     TENSOR,
     Answers,
     KnownValue,
@@ -275,7 +276,7 @@ def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answ
     metas = node._input_metadata  # type: ignore[attr-defined]
     # results that are no differentiable tensors have gradients too, of shape (): they never arrive
     slots = tuple([slot for slot, meta in enumerate(metas) if len(metas) == 1 or tuple(meta.shape) != ()])
-    arrived = tuple([TENSOR if slot in slots else MAYBE_TENSOR for slot in range(len(metas))])
+    arrived = tuple([ONE if slot in slots else MAYBE_TENSOR for slot in range(len(metas))])
     # torch/_library/autograd.py passes metadata behind the arguments: the user's backward does not see them, and None is
     # returned for them
     registered = _registered_backward(function)
@@ -285,11 +286,15 @@ def read_backward(node: torch._C._FunctionBase, signature: CustomSignature, answ
         return seen if name == "needs_input_grad" else _context_attribute(node, name)
 
     cases = (MAYBE_TENSOR,) * len(metas), arrived
-    whenever, if_arrived = (
-        _of_edges([*kinds, NONE], signature.places)
-        for kinds in read_returned_kinds(registered or function, cases, context, len(seen), answers)
-    )
-    return None if {*whenever, *if_arrived} <= {_UNKNOWN} else Returned(whenever, if_arrived, slots)
+    read = read_returned_kinds(registered or function, cases, context, len(seen), answers)
+    whenever, if_arrived = (_of_edges([*each.kinds, NONE], signature.places) for each in read)
+    count = read[0].refused if registered is None else None  # torch/_library/autograd.py counts in its own way
+    is_missing = function is _SingleLevelFunction.backward
+    is_error = is_missing or not read[0].ends or count is not None
+    error = ReturnError(len(seen), count, is_missing) if is_error else None
+    if error is None and {*whenever, *if_arrived} <= {_UNKNOWN}:
+        return None
+    return Returned(whenever, if_arrived, slots, error)
 
 
 def _of_edges(kinds: Sequence[ValueKind], places: Sequence[_Candidates]) -> tuple[Status, ...]:
