@@ -432,8 +432,8 @@ class ModuleCall(Record, frozen=True):
     ``checkpointed``     "reentrant" or "non-reentrant" inside torch.utils.checkpoint; "function" inside the forward of a
                          custom Function whose backward may run it again; else None
     ``argument_names``   forward's parameter name of each positional argument
-    ``gradless``         the line that calls the reentrant checkpoint around, if none of its arguments requires grad: backward
-                         does not run it again
+    ``gradless``         the line that calls the reentrant checkpoint around, or a custom Function that starts a backward like
+                         one, if none of its arguments requires grad: backward does not run it again
     ``transforms``       the transforms of torch.func around, outermost first: "vmap"; "grad" (also for vjp, and for jacrev,
                          which uses it), "jvp" (also for jacfwd), "functionalize"
     ``on_source_line``   whether ``source`` makes the call itself, not through torch (a container, a checkpoint)
@@ -508,7 +508,9 @@ class FxNode(Record, frozen=True):
     ``requires_grad``  whether each tensor result required grad when it was returned
     ``taken``          where Python takes one of its results out of torch
     ``asked``          where Python asks whether one of its results is true, as in ``if x.sum() > 0``
-    ``gradless``       as of `ModuleCall`
+    ``gradless``       the line that calls the reentrant checkpoint around, if none of its arguments requires grad
+    ``unseen``         of a custom Function whose backward starts another one, if none of its arguments requires grad: names of
+                       the leaves that its forward used without being given them
     ``graph_node``     of a call that a GraphModule made: the name of the node of its graph that the call is, or is a part of
     ``traced_in``      of a call in the GraphModule's own code: path of the module that it was in before the model was traced;
                        None: not known
@@ -530,6 +532,7 @@ class FxNode(Record, frozen=True):
     taken: tuple[Taken, ...] = ()
     asked: tuple[Taken, ...] = ()
     gradless: Source | None = None
+    unseen: tuple[str, ...] = ()
     graph_node: str | None = None
     traced_in: str | None = None
 

@@ -364,9 +364,16 @@ def _make_fx_nodes(observed: ObservedGraph, forward: ForwardGraph) -> Iterator[F
             taken=tuple(taken[fx_node.name]),
             asked=tuple(asked[fx_node.name]),
             gradless=None if own is None or own.gradless is None else find_stack_source(own.gradless),
+            unseen=() if own is None else tuple(_name_variables(own.unseen, observed)),
             graph_node=_name_graph_node(forward.traced, number),
             traced_in=forward.traced.find_module_path(number, observed.module_names.path_of),
         )
+
+
+def _name_variables(tensors: Iterable[torch.Tensor], observed: ObservedGraph) -> Iterator[str]:
+    """The names of those that have one, each once."""
+    names = dict.fromkeys(map(observed.variable_name, tensors))
+    return (name for name in names if name is not None)
 
 
 def _name_target(fx_node: fx.Node, event: OpEvent | None) -> str:

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import escape, strip_addresses
-from fxgrad.observe.autograd.nested_backward import may_start_backward
+from fxgrad.observe.autograd.nested_backward import starts_backward
 from fxgrad.observe.autograd.provenance import OUTSIDE
 from fxgrad.observe.autograd.walk import pause_collection
 from fxgrad.observe.build import build_graph, device_of, make_graph_info
@@ -290,7 +290,7 @@ class ModelRun:
             known = [named.tensor for named in self._tensor_names.named.values()]
             self._earlier = list_hooks(self._module_names.modules.values(), known)
             self.recorder = Recorder(
-                self._metas, known, hooks_on=find_hooks_on_tensor, may_nest=may_start_backward, memory=memory
+                self._metas, known, hooks_on=find_hooks_on_tensor, nests=starts_backward, memory=memory
             )
         watch.running = self.recorder.read_position
 

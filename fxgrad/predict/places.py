@@ -259,11 +259,11 @@ class PlaceFinder:
     def _make_site_in_rerun(self, hook: Hook, call: ModuleCall) -> HookSite:
         """The site of a call that backward runs again, in a reentrant checkpoint or in a custom Function."""
         is_checkpoint = call.checkpointed == "reentrant"
+        around = "a reentrant checkpoint" if is_checkpoint else "a custom Function"
         if call.gradless is not None and self._graph.nests_in_checkpoints:
-            reason = "it ran in a reentrant checkpoint that got no tensor that requires grad, so backward does not run it again"
+            reason = f"it ran in {around} that got no tensor that requires grad, so backward does not run it again"
             return make_silent_site(hook, reason, call=call.id)
         if not self._graph.nesting:
-            around = "a reentrant checkpoint" if is_checkpoint else "a custom Function"
             reason = f"it ran in {around} that no root depends on, or that got no tensor that requires grad"
             return make_silent_site(hook, reason, call=call.id)
         return make_undecided_site(

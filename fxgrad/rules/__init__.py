@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 
+from msgspec.structs import replace
+
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation
 from fxgrad.graph.text import escape
@@ -25,6 +27,7 @@ from fxgrad.rules import (
     fxg3_tools,
 )
 from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.silenced import find_silenced
 from fxgrad.rules.subject import list_subjects
 
 _FAMILIES = (
@@ -55,11 +58,15 @@ def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation
 
     A finding that holds for several calls of a module is given once for each hook and module, with the site that fires
     first. Hooks come in the order of their first site, each hook's findings in the order of their codes; findings that
-    are about no hook come last, in the order of their codes. Nothing is said about hooks of PyTorch's own.
+    are about no hook come last, in the order of their codes. Nothing is said about hooks of PyTorch's own. That a hook never
+    fires is an info where the finding about parameters without gradient tells of it.
     """
     rules = _RULES.values()
+    silenced = {each.subject.key for each in find_silenced(graph, fxg2_gradients.list_reasons(graph))}
     about_hooks = [
-        explanation
+        replace(explanation, severity="info")
+        if explanation.code == "FXG104" and subject.key in silenced
+        else explanation
         for subject in list_subjects(graph)
         if not subject.hook.by_torch
         for rule in rules

@@ -153,6 +153,11 @@ class DataFlow:
         users = [self._fx_nodes[user] for name in names for user in self.users[name]]
         return tuple(users) if all(user.gradless is not None for user in users) else ()
 
+    @cached_property
+    def unseen(self) -> dict[str, FxNode]:
+        """For the name of each leaf that a Function used which backward does not come to (`FxNode.unseen`): its call."""
+        return {name: fx_node for fx_node in reversed(self._graph.forward) for name in fx_node.unseen}
+
     # Where values stop requiring grad
 
     def find_uses(self, names: Iterable[str]) -> ValueUses:

@@ -25,10 +25,11 @@ from fxgrad.graph.text import (
     pluralize,
     quote_code,
 )
+from fxgrad.rules.data_flow import end_at
 from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, name_hidden_inputs, takes_full_hook
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
-from fxgrad.rules.fxg2_gradients import ADVICE_ON_GRADLESS, explain_gradless
 from fxgrad.rules.fxg3_tools import find_tracer, find_transformed_call, is_lost_by_sharding
+from fxgrad.rules.gradless import Gradless, advise_on_gradless, explain_gradless, find_gradless_around
 from fxgrad.rules.rule import Page, Rule
 from fxgrad.rules.subject import ModuleSite, Subject, list_nodes_behind
 
@@ -83,14 +84,16 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
     ]
     if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook) or find_tracer(subject) is not None:
         return
-    gradless = _explain_gradless_owner(subject, silent)
-    cause = "its checkpoint gets nothing that requires grad" if gradless else _summarize_cause(subject, silent)
+    gradless = _find_gradless_owner(subject, silent)
+    cause = _summarize_cause(subject, silent)
+    if gradless is not None:
+        cause = f"the {gradless.name}{end_at(gradless.source)} gets no argument that requires grad"
     yield Explanation(
         code="FXG104",
         severity="warning",
         headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{cause and f': {cause}'}",
-        because=gradless or _join_reasons(subject, silent),
-        fix=ADVICE_ON_GRADLESS if gradless else _advise_on_silence(subject, silent[0]),
+        because=f"{explain_gradless(gradless)} See FXG206." if gradless else _join_reasons(subject, silent),
+        fix=advise_on_gradless(gradless) if gradless else _advise_on_silence(subject, silent[0]),
         site=silent[0],
     )
 
@@ -119,13 +122,13 @@ def _name_place(subject: Subject, site: HookSite) -> str:
     return f"Call {call.index}" if call else "Elsewhere"
 
 
-def _explain_gradless_owner(subject: Subject, silent: Sequence[HookSite]) -> str:
-    """That the hook is silent because of a checkpoint that gets nothing that requires grad; "" if it is not."""
+def _find_gradless_owner(subject: Subject, silent: Sequence[HookSite]) -> Gradless | None:
+    """What gets nothing that requires grad, so that the hook is silent; None if that is not why."""
     calls = [call for call in map(subject.call, silent) if call is not None]
-    source = subject.facts.find_gradless_checkpoint(subject.path)
-    if calls:
-        source = calls[0].gradless if all(call.gradless is not None for call in calls) else None
-    return "" if source is None else f"{explain_gradless(source)} See FXG206."
+    if not calls:
+        return subject.facts.find_gradless(subject.path)
+    around = [find_gradless_around(subject.graph, call) for call in calls]
+    return around[0] if all(around) else None
 
 
 def _advise_on_silence(subject: Subject, site: HookSite) -> str:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source, Variable
 from fxgrad.graph.lookup import find_inside_scripts
 from fxgrad.graph.names import join_labels
-from fxgrad.graph.text import count_noun, escape, format_meta, join_words, name_module, pluralize, quote_code
+from fxgrad.graph.text import (
+    count_noun,
+    escape,
+    format_meta,
+    join_words,
+    name_module,
+    pluralize,
+    quote_code,
+)
 from fxgrad.predict import find_refused_leaves
 from fxgrad.rules.cuts import (
     ADVICE_ON_PARAMETERS,
@@ -23,7 +31,9 @@ from fxgrad.rules.cuts import (
     summarize_written,
 )
 from fxgrad.rules.data_flow import DataFlow, begin_at, cannot_require_grad, end_at, may_carry_gradient, name_operation
+from fxgrad.rules.gradless import Gradless, advise_on_gradless, explain_gradless, find_gradless
 from fxgrad.rules.rule import Page, Rule
+from fxgrad.rules.silenced import find_silenced
 
 # Where gradients get lost
 
@@ -41,7 +51,8 @@ class WhyLost(enum.Enum):
     ``DROPPED``     the output does not depend on what was computed from it
     ``WRITTEN``     forward puts what was computed from it into another tensor by its ``.data``
     ``RESTARTED``   forward makes an nn.Parameter of what was computed from it: a leaf, and that has no history
-    ``GRADLESS``    only reentrant checkpoints use it, none of whose arguments requires grad (`FxNode.gradless`)
+    ``GRADLESS``    only reentrant checkpoints, or Functions like them, none of whose arguments requires grad, use it or what
+                    was computed from it
     ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
     ``UNKNOWN``     forward was not recorded, or something that cannot be recorded uses the parameter
     """
@@ -106,6 +117,8 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
             found.append(LostGradient(parameter, WhyLost.RECOMPUTED))
         elif inside:
             found.append(LostGradient(parameter, WhyLost.GRADLESS, inside))
+        elif not names and parameter.name in flow.unseen:
+            found.append(LostGradient(parameter, WhyLost.GRADLESS, (flow.unseen[parameter.name],)))
         elif not names:
             is_hidden = is_transformed or parameter.name in hidden
             found.append(LostGradient(parameter, WhyLost.UNKNOWN if is_hidden else WhyLost.UNUSED))
@@ -121,7 +134,8 @@ def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable,
     # what has no derivative is seldom where a gradient was meant to pass: first what is easier to change
     effective = sorted([cut for cut in cuts if cut.name in flow.returned], key=cannot_require_grad)
     if effective:
-        return LostGradient(parameter, WhyLost.CUT, tuple(effective))
+        gradless = all(find_gradless(cut) is not None for cut in effective)
+        return LostGradient(parameter, WhyLost.GRADLESS if gradless else WhyLost.CUT, tuple(effective))
     if others:
         return LostGradient(parameter, WhyLost.NOT_PASSED, others)
     if returned:
@@ -165,7 +179,7 @@ def _summarize(lost: LostGradient) -> str:
             node, _ = lost.refusers[0]
             return f"{_name_refuser(node)}{end_at(node.source)} returns None for it"
         case WhyLost.GRADLESS:
-            return f"the reentrant checkpoint{end_at(lost.at[0].gradless)} gets nothing that requires grad"
+            return _summarize_gradless(lost)
         case WhyLost.NOT_ASKED:
             return "no gradient reaches the output that depends on it"
         case WhyLost.DROPPED if lost.at and lost.at[0].taken:
@@ -182,6 +196,12 @@ def _summarize(lost: LostGradient) -> str:
             return "autograd sees no use of it"
         case _:
             return "no root depends on it"
+
+
+def _summarize_gradless(lost: LostGradient) -> str:
+    gradless = find_gradless(lost.at[0])
+    assert gradless is not None
+    return f"the {gradless.name}{end_at(gradless.source)} gets no argument that requires grad"
 
 
 def _name_refuser(node: Node) -> str:
@@ -239,6 +259,7 @@ _FXG201 = Page(
 )
 
 _MOST_PLACES = 3
+_MOST_HOOKS = 3
 _REQUIRES_GRAD_CPP = "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
 _ACCUMULATE_GRAD_CPP = "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
 _UNANSWERED = (WhyLost.UNUSED, WhyLost.GRADLESS, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
@@ -246,14 +267,17 @@ _UNANSWERED = (WhyLost.UNUSED, WhyLost.GRADLESS, WhyLost.RECOMPUTED, WhyLost.UNK
 
 def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
     """Forward uses a parameter, and no gradient reaches it. Those that are lost on the same lines come together."""
-    groups: dict[tuple[object, ...], list[LostGradient]] = {}
+    groups: dict[tuple[Hashable, ...], list[LostGradient]] = {}
     for lost in find_lost_gradients(graph):
         if lost.why not in _UNANSWERED:
-            places = dict.fromkeys(
-                (fx_node.source, name_operation(fx_node), fx_node.grad_enabled) for fx_node in lost.at
-            )
-            groups.setdefault((lost.why, lost.refusers, *places), []).append(lost)
+            groups.setdefault(_list_places(lost), []).append(lost)
     yield from (_explain_group(graph, group) for group in groups.values())
+
+
+def _list_places(lost: LostGradient) -> tuple[Hashable, ...]:
+    """Why and where it is lost: the same for those that one finding is about."""
+    places = dict.fromkeys((fx_node.source, name_operation(fx_node), fx_node.grad_enabled) for fx_node in lost.at)
+    return (lost.why, lost.refusers, *places)
 
 
 def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Explanation:
@@ -262,7 +286,7 @@ def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Expla
     return Explanation(
         code="FXG201",
         severity="warning",
-        headline=f"no gradient reaches {_join_parameters(group)}: {_summarize(first)}",
+        headline=f"no gradient reaches {_join_parameters(group)}{_name_silenced(graph, group)}: {_summarize(first)}",
         because=" ".join(_list_loss_reasons(graph, first, _choose_pronoun(group))),
         fix=f"{advice}, or {freezing}" if advice else freezing,
         owner=first.parameter.name,
@@ -272,6 +296,35 @@ def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Expla
 
 def _join_parameters(group: Sequence[LostGradient]) -> str:
     return join_words(quote_code(lost.parameter.name) for lost in group)
+
+
+def _name_silenced(graph: BackwardGraph, group: Sequence[LostGradient]) -> str:
+    """The hooks that never fire because no gradient reaches these, to follow their names; "" if there are none."""
+    names = {lost.parameter.name for lost in group}
+    silenced = [each.subject for each in find_silenced(graph, list_reasons(graph)) if each.parameters <= names]
+    owners = list(dict.fromkeys(name_module(each.path) if each.module else quote_code(each.path) for each in silenced))
+    if not owners:
+        return ""
+    hooks, fires = ("hook", "fires") if len(silenced) == 1 else ("hooks", "fire")
+    return f", and the {hooks} on {join_words(owners, most=_MOST_HOOKS)} never {fires}"
+
+
+def list_reasons(graph: BackwardGraph) -> dict[str, Hashable]:
+    """Why no gradient reaches each parameter of which FXG201, FXG204 or FXG206 tells."""
+    replaced = _list_replaced(graph)
+    return {
+        lost.parameter.name: (lost.why, find_gradless(lost.at[0]))
+        if lost.why is WhyLost.GRADLESS
+        else _list_places(lost)
+        for lost in find_lost_gradients(graph)
+        if lost.why not in (WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
+        and not (lost.why is WhyLost.UNUSED and lost.parameter.name in replaced)
+    }
+
+
+def _list_replaced(graph: BackwardGraph) -> set[str | None]:
+    """The parameters that FXG207 tells of: forward made others in their place."""
+    return {leaf.replaces for leaf in graph.variables if leaf.held_by == "forward"}
 
 
 def _choose_pronoun(group: Sequence[LostGradient]) -> str:
@@ -500,9 +553,9 @@ def explain_missing_grad(graph: BackwardGraph) -> Explanation:
         because, fix, source = explain_taken(taken), advise_on_taken(taken), taken.taken[-1].source
     else:
         because, fix = _explain_no_cut(graph, flow)
-    gradless = next((fx_node for fx_node in graph.forward if fx_node.gradless is not None), None)
+    gradless = next((found for fx_node in graph.forward if (found := find_gradless(fx_node)) is not None), None)
     if gradless is not None and (cut is None or cut.gradless is not None):
-        because, fix, source = explain_gradless(gradless.gradless), ADVICE_ON_GRADLESS, gradless.gradless
+        because, fix, source = explain_gradless(gradless), advise_on_gradless(gradless), gradless.source
     headline = "nothing that backward could start from requires grad"
     return Explanation("FXG202", "error", headline, because, fix, source=source)
 
@@ -565,7 +618,7 @@ _FXG204 = Page(
 
 def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
     """Parameters that require grad and that no recorded operation uses."""
-    replaced = {leaf.replaces for leaf in graph.variables if leaf.held_by == "forward"}  # FXG207 names them
+    replaced = _list_replaced(graph)
     unused = [
         lost
         for lost in find_lost_gradients(graph)
@@ -575,7 +628,10 @@ def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
         yield Explanation(
             code="FXG204",
             severity="warning",
-            headline=f"autograd sees no use of {_join_parameters(unused)}",
+            headline=(
+                f"autograd sees no use of {_join_parameters(unused)}{_name_silenced(graph, unused)}"
+                f"{_name_never_called(graph, unused)}"
+            ),
             because=" ".join(_list_unused_reasons(graph, unused)),
             fix=(
                 f"use {_choose_pronoun(unused)}, or {_advise_freezing(unused)}; with DistributedDataParallel, pass "
@@ -583,6 +639,13 @@ def _explain_unused_parameters(graph: BackwardGraph) -> Iterator[Explanation]:
             ),
             owner=unused[0].parameter.name,
         )
+
+
+def _name_never_called(graph: BackwardGraph, unused: Sequence[LostGradient]) -> str:
+    silent = _list_never_called(graph, [lost.parameter for lost in unused])
+    if not silent:
+        return ""
+    return f": {join_words(map(name_module, silent))} {pluralize(len(silent), 'is', plural='are')} never called"
 
 
 def _list_unused_reasons(graph: BackwardGraph, unused: Sequence[LostGradient]) -> Iterator[str]:
@@ -608,7 +671,9 @@ _FXG206 = Page(
     why="""
     checkpoint(use_reentrant=True) runs the block under no_grad, and again when backward comes to it. It is a custom
     Function whose arguments are those of the block. If none of them requires grad, its results do not either, whatever
-    parameters the block uses, and backward never comes to it.
+    parameters the block uses, and backward never comes to it. Tensors inside of containers, and those that the block
+    closes over, are no arguments of the Function. The same holds for other Functions that run modules in forward, and
+    again in backward: reversible blocks, checkpoints of one's own.
     """,
     source="torch/utils/checkpoint.py, CheckpointFunction and check_backward_validity",
     example="""
@@ -629,39 +694,25 @@ _FXG206 = Page(
     """,
 )
 
-ADVICE_ON_GRADLESS = (
-    "pass use_reentrant=False to the checkpoint, or make a floating point argument of it require grad: "
-    "output.requires_grad_() in a forward hook of the module that makes it, as enable_input_require_grads() does"
-)
-
-
-def explain_gradless(checkpoint: Source | None) -> str:
-    """Why a reentrant checkpoint gives no gradients, none of whose arguments requires grad."""
-    return (
-        f"{begin_at(checkpoint)}, a reentrant checkpoint gets no tensor that requires grad, so its result requires none, and "
-        "backward does not come to it. PyTorch warns: `None of the inputs have requires_grad=True. Gradients will be None`. "
-        "(torch/utils/checkpoint.py, CheckpointFunction)"
-    )
-
 
 def _explain_gradless_checkpoints(graph: BackwardGraph) -> Iterator[Explanation]:
-    """Parameters are used only inside reentrant checkpoints none of whose arguments requires grad."""
-    groups: dict[Source | None, list[LostGradient]] = {}
+    """Parameters are used only inside reentrant checkpoints, or Functions like them, that get nothing with grad."""
+    groups: dict[Gradless, list[LostGradient]] = {}
     for lost in find_lost_gradients(graph):
-        if lost.why is WhyLost.GRADLESS:
-            groups.setdefault(lost.at[0].gradless, []).append(lost)
-    for source, group in groups.items():
+        if lost.why is WhyLost.GRADLESS and (found := find_gradless(lost.at[0])) is not None:
+            groups.setdefault(found, []).append(lost)
+    for gradless, group in groups.items():
         yield Explanation(
             code="FXG206",
             severity="warning",
             headline=(
-                f"no gradient reaches {_join_parameters(group)}: the reentrant checkpoint{end_at(source)} gets nothing that "
-                "requires grad"
+                f"no gradient reaches {_join_parameters(group)}{_name_silenced(graph, group)}: "
+                f"{_summarize_gradless(group[0])}"
             ),
-            because=explain_gradless(source),
-            fix=ADVICE_ON_GRADLESS,
+            because=explain_gradless(gradless),
+            fix=advise_on_gradless(gradless),
             owner=group[0].parameter.name,
-            source=source,
+            source=gradless.source,
         )
 
 

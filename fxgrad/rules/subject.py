@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node, Source
+from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node
 from fxgrad.graph.backward_graph import HookSites, group_sites
 from fxgrad.graph.hook_kinds import HookOwner
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, find_raising_nodes, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
+from fxgrad.rules.gradless import Gradless, find_gradless
 
 
 class ModuleSite(NamedTuple):
@@ -104,15 +105,17 @@ class GraphFacts:
         after = [edge.next_node for node in nodes for edge in node.edges if edge.next_node is not None]
         return LeavesBehind(self.graph, {*after, *[node.id for node in nodes]})
 
-    def find_gradless_checkpoint(self, name: str) -> Source | None:
-        """The line of the first reentrant checkpoint around a variable, if only such use it as get nothing with grad."""
+    def find_gradless(self, name: str) -> Gradless | None:
+        """The first reentrant checkpoint, or Function like one, that uses a variable, if only such use it as get nothing
+        with grad."""
         variable = self.graph.variables_by_name.get(name)
         if variable is None or variable.node is not None or self.graph.nesting:
             return None
         names = (variable.name, *variable.aliases)
         getters = [each.name for each in self.graph.forward if each.op == "get_attr" and each.target in names]
-        uses = self.data_flow.list_gradless_uses(getters)
-        return uses[0].gradless if uses else None
+        unseen = [self.data_flow.unseen[each] for each in names if each in self.data_flow.unseen and not getters]
+        uses = self.data_flow.list_gradless_uses(getters) or tuple(unseen)
+        return find_gradless(uses[0]) if uses else None
 
     @cached_property
     def variable_ranks(self) -> dict[str, int]:

@@ -68,6 +68,24 @@ def reentrant(function: Callable[..., torch.Tensor], *args: object) -> torch.Ten
     return result
 
 
+class Recompute(torch.autograd.Function):
+    """A checkpoint of one's own: runs a module again in backward."""
+
+    @staticmethod
+    def forward(ctx, module, x, *others):
+        ctx.module, ctx.others = module, len(others)
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return module(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.backward(ctx.module(x), grad)
+        return None, x.grad, *[None] * ctx.others
+
+
 CHECKPOINTS: dict[str, Ways] = {
     "no argument requires grad": lambda module, x: reentrant(module.inner, x) + module.bias,
     "an argument requires grad": lambda module, x: reentrant(module.inner, x * module.bias),
@@ -81,6 +99,10 @@ CHECKPOINTS: dict[str, Ways] = {
     "in a sequence": lambda module, x: (
         checkpoint_sequential(nn.Sequential(module.inner, nn.Tanh()), 2, x, use_reentrant=True) + module.bias
     ),
+    "closed over": lambda module, x: reentrant(lambda y: module.inner(x * module.bias) + y, x) + module.bias,
+    "Function like one": lambda module, x: Recompute.apply(module.inner, x) + module.bias,
+    "Function like one, of what requires grad": lambda module, x: Recompute.apply(module.inner, x * module.bias),
+    "Function like one, given the weight": lambda module, x: Recompute.apply(module.inner, x, module.inner.weight),
     "not reentrant": lambda module, x: checkpoint(module.inner, x, use_reentrant=False) + module.bias,
 }
 
@@ -112,7 +134,7 @@ def test_a_checkpoint_without_grad_is_found(way: str) -> None:
 
 def test_where_nothing_requires_grad_the_checkpoint_is_told():
     model = Checkpointed(lambda module, x: reentrant(module.inner, x))
-    with pytest.raises(TargetError, match="a reentrant checkpoint gets no tensor that requires grad"):
+    with pytest.raises(TargetError, match="the reentrant checkpoint gets no tensor that requires grad"):
         fxgrad.trace(model, (torch.ones(2, 3),))
 
 

@@ -126,10 +126,12 @@ def find_nested_backward(
     return search.read().nested or (NestedBackward(detaches=False) if is_open else None)
 
 
-def may_start_backward(function_class: type) -> bool:
-    """Whether a Function's backward may start another one: it does, or what it calls depends on what its ``ctx`` holds."""
+def starts_backward(function_class: type) -> bool | None:
+    """Whether a Function's backward starts another one; None if what it calls depends on what its ``ctx`` holds."""
     reading = _read_code(find_function(find_backward(function_class)))
-    return reading.nested is not None or not reading.is_read or bool(reading.methods)
+    if reading.nested is not None:
+        return True
+    return None if not reading.is_read or reading.methods else False
 
 
 def _read_code(function: FunctionType | None) -> _Reading:

@@ -122,13 +122,15 @@ class OpEvent:
     ``differentiable``  the grad mode of the program around, where a reentrant checkpoint has disabled it meanwhile
         (torch/utils/checkpoint.py: CheckpointFunction runs its forward once without)
     ``gradless``  where the reentrant checkpoint around was called, if none of its arguments requires grad
+    ``unseen``  of a custom Function whose backward starts another one: the leaves that its forward used without being given
+        them, if none of its arguments requires grad
     ``script``  which operators a scripted function ran
     """
 
     __slots__ = (
         *("args", "changes", "differentiable", "grad_enabled", "gradless", "in_loss", "kwargs", "lists"),
         "module_call",
-        *("nodes", "results", "script", "stack", "target", "window"),
+        *("nodes", "results", "script", "stack", "target", "unseen", "window"),
     )
 
     def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -145,6 +147,7 @@ class OpEvent:
         self.module_call: ModuleEvent | None = None
         self.in_loss = False
         self.gradless: Stack | None = None
+        self.unseen: Sequence[torch.Tensor] = ()
         self.script: ScriptRun | None = None
 
 
@@ -168,7 +171,8 @@ class ModuleEvent:
     ``given``  the arguments that it was called with; ``args``, ``kwargs`` those that forward got, ``inputs`` their tensors
     ``hooks``  the backward hooks that it captured
     ``compiled``  what Dynamo has compiled of the functions around it, if it captured hooks
-    ``checkpointed``  the kind of checkpoint around it; ``gradless`` as of an `OpEvent`
+    ``checkpointed``  the kind of checkpoint around it; ``gradless`` as of an `OpEvent`, or where
+        such a Function was called
     ``transforms``  the transforms of torch.func around it
     ``legacy``  the tensor whose grad_fn a non-full hook lands on; ``legacy_reason`` why there is none
     ``backward_hook``  what a full hook set up; ``input_hook_node`` and ``output_hook_node`` the nodes that it put there

@@ -197,10 +197,10 @@ class OpRecorder:
     ``paused``  nothing is recorded while it is set
     ``failed``  the tensors among the arguments of the last call that raised
 
-    `may_nest` says whether the backward of a Function may start a backward of its own.
+    `nests` says whether the backward of a Function starts a backward of its own; None where it may.
     """
 
-    def __init__(self, log: TensorLog, metas: MetaTable, cursor: Cursor, may_nest: Callable[[type], bool]) -> None:
+    def __init__(self, log: TensorLog, metas: MetaTable, cursor: Cursor, nests: Callable[[type], bool | None]) -> None:
         self.events: list[OpEvent] = []
         self.retained: dict[int, tuple[ModuleEvent | None, int]] = {}
         self.retained_inside: list[torch.Tensor] = []
@@ -212,7 +212,7 @@ class OpRecorder:
         self._log = log
         self._metas = metas
         self._cursor = cursor
-        self._may_nest = may_nest
+        self._nests = nests
         self._first_runs: list[Any] = []
         self._inside = 0
         self._dispatch_modes = _count_dispatch_modes()
@@ -246,7 +246,7 @@ class OpRecorder:
         """Run a custom Function's ``apply`` as one call; the operations inside its forward are not recorded."""
         if self.paused or _are_transforms_active():
             return apply(*args, **kwargs)
-        if self._cursor.nesting is not None or not self._may_nest(function):
+        if self._cursor.nesting is not None or self._nests(function) is False:
             return self._apply(apply, function, args, kwargs)
         self._cursor.nesting = nesting = NestingCall(function, args)
         try:
@@ -255,7 +255,21 @@ class OpRecorder:
             self._cursor.nesting = None
         if nesting.find_node(result):
             self.nesting.append(nesting)
+        elif torch.is_grad_enabled() and self._nests(function):
+            self._note_unseen(nesting)
         return result
+
+    def _note_unseen(self, nesting: NestingCall) -> None:
+        """Note what a Function used to whose backward nothing leads, as none of its arguments requires grad."""
+        event = self.events[-1] if self.events else None
+        if (
+            event is not None
+            and event.target is nesting.function
+            and not any(each.requires_grad for each in event.results)
+        ):
+            event.unseen = nesting.leaves
+            for call in nesting.calls:
+                call.gradless = event.stack
 
     def _apply(self, apply: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside:  # an operator registered from Python

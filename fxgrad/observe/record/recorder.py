@@ -54,13 +54,13 @@ class Recorder:
         known: Iterable[torch.Tensor],
         *,
         hooks_on: Callable[[torch.Tensor], Iterable[Any]],
-        may_nest: Callable[[type], bool],
+        nests: Callable[[type], bool | None],
         memory: Memory | None = None,
     ) -> None:
         self.metas = metas
         self.log = TensorLog(known, metas, hooks_on)
         self.cursor = Cursor()
-        self.ops = OpRecorder(self.log, metas, self.cursor, may_nest)
+        self.ops = OpRecorder(self.log, metas, self.cursor, nests)
         self.module_calls: list[ModuleEvent] = []
         self.started = self.ended = next_sequence_nr()
         self.grad_enabled = torch.is_grad_enabled()

@@ -213,7 +213,10 @@ def test_the_finding_points_to_the_line_that_cuts():
 
 def test_unused_parameters_are_listed_with_the_modules_that_never_ran():
     (told,) = found(unused, "FXG204")
-    assert (told.severity, told.headline) == ("warning", "autograd sees no use of `b.weight` and `b.bias`")
+    assert (told.severity, told.headline) == (
+        "warning",
+        "autograd sees no use of `b.weight` and `b.bias`: `b` is never called",
+    )
     assert told.because == (
         "`b` is never called. No recorded operation uses them, so backward leaves .grad unchanged: None at first. "
         "DistributedDataParallel waits for the gradient of every parameter, and raises `Expected to have finished "
@@ -237,7 +240,7 @@ def test_a_parameter_that_is_used_out_of_autograds_sight_is_not_said_to_be_unuse
         return Hidden.apply(model.a(x), model.b) + model.c(x)
 
     (told,) = found(forward, "FXG201", "FXG204")
-    assert told.headline == "autograd sees no use of `b.weight` and `b.bias`"
+    assert told.headline == "autograd sees no use of `b.weight` and `b.bias`: `b` is never called"
     assert told_names([told]) == without_grad(forward)
 
 
