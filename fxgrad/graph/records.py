@@ -617,6 +617,7 @@ class Hook(Record, frozen=True):
     ``by_torch``       whether it is PyTorch's own: a private function of torch's files, or one that is written inside another,
                        such as those of Dynamo and FSDP, bound to nothing of the program's and holding none of its functions
     ``left_by``        of a hook on an AccumulateGrad: name of the leaf, where that has another AccumulateGrad in the graph
+    ``outside_model``  whether it is on an nn.Parameter that the model does not hold, and the graph has not
     """
 
     id: int
@@ -644,6 +645,7 @@ class Hook(Record, frozen=True):
     sharding: Sharding | None = None
     by_torch: bool = False
     left_by: str | None = None
+    outside_model: bool = False
 
     @property
     def is_called_by_fsdp(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -82,12 +83,17 @@ def _find_line(explanation: Explanation) -> Source | None:
 
 def _list_owners(explanation: Explanation, subject: HookSites | None) -> tuple[str, ...]:
     if subject is not None:
+        if subject.hook.outside_model and not subject.hook.owner:
+            return ()
         return (next(say.describe_owner(subject)),)
     return () if explanation.owner is None else (explanation.owner or "the model",)
 
 
 def sort_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """By file, line and code, those of severity info last; those that differ in what they are about alone are one finding."""
+    """By file, those of severity info last and errors first, by line and code, those about no line last.
+
+    Those that differ in what they are about alone are one finding.
+    """
     groups: dict[Finding, dict[str, None]] = {}
     for finding in findings:
         groups.setdefault(replace(finding, because="", fix="", owners=()), {}).update(dict.fromkeys(finding.owners))
@@ -101,8 +107,9 @@ def _merge_owners(findings: Sequence[Finding], groups: dict[Finding, dict[str, N
             yield replace(finding, owners=tuple(owners))
 
 
-def _rank_finding(finding: Finding) -> tuple[bool, str, int, str, str]:
-    return not is_grave(finding), finding.file, finding.line or 0, finding.code, finding.headline
+def _rank_finding(finding: Finding) -> tuple[bool, str, bool, float, str, str]:
+    line = math.inf if finding.line is None else finding.line
+    return not is_grave(finding), finding.file, finding.severity != "error", line, finding.code, finding.headline
 
 
 def is_grave(finding: Finding) -> bool:

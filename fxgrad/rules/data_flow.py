@@ -17,6 +17,8 @@ from fxgrad.graph.text import format_source, quote_code
 
 _FLOATING = ("float", "bfloat", "complex")
 _GETTER = "getattr"
+RUNS_BACKWARD = ("torch.autograd.backward", "backward")
+"""What forward calls to run a backward that adds to .grad."""
 _NUMBER = re.compile(r"_\d+$")
 
 
@@ -117,6 +119,19 @@ class DataFlow:
     def find_dependents(self, names: Iterable[str]) -> frozenset[str]:
         """These operations, and all that depend on them."""
         return frozenset(_reach(self.users, names))
+
+    def reach_backward(self, names: Iterable[str]) -> bool:
+        """Whether forward runs a backward itself, of something that these carry gradients to."""
+        reached = set(names)
+        waiting = list(reached)
+        while waiting:
+            for user in map(self._fx_nodes.__getitem__, self.users[waiting.pop()]):
+                if user.target in RUNS_BACKWARD:
+                    return True
+                if user.name not in reached and may_carry_gradient(user):
+                    reached.add(user.name)
+                    waiting.append(user.name)
+        return False
 
     def list_last_uses(self, names: Iterable[str]) -> tuple[FxNode, ...]:
         """Where these are last used: the operations, of these and those they play a part in, whose value Python took.

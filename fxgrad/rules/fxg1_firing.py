@@ -48,7 +48,8 @@ _FXG104 = Page(
     dataclass. And its node is not executed if the loss does not depend on the result.
 
     A hook on the AccumulateGrad of a parameter is lost with that node: set_, and a .data of another dtype or device,
-    make PyTorch drop it, and the next forward makes another one.
+    make PyTorch drop it, and the next forward makes another one. Hooks on a parameter stay with it when the model gets another
+    one in its place: by assignment, load_state_dict(assign=True), weight_norm or copy.deepcopy.
     """,
     source=(
         "torch/nn/modules/module.py, Module._call_impl; torch/utils/hooks.py, BackwardHook; "
@@ -140,6 +141,11 @@ def _advise_on_silence(subject: Subject, site: HookSite) -> str:
 
 def _advise_on_tensors(subject: Subject) -> str:
     match subject.hook.kind.owner:
+        case _ if subject.hook.outside_model:
+            return (
+                "register it on the parameter that the model holds, after what puts another in its place: an assignment, tied "
+                "weights, load_state_dict(assign=True), weight_norm, copy.deepcopy"
+            )
         case HookOwner.TENSORS:
             return "register it on tensors that the roots of backward depend on"
         case HookOwner.NODE if subject.hook.left_by is not None:
@@ -178,8 +184,9 @@ def _summarize_cause(subject: Subject, silent: Sequence[HookSite]) -> str:
 
 def _name_cause(subject: Subject, call: ModuleCall | None) -> str:
     if not subject.hook.kind.is_module:
-        leaf = subject.hook.left_by
-        return "" if leaf is None else f"{quote_code(leaf)} has another AccumulateGrad since"
+        if subject.hook.outside_model:
+            return "the model does not hold the nn.Parameter that it is on"
+        return "" if subject.hook.left_by is None else "the leaf has another AccumulateGrad since"
     if call is None:
         return _name_cause_without_call(subject)
     carrying = [ref for ref in call.outputs if ref.requires_grad]

@@ -9,16 +9,8 @@ from typing import NamedTuple
 from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source, Variable
 from fxgrad.graph.lookup import find_inside_scripts
 from fxgrad.graph.names import join_labels
-from fxgrad.graph.text import (
-    count_noun,
-    escape,
-    format_meta,
-    join_words,
-    name_module,
-    pluralize,
-    quote_code,
-)
-from fxgrad.predict import find_refused_leaves
+from fxgrad.graph.text import count_noun, escape, format_meta, join_words, name_module, pluralize, quote_code
+from fxgrad.predict import find_raising_nodes, find_refused_leaves
 from fxgrad.rules.cuts import (
     ADVICE_ON_PARAMETERS,
     advise_on_cut,
@@ -53,6 +45,7 @@ class WhyLost(enum.Enum):
     ``RESTARTED``   forward makes an nn.Parameter of what was computed from it: a leaf, and that has no history
     ``GRADLESS``    only reentrant checkpoints, or Functions like them, none of whose arguments requires grad, use it or what
                     was computed from it
+    ``EARLIER``     a backward that forward runs gives it its gradient
     ``RECOMPUTED``  a node runs operations again, and a nested backward: only backward decides
     ``UNKNOWN``     forward was not recorded, or something that cannot be recorded uses the parameter
     """
@@ -66,6 +59,7 @@ class WhyLost(enum.Enum):
     WRITTEN = "written"
     RESTARTED = "restarted"
     GRADLESS = "gradless"
+    EARLIER = "earlier"
     RECOMPUTED = "recomputed"
     UNKNOWN = "unknown"
 
@@ -130,6 +124,8 @@ def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
 
 
 def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable, names: Sequence[str]) -> LostGradient:
+    if flow.reach_backward(names):
+        return LostGradient(parameter, WhyLost.EARLIER)
     cuts, others, returned = flow.find_uses(names)
     # what has no derivative is seldom where a gradient was meant to pass: first what is easier to change
     effective = sorted([cut for cut in cuts if cut.name in flow.returned], key=cannot_require_grad)
@@ -169,6 +165,14 @@ def describe_lost_gradient(graph: BackwardGraph, lost: LostGradient) -> str:
     return f"no root depends on it, outside of what {runs} {again}"
 
 
+_IN_FEW_WORDS = {
+    WhyLost.NOT_ASKED: "no gradient reaches the output that depends on it",
+    WhyLost.DROPPED: "autograd sees no path to the output",
+    WhyLost.UNUSED: "autograd sees no use of it",
+    WhyLost.EARLIER: "no root depends on it; a backward that forward runs gives it a gradient",
+}
+
+
 def _summarize(lost: LostGradient) -> str:
     match lost.why:
         case WhyLost.CUT:
@@ -180,22 +184,16 @@ def _summarize(lost: LostGradient) -> str:
             return f"{_name_refuser(node)}{end_at(node.source)} returns None for it"
         case WhyLost.GRADLESS:
             return _summarize_gradless(lost)
-        case WhyLost.NOT_ASKED:
-            return "no gradient reaches the output that depends on it"
         case WhyLost.DROPPED if lost.at and lost.at[0].taken:
             return f"the value leaves torch{end_at(_find_source(lost))}"
         case WhyLost.WRITTEN:
             return summarize_written(lost.at[0])
         case WhyLost.DROPPED if lost.at and not may_carry_gradient(lost.at[0]):
             return summarize_cut(lost.at[0])
-        case WhyLost.DROPPED:
-            return "autograd sees no path to the output"
         case WhyLost.RESTARTED:
             return f"the nn.Parameter made of {name_operation(lost.at[0])}{end_at(_find_source(lost))} has no history"
-        case WhyLost.UNUSED:
-            return "autograd sees no use of it"
         case _:
-            return "no root depends on it"
+            return _IN_FEW_WORDS.get(lost.why, "no root depends on it")
 
 
 def _summarize_gradless(lost: LostGradient) -> str:
@@ -262,7 +260,7 @@ _MOST_PLACES = 3
 _MOST_HOOKS = 3
 _REQUIRES_GRAD_CPP = "(torch/csrc/autograd/functions/utils.h, compute_requires_grad)"
 _ACCUMULATE_GRAD_CPP = "(torch/csrc/autograd/functions/accumulate_grad.cpp)"
-_UNANSWERED = (WhyLost.UNUSED, WhyLost.GRADLESS, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
+_UNANSWERED = (WhyLost.UNUSED, WhyLost.GRADLESS, WhyLost.EARLIER, WhyLost.RECOMPUTED, WhyLost.UNKNOWN)
 
 
 def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
@@ -416,9 +414,21 @@ def _is_parameter(graph: BackwardGraph, fx_node: str) -> bool:
 
 def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:
     """A tensor of the model or its arguments was computed from others before forward."""
+    raising, _ = find_raising_nodes(graph)
     for variable in graph.variables:
-        if not variable.is_leaf and variable.requires_grad and not variable.retains_grad and _is_older(graph, variable):
+        is_asked = not variable.is_leaf and variable.requires_grad and not variable.retains_grad
+        if is_asked and _is_older(graph, variable) and not _leads_to(graph, variable, raising):
             yield _explain_computed_tensor(graph, variable)
+
+
+def _leads_to(graph: BackwardGraph, variable: Variable, freed: Node | None) -> bool:
+    """Whether an earlier backward freed the graph of a variable: FXG203 says so."""
+    return (
+        freed is not None
+        and freed.freed
+        and variable.node is not None
+        and graph.path(variable.node, freed.id) is not None
+    )
 
 
 def _is_older(graph: BackwardGraph, variable: Variable) -> bool:
@@ -444,6 +454,7 @@ def _explain_computed_tensor(graph: BackwardGraph, variable: Variable) -> Explan
             "optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
         ),
         fix=(
+            f"{'' if is_leaf_moved or variable.kind != 'other leaf' else 'compute it in forward, each time anew; or '}"
             f"make it a leaf: `{escape(variable.name)} = {escape(variable.name)}.detach().requires_grad_()`"
             f"{' after the conversion' if is_leaf_moved else ', or an nn.Parameter'}; or call "
             f"{name}.retain_grad() before backward"

@@ -10,7 +10,7 @@ from fxgrad.graph.names import name_node_function
 from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
 from fxgrad.graph.text import escape, format_source, join_words, quote_code
 from fxgrad.predict import find_raising_nodes
-from fxgrad.rules.data_flow import DataFlow, begin_at, name_operation
+from fxgrad.rules.data_flow import RUNS_BACKWARD, DataFlow, begin_at, end_at, name_operation
 from fxgrad.rules.rule import Page, Rule
 
 # FXG203
@@ -171,7 +171,7 @@ def _advise_on_change(graph: BackwardGraph, change: FxNode | None) -> str:
 
 # Freed
 
-_RUNS_BACKWARD = ("torch.autograd.grad", "torch.autograd.backward", "backward")
+_FREEING = (*RUNS_BACKWARD, "torch.autograd.grad")
 
 
 def _explain_hidden(node: Node) -> Explanation:
@@ -214,14 +214,40 @@ def _describe_freeing(graph: BackwardGraph, node: Node) -> tuple[str, str, Sourc
         does = (
             f"{begin_at(freeing.source)}, {name_operation(freeing)} runs a backward, which frees what its nodes saved."
         )
-        return does, "call that with retain_graph=True, or run the operations again", freeing.source
+        return does, _advise_on_backward(graph, freeing), freeing.source
     entered = _find_way_into_earlier_graph(graph, node)
     name, line = (None, None) if entered is None else entered
     what = "a tensor" if name is None else quote_code(name)
     because = f"{begin_at(line)}, forward goes on from {what} that was computed before, with the graph behind it."
     kept = "what is kept of the earlier run" if name is None else quote_code(name)
-    fix = f"detach {kept} before forward uses it again, as in hidden = hidden.detach()"
+    fix = f"detach {kept} before forward uses it again, as in hidden = hidden.detach(), or compute it anew in each forward"
     return f"{because} An earlier backward freed what that graph saved.", fix, line
+
+
+def _advise_on_backward(graph: BackwardGraph, freeing: FxNode) -> str:
+    """What to do about a backward in forward that frees what a later one needs."""
+    flow = DataFlow(graph)
+    name = name_operation(freeing)
+    if freeing.name in flow.returned:
+        return f"pass create_graph=True to {name}, which keeps the graph, and the history of what it returns"
+    rank = flow.rank[freeing.name]
+    names = {
+        name
+        for node in graph.nodes
+        if node.freed and node.fx_node
+        for name in graph.fx_nodes_by_name[node.fx_node].inputs
+    }
+    changes = (change for name in sorted(names) for change in flow.list_changers(name) if flow.rank[change.name] > rank)
+    change = min(changes, key=lambda each: flow.rank[each.name], default=None)
+    if change is not None:
+        return (
+            f"call it with retain_graph=True, and the other backward before {name_operation(change)}"
+            f"{end_at(change.source)} changes what was saved; or add the losses and call backward once; or run forward again"
+        )
+    return (
+        "call it with retain_graph=True; or make its loss of detached tensors, as in discriminator(fake.detach()), if it is not "
+        "to train what made them"
+    )
 
 
 def _find_backward_after(graph: BackwardGraph, node: Node) -> FxNode | None:
@@ -229,7 +255,7 @@ def _find_backward_after(graph: BackwardGraph, node: Node) -> FxNode | None:
     if node.fx_node is None:
         return None
     computed = DataFlow(graph).find_dependents([node.fx_node])
-    ran = (fx_node for fx_node in reversed(graph.forward) if fx_node.target in _RUNS_BACKWARD)
+    ran = (fx_node for fx_node in reversed(graph.forward) if fx_node.target in _FREEING)
     return next((fx_node for fx_node in ran if not computed.isdisjoint(fx_node.inputs)), None)
 
 

@@ -71,7 +71,9 @@ def check(capsys):
 
 
 SILENT_LINE = "silent.py:19: FXG104 warning `show` never fires: the module is never called (`spare`)\n"
-UNUSED_LINE = "unused.py: FXG204 warning autograd sees no use of `spare.weight` and `spare.bias`\n"
+UNUSED_LINE = (
+    "unused.py: FXG204 warning autograd sees no use of `spare.weight` and `spare.bias`: `spare` is never called\n"
+)
 
 
 def test_a_model_without_findings_prints_nothing_and_exits_with_0(check):

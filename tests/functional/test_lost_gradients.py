@@ -352,3 +352,28 @@ def test_a_result_that_depends_on_another_argument_is_no_cut() -> None:
     (finding,) = fxgrad.trace(model, (torch.randn(2, 3),)).explain().findings
     assert "`normal` at" in finding.headline
     assert finding.headline.endswith("runs with gradients disabled")
+
+
+class Judged(nn.Module):
+    """Trains the judge inside forward, by a backward of its own."""
+
+    def __init__(self, *, detach: bool) -> None:
+        super().__init__()
+        self.body, self.judge, self.detach = nn.Linear(3, 3), nn.Linear(3, 1), detach
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        judged = self.judge(x)
+        if self.detach:
+            judged = judged.detach().requires_grad_()
+        judged.square().mean().backward()
+        return self.body(x)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_what_a_backward_inside_forward_trains_has_its_gradient(detach: bool) -> None:
+    model, x = Judged(detach=detach), torch.randn(2, 3)
+    found = [each.owner for each in fxgrad.trace(model, (x,)).explain().findings if each.code in ("FXG201", "FXG204")]
+    model(x).sum().backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert found == without[:1]
+    assert bool(without) is detach

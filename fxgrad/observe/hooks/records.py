@@ -74,6 +74,7 @@ class HookRecords:
             observed=found,
             active=hook.active,
             unplaced=self._explain_unplaced(hook, found),
+            outside_model=found is None and self._is_outside_model(hook),
             by_torch=is_made_by_torch(hook.function),
             sharding=self._find_sharding(hook, in_graph=found is not None),
             may_return=may_return,
@@ -151,8 +152,11 @@ class HookRecords:
             return NOT_REACHED.format(name="" if hook.node is None else name_of(hook.node)).replace("  ", " ")
         if not hook.tensor.requires_grad:
             return NO_GRAD
+        return NOT_OF_MODEL if self._is_outside_model(hook) else NOT_REACHED_LEAF
+
+    def _is_outside_model(self, hook: LiveHook) -> bool:
         is_unknown = is_a(hook.tensor, nn.Parameter) and id(hook.tensor) not in self._observed.tensor_names.named
-        return NOT_OF_MODEL if is_unknown and self._observed.module_names.modules else NOT_REACHED_LEAF
+        return is_unknown and bool(self._observed.module_names.modules)
 
     def _find_leaving_leaf(self, hook: LiveHook) -> str | None:
         """The leaf of a hook on an AccumulateGrad that it had before: it has another one in the graph."""

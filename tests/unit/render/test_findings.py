@@ -51,15 +51,21 @@ def test_a_finding_about_a_line_is_there(linear):
     assert located(told, linear.graph()) == ("model.py", 7)
 
 
+def test_an_error_comes_before_the_warnings_of_its_file():
+    found = [changed(line=9), changed(line=100, severity="error"), changed(file="a.py")]
+    ordered = [(finding.file, finding.line) for finding in sort_findings(found)]
+    assert ordered == [("a.py", 12), ("model.py", 100), ("model.py", 9)]
+
+
 def test_findings_are_in_the_order_of_files_lines_and_codes():
     found = [changed(file="b.py"), changed(line=100), changed(code="FXG101"), changed(line=9), changed(line=None)]
     ordered = [(finding.file, finding.line, finding.code) for finding in sort_findings(found)]
     assert ordered == [
         ("b.py", 12, "FXG104"),
-        ("model.py", None, "FXG104"),
         ("model.py", 9, "FXG104"),
         ("model.py", 12, "FXG101"),
         ("model.py", 100, "FXG104"),
+        ("model.py", None, "FXG104"),
     ]
 
 

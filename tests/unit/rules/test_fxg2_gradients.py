@@ -290,8 +290,8 @@ def test_a_computed_tensor_in_the_place_of_a_parameter_is_told():
         "leaves, and optimizers refuse other tensors. (torch/_tensor.py, Tensor.is_leaf)"
     )
     assert told.fix == (
-        "make it a leaf: `scale = scale.detach().requires_grad_()`, or an nn.Parameter; or call `scale`.retain_grad() "
-        "before backward"
+        "compute it in forward, each time anew; or make it a leaf: `scale = scale.detach().requires_grad_()`, or an "
+        "nn.Parameter; or call `scale`.retain_grad() before backward"
     )
 
 
