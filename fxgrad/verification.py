@@ -159,7 +159,7 @@ def _compare_end(graph: BackwardGraph, raised: str | None) -> Iterator[Differenc
     if graph.info.backward.after is not None:
         return
     certain, possible = find_raising_nodes(graph)
-    if raised is None and certain is not None and (certain.has_lost_saved or certain.return_error is not None):
+    if raised is None and certain is not None and certain.always_raises:
         yield Difference(None, "raises", f"backward raises at {escape(certain.label)}", "it ends")
     elif raised is not None and certain is None and possible is None:
         yield Difference(None, "raises", "backward ends", f"it raises: {escape(raised)}")

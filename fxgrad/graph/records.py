@@ -274,6 +274,12 @@ class Node(Record, frozen=True):
         return self.freed or bool(self.overwritten)
 
     @property
+    def always_raises(self) -> bool:
+        """Whether backward raises when it executes the node, whatever the node gets."""
+        lost = self.has_lost_saved and self.reads_saved
+        return lost or self.kind is NodeKind.ERROR or self.return_error is not None
+
+    @property
     def return_error(self) -> ReturnError | None:
         """Why its own code makes backward raise whenever it is executed; None if it does not, or that is not known."""
         return None if self.returned is None else self.returned.error
@@ -440,6 +446,8 @@ class ModuleCall(Record, frozen=True):
     ``compiled_before``  which of ``hooks`` the program passes by, if it runs what torch.compile had compiled before
     ``is_named_tuple``   whether the result is a named tuple, which full hooks make anew of its members
     ``is_opaque``        whether the result is an object that is no container, in which no tensors are looked for
+    ``takes_return_dict``  whether forward has the argument ``return_dict``: it returns a tuple where that is False, by a
+                         convention that transformers made
     """
 
     id: str
@@ -471,6 +479,7 @@ class ModuleCall(Record, frozen=True):
     transforms: tuple[str, ...] = ()
     is_named_tuple: bool = False
     is_opaque: bool = False
+    takes_return_dict: bool = False
 
     def find_compiled_before(self, hook: Hook) -> CompiledBefore | None:
         """What was compiled before the hook was registered, or may have been; None for a hook that is not passed by."""

@@ -45,7 +45,7 @@ from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot, f
 from fxgrad.observe.record.forward_graph import ForwardGraph, FxOrigin
 from fxgrad.observe.record.frames import find_stack_source
 from fxgrad.observe.record.graph_modules import GraphModules, find_generated_code
-from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names
+from fxgrad.observe.record.names import NamedTensor, get_table, list_argument_names, takes_argument
 from fxgrad.observe.record.operations import ASKS
 from fxgrad.observe.record.recorder import Recorder
 from fxgrad.observe.record.tensors import Origin, identify_memory, is_leaf, is_opaque, read_origin
@@ -244,6 +244,7 @@ def _make_call(call: ModuleEvent, observed: ObservedGraph, hooks: HookRecords) -
         compiled_before=hooks.list_compiled_before(call),
         is_named_tuple=is_a(call.result, tuple) and hasattr(type(call.result), "_fields"),
         is_opaque=call.completed and is_opaque(call.result),
+        takes_return_dict=takes_argument(call.module, "return_dict"),
     )
 
 

@@ -24,7 +24,7 @@ from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
 
 from fxgrad.errors import TargetError, UsageError
-from fxgrad.graph import BackwardGraph, HookKind
+from fxgrad.graph import BackwardGraph, HookKind, NodeKind
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import escape, format_brief_source, format_hook, format_path
@@ -266,11 +266,12 @@ def _backward(call: EngineCall, hooks: HookRecords, watch: RegistrationWatch) ->
 
 
 def _is_expected(graph: BackwardGraph, log: _Log, error: TargetError) -> bool:
-    """Whether it is the error of a node that can no longer read what it saved, or of a Function that raises by itself, in a
-    graph that has such nodes."""
+    """Whether it is the error of a node that can no longer read what it saved, or that always raises, in a graph that has
+    such nodes."""
     message = str(error.__cause__)
     errors = [node.return_error for node in graph.nodes if node.return_error is not None]
     own = any(each.got is None or _COUNTED in message for each in errors)
+    own = own or any(node.kind is NodeKind.ERROR for node in graph.nodes)
     lost = message.startswith((_FREED, _CHANGED)) and any(node.has_lost_saved for node in graph.nodes)
     return (own or lost) and log.failure is None
 

@@ -115,13 +115,9 @@ def _find_raising(nodes: tuple[Node, ...], call: BackwardCall) -> frozenset[int]
 
     With ``inputs=`` reentrant checkpoints raise: torch/utils/checkpoint.py asks ``torch.autograd._is_checkpoint_valid``.
     """
-    kinds = {NodeKind.ERROR} if call.inputs is None else {NodeKind.ERROR, NodeKind.CHECKPOINT}
+    refuses = call.inputs is not None
     return frozenset(
-        [
-            node.id
-            for node in nodes
-            if node.kind in kinds or (node.reads_saved and node.has_lost_saved) or node.return_error is not None
-        ]
+        [node.id for node in nodes if node.always_raises or (refuses and node.kind is NodeKind.CHECKPOINT)]
     )
 
 

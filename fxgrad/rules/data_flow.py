@@ -17,6 +17,7 @@ from fxgrad.graph.text import format_source, quote_code
 
 _FLOATING = ("float", "bfloat", "complex")
 _GETTER = "getattr"
+_NEW = ("new_empty", "new_ones", "new_zeros")
 RUNS_BACKWARD = ("torch.autograd.backward", "backward")
 """What forward calls to run a backward that adds to .grad."""
 _NUMBER = re.compile(r"_\d+$")
@@ -193,7 +194,8 @@ class DataFlow:
                 if user in in_graph:
                     others |= 1 << self.rank[user]
                 elif not may_carry_gradient(self._fx_nodes[user]):
-                    cuts |= 0 if self._picks_another(user) else 1 << self.rank[user]
+                    is_cut = not takes_shape_alone(self._fx_nodes[user]) and not self._picks_another(user)
+                    cuts |= is_cut << self.rank[user]
                 else:
                     cuts, others = cuts | found[user].cuts, others | found[user].others
                     returned = returned or found[user].returned
@@ -211,6 +213,7 @@ class DataFlow:
         return (
             is_operation
             and not may_carry_gradient(fx_node)
+            and not takes_shape_alone(fx_node)
             and not self._picks_another(fx_node.name)
             and any(map(self._requires_grad, self.sources[fx_node.name]))
         )
@@ -234,6 +237,12 @@ def may_carry_gradient(fx_node: FxNode) -> bool:
     if makes_leaf(fx_node):
         return False
     return any(fx_node.requires_grad) if fx_node.requires_grad else fx_node.grad_enabled
+
+
+def takes_shape_alone(fx_node: FxNode) -> bool:
+    """Whether the values of what an operation returns do not come from a tensor that it gets: ``torch.ones_like(x)``."""
+    name = fx_node.target.rpartition(".")[2]
+    return name.endswith("_like") or name in _NEW
 
 
 def makes_leaf(fx_node: FxNode) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fxgrad.graph import Explanation, FxNode, HookSite, ModuleCall
+from fxgrad.graph import Explanation, HookSite, ModuleCall
 from fxgrad.graph.backward_graph import PlacedSite
-from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import (
     count_noun,
@@ -191,15 +190,12 @@ _FXG112 = Page(
 
 def _explain_changed_tensor(subject: Subject) -> Iterator[Explanation]:
     """The tensor of a hook is modified in place after the hook was registered."""
-    kind = subject.hook.kind
-    if kind.moment is not HookMoment.TENSOR_PRE_HOOK or kind.on_several_tensors or not subject.hook.active:
-        return
-    change = next(_list_later_changes(subject), None)
+    change = subject.later_change
     if change is None:
         return
     silent, name, placed = subject.sites[0].fires is False, name_operation(change), subject.placed
     what = (
-        f"stays on the grad_fn that its tensor had before the in-place {name}"
+        f"never fires: it stays on the grad_fn that its tensor had before the in-place {name}"
         if silent
         else f"gets the gradient of its tensor's value before the in-place {name}"
     )
@@ -217,20 +213,6 @@ def _explain_changed_tensor(subject: Subject) -> Iterator[Explanation]:
         fix=f"register it after {name}, or use an out-of-place operation there",
         site=subject.sites[0],
     )
-
-
-def _list_later_changes(subject: Subject) -> Iterator[FxNode]:
-    """The operations that gave the tensor, or the tensor that it is a view of, another grad_fn after the registration.
-
-    Those that make no node (under no_grad, through detach) do not: the number is autograd's, of the next node.
-    """
-    registered = subject.hook.registered_nr
-    if registered is None or subject.path not in subject.graph.fx_nodes_by_name:
-        return
-    for fx_node in subject.facts.data_flow.list_changers(subject.path):
-        window = fx_node.sequence_window
-        if window is not None and registered <= window[0] < window[1]:
-            yield fx_node
 
 
 # FXG115

@@ -26,7 +26,13 @@ from fxgrad.graph.text import (
     quote_code,
 )
 from fxgrad.rules.data_flow import end_at
-from fxgrad.rules.fxg1_full_hooks import advise_input_grad, is_visible, name_hidden_inputs, takes_full_hook
+from fxgrad.rules.fxg1_full_hooks import (
+    advise_input_grad,
+    advise_on_result,
+    is_visible,
+    name_hidden_inputs,
+    takes_full_hook,
+)
 from fxgrad.rules.fxg1_hook_returns import find_refused_return
 from fxgrad.rules.fxg3_tools import find_tracer, find_transformed_call, is_lost_by_sharding
 from fxgrad.rules.gradless import Gradless, advise_on_gradless, explain_gradless, find_gradless_around
@@ -83,6 +89,8 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
         and not subject.facts.comes_after_the_end(site)
         and find_transformed_call(subject, site) is None
     ]
+    if subject.later_change is not None:
+        return  # FXG112 says it
     if not silent or not subject.hook.active or is_lost_by_sharding(subject.hook) or find_tracer(subject) is not None:
         return
     gradless = _find_gradless_owner(subject, silent)
@@ -253,10 +261,7 @@ def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
     if not call.grad_enabled:
         return f"call {name_module(subject.path)} with gradients enabled: this call ran under no_grad or inference_mode"
     if call.is_opaque:
-        return (
-            f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or use Tensor.register_hook on the tensors "
-            f"in the {escape(call.result_type)}"
-        )
+        return f"{advise_on_result(call)}, or use Tensor.register_hook on the tensors in the {escape(call.result_type)}"
     carrying = [ref for ref in call.outputs if ref.requires_grad]
     if not carrying:
         return "make one of its parameters or inputs require grad, and avoid detach, integers and no_grad in forward"
@@ -268,7 +273,7 @@ def _advise_on_call(subject: Subject, call: ModuleCall) -> str:
             return f"make the first tensor that it returns require grad, or {tensor_hook}"
         return f"{_advise_use(carrying[:1])}, or use register_full_backward_hook"
     if not takes_full_hook(call):
-        return f"return a Tensor or a tuple of Tensors from {name_forward(call)}, or {tensor_hook}"
+        return f"{advise_on_result(call)}, or {tensor_hook}"
     visible = [ref for ref in carrying if is_visible(ref)]
     if used or not visible:
         them = pluralize(len(used or carrying), "it", plural="them")

@@ -37,6 +37,13 @@ def takes_full_hook(call: ModuleCall) -> bool:
     return call.result_type == "tuple" or call.is_named_tuple or any(ref.path == _TENSOR for ref in call.outputs)
 
 
+def advise_on_result(call: ModuleCall) -> str:
+    """How a module whose result a full hook does not take can return one that it takes."""
+    if call.takes_return_dict:
+        return f"pass return_dict=False to {name_module(call.path)}, which then returns a tuple"
+    return f"return a Tensor or a tuple of Tensors from {name_forward(call)}"
+
+
 def is_visible(ref: TensorRef) -> bool:
     """Whether a full hook has an entry for the tensor: a positional argument, or a result, itself."""
     return ref.path == _TENSOR or (len(ref.path) == _TOP_LEVEL and ref.path[0] in ("args", "result"))
@@ -95,8 +102,11 @@ def advise_input_grad(subject: Subject, call: ModuleCall) -> str | None:
 def advise_full_hook(subject: Subject, call: ModuleCall) -> str:
     """What to expect from a full hook at this call."""
     if not takes_full_hook(call):
+        instead = (
+            f"{advise_on_result(call)}, and use register_full_backward_hook; or " if call.takes_return_dict else ""
+        )
         return (
-            "use Tensor.register_hook on the tensors themselves: a full hook needs a Tensor or a tuple as result, not "
+            f"{instead}use Tensor.register_hook on the tensors themselves: a full hook needs a Tensor or a tuple as result, not "
             f"{escape(call.result_type)}"
         )
     names, hidden = name_grad_inputs(call), name_hidden_inputs(call)

@@ -1,28 +1,31 @@
-"""Custom Functions whose backward raises by itself: FXG208."""
+"""Nodes that raise whatever they get: custom Functions that return too little, functions without a derivative: FXG208."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxgrad.graph import BackwardGraph, Explanation, Node, ReturnError
+from fxgrad.graph import BackwardGraph, Explanation, Node, NodeKind, ReturnError
 from fxgrad.graph.text import count_noun, escape, quote_code
 from fxgrad.predict import describe_return_error, find_raising_nodes
-from fxgrad.rules.data_flow import begin_at
+from fxgrad.rules.data_flow import begin_at, name_operation
 from fxgrad.rules.rule import Page, Rule
 
 _FXG208 = Page(
     code="FXG208",
-    title="A custom Function returned an incorrect number of gradients",
+    title="A node whose backward always raises",
     what="""
-    backward raises "function MyFunctionBackward returned an incorrect number of gradients (expected 3, got 2)", or "You must
-    implement either the backward or vjp method".
+    backward raises "function MyFunctionBackward returned an incorrect number of gradients (expected 3, got 2)", "You must
+    implement either the backward or vjp method", or "derivative for aten::heaviside is not implemented".
     """,
     why="""
     forward of a torch.autograd.Function gets the arguments of apply, and its backward returns a gradient for each of them,
     in their order, also for those that are no tensors: None. One value too few, or one too many that is not None, raises. A
     value that is no tuple counts as one, and so does None, which a backward without a return statement returns.
+
+    Some functions of torch have no derivative. Where an argument requires grad, PyTorch puts a node there all the same, and
+    that raises when backward reaches it.
     """,
-    source="torch/csrc/autograd/python_function.cpp, PyNode::apply; torch/autograd/function.py",
+    source="torch/csrc/autograd/python_function.cpp, PyNode::apply; torch/autograd/function.py; torch/csrc/autograd/functions/basic_ops.h, Error and NotImplemented",
     example="""
     >>> import torch
     >>> class Scale(torch.autograd.Function):
@@ -40,14 +43,16 @@ _FXG208 = Page(
     """,
     fix="""
     Return one value for each argument of forward, and None for an argument that needs no gradient: return grad * ctx.factor,
-    None.
+    None. Where a function has no derivative, use another one, or pass it x.detach() if no gradient is to go through it.
     """,
 )
 
 
 def _explain_return_error(graph: BackwardGraph) -> Iterator[Explanation]:
-    """Backward reaches a custom Function whose own code makes it raise."""
+    """Backward reaches a node that raises whatever it gets."""
     node, _ = find_raising_nodes(graph)
+    if node is not None and node.kind is NodeKind.ERROR:
+        yield _explain_no_derivative(graph, node)
     if node is not None and node.return_error is not None and not node.has_lost_saved:
         yield _explain_error(node, node.return_error)
 
@@ -62,6 +67,24 @@ def _explain_error(node: Node, error: ReturnError) -> Explanation:
         headline=f"backward raises at {escape(node.label)}: {subject} {describe_return_error(error)}",
         because=f"{begin_at(node.source)}, forward made {escape(node.label)}. {_describe_rule(error)}",
         fix=_advise_on_error(backward, error),
+        owner=node.label,
+        source=node.source,
+    )
+
+
+def _explain_no_derivative(graph: BackwardGraph, node: Node) -> Explanation:
+    fx_node = None if node.fx_node is None else graph.fx_nodes_by_name[node.fx_node]
+    name = "its function" if fx_node is None else name_operation(fx_node)
+    return Explanation(
+        code="FXG208",
+        severity="error",
+        headline=f"backward raises at {escape(node.label)}: {name} has no derivative here",
+        because=(
+            f"{begin_at(node.source)}, forward made {escape(node.label)}: a node that PyTorch puts where a derivative is not "
+            "implemented, or not for a second time, and that raises when backward reaches it. "
+            "(torch/csrc/autograd/functions/basic_ops.h)"
+        ),
+        fix=f"use another function in place of {name}, or pass it a detached tensor if no gradient is to go through it",
         owner=node.label,
         source=node.source,
     )

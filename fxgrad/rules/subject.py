@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardCall, BackwardGraph, HookSite, ModuleCall, Node
+from fxgrad.graph import BackwardCall, BackwardGraph, FxNode, HookSite, ModuleCall, Node
 from fxgrad.graph.backward_graph import HookSites, group_sites
-from fxgrad.graph.hook_kinds import HookOwner
+from fxgrad.graph.hook_kinds import HookMoment, HookOwner
 from fxgrad.graph.lookup import keep_outermost, list_parent_paths
 from fxgrad.predict import NodePrediction, find_raising_nodes, predict, predict_nodes
 from fxgrad.rules.data_flow import DataFlow
@@ -40,6 +40,24 @@ class Subject(HookSites):
     def left_out(self) -> tuple[HookSite, ...]:
         """The sites that are silent only because backward is called with ``inputs=``."""
         return tuple(site for site in self.sites if _identify(site) in self.facts.left_out)
+
+    @cached_property
+    def later_change(self) -> FxNode | None:
+        """Of a hook on a tensor: the first operation that gave the tensor, or the one that it is a view of, another grad_fn
+        after the hook was registered.
+
+        One that makes no node (under no_grad, through detach) does not: the number is autograd's, of the next node.
+        """
+        kind, registered = self.hook.kind, self.hook.registered_nr
+        if kind.moment is not HookMoment.TENSOR_PRE_HOOK or kind.on_several_tensors or not self.hook.active:
+            return None
+        if registered is None or self.path not in self.graph.fx_nodes_by_name:
+            return None
+        for fx_node in self.facts.data_flow.list_changers(self.path):
+            window = fx_node.sequence_window
+            if window is not None and registered <= window[0] < window[1]:
+                return fx_node
+        return None
 
 
 def list_subjects(graph: BackwardGraph) -> tuple[Subject, ...]:
@@ -74,10 +92,9 @@ class GraphFacts:
 
     @cached_property
     def _end(self) -> Node | None:
-        """The node at which backward raises, as it can no longer read what it saved. FXG203 is about it."""
+        """The node at which backward raises whatever it gets. FXG203 or FXG208 is about it."""
         raising, _ = find_raising_nodes(self.graph)
-        is_told = raising is not None and (raising.has_lost_saved or raising.return_error is not None)
-        return raising if is_told else None
+        return raising if raising is not None and raising.always_raises else None
 
     def comes_after_the_end(self, site: HookSite) -> bool:
         """Whether a hook is silent only because backward raises before it would be called."""

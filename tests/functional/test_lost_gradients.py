@@ -377,3 +377,10 @@ def test_what_a_backward_inside_forward_trains_has_its_gradient(detach: bool) ->
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert found == without[:1]
     assert bool(without) is detach
+
+
+@pytest.mark.parametrize("make", [torch.ones_like, torch.rand_like, lambda h: h.new_zeros(2, 3)])
+def test_a_tensor_made_in_the_shape_of_another_is_no_cut(make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model = Encoded(lambda m, h: torch.where(h > 0, make(h), torch.ones(2, 3)))
+    (finding,) = fxgrad.trace(model, (torch.randn(2, 3),)).explain().findings
+    assert "`gt` at" in finding.headline

@@ -19,7 +19,7 @@ from fxgrad.graph import Source
 from fxgrad.graph.records import ScriptOperator
 from fxgrad.observe.autograd.argument_names import find_signature
 from fxgrad.observe.autograd.node_types import DIFFERENTIABLE_GRAPH
-from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, WalkedGraph, sequence_nr_of
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, NO_SEQUENCE_NR, WalkedGraph, name_of, sequence_nr_of
 from fxgrad.observe.real_types import is_a
 from fxgrad.observe.record.events import ModuleEvent, OpEvent, TensorSnapshot
 from fxgrad.observe.record.frames import find_stack_source, is_users_file, make_script_source
@@ -72,6 +72,13 @@ class Ownership:
 
     def _own(self, number: int, seen: OpEvent) -> None:
         start, end = seen.window
+        for node in seen.nodes:  # one that takes no number is that of the first call that returned it
+            if (
+                sequence_nr_of(node) == NO_SEQUENCE_NR
+                and name_of(node) != ACCUMULATE_GRAD
+                and node not in self.upstream
+            ):
+                self.owner.setdefault(node, number)
         stack = list(seen.nodes)
         while stack:
             node = stack.pop()
@@ -123,9 +130,10 @@ class Timeline:
         name, sequence_nr = self._walked.all_names[place], self._walked.sequence_nrs[place]
         if name == ACCUMULATE_GRAD:
             return _LEAF
-        if sequence_nr is None:
-            return _WITHOUT_NUMBER
         node = self._walked.nodes[place]
+        if sequence_nr is None:
+            owner = self._ownership.owner.get(node)
+            return _WITHOUT_NUMBER if owner is None else self._make_provenance_of_result(owner)
         owner = self._ownership.owner.get(node)
         if owner is None and self._explain_outside(node, sequence_nr) is None:
             owner = self._find_function_call(sequence_nr)
@@ -141,6 +149,17 @@ class Timeline:
             None if fx_node is not None else _explain_no_fx_node(name, seen),
             source or find_stack_source(seen.stack),
             script,
+        )
+
+    def _make_provenance_of_result(self, owner: int) -> Provenance:
+        """Of a node that takes no number: what returned its tensor."""
+        seen, fx_node = self._recorder.function_calls[owner], self._fx_nodes.get(owner)
+        return Provenance(
+            None if seen.module_call is None else self._call_ids[seen.module_call],
+            None if seen.module_call is not None else IN_LOSS if seen.in_loss else NO_CALL,
+            None if fx_node is None else fx_node.name,
+            None if fx_node is not None else OUTSIDE,
+            find_stack_source(seen.stack),
         )
 
     def _find_script(self, seen: OpEvent, name: str, sequence_nr: int) -> tuple[ScriptOperator | None, Source | None]:

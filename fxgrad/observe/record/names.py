@@ -299,6 +299,14 @@ def list_argument_names(module: nn.Module, n_args: int) -> tuple[str, ...]:
     return tuple(names[:n_args])
 
 
+def takes_argument(module: nn.Module, name: str) -> bool:
+    """Whether ``module.forward`` has a parameter of that name."""
+    try:
+        return name in read_signature(module.forward).parameters
+    except Exception:  # no signature, or the user's own __getattr__
+        return False
+
+
 def read_signature(function: Any) -> inspect.Signature:
     """The signature of a function. Of a scripted one that was loaded it is made of its schema: no Python is behind it."""
     is_method = is_a(function, torch._C.ScriptMethod)

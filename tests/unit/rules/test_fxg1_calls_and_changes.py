@@ -106,9 +106,10 @@ def test_a_hook_that_stays_on_a_dead_node_is_told():
         view.relu_()
         return hidden * 2
 
+    assert found(Program(forward), "FXG104") == []
     (told,) = found(Program(forward), "FXG112")
     assert texts(told) == [
-        "`show` stays on the grad_fn that its tensor had before the in-place `relu_`",
+        "`show` never fires: it stays on the grad_fn that its tensor had before the in-place `relu_`",
         "At HERE, `view.relu_()`, `relu_` modifies the tensor, or one that shares its memory, after the hook was "
         "registered, and the tensor gets a new grad_fn. The hook stays on the node that it was on, which backward does "
         "not run. (torch/csrc/autograd/variable.cpp, rebase_history)",

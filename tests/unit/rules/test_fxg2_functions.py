@@ -165,3 +165,39 @@ def test_verify_tells_that_backward_did_not_raise_as_predicted(monkeypatch):
     verification = fxgrad.verify(Scaled(one_value), (X,))
     assert not verification.ok
     assert "backward raises at ScaleBackward_0" in str(verification)
+
+
+class Stepped(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self.linear, self.out, self.step = nn.Linear(3, 3), nn.Linear(3, 1), step
+        self.linear.weight.register_hook(lambda grad: None)
+
+    def forward(self, x):
+        return self.out(self.step(self.linear(x))).sum()
+
+
+WITHOUT_DERIVATIVE = {
+    "heaviside": lambda h: torch.heaviside(h, torch.zeros(1)),
+    "floor_divide": lambda h: torch.floor_divide(h, 2),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
+def test_a_function_without_derivative_is_found_at_its_line(name):
+    model = Stepped(WITHOUT_DERIVATIVE[name])
+    (finding,) = found(model)
+    assert (finding.code, finding.severity) == ("FXG208", "error")
+    assert finding.headline == f"backward raises at NotImplemented_0: `{name}` has no derivative here"
+    assert f"torch.{name}(h" in finding.source.code
+    with pytest.raises(RuntimeError, match=f"derivative for aten::{name} is not implemented"):
+        model(X).backward()
+    assert fxgrad.verify(model, (X,)).ok
+
+
+@pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
+def test_without_its_gradient_such_a_function_is_no_finding(name):
+    model = Stepped(lambda h: h * WITHOUT_DERIVATIVE[name](h.detach()))
+    assert found(model) == []
+    model(X).backward()
+    assert model.linear.weight.grad is not None
