@@ -379,6 +379,7 @@ class Module(Record, frozen=True):
                      that was written
     ``wraps``        of a module that ``torch.compile`` returned: path of the module inside
     ``dropped``      of a scripted module: the backward hooks of the module that it was scripted from, which it does not have
+    ``has_forward``  whether it can be called: an nn.ModuleList cannot
     """
 
     path: str
@@ -393,6 +394,7 @@ class Module(Record, frozen=True):
     made_by: str | None = None
     wraps: str | None = None
     dropped: tuple[str, ...] = ()
+    has_forward: bool = True
 
 
 class FullHookSetup(Record, frozen=True):
@@ -626,7 +628,8 @@ class Hook(Record, frozen=True):
     ``by_torch``       whether it is PyTorch's own: a private function of torch's files, or one that is written inside another,
                        such as those of Dynamo and FSDP, bound to nothing of the program's and holding none of its functions
     ``left_by``        of a hook on an AccumulateGrad: name of the leaf, where that has another AccumulateGrad in the graph
-    ``outside_model``  whether it is on an nn.Parameter that the model does not hold, and the graph has not
+    ``outside_model``  whether it is on an nn.Parameter that the model does not hold, or on the AccumulateGrad of one, and the
+                       graph has not
     """
 
     id: int

@@ -5,6 +5,7 @@ Nothing of what is returned refers to a live object (a node, a tensor, a module)
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -177,6 +178,7 @@ def _make_module(module: nn.Module, observed: ObservedGraph, hooks: HookRecords)
         made_by=_find_maker(module),
         wraps=names.path_of(module._orig_mod) if is_optimized(module) else None,
         dropped=tuple(_list_dropped(module)),
+        has_forward=inspect.getattr_static(module, "forward", None) is not nn.Module.forward,
     )
 
 

@@ -152,7 +152,7 @@ def _advise_on_tensors(subject: Subject) -> str:
         case _ if subject.hook.outside_model:
             return (
                 "register it on the parameter that the model holds, after what puts another in its place: an assignment, tied "
-                "weights, load_state_dict(assign=True), weight_norm, copy.deepcopy"
+                "weights, load_state_dict(assign=True), weight_norm, fully_shard, copy.deepcopy"
             )
         case HookOwner.TENSORS:
             return "register it on tensors that the roots of backward depend on"
@@ -180,7 +180,9 @@ def _advise_without_call(subject: Subject) -> str:
     if _are_parameters_in_graph(subject):
         return "its parameters are used without calling it: hook the module that uses them, or the parameters"
     if module and not module.parameters and subject.path in subject.facts.containers:
-        return "it only holds other modules: hook those"
+        if not module.has_forward:
+            return "it only holds other modules: hook those"
+        return f"call {name_module(module.path)} itself, or hook the modules inside that are called"
     return "call the module itself, `module(x)`: `module.forward(x)` runs no hooks"
 
 

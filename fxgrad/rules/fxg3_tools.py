@@ -512,13 +512,16 @@ def _explain_sharded_parameter(subject: Subject) -> Iterator[Explanation]:
     if sharding is None or not is_lost_by_sharding(hook) or site.fires is not False:
         return
     name = quote_code(sharding.parameter)
+    cause = "backward does not reach the sharded parameter"
     if sharding.is_replaced:
+        cause = "fully_shard has replaced the parameter"
         because = (
             f"It was registered before fully_shard, which replaced {name} by a sharded parameter. The model no longer "
             f"holds the one with the hook. {_FSDP_PY}"
         )
         fix = "register it after fully_shard, with register_post_accumulate_grad_hook"
     elif hook.is_called_by_fsdp:
+        cause = "FSDP does not reduce the gradient"
         because, fix = (
             f"{end_sentence(site.reason)} {_FSDP_PY}",
             "turn the reduction on before the backward that it is for",
@@ -535,7 +538,7 @@ def _explain_sharded_parameter(subject: Subject) -> Iterator[Explanation]:
     yield Explanation(
         code="FXG304",
         severity="warning",
-        headline=f"{name_hook_function(hook)} never fires: fully_shard has replaced {name}",
+        headline=f"{name_hook_function(hook)} never fires: {cause}",
         because=because,
         fix=fix,
         site=site,

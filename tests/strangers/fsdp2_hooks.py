@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-fired = []
+fired, kept = [], []
 
 
 def note_gradient(grad):
@@ -36,6 +36,22 @@ def build():
     model[2].weight.register_hook(note_gradient)
     model[0].weight.register_post_accumulate_grad_hook(note_parameter)
     return model, (torch.randn(3, 8),)
+
+
+def build_every_parameter():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(note_parameter)
+    return shard(model), (torch.randn(3, 8),)
+
+
+def build_accumulators():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    for parameter in model.parameters():
+        node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
+        node.register_hook(lambda *grads: note_gradient(grads))
+        kept.append(node)  # else PyTorch frees it
+    return shard(model), (torch.randn(3, 8),)
 
 
 def build_mended():

@@ -155,7 +155,9 @@ class HookRecords:
         return NOT_OF_MODEL if self._is_outside_model(hook) else NOT_REACHED_LEAF
 
     def _is_outside_model(self, hook: LiveHook) -> bool:
-        is_unknown = is_a(hook.tensor, nn.Parameter) and id(hook.tensor) not in self._observed.tensor_names.named
+        is_leaf = hook.tensor is None and hook.node is not None and name_of(hook.node) == ACCUMULATE_GRAD
+        tensor = hook.node.variable if is_leaf else hook.tensor  # type: ignore[union-attr]
+        is_unknown = is_a(tensor, nn.Parameter) and id(tensor) not in self._observed.tensor_names.named
         return is_unknown and bool(self._observed.module_names.modules)
 
     def _find_leaving_leaf(self, hook: LiveHook) -> str | None:

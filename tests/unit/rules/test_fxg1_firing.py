@@ -114,7 +114,39 @@ def test_a_module_that_was_never_called_is_to_be_called(program):
 
 def test_a_container_that_was_never_called_points_to_what_it_holds(program):
     silent(program, call=False).module("m.0", "Linear")
+    program.modules[0] = replace(program.modules[0], has_forward=False)
     assert fix_of(program) == "it only holds other modules: hook those"
+
+
+def test_a_wrapper_that_was_never_called_is_to_be_called(program):
+    """Such as a DistributedDataParallel of which ``ddp.module`` is called."""
+    silent(program, call=False).module("m.0", "Linear")
+    assert fix_of(program) == "call `m` itself, or hook the modules inside that are called"
+
+
+class Wrapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 3))
+        self.layers = nn.ModuleList([nn.Linear(3, 3)])
+        for holder in (self.inner, self.layers):
+            holder.register_full_backward_hook(lambda *given: None)
+
+    def forward(self, x):
+        return self.layers[0](self.inner[0](x))
+
+
+def test_whether_a_module_can_be_called_is_read_from_it():
+    trace = fxgrad.trace(Wrapping(), (torch.ones(2, 3, requires_grad=True),))
+    assert {module.path for module in trace.graph.modules if not module.has_forward} == {"layers"}
+    assert [found.fix for found in trace.explain().findings if found.code == "FXG104"] == [
+        "call `inner` itself, or hook the modules inside that are called",
+        "it only holds other modules: hook those",
+    ]
+    model = Wrapping()
+    with pytest.raises(NotImplementedError):
+        model.layers(torch.ones(2, 3))
+    assert model.inner(torch.ones(2, 3)).shape == (2, 3)
 
 
 def test_parameters_that_are_used_without_a_call_are_noticed(program):
