@@ -594,11 +594,15 @@ class HookReturn(Record, frozen=True):
     ``members``  of a tuple or list: what each member is, as of a value by itself; None if their number is not known
     ``each``     (name, start, stop) of the argument slice that an "argument" is the only entry of, or that a tuple or list
                  has one member for each entry of: then ``members`` has one for all, in which an "argument" is that entry
+    ``dtype``    of a tensor: what the code casts it to; None if it does not, or that is not known
+    ``is_scalar``  of a tensor: whether the code takes its sum or the like, which has the shape ()
     """
 
     kind: ReturnKind
     members: tuple[HookReturn, ...] | None = None
     each: tuple[str, int, int | None] | None = None
+    dtype: str | None = None
+    is_scalar: bool = False
 
 
 class Hook(Record, frozen=True):

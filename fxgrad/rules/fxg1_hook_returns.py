@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -146,14 +146,15 @@ def _refuse(site: HookSite, value: HookReturn) -> _Refusal | None:
         return None
     kind, given = site.hook.kind, _read_status(site, value)
     if kind.arguments is HookArguments.GRADIENT:
-        return _refuse_gradient(site, value, given)
+        return _refuse_gradient(site, value, given) or _refuse_misfit(site, [(value, _list_replaced(site)[0])])
     if _gets_only_none(site):
         return _refuse_any_value(site, value, given)
     entries = _list_replaced(site)
     of = f"{kind.replaces}, a tuple of {count_noun(len(entries), 'entry', plural='entries')}"
     takes_lists = kind.is_full or kind.is_full_pre
     if value.kind == "tuple" or (value.kind == "list" and takes_lists):
-        return _refuse_members(site, _list_members(site, value), entries)
+        refused = _refuse_members(site, _list_members(site, value), entries)
+        return refused or _refuse_misfit(site, zip(_list_values(site, value), entries, strict=False))
     if value.kind == "other" or (value.kind == "list" and not takes_lists):
         return _Refusal(f"no tuple in place of {of}", f"PyTorch takes only a tuple. {_RETURNS_CPP}")
     if given != "tensor":
@@ -207,6 +208,31 @@ def _refuse_members(site: HookSite, members: Sequence[Status] | None, entries: S
     )
 
 
+def _refuse_misfit(site: HookSite, pairs: Iterable[tuple[HookReturn, Gradient]]) -> _Refusal | None:
+    """Refuse the first value that has another shape or dtype than the entry in whose place it comes."""
+    for value, entry in pairs:
+        misfit = _describe_misfit(site, value, entry) if entry.status == "tensor" else None
+        if misfit is not None:
+            return _Refusal(
+                misfit, f"What a hook returns must have the shape and dtype of what it replaces. {_RETURNS_CPP}"
+            )
+    return None
+
+
+def _describe_misfit(site: HookSite, value: HookReturn, entry: Gradient) -> str | None:
+    given = _slice_argument(site, value) if value.kind == "argument" else ()
+    shape = () if value.is_scalar else given[0].shape if len(given) == 1 else None
+    if shape is not None and entry.shape is not None and shape != entry.shape and _are_numbers(*shape, *entry.shape):
+        return f"a tensor of shape {format_shape(shape)} in place of one of {format_shape(entry.shape)}"
+    if value.dtype is not None and entry.dtype is not None and value.dtype != entry.dtype:
+        return f"a tensor of {value.dtype} in place of one of {escape(entry.dtype)}"
+    return None
+
+
+def _are_numbers(*sizes: int | str) -> bool:
+    return all(isinstance(size, int) for size in sizes)
+
+
 def _refuse_bare_tensor(site: HookSite, value: HookReturn, returns: str, expected: int) -> _Refusal:
     takes = "PyTorch takes the first dimension of a bare tensor as the number of entries"
     entries = _slice_argument(site, value) if value.kind == "argument" else ()
@@ -238,6 +264,19 @@ def _list_members(site: HookSite, value: HookReturn) -> list[Status] | None:
     (member,), entries = value.members, _slice_argument(site, value)
     is_entry = member.kind == "argument" and member.each is None
     return [entry.status if is_entry else _read_status(site, member) for entry in entries]
+
+
+def _list_values(site: HookSite, value: HookReturn) -> Sequence[HookReturn]:
+    """The members of a tuple or list, each by itself; nothing where they are not known."""
+    if value.members is None:
+        return ()
+    if value.each is None:
+        return value.members
+    (member,), (name, start, _) = value.members, value.each
+    if member.kind != "argument" or member.each is not None:
+        return [member] * len(_slice_argument(site, value))
+    numbers = range(start, start + len(_slice_argument(site, value))) if start >= 0 else ()
+    return [HookReturn("argument", None, (name, number, number + 1)) for number in numbers]
 
 
 def _slice_argument(site: HookSite, value: HookReturn) -> Sequence[Gradient]:

@@ -40,6 +40,9 @@ _ARGUMENTS = {
 }
 _TUPLES = ("grad_input", "grad_output")
 _IN_PLACE = "_"
+_CASTS = {"half": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64"}
+_REDUCTIONS = ("max", "mean", "min", "norm", "prod", "std", "sum", "var")
+"""Methods that return a tensor of shape () where they get no argument."""
 _CHANGES_A_BUILTIN: dict[type, tuple[str, ...]] = {
     list: ("append", "extend", "insert", "clear", "remove", "reverse", "sort"),
     dict: ("update", "clear"),
@@ -183,17 +186,21 @@ class _Reader(CodeReader[HookReturn]):
             given = self.value(argument, state)
             return replace(given, kind=kind) if given.kind in ("tuple", "list") else HookReturn(kind)
         if isinstance(call.func, ast.Attribute) and callee is UNKNOWN:
-            return self._call_method(call.func, state)
+            return self._call_method(call.func, state, has_no_arguments=not call.args and not call.keywords)
         if callee is print or (is_a(callee, FunctionType) and may_return_a_value(callee) is False):
             return _NONE
         is_operator = is_a(callee, BuiltinFunctionType) and returns_one_tensor(callee)
         return _TENSOR if is_operator and "out" not in [keyword.arg for keyword in call.keywords] else _ANYTHING
 
-    def _call_method(self, method: ast.Attribute, state: Variables) -> HookReturn:
+    def _call_method(self, method: ast.Attribute, state: Variables, *, has_no_arguments: bool) -> HookReturn:
         owner = self.find_object(method.value)
         if method.attr in _CHANGES_A_BUILTIN.get(type(owner), ()):
             return _NONE
         value = self.value(method.value, state)
+        if _is_tensor(value) and has_no_arguments and method.attr in _CASTS:
+            return HookReturn("tensor", dtype=_CASTS[method.attr])
+        if _is_tensor(value) and has_no_arguments and method.attr in _REDUCTIONS:
+            return HookReturn("tensor", is_scalar=True)
         function = look_up_attribute(torch.Tensor, method.attr)
         if not _is_tensor(value) or not is_a(function, MethodDescriptorType):
             return _ANYTHING

@@ -92,6 +92,34 @@ def test_a_full_hook(name: str, batch: int, requires_grad: bool) -> None:
     assert [headline.startswith("backward raises") for headline in found] == [True] * (raised and name not in NOT_PLAIN)
 
 
+SMALLER: dict[str, Callable[..., Any]] = {
+    "grad_output": lambda module, grad_input, grad_output: grad_output,
+    "an entry of it": lambda module, grad_input, grad_output: (grad_output[0],),
+    "each entry of it": lambda module, grad_input, grad_output: tuple(grad for grad in grad_output),
+    "each entry of it, scaled": lambda module, grad_input, grad_output: tuple(grad * 2 for grad in grad_output),
+    "grad_input": lambda module, grad_input, grad_output: grad_input,
+    "each mean": lambda module, grad_input, grad_output: tuple(grad.mean() for grad in grad_input),
+    "each half": lambda module, grad_input, grad_output: [grad.half() for grad in grad_input],
+}
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_backward_hook"])
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_hook_on_a_module_whose_result_is_smaller_than_its_input(name: str, kind: str) -> None:
+    model, x = Halved(), torch.ones(2, 4, requires_grad=True)
+    getattr(model, kind)(SMALLER[name])
+    found, raised = headlines(model, x), raises(lambda: model(x).sum().backward())
+    is_plain = name != "each entry of it, scaled"  # the shape of what the code computes is not followed
+    assert [headline.startswith("backward raises") for headline in found] == [True] * (raised and is_plain)
+
+
+class Halved(nn.Module):
+    """Returns the first two columns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :2]
+
+
 PRE: dict[str, Callable[..., Any]] = {
     "unchanged": lambda module, grad_output: grad_output,
     "one entry": lambda module, grad_output: grad_output[0],
@@ -134,6 +162,12 @@ TENSOR: dict[str, Callable[..., Any]] = {
     "a list": lambda grad: [grad],
     "a number": lambda grad: True,
     "like it": lambda grad: torch.ones_like(grad) * 2,
+    "its half": lambda grad: grad.half(),
+    "its own dtype": lambda grad: grad.float(),
+    "its double, cast back": lambda grad: grad.double().float(),
+    "its mean": lambda grad: grad.mean(),
+    "its norm in its place": lambda grad: grad / grad.norm(),
+    "its rows' means": lambda grad: grad - grad.mean(0),
 }
 
 
