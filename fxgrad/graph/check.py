@@ -243,6 +243,8 @@ def _list_hook_slots(graph: GraphRecords) -> Iterator[tuple[str, int | None, int
             yield f"hook {hook.id}, observed", *hook.observed
         if hook.sharding is not None:
             yield f"hook {hook.id}, sharding", hook.sharding.leaf, None
+        for entered, slot in hook.nested_backward or ():
+            yield f"hook {hook.id}, nested_backward", entered, slot
         for held in hook.holds:
             yield f"hook {hook.id}, holds", held.node, None
         for index, target in enumerate(hook.target_slots):

@@ -146,8 +146,32 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
 
     @cached_property
     def nesting(self) -> tuple[Node, ...]:
-        """The nodes whose own Python code starts a backward: reentrant checkpoints, and custom Functions like them."""
-        return tuple([node for node in self.nodes if node.nested_backward is not None])
+        """The nodes that start a backward: reentrant checkpoints, custom Functions like them, and those with such hooks."""
+        starting = self.nesting_hooks
+        return tuple([node for node in self.nodes if node.nested_backward is not None or node.id in starting])
+
+    @cached_property
+    def nesting_hooks(self) -> dict[int, Hook]:
+        """For the id of each node that has hooks whose code starts a backward, and does not start one itself: the first one."""
+        starting = {hook.id: hook for hook in self.hooks if hook.active and hook.nested_backward is not None}
+        if not starting:
+            return {}
+        found: dict[int, Hook] = {}
+        for hook in starting.values():
+            places = [hook.observed[0]] if hook.observed is not None else [node for node, _ in hook.target_slots]
+            for place in places:
+                if place is not None:
+                    found.setdefault(place, hook)
+        for node in self.nodes:
+            for number in (*node.prehooks, *node.hooks):
+                if number in starting:
+                    found.setdefault(node.id, starting[number])
+        return {place: hook for place, hook in found.items() if self.nodes[place].nested_backward is None}
+
+    def list_entries(self, node: Node) -> tuple[tuple[int | None, int], ...]:
+        """The slots that the backward which starts at a node may enter besides leaves: see `Node.nested_backward`."""
+        hook = self.nesting_hooks.get(node.id)
+        return (hook.nested_backward if hook is not None else node.nested_backward) or ()
 
     @cached_property
     def nests_in_checkpoints(self) -> bool:

@@ -631,6 +631,7 @@ class Hook(Record, frozen=True):
                        tensor hook where that is in the graph itself
     ``by_torch``       whether it is PyTorch's own: a private function of torch's files, or one that is written inside another,
                        such as those of Dynamo and FSDP, bound to nothing of the program's and holding none of its functions
+    ``nested_backward``  if its code starts a backward: as of `Node`
     ``left_by``        of a hook on an AccumulateGrad: name of the leaf, where that has another AccumulateGrad in the graph
     ``outside_model``  whether it is on an nn.Parameter that the model does not hold, or on the AccumulateGrad of one, and the
                        graph has not
@@ -660,6 +661,7 @@ class Hook(Record, frozen=True):
     changes_leaf: bool = False
     sharding: Sharding | None = None
     by_torch: bool = False
+    nested_backward: tuple[tuple[int | None, int], ...] | None = None
     left_by: str | None = None
     outside_model: bool = False
 

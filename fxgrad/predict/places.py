@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, Hook, HookSite, Landing, ModuleCall, Node, NodeKind, Sharding
 from fxgrad.graph.hook_kinds import HookArguments, HookOwner
-from fxgrad.graph.text import add_article, escape, format_path, name_call_in_transform
+from fxgrad.graph.text import add_article, escape, format_path, name_call_in_transform, name_hook_function
 
 _NOT_SHARDED = "forward uses the unsharded parameter that FSDP gathers, and backward does not reach the sharded {name}"
 _OF_ONE_TENSOR = (HookOwner.TENSOR, HookOwner.LEAF)
@@ -24,7 +24,6 @@ _TOP_LEVEL = 2
 _LEAF_IN_CHECKPOINT = (
     "a reentrant checkpoint recomputes during backward, and calls the hooks of every leaf that it uses"
 )
-_LEAF_IN_FUNCTION = "a custom Function may start a nested backward, which calls the hooks of every leaf that it uses"
 _RUN_AGAIN_BY_CHECKPOINT = (
     "a reentrant checkpoint runs this call again during backward, and its hooks are attached and called then"
 )
@@ -125,7 +124,7 @@ class PlaceFinder:
             return make_silent_site(hook, "its handle was removed")
         if self._graph.nesting and self._may_be_on_leaf(hook) and not hook.is_called_by_fsdp:
             in_checkpoint = self._graph.nests_in_checkpoints
-            return make_undecided_site(hook, _LEAF_IN_CHECKPOINT if in_checkpoint else _LEAF_IN_FUNCTION)
+            return make_undecided_site(hook, _LEAF_IN_CHECKPOINT if in_checkpoint else self._leaf_in_nested_backward)
         if hook.sharding is not None:
             return self._make_sharded_site(hook, hook.sharding)
         reason = hook.unplaced or "no root depends on what it is registered on"
@@ -331,9 +330,20 @@ class PlaceFinder:
         The code of a Function may have kept any tensor; a checkpoint reaches what its function uses of the graph around.
         """
         for node in self._graph.nesting:
-            if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in (node.nested_backward or ()):
-                return f"{escape(node.label)} may start a nested backward, which may reach it"
+            if node.kind is NodeKind.CUSTOM_FUNCTION or (None, 0) in self._graph.list_entries(node):
+                return f"{self._name_nesting(node)} may start a nested backward, which may reach it"
         return None
+
+    def _name_nesting(self, node: Node) -> str:
+        hook = self._graph.nesting_hooks.get(node.id)
+        return escape(node.label) if hook is None else f"{name_hook_function(hook)}, a hook on {escape(node.label)},"
+
+    @property
+    def _leaf_in_nested_backward(self) -> str:
+        nodes = self._graph.nesting
+        by_hook = all(node.id in self._graph.nesting_hooks for node in nodes)
+        starts = self._name_nesting(nodes[0]) if by_hook else "a custom Function"
+        return f"{starts} may start a nested backward, which calls the hooks of every leaf that it uses"
 
     @cached_property
     def _calls_unseen_modules(self) -> str | None:
@@ -344,7 +354,7 @@ class PlaceFinder:
         if self._graph.info.calls_reason is not None:
             if not self._graph.nesting:
                 return None
-            return f"{escape(self._graph.nesting[0].label)} may run modules again, whose hooks are then attached and called"
+            return f"{self._name_nesting(self._graph.nesting[0])} may run modules again, whose hooks are then attached and called"
         if any(call.checkpointed == "function" for call in self._graph.calls):
             return None
         return self._calls_any_module
@@ -352,8 +362,13 @@ class PlaceFinder:
     @cached_property
     def _calls_any_module(self) -> str | None:
         """What may call modules that forward never called; None if nothing does."""
-        node = next((node for node in self._graph.nesting if node.kind is NodeKind.CUSTOM_FUNCTION), None)
-        return None if node is None else f"only the backward of {escape(node.label)} decides whether to call it"
+        for node in self._graph.nesting:
+            hook = self._graph.nesting_hooks.get(node.id)
+            if hook is not None:
+                return f"only {name_hook_function(hook)}, a hook that starts a backward, decides whether to call it"
+            if node.kind is NodeKind.CUSTOM_FUNCTION:
+                return f"only the backward of {escape(node.label)} decides whether to call it"
+        return None
 
 
 def _explain_tensor_place(node: Node, slot: int) -> str:

@@ -16,7 +16,7 @@ from fxgrad.graph import (
 from fxgrad.graph.hook_kinds import HookArguments, HookMoment
 from fxgrad.graph.lookup import is_used_outside
 from fxgrad.graph.records import CHECKPOINT_ARGUMENTS
-from fxgrad.graph.text import count_noun, escape, format_path, join_words, pluralize
+from fxgrad.graph.text import count_noun, escape, format_path, join_words, name_hook_function, pluralize
 from fxgrad.predict.formulas import NONE, TENSOR, UNKNOWN, apply_special_formula, find_wanted_edges
 from fxgrad.predict.simulation import Simulation, simulate
 
@@ -397,5 +397,8 @@ def explain_miscounting(simulation: Simulation) -> str:
 
 def _describe_nested_backward(simulation: Simulation) -> str:
     node = simulation.nesting[0]
+    hook = simulation.graph.nesting_hooks.get(node.id)
+    if hook is not None:
+        return f"{name_hook_function(hook)}, a hook on {escape(node.label)}, may run a nested backward"
     runs = "runs" if node.kind is NodeKind.CHECKPOINT else "may run"
     return f"{escape(node.label)} {runs} a nested backward"

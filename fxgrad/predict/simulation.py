@@ -132,19 +132,20 @@ class Simulation:
         """The nodes that start a backward of their own, in the order in which this backward executes them."""
         if not self.graph.nesting:
             return ()
-        executed = (self.graph.nodes[node] for node in self.schedule.order if self.runs(node))
-        return tuple([node for node in executed if node.nested_backward is not None])
+        nesting = {node.id for node in self.graph.nesting}
+        return tuple([self.graph.nodes[node] for node in self.schedule.order if node in nesting and self.runs(node)])
 
     @cached_property
     def intruder(self) -> Node | None:
         """The first of these whose backward may reach more of this graph than leaves, and free it."""
-        return next((node for node in self.nesting if any(entry is not None for entry, _ in _entries(node))), None)
+        entries = self.graph.list_entries
+        return next((node for node in self.nesting if any(entry is not None for entry, _ in entries(node))), None)
 
     @cached_property
     def _entered(self) -> frozenset[int]:
         """What those may reach besides leaves: the nodes where they enter, and all nodes behind."""
         return self.graph.nodes_behind(
-            entry for node in self.nesting for entry, _ in _entries(node) if entry is not None
+            entry for node in self.nesting for entry, _ in self.graph.list_entries(node) if entry is not None
         )
 
     def is_shared(self, node: int) -> bool:
@@ -165,10 +166,6 @@ def _counted_nodes(hook: Hook) -> list[int]:
     return [
         node for target, (node, _) in enumerate(hook.target_slots) if node is not None and target not in hook.uncounted
     ]
-
-
-def _entries(node: Node) -> tuple[tuple[int | None, int], ...]:
-    return node.nested_backward or ()
 
 
 def find_hook_sides(graph: BackwardGraph) -> dict[int, str]:

@@ -327,6 +327,29 @@ def _explain_second_run(subject: Subject, call: ModuleCall) -> Explanation:
     )
 
 
+def _explain_backward_in_a_hook(subject: Subject) -> Iterator[Explanation]:
+    """The code of another hook starts a backward, which may come to a module's hook."""
+    starting = subject.graph.nesting_hooks
+    site = next((site for site in subject.sites if site.fires is None), None)
+    if site is None or not starting or not subject.hook.active or not subject.hook.kind.is_module:
+        return
+    node, other = next(iter(starting.items()))
+    names = name_hook_function(subject.hook), name_hook_function(other)
+    at = f" ({format_source(other.source)})" if other.source is not None else ""
+    yield Explanation(
+        code="FXG115",
+        severity="warning",
+        headline=f"{names[0]} may be called by a backward that {names[1]} starts",
+        because=(
+            f"{names[1]}{at} is a hook on {escape(subject.graph.nodes[node].label)}, and its code starts a backward of its "
+            f"own, as implicit layers do. That calls the hooks of the nodes that it executes, once for each time that "
+            "it executes them. (torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
+        ),
+        fix="nothing, if it is to fire there as well; else use Tensor.register_hook on the result of the call that is meant",
+        site=site,
+    )
+
+
 def _explain_inner_backward(subject: Subject) -> Iterator[Explanation]:
     """A reentrant checkpoint, or a Function like it, runs a nested backward that calls hooks on leaves."""
     if not subject.graph.nesting or not subject.hook.kind.is_called_for_leaf or not subject.hook.active:
@@ -365,7 +388,11 @@ def _explain_leaf_in_function(subject: Subject, site: HookSite) -> Explanation:
             f"{quote_code(subject.path)}, it calls the hook with its part of the gradient, not with the sum. "
             "(torch/csrc/autograd/engine.cpp, Engine::execute: reentrant backward)"
         ),
-        fix=f"{_IN_ITS_PLACE}, which calls the hook once, with the sum",
+        fix=(
+            "reach only what the hook asks for: torch.autograd.grad(…, inputs)"
+            if subject.graph.nesting_hooks
+            else f"{_IN_ITS_PLACE}, which calls the hook once, with the sum"
+        ),
         site=site,
     )
 
@@ -374,5 +401,5 @@ RULES = (
     Rule(_FXG110, hook_rules=(_explain_removed_hook,)),
     Rule(_FXG111, hook_rules=(_explain_several_calls,)),
     Rule(_FXG112, hook_rules=(_explain_changed_tensor,)),
-    Rule(_FXG115, hook_rules=(_explain_checkpointed_module, _explain_inner_backward)),
+    Rule(_FXG115, hook_rules=(_explain_checkpointed_module, _explain_backward_in_a_hook, _explain_inner_backward)),
 )

@@ -99,12 +99,18 @@ def _explain_silence(subject: Subject) -> Iterator[Explanation]:
         cause = f"the {gradless.name}{end_at(gradless.source)} gets no argument that requires grad"
     yield Explanation(
         code="FXG104",
-        severity="warning",
+        severity="info" if _is_partly_disabled(subject, silent) else "warning",
         headline=f"{name_hook_function(subject.hook)} {_describe_silence(subject, silent)}{cause and f': {cause}'}",
         because=f"{explain_gradless(gradless)} See FXG206." if gradless else _join_reasons(subject, silent),
         fix=advise_on_gradless(gradless) if gradless else _advise_on_silence(subject, silent[0]),
         site=silent[0],
     )
+
+
+def _is_partly_disabled(subject: Subject, silent: Sequence[HookSite]) -> bool:
+    """Whether the hook is silent only for calls with gradients disabled, of a module that has others: as most mean it."""
+    calls = [subject.call(site) for site in silent]
+    return bool(subject.firing) and all(call is not None and not call.grad_enabled for call in calls)
 
 
 def _describe_silence(subject: Subject, silent: Sequence[HookSite]) -> str:

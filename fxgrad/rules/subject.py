@@ -172,9 +172,10 @@ class LeavesBehind:
         self._bits = {node.id: 1 << rank for rank, node in enumerate(self._leaves)}
         self._nesting = 1 << len(self._leaves)
         self._behind: dict[int, int] = {}
+        nesting = {node.id for node in graph.nesting}
         users = Counter(edge.next_node for node in graph.nodes for edge in node.edges)
         for node in reversed(graph.nodes):  # a node comes before those that its gradients go to
-            found = self._nesting if node.nested_backward is not None else self._bits.get(node.id, 0)
+            found = self._nesting if node.id in nesting else self._bits.get(node.id, 0)
             for after in [edge.next_node for edge in node.edges if edge.next_node is not None]:
                 found |= self._behind[after]
                 users[after] -= 1

@@ -48,12 +48,12 @@ def test_a_hook_that_returns_something_is_named_and_verify_tells_what_it_changed
     assert not fxgrad.verify(model, x).ok
 
 
-def test_a_backward_inside_a_hook_calls_a_multi_grad_hook_once_more():
-    x = torch.ones(2, requires_grad=True)
+def test_a_backward_that_a_hook_starts_through_a_list_of_functions_calls_a_multi_grad_hook_once_more():
+    x, functions = torch.ones(2, requires_grad=True), [lambda root: root.backward(retain_graph=True)]
     doubled, trebled, calls = x * 2, x * 3, []
     side, product = doubled.sum(), doubled * trebled
     torch.autograd.graph.register_multi_grad_hook((doubled, trebled), calls.append)
-    product.register_hook(lambda grad: side.backward(retain_graph=True))
+    product.register_hook(lambda grad: functions[0](side))
     root = product.sum()
     sites = fxgrad.capture(root).sites
     root.backward()

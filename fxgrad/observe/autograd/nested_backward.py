@@ -134,6 +134,16 @@ def starts_backward(function_class: type) -> bool | None:
     return None if not reading.is_read or reading.methods else False
 
 
+def function_starts_backward(function: Any) -> bool:
+    """Whether the code of a function, such as a hook's, or of those of its package that it calls, names what starts a backward.
+
+    >>> function_starts_backward(lambda grad: grad.sum().backward()), function_starts_backward(lambda grad: grad * 2)
+    (True, False)
+    """
+    found = find_function(function)
+    return found is not None and _BackwardSearch(found, _Reach({}, ()), reads_calls=False).is_named
+
+
 def _read_code(function: FunctionType | None) -> _Reading:
     if function is None:
         return _Reading(None, True, frozenset())
@@ -212,11 +222,12 @@ def _is_users(kind: type) -> bool:
 
 
 class _BackwardSearch:
-    """Searches a function, and those that it calls, for what starts a backward."""
+    """Searches a function, and those that it calls, for what starts a backward. ``is_named``: their code calls it by name."""
 
-    def __init__(self, function: FunctionType, reach: _Reach) -> None:
+    def __init__(self, function: FunctionType, reach: _Reach, *, reads_calls: bool = True) -> None:
         self.starts = reach.starts
-        self.is_read = True
+        self.is_read = reads_calls
+        self.is_named = False
         self._methods: set[str] = set()
         self._reach = reach
         self._names: set[str] = set()
@@ -227,7 +238,7 @@ class _BackwardSearch:
             found = self._waiting.pop()
             for code in list_inner_code(found.__code__):
                 self._search_code(code, found)
-            if is_user_code(found.__code__):
+            if reads_calls and is_user_code(found.__code__):
                 self._search_calls(found)
         self.starts |= len(self._seen) >= _MOST_FUNCTIONS
 
@@ -255,6 +266,7 @@ class _BackwardSearch:
                 if value is UNKNOWN:
                     self.starts |= argument in _STARTS_BY_NAME
                     self.starts |= argument in _STARTS_IF_CALLED and (owner is UNKNOWN and _is_called(instruction))
+                    self.is_named |= argument == "backward" and owner is UNKNOWN and _is_called(instruction)
             elif operation not in KEEPS_VALUE:
                 value = UNKNOWN
                 if operation == "STORE_ATTR" and argument == "requires_grad":
@@ -273,6 +285,7 @@ class _BackwardSearch:
     def _note_value(self, code: CodeType, value: Any) -> None:
         if any(value is starter for starter in _STARTS):
             self.starts |= value is not torch.enable_grad or find_package(code) is not None
+            self.is_named |= value is not torch.enable_grad
             return
         if is_a(value, (nn.Module, list, tuple, dict)):
             self._reach.add(value)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import FunctionType
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node as AutogradNode
 
 from fxgrad.graph import CompiledBefore, Held, Hook, HookKind, Sharding, UnrecordedCall
+from fxgrad.observe.autograd.nested_backward import function_starts_backward
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
 from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, name_of
@@ -21,6 +24,9 @@ from fxgrad.observe.record.events import ModuleEvent
 from fxgrad.observe.record.frames import find_stack_source, name_code
 from fxgrad.observe.record.tensors import read_origin
 from fxgrad.observe.sharding import find_original
+
+_MOST_FOREIGN_NODES = 2_000
+"""Of a graph that a hook holds: deeper ones may crash when Python has seen their nodes (CPython frees them recursively)."""
 
 NOT_REACHED = "its node {name} is not reached from the roots"
 NOT_REACHED_LEAF = "its tensor is not reached from the roots"
@@ -85,6 +91,7 @@ class HookRecords:
             registered_nr=hook.sequence_nr,
             registered_in=self._observed.call_id(hook.call),
             grad_reads=find_grad_reads(hook.function) if hook.kind.is_module else (),
+            nested_backward=self._find_nested_slots(hook),
             more_targets=hook.more_parts or self._find_repeated_part(hook),
             holds=tuple(
                 [
@@ -93,6 +100,34 @@ class HookRecords:
                 ]
             ),
         )
+
+    def _find_nested_slots(self, hook: LiveHook) -> tuple[tuple[int | None, int], ...] | None:
+        """Where the backward that a hook's code starts may enter the graph: from the tensors that the hook holds. What else it
+        may get at is not known for a method, or a hook that is called with its module: then it may enter anywhere."""
+        if hook.function is None or is_made_by_torch(hook.function) or not function_starts_backward(hook.function):
+            return None
+        held = [tensor for _, tensor, _ in find_held_tensors(hook.function)]
+        origins = [None if tensor._is_view() else read_origin(tensor) for tensor in held]
+        found = self._list_entered([origin[0] for origin in origins if origin is not None])
+        if hook.kind.is_module or not is_a(hook.function, FunctionType) or None in origins or found is None:
+            found = [(root.node, root.slot) for root in self._observed.roots]
+        return ((None, 0), *dict.fromkeys(found))
+
+    def _list_entered(self, nodes: list[AutogradNode]) -> list[tuple[int, int]] | None:
+        """Where a backward that starts at some nodes enters this graph, besides leaves; None where what lies before it is large."""
+        ids, seen = self._observed.walked.ids, set(nodes)
+        found = [(ids[node], 0) for node in nodes if node in ids and node.next_functions]
+        waiting = [node for node in nodes if node not in ids]
+        while waiting:
+            for after, slot in waiting.pop().next_functions:
+                if after in ids:
+                    found += [(ids[after], slot)] if after.next_functions else []
+                elif after is not None and after not in seen:
+                    seen.add(after)
+                    waiting.append(after)
+            if len(seen) > _MOST_FOREIGN_NODES:
+                return None
+        return found
 
     def _find_node_id(self, tensor: torch.Tensor) -> int | None:
         """The id of a tensor's node. A view is not asked: reading its grad_fn may create a node."""
@@ -219,6 +254,7 @@ class HookRecords:
         for node, slots in self._search.post_hooks.items():
             yield from self._search.pre_hooks[node]
             yield from slots
+        yield from self._search.list_full_slots_out_of_reach()
         for hook in self.hooks:
             if hook.kind in (HookKind.TENSOR, HookKind.POST_ACCUMULATE_GRAD) and hook.active:
                 yield HookSlot(hook.table, hook.number, hook)

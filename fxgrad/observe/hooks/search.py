@@ -339,6 +339,14 @@ class HookSearch:
         if side == "input" or hook.input_tensors_index is None:
             yield from self._find_full_slots_in(hook.user_hooks, hook, call, HookKind.MODULE_FULL_BACKWARD)
 
+    def list_full_slots_out_of_reach(self) -> Iterator[HookSlot]:
+        """The slots of full hooks on nodes that the roots do not reach, though another backward may."""
+        for call in self._observed.call_ids:
+            hook = call.backward_hook
+            for side, node in (("input", call.input_hook_node), ("output", call.output_hook_node)):
+                if hook is not None and node is not None and node not in self._observed.walked.ids:
+                    yield from self._find_full_slots(hook, side, call)
+
     def _find_full_slots_in(
         self, functions: list[Any], hook: BackwardHook, call: ModuleEvent | None, kind: HookKind
     ) -> Iterator[HookSlot]:

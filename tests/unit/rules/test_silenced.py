@@ -79,3 +79,12 @@ def test_hooks_on_a_parameter_are_told_of_with_it():
     (lost,) = (finding for finding in findings if finding.code == "FXG201")
     assert ", and the hook on `first.weight` never fires: `detach` at " in lost.headline
     assert [finding.severity for finding in findings if finding.code == "FXG104"] == ["info"]
+
+
+def test_a_hook_that_is_silent_only_for_calls_without_gradients_is_no_warning():
+    def way(model, x):
+        with torch.no_grad():
+            start = model.first(x)
+        return model.second(model.first(start))
+
+    assert tell(way)["FXG104"].severity == "info"
