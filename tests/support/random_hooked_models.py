@@ -396,7 +396,7 @@ def _first_unforeseen(graph: BackwardGraph, notebook: Notebook, end: End, ids: M
     if type(end.node).__name__ == "CopySlices":
         return len(notebook.log)  # it shows nothing of what it saved
     at = ids.get(end.node)
-    starts_another = at is not None and graph.nodes[at].nested_backward is not None
+    starts_another = at is not None and at in {node.id for node in graph.nesting}
     is_told = end.raised.startswith(LOST_MESSAGES) or at in {node.id for node in find_raising_nodes(graph) if node}
     return len(notebook.log) if starts_another or not is_told else None
 

@@ -108,6 +108,9 @@ def at(places, kind, /, node="node", slot="slot", **fields):
     )
 
 
+TARGETS = several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES))
+
+
 def edges_from(node):
     later = [place for place in PLACES if place[0] > node] or [(None, 0)]
     return several(at(later, Edge, node="next_node", slot="input_nr", value=VALUES))
@@ -136,7 +139,7 @@ def node(i, edges):
         output_names=st.tuples(TEXTS, TEXTS),
         hooks=HOOK_IDS,
         prehooks=HOOK_IDS,
-        nested_backward=st.none() | several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES)),
+        nested_backward=st.none() | TARGETS,
     )
 
 
@@ -164,7 +167,6 @@ def unrecorded_calls():
 
 
 def hooks():
-    targets = several(st.tuples(st.none(), INTEGERS) | st.sampled_from(PLACES))
     observed = maybe([*PLACES, (0, None)])
     return st.tuples(
         *(
@@ -172,7 +174,8 @@ def hooks():
                 Hook,
                 id=st.just(i),
                 observed=observed,
-                target_slots=targets,
+                target_slots=TARGETS,
+                nested_backward=st.none() | TARGETS,
                 holds=several(record(Held, node=maybe(NODES))),
                 sharding=st.none() | record(Sharding, parameter=st.sampled_from(VARIABLES), leaf=maybe(NODES)),
             )
