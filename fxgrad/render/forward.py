@@ -21,6 +21,7 @@ from fxgrad.render.picture import (
     Arrow,
     Box,
     Cluster,
+    Identity,
     Line,
     Picture,
     check_depth,
@@ -29,7 +30,9 @@ from fxgrad.render.picture import (
     describe_variable,
     format_hooks,
     format_place,
+    identify_call,
     list_hooks_left_out,
+    locate,
     look_at,
     make_call_box,
     note_call,
@@ -330,9 +333,16 @@ def _make_box(view: ForwardView, fx_node: FxNode) -> Box:
     key, tooltip, home = view.key(fx_node.name), tuple(_describe(view, fx_node)), view.homes[fx_node.name]
     title = Line(shorten(escape(fx_node.target if fx_node.op == "get_attr" else fx_node.name), NAME_WIDTH), bold=True)
     if fx_node.name in view.stubs:
-        return Box(key, theme.STUB, (title, *_format_home(view, home)), tooltip, None)
+        return Box(key, theme.STUB, (title, *_format_home(view, home)), tooltip, None, _identify(view, fx_node))
     lines = (title, *_format_contents(view, fx_node), *format_hooks(view.sites.get(fx_node.name, ())))
-    return Box(key, _pick_look(fx_node), lines, tooltip, view.cluster_key(home))
+    return Box(key, _pick_look(fx_node), lines, tooltip, view.cluster_key(home), _identify(view, fx_node))
+
+
+def _identify(view: ForwardView, fx_node: FxNode) -> Identity:
+    kinds = {"placeholder": "argument", "get_attr": "attribute", "output": "result"}
+    home = view.homes[fx_node.name]
+    module = None if home is None else view.graph.calls_by_id[home].path
+    return Identity(kinds.get(fx_node.op, "call"), fx_node.name, module, *locate(fx_node.source))
 
 
 def _pick_look(fx_node: FxNode) -> Look:
@@ -413,6 +423,7 @@ def _make_clusters(view: ForwardView, needed: set[str | None]) -> Iterator[Clust
             notes=tuple(note_call(call, times=view.graph.calls_per_module[call.path])),
             tooltip=tuple(describe_call(view.graph, call)),
             hooks=tuple(format_hooks(view.sites.get(call_id, ()))),
+            identity=identify_call(call),
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Edge, Hook, HookKind, HookSite, ModuleCall, Node, Root
+from fxgrad.graph import BackwardGraph, Edge, Hook, HookKind, HookSite, ModuleCall, Node, Root, Source
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -50,14 +50,48 @@ def _list_kinds(lines: Iterable[Line]) -> tuple[HookKind, ...]:
     return tuple(dict.fromkeys(line.hook for line in lines if line.hook is not None))
 
 
+class Identity(NamedTuple):
+    """What a box or a frame stands for: nothing here is cut or escaped.
+
+    ``kind``    "root", "node", "leaf", "module" (one call, or several), "dead end", "call" (a function call of the forward),
+                "argument", "attribute" or "result"
+    ``label``   the node's label, the variable's name, the module call's id or the fx node's name
+    ``module``  path of the module that it is in, or is; None outside of every module
+    ``source``  file of the user's line that made it, and ``line``; None where that is not known
+    """
+
+    kind: str
+    label: str
+    module: str | None = None
+    source: str | None = None
+    line: int | None = None
+
+
+NOTHING = Identity("frame", "")
+"""Of a frame that stands for no part of a model."""
+
+
+class Finding(NamedTuple):
+    """What a rule says there: its code and its headline."""
+
+    code: str
+    headline: str
+
+
 class Box(NamedTuple):
-    """One box: ``cluster`` is the key of the cluster that it is drawn in, ``tooltip`` is shown line by line."""
+    """One box: ``cluster`` is the key of the cluster that it is drawn in, ``tooltip`` is shown line by line.
+
+    ``times`` is how many equal things it stands for, ``findings`` are what rules say of them.
+    """
 
     key: str
     look: Look
     lines: tuple[Line, ...]
     tooltip: tuple[str, ...]
     cluster: str | None
+    identity: Identity = NOTHING
+    times: int = 1
+    findings: tuple[Finding, ...] = ()
 
     @property
     def hook_kinds(self) -> tuple[HookKind, ...]:
@@ -66,7 +100,11 @@ class Box(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """One arrow between the boxes of these keys; an ``upward`` one has its head above its tail."""
+    """One arrow between the boxes of these keys; an ``upward`` one has its head above its tail.
+
+    ``gradients`` is how many it stands for. A ``loop`` leads on to the next of the equal ones that its boxes, or the frame
+    around them, stand for: back up, or from a box to itself.
+    """
 
     tail: str
     head: str
@@ -74,12 +112,15 @@ class Arrow(NamedTuple):
     tooltip: tuple[str, ...]
     flow: Flow
     upward: bool = False
+    gradients: int = 1
+    loop: bool = False
 
 
 class Cluster(NamedTuple):
     """A frame around boxes: ``parent`` is the key of the frame around it, ``level`` how many there are around it.
 
-    ``hooks`` are lines that name the hooks on what the frame stands for.
+    ``hooks`` are lines that name the hooks on what the frame stands for. ``times`` is how many equal things it stands for,
+    of which it shows one; ``findings`` are what rules say of them.
     """
 
     key: str
@@ -89,6 +130,9 @@ class Cluster(NamedTuple):
     notes: tuple[str, ...]
     tooltip: tuple[str, ...]
     hooks: tuple[Line, ...] = ()
+    identity: Identity = NOTHING
+    times: int = 1
+    findings: tuple[Finding, ...] = ()
 
     @property
     def hook_kinds(self) -> tuple[HookKind, ...]:
@@ -178,7 +222,29 @@ def _make_cluster(view: View, call: ModuleCall) -> Cluster:
         title=title_call(call),
         notes=tuple(note_call(call, times=view.graph.calls_per_module[call.path])),
         tooltip=tuple(describe_call(view.graph, call)),
+        identity=identify_call(call),
     )
+
+
+def identify_call(call: ModuleCall) -> Identity:
+    """A frame or a box that stands for a module call."""
+    return Identity("module", call.id, call.path, *locate(call.source))
+
+
+def _identify_node(view: View, node: Node) -> Identity:
+    home = view.homes[node.id]
+    module = None if home is None else view.graph.calls_by_id[home].path
+    return Identity(
+        "leaf" if node.kind.is_leaf else "node",
+        node.label if node.variable is None else node.variable,
+        module,
+        *locate(node.source),
+    )
+
+
+def locate(source: Source | None) -> tuple[str | None, int | None]:
+    """The file and the line, for an `Identity`."""
+    return (None, None) if source is None else (source.file, source.line)
 
 
 def _root_key(rank: int) -> str:
@@ -210,17 +276,26 @@ def _find_dead_ends(view: View, node: Node) -> tuple[int, ...]:
 def _make_root_boxes(view: View) -> Iterator[Box]:
     for rank, root in view.roots:
         title = _title_root(root)
-        yield Box(_root_key(rank), theme.ROOT, (Line(title, bold=True),), (f"root: {title}",), None)
+        yield Box(
+            _root_key(rank),
+            theme.ROOT,
+            (Line(title, bold=True),),
+            (f"root: {title}",),
+            None,
+            Identity("root", format_path(root.path)),
+        )
 
 
 def _make_node_box(view: View, node: Node) -> Box:
     sites = view.graph.sites_by_node.get(node.id, ())
+    identity = _identify_node(view, node)
     tooltip = tuple(_describe_node(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
     if node.id in view.scope.stubs:
         lines = (*_format_node(view.graph, node), *_format_home(view, node))
-        return Box(view.key(node.id), theme.STUB, lines, tooltip, None)
+        return Box(view.key(node.id), theme.STUB, lines, tooltip, None, identity)
     lines = (*_format_node(view.graph, node), *format_hooks(sites))
-    return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, view.cluster_key(view.homes[node.id]))
+    cluster = view.cluster_key(view.homes[node.id])
+    return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, cluster, identity)
 
 
 def _format_home(view: View, node: Node) -> Iterator[Line]:
@@ -256,6 +331,7 @@ def make_call_box(
         lines=(Line(title_call(call), bold=True), Line(" · ".join(notes)), *format_hooks(sites)),
         tooltip=tuple(describe_call(graph, call)),
         cluster=cluster,
+        identity=identify_call(call),
     )
 
 
@@ -267,6 +343,7 @@ def _make_dead_end(view: View, node: Node) -> Box:
         lines=(Line("needs no gradient"),),
         tooltip=tuple(escape(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
         cluster=view.cluster_key(view.homes[node.id]),
+        identity=_identify_node(view, node)._replace(kind="dead end"),
     )
 
 
@@ -300,7 +377,7 @@ def _make_link_arrows(view: View) -> Iterator[Arrow]:
 def _make_bundle(view: View, tail: str, head: str, links: list[Link]) -> Arrow:
     tooltip = tuple(line for link in links for line in _describe_link(view, link))
     flow = pick_strongest(*(link.flow for link in links))
-    return Arrow(tail, head, (count_noun(len(links), "edge"),), tooltip, flow)
+    return Arrow(tail, head, (count_noun(len(links), "edge"),), tooltip, flow, gradients=len(links))
 
 
 def _make_arrow(view: View, tail: str, head: str, link: Link) -> Arrow:
