@@ -633,6 +633,8 @@ class Hook(Record, frozen=True):
                        such as those of Dynamo and FSDP, bound to nothing of the program's and holding none of its functions
     ``nested_backward``  if its code starts a backward: as of `Node`
     ``left_by``        of a hook on an AccumulateGrad: name of the leaf, where that has another AccumulateGrad in the graph
+    ``computed_from``  of a hook on a tensor that was computed before forward and is not in the graph: the names of the leaves
+                       that it was computed from
     ``outside_model``  whether it is on an nn.Parameter that the model does not hold, or on the AccumulateGrad of one, and the
                        graph has not
     """
@@ -663,6 +665,7 @@ class Hook(Record, frozen=True):
     by_torch: bool = False
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
     left_by: str | None = None
+    computed_from: tuple[str, ...] = ()
     outside_model: bool = False
 
     @property

@@ -25,6 +25,7 @@ from fxgrad.graph.text import (
     pluralize,
     quote_code,
 )
+from fxgrad.rules.cuts import summarize_cut
 from fxgrad.rules.data_flow import end_at
 from fxgrad.rules.fxg1_full_hooks import (
     advise_input_grad,
@@ -77,6 +78,7 @@ _FXG104 = Page(
 )
 
 _MOST_REASONS = 3
+_MOST_LEAVES = 3
 
 
 def _explain_silence(subject: Subject) -> Iterator[Explanation]:
@@ -160,6 +162,9 @@ def _advise_on_tensors(subject: Subject) -> str:
                 "register it on the parameter that the model holds, after what puts another in its place: an assignment, tied "
                 "weights, load_state_dict(assign=True), weight_norm, fully_shard, copy.deepcopy"
             )
+        case _ if subject.hook.computed_from:
+            leaves = join_words(map(quote_code, subject.hook.computed_from), most=_MOST_LEAVES)
+            return f"register it on {leaves}, or, while forward runs, on the tensor that forward computes"
         case HookOwner.TENSORS:
             return "register it on tensors that the roots of backward depend on"
         case HookOwner.NODE if subject.hook.left_by is not None:
@@ -202,7 +207,11 @@ def _name_cause(subject: Subject, call: ModuleCall | None) -> str:
     if not subject.hook.kind.is_module:
         if subject.hook.outside_model:
             return "the model does not hold the nn.Parameter that it is on"
-        return "" if subject.hook.left_by is None else "the leaf has another AccumulateGrad since"
+        if subject.hook.computed_from:
+            return f"the tensor was computed before forward, from {join_words(map(quote_code, subject.hook.computed_from), most=_MOST_LEAVES)}"
+        if subject.hook.left_by is not None:
+            return "the leaf has another AccumulateGrad since"
+        return _find_cut(subject, [subject.path]) or ""
     if call is None:
         return _name_cause_without_call(subject)
     carrying = [ref for ref in call.outputs if ref.requires_grad]
@@ -214,12 +223,27 @@ def _name_cause(subject: Subject, call: ModuleCall | None) -> str:
     if not carrying:
         return "no result of the module requires grad"
     if not used:
-        return "backward does not use what the module returns"
+        cut = _find_cut(subject, [ref.fx_node for ref in carrying if ref.fx_node is not None])
+        return cut or "backward does not use what the module returns"
     if subject.hook.kind.is_legacy:
         return ""
     if not any(map(is_visible, used)):
         return f"backward uses {_join_paths(used)}, which the hook does not see"
     return "" if takes_full_hook(call) else _name_result_type(call)
+
+
+def _find_cut(subject: Subject, names: Sequence[str]) -> str | None:
+    """What cuts off values that backward does not come to, in a few words; None if no recorded operation does."""
+    flow, fx_nodes = subject.facts.data_flow, subject.graph.fx_nodes_by_name
+    known = [name for name in names if name in fx_nodes]
+    uses = flow.find_uses(known)
+    cut = next((fx_node for fx_node in uses.cuts if fx_node.name in flow.returned), None)
+    if cut is not None:
+        return summarize_cut(cut)
+    taken = (
+        next((fx_node for fx_node in flow.list_last_uses(known) if fx_node.taken), None) if not uses.returned else None
+    )
+    return None if taken is None else f"the value leaves torch{end_at(taken.taken[-1].source)}"
 
 
 def _name_result_type(call: ModuleCall) -> str:

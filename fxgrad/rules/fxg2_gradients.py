@@ -181,6 +181,8 @@ def _summarize(lost: LostGradient) -> str:
             return f"{name_operation(lost.at[0])}{end_at(_find_source(lost))} passes no gradient back"
         case WhyLost.REFUSED:
             node, _ = lost.refusers[0]
+            if node.kind is NodeKind.BACKWARD_HOOK:
+                return f"no gradient comes back for it to what a module with a full hook got or returned{end_at(node.source)}"
             return f"{_name_refuser(node)}{end_at(node.source)} returns None for it"
         case WhyLost.GRADLESS:
             return _summarize_gradless(lost)
@@ -392,7 +394,8 @@ def _advise_on_loss(graph: BackwardGraph, lost: LostGradient) -> str:
             function = lost.refusers[0][0].name.removesuffix("Backward")
             return f"return its gradient from {quote_code(f'{function}.backward')}"
         case WhyLost.REFUSED:
-            return ""
+            passes_on = lost.refusers[0][0].kind is NodeKind.BACKWARD_HOOK
+            return "use that tensor in what you call backward on" if passes_on else ""
         case WhyLost.NOT_ASKED:
             return "use that output in what you call backward on"
         case WhyLost.RESTARTED:

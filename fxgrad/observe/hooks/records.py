@@ -13,7 +13,7 @@ from fxgrad.graph import CompiledBefore, Held, Hook, HookKind, Sharding, Unrecor
 from fxgrad.observe.autograd.nested_backward import function_starts_backward
 from fxgrad.observe.autograd.node_records import HookIds
 from fxgrad.observe.autograd.python_code import find_source, may_return_a_value
-from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, name_of
+from fxgrad.observe.autograd.walk import ACCUMULATE_GRAD, name_of, sequence_nr_of
 from fxgrad.observe.hooks.hook_code import find_grad_reads, find_held_tensors, is_made_by_torch
 from fxgrad.observe.hooks.hook_returns import changes_leaf, find_returns
 from fxgrad.observe.hooks.search import HookSearch, HookSlot
@@ -80,6 +80,7 @@ class HookRecords:
             observed=found,
             active=hook.active,
             unplaced=self._explain_unplaced(hook, found),
+            computed_from=tuple(self._list_leaves_behind(hook)) if found is None else (),
             outside_model=found is None and self._is_outside_model(hook),
             by_torch=is_made_by_torch(hook.function),
             sharding=self._find_sharding(hook, in_graph=found is not None),
@@ -188,6 +189,21 @@ class HookRecords:
         if not hook.tensor.requires_grad:
             return NO_GRAD
         return NOT_OF_MODEL if self._is_outside_model(hook) else NOT_REACHED_LEAF
+
+    def _list_leaves_behind(self, hook: LiveHook) -> Iterator[str]:
+        """The named leaves that a tensor was computed from, if that was before the recorded forward began."""
+        recorder = self._observed.recorder
+        if hook.origin is None or recorder is None or sequence_nr_of(hook.origin[0]) >= recorder.started:
+            return
+        waiting, seen = [hook.origin[0]], {hook.origin[0]}
+        while waiting and len(seen) < _MOST_FOREIGN_NODES:
+            node = waiting.pop()
+            if name_of(node) == ACCUMULATE_GRAD:
+                name = self._observed.variable_name(node.variable)  # type: ignore[attr-defined]
+                yield from () if name is None else (name,)
+            found = [after for after, _ in reversed(node.next_functions) if after is not None and after not in seen]
+            seen.update(found)
+            waiting += found
 
     def _is_outside_model(self, hook: LiveHook) -> bool:
         is_leaf = hook.tensor is None and hook.node is not None and name_of(hook.node) == ACCUMULATE_GRAD

@@ -88,3 +88,19 @@ def test_a_hook_that_is_silent_only_for_calls_without_gradients_is_no_warning():
         return model.second(model.first(start))
 
     assert tell(way)["FXG104"].severity == "info"
+
+
+def test_a_hook_that_is_silent_for_one_call_is_told_what_cuts_that_off():
+    found = tell(lambda model, x: model.first(torch.tensor(model.first(x).tolist())))
+    assert "does not fire for call 1 of 2: the value leaves torch at " in found["FXG104"].headline
+
+
+def test_a_hook_on_a_tensor_in_forward_is_told_what_cuts_that_off():
+    def way(model, x):
+        hidden = model.first(x)
+        hidden.register_hook(lambda grad: None)
+        return model.second(hidden.detach())
+
+    findings = fxgrad.trace(Two(way), torch.ones(2, 3)).explain().findings
+    (told,) = (finding for finding in findings if finding.code == "FXG104")
+    assert " never fires: `detach` at " in told.headline
