@@ -349,6 +349,7 @@ class Variable(Record, frozen=True):
     ``earlier``    ids of the AccumulateGrad nodes that a leaf had before, and for which it has another one since: they add
                    into it as well, and ``inputs=`` does not find them. ``node`` is one of them where its own is not in the
                    graph
+    ``left``       of a tensor that was computed before forward: the attribute that held it then, and holds another one since
     """
 
     name: str
@@ -366,6 +367,7 @@ class Variable(Record, frozen=True):
     earlier: tuple[int, ...] = ()
     made_from: str | None = None
     replaces: str | None = None
+    left: str | None = None
 
 
 class Module(Record, frozen=True):

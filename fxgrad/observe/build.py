@@ -305,6 +305,7 @@ def _make_variables(observed: ObservedGraph) -> Iterator[Variable]:
             made_at=None if event is None else find_stack_source(event.stack),
             made_from=made_from,
             replaces=named.replaces,
+            left=named.left,
             unsharded=None if gathered is None else gathered.name,
             earlier=tuple([observed.walked.ids[node] for node in observed.earlier.get(id(tensor), ())]),
         )

@@ -21,7 +21,7 @@ from fxgrad.observe.record.forward_graph import ForwardGraph
 from fxgrad.observe.record.frames import format_message
 from fxgrad.observe.record.names import ModuleNames, NamedTensor, TensorNames, get_table
 from fxgrad.observe.record.recorder import Recorder
-from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf
+from fxgrad.observe.record.tensors import MetaTable, Origin, is_leaf, read_origin
 
 _DisableTorchFunction = torch._C.DisableTorchFunction  # it is monkey-patched while a forward is recorded
 
@@ -137,8 +137,12 @@ class ObservedGraph:
         return None if named is None or not self.is_variable(named) else named.name
 
     def is_variable(self, named: NamedTensor) -> bool:
-        """Whether a named tensor is among the variables: an attribute that requires no grad is not."""
+        """Whether a named tensor is among the variables: an attribute that requires no grad is not, nor one that was left
+        and that the roots do not reach."""
         tensor = named.tensor
+        if named.left is not None:
+            origin = read_origin(tensor)
+            return origin is not None and origin[0] in self.walked.ids
         return named.kind != "other leaf" or id(tensor) in self.leaves or tensor.requires_grad
 
     def known_tensors(self) -> Iterable[torch.Tensor]:

@@ -48,6 +48,7 @@ from fxgrad.observe.record.names import (
     TensorNames,
     get_table,
     list_argument_names,
+    list_computed_attributes,
     list_module_paths,
     list_modules,
     make_tensor_finder,
@@ -287,6 +288,7 @@ class ModelRun:
             self._attributes = {key: named.name for key, named in self._tensor_names.named.items()}
             if arguments is not None:
                 self._name_inputs(arguments)
+            self._computed = list_computed_attributes(model)
             known = [named.tensor for named in self._tensor_names.named.values()]
             self._earlier = list_hooks(self._module_names.modules.values(), known)
             self.recorder = Recorder(
@@ -392,6 +394,7 @@ class ModelRun:
                     placeholders = calls[0].given
         self._tensor_names.add_model(self.model)
         self._tensor_names.add_attributes(self.model)
+        self._tensor_names.add_left(self._computed)
         return placeholders
 
     def _make_forward_graph(self, placeholders: Arguments | None, output: Any, *, with_loss: bool) -> ForwardGraph:

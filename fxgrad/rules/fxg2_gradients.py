@@ -419,7 +419,7 @@ def _explain_computed_tensors(graph: BackwardGraph) -> Iterator[Explanation]:
     """A tensor of the model or its arguments was computed from others before forward."""
     raising, _ = find_raising_nodes(graph)
     for variable in graph.variables:
-        is_asked = not variable.is_leaf and variable.requires_grad and not variable.retains_grad
+        is_asked = not (variable.is_leaf or variable.retains_grad or variable.left) and variable.requires_grad
         if is_asked and _is_older(graph, variable) and not _leads_to(graph, variable, raising):
             yield _explain_computed_tensor(graph, variable)
 

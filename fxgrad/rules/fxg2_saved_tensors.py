@@ -95,7 +95,7 @@ def _explain_overwritten(graph: BackwardGraph, node: Node) -> Explanation:
     return Explanation(
         code="FXG203",
         severity=_choose_severity(node),
-        headline=f"{_raise_at(node)}: {changed_by} changed what it saved",
+        headline=f"{_raise_at(node)}: {changed_by} changed {_summarize_saved(graph, node)}",
         because=(
             f"{name_node_function(node)}{made_at} saved {saved} for backward. {_explain_change(graph, change)} "
             + _explain_when(node, f"{compares}been modified by an inplace operation`")
@@ -147,6 +147,18 @@ def _name_saved(graph: BackwardGraph, node: Node, argument: str) -> str:
     return quote_code(argument) + (f", which is {value}," if value else "")
 
 
+def _summarize_saved(graph: BackwardGraph, node: Node) -> str:
+    """What was changed, in a few words: ``critic.0.weight.t(), which it saved``, ``its result``."""
+    if len(node.overwritten) > 1 or node.schema is None:
+        return "what it saved"
+    (argument,) = node.overwritten
+    if argument.startswith("result"):
+        return "its result, which it saved"
+    edge = next((edge for edge in node.edges if edge.argument == argument), None)
+    value = None if edge is None else graph.expression(edge, depth=1)
+    return f"{value or quote_code(argument)}, which it saved"
+
+
 def _explain_change(graph: BackwardGraph, change: FxNode | None) -> str:
     if change is not None:
         return f"{begin_at(change.source)}, {name_operation(change)} modifies that in place."
@@ -192,11 +204,11 @@ def _explain_hidden(node: Node) -> Explanation:
 def _explain_freed(graph: BackwardGraph, node: Node) -> Explanation:
     if node.kind is NodeKind.COPY_SLICES:
         return _explain_hidden(node)
-    because, fix, source = _describe_freeing(graph, node)
+    because, fix, source, cause = _describe_freeing(graph, node)
     return Explanation(
         code="FXG203",
         severity=_choose_severity(node),
-        headline=f"{_raise_at(node)}: an earlier backward freed what it saved",
+        headline=f"{_raise_at(node)}: {cause}",
         because=f"{because} {_explain_when(node, f'Backward raises `{_AGAIN}`')}",
         fix=fix,
         owner=node.label,
@@ -204,24 +216,27 @@ def _explain_freed(graph: BackwardGraph, node: Node) -> Explanation:
     )
 
 
-def _describe_freeing(graph: BackwardGraph, node: Node) -> tuple[str, str, Source | None]:
-    """Which backward freed what a node saved, what to do about it, and at which line."""
+def _describe_freeing(graph: BackwardGraph, node: Node) -> tuple[str, str, Source | None, str]:
+    """Which backward freed what a node saved, what to do about it, at which line, and why in a few words."""
+    freed = "an earlier backward freed what it saved"
     if graph.info.calls_reason is not None:
         because = f"An earlier backward has executed {escape(node.label)}, and freed what it saved."
-        return because, "call the earlier backward with retain_graph=True, or run forward again", None
+        return because, "call the earlier backward with retain_graph=True, or run forward again", None, freed
     freeing = _find_backward_after(graph, node)
     if freeing is not None:
         does = (
             f"{begin_at(freeing.source)}, {name_operation(freeing)} runs a backward, which frees what its nodes saved."
         )
-        return does, _advise_on_backward(graph, freeing), freeing.source
+        cause = f"{name_operation(freeing)}{end_at(freeing.source)} freed what it saved"
+        return does, _advise_on_backward(graph, freeing), freeing.source, cause
     entered = _find_way_into_earlier_graph(graph, node)
     name, line = (None, None) if entered is None else entered
     what = "a tensor" if name is None else quote_code(name)
     because = f"{begin_at(line)}, forward goes on from {what} that was computed before, with the graph behind it."
     kept = "what is kept of the earlier run" if name is None else quote_code(name)
     fix = f"detach {kept} before forward uses it again, as in hidden = hidden.detach(), or compute it anew in each forward"
-    return f"{because} An earlier backward freed what that graph saved.", fix, line
+    because = f"{because} An earlier backward freed what that graph saved."
+    return because, fix, line, freed if name is None else f"{freed}, and {quote_code(name)} leads there"
 
 
 def _advise_on_backward(graph: BackwardGraph, freeing: FxNode) -> str:
@@ -265,8 +280,19 @@ def _find_way_into_earlier_graph(graph: BackwardGraph, node: Node) -> tuple[str 
         for edge in user.edges if user.fx_node is not None else ():
             into = edge.next_node
             if into is not None and _is_earlier(graph.nodes[into]) and graph.path(into, node.id) is not None:
-                return graph.names_of_slots.get((into, edge.input_nr)), user.source
+                return _name_kept(graph, user, (into, edge.input_nr)), user.source
     return None
+
+
+def _name_kept(graph: BackwardGraph, user: Node, slot: tuple[int, int]) -> str | None:
+    """What holds the tensor of a slot from before, as `user` uses it; what that has changed in place since has another slot."""
+    name = graph.names_of_slots.get(slot)
+    if name is not None:
+        return graph.variables_by_name[name].left or name
+    inputs = () if user.fx_node is None else graph.fx_nodes_by_name[user.fx_node].inputs
+    targets = {graph.fx_nodes_by_name[each].target for each in inputs}
+    held = [each.name for each in graph.variables if each.kind in ("buffer", "input") and each.name in targets]
+    return held[0] if len(held) == 1 else None
 
 
 def _is_earlier(node: Node) -> bool:

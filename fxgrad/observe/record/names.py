@@ -19,7 +19,7 @@ from fxgrad.graph import Path
 from fxgrad.graph.records import HeldBy, VariableKind
 from fxgrad.graph.text import format_argument, format_path
 from fxgrad.observe.real_types import is_a
-from fxgrad.observe.record.tensors import find_routes, find_tensors, identify_memory, make_path_step
+from fxgrad.observe.record.tensors import find_routes, find_tensors, identify_memory, make_path_step, may_have_history
 from fxgrad.observe.sharding import ShardedParameter, find_sharded_parameters
 
 _CONTAINERS = frozenset({dict, list, tuple, OrderedDict})
@@ -149,16 +149,17 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 class NamedTensor:
-    """A tensor with its first name, its other names and what it is to the model; ``held_by`` and ``replaces`` as in
+    """A tensor with its first name, its other names and what it is to the model; ``held_by``, ``left`` and ``replaces`` as in
     `Variable`."""
 
-    __slots__ = ("aliases", "held_by", "kind", "name", "replaces", "tensor")
+    __slots__ = ("aliases", "held_by", "kind", "left", "name", "replaces", "tensor")
 
     def __init__(self, name: str, kind: VariableKind, tensor: torch.Tensor) -> None:
         self.name = name
         self.kind = kind
         self.tensor = tensor
         self.held_by: HeldBy | None = None
+        self.left: str | None = None
         self.replaces: str | None = None
         self.aliases: list[str] = []
 
@@ -223,14 +224,36 @@ class TensorNames:
     def add_attributes(self, model: nn.Module | None) -> None:
         """Name the tensors that modules hold as plain attributes, or in containers."""
         registered = {identify_memory(named.tensor) for named in self.named.values()}
-        for path, module in {
-            id(module): (path, module) for path, module in reversed([*list_module_paths(model)])
-        }.values():
-            for attribute, value in _plain_attributes(module):
-                for inner, tensor in find_tensors(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
-                    self.add(format_argument((), ("kwargs", *inner)), "other leaf", tensor)
-                    if identify_memory(tensor) not in registered:  # as that of weight.detach() is
-                        self.named[id(tensor)].held_by = "attribute"
+        for name, tensor in _list_attribute_tensors(model):
+            self.add(name, "other leaf", tensor)
+            if identify_memory(tensor) not in registered:  # as that of weight.detach() is
+                self.named[id(tensor)].held_by = "attribute"
+
+    def add_left(self, computed: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Name the tensors that attributes held before forward, where they have no name now."""
+        for name, tensor in computed:
+            if id(tensor) not in self.named:
+                self.add(f"{name} (before forward)", "other leaf", tensor)
+                self.named[id(tensor)].left = name
+
+
+def list_computed_attributes(model: nn.Module | None) -> list[tuple[str, torch.Tensor]]:
+    """The tensors with a graph behind them that modules hold as plain attributes, or in containers, with their names.
+
+    Not views: reading the node of one could make another.
+    """
+    return [
+        (name, tensor)
+        for name, tensor in _list_attribute_tensors(model)
+        if may_have_history(tensor) and not tensor._is_view()
+    ]
+
+
+def _list_attribute_tensors(model: nn.Module | None) -> Iterator[tuple[str, torch.Tensor]]:
+    for path, module in {id(module): (path, module) for path, module in reversed([*list_module_paths(model)])}.values():
+        for attribute, value in _plain_attributes(module):
+            for inner, tensor in find_tensors(value, (f"{path}.{attribute}" if path else attribute,)).tensors:
+                yield format_argument((), ("kwargs", *inner)), tensor
 
 
 def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:

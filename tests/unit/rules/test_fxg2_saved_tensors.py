@@ -1,6 +1,7 @@
 """FXG203: what a node saved is changed in place; held against whether a real backward raises."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_it_is_told_with_the_node_the_saved_tensor_and_both_lines():
     texts = [
         re.sub(r"tests/unit/rules/test_fxg2_saved_tensors.py:\d+", "HERE", text) for text in (told.because, told.fix)
     ]
-    assert told.headline == "backward raises at ExpBackward0_0: `mul_` changed what it saved"
+    assert told.headline == "backward raises at ExpBackward0_0: `mul_` changed its result, which it saved"
     assert texts == [
         "aten::exp, at HERE, saved its result for backward. At HERE, `made.mul_(2)`, `mul_` modifies that in place. "
         "Backward compares version counters, and raises `one of the variables needed for gradient computation has been "
@@ -354,3 +355,35 @@ def test_copy_slices_that_no_earlier_backward_executed_does_not_raise() -> None:
     with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
         loss.backward()
     assert len(called) == 1
+
+
+class Sums(nn.Module):
+    """Adds up its losses, each with its graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.total = nn.Linear(3, 3), torch.zeros(())
+
+    def forward(self, x):
+        self.total = self.total + self.linear(x).square().mean()
+        return self.total
+
+
+@pytest.mark.parametrize("retain", [True, False])
+def test_what_an_attribute_held_before_forward_is_named_by_it(retain):
+    model, x = Sums(), torch.ones(2, 3)
+    model(x).backward(retain_graph=retain)
+    graph = fxgrad.trace(model, (x,)).graph
+    assert [each.name for each in graph.variables if each.left == "total"] == ["total (before forward)"]
+    told = [each.headline for each in explain(graph) if each.severity != "info"]
+    where = "backward raises at PowBackward0_0: an earlier backward freed what it saved, and `total` leads there"
+    assert told == ([] if retain else [where])
+    with nullcontext() if retain else pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        model(x).backward()
+
+
+def test_what_an_attribute_held_and_backward_does_not_reach_is_no_variable():
+    model, x = Sums(), torch.ones(2, 3)
+    model(x)
+    model.total = model.total.detach()
+    assert [each.left for each in fxgrad.trace(model, (x,)).graph.variables] == [None] * 4
