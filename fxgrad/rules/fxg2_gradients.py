@@ -6,7 +6,7 @@ import enum
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.graph import BackwardGraph, Explanation, FxNode, Node, NodeKind, Source, Variable
+from fxgrad.graph import BackwardGraph, Explanation, FxNode, ModuleCall, Node, NodeKind, Source, Variable
 from fxgrad.graph.lookup import find_inside_scripts
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, name_module, pluralize, quote_code
@@ -37,6 +37,7 @@ class WhyLost(enum.Enum):
 
     ``UNUSED``      no recorded operation uses the parameter
     ``CUT``         what was computed from it stops requiring grad on the way to the output
+    ``DISABLED``    the same, as all that uses it is in a module that forward calls with gradients disabled
     ``NOT_PASSED``  an operation of the backward graph uses it, or what was computed from it, and gives it no gradient
     ``REFUSED``     a node that receives a gradient returns None for it, or on the way to it
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
@@ -52,6 +53,7 @@ class WhyLost(enum.Enum):
 
     UNUSED = "unused"
     CUT = "cut"
+    DISABLED = "disabled"
     NOT_PASSED = "not passed"
     REFUSED = "refused"
     NOT_ASKED = "not asked"
@@ -69,7 +71,8 @@ class LostGradient(NamedTuple):
 
     For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it. For ``REFUSED``,
     ``refusers`` are the nodes that return None, each with why. For ``RESTARTED``, ``made`` are the leaves that forward made
-    of the results of ``at``; for ``WRITTEN``, the fx nodes of the tensors that ``at`` write to.
+    of the results of ``at``; for ``WRITTEN``, the fx nodes of the tensors that ``at`` write to. For ``DISABLED``, ``call``
+    is the first call of the module.
     """
 
     parameter: Variable
@@ -78,6 +81,7 @@ class LostGradient(NamedTuple):
     refusers: tuple[tuple[Node, str], ...] = ()
     leaf: int | None = None
     made: tuple[str, ...] = ()
+    call: ModuleCall | None = None
 
 
 def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
@@ -130,8 +134,12 @@ def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable,
     # what has no derivative is seldom where a gradient was meant to pass: first what is easier to change
     effective = sorted([cut for cut in cuts if cut.name in flow.returned], key=cannot_require_grad)
     if effective:
-        gradless = all(find_gradless(cut) is not None for cut in effective)
-        return LostGradient(parameter, WhyLost.GRADLESS if gradless else WhyLost.CUT, tuple(effective))
+        if all(find_gradless(cut) is not None for cut in effective):
+            return LostGradient(parameter, WhyLost.GRADLESS, tuple(effective))
+        calls = [_find_disabled_call(graph, cut) for cut in effective]
+        if calls[0] is not None and len({call and (call.path, call.source) for call in calls}) == 1:
+            return LostGradient(parameter, WhyLost.DISABLED, tuple(effective), call=calls[0])
+        return LostGradient(parameter, WhyLost.CUT, tuple(effective))
     if others:
         return LostGradient(parameter, WhyLost.NOT_PASSED, others)
     if returned:
@@ -149,6 +157,12 @@ def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable,
         into = tuple([owner for owner in owners.values() if owner is not None])
         return LostGradient(parameter, WhyLost.WRITTEN, written, made=into)
     return LostGradient(parameter, WhyLost.DROPPED, last)
+
+
+def _find_disabled_call(graph: BackwardGraph, fx_node: FxNode) -> ModuleCall | None:
+    """The outermost module call around an operation that ran with gradients disabled."""
+    calls = (graph.calls_by_id.get(call) for call in fx_node.modules)
+    return next((call for call in calls if call is not None and not call.grad_enabled), None)
 
 
 def describe_lost_gradient(graph: BackwardGraph, lost: LostGradient) -> str:
@@ -173,10 +187,13 @@ _IN_FEW_WORDS = {
 }
 
 
-def _summarize(lost: LostGradient) -> str:
+def _summarize(lost: LostGradient, *others: LostGradient) -> str:
+    """How a gradient is lost, and `others` at the same place, in a few words."""
     match lost.why:
         case WhyLost.CUT:
             return summarize_cut(lost.at[0])
+        case WhyLost.DISABLED:
+            return f"{_name_disabled([lost, *others])} called with gradients disabled{end_at(_find_source(lost))}"
         case WhyLost.NOT_PASSED:
             return f"{name_operation(lost.at[0])}{end_at(_find_source(lost))} passes no gradient back"
         case WhyLost.REFUSED:
@@ -198,6 +215,12 @@ def _summarize(lost: LostGradient) -> str:
             return _IN_FEW_WORDS.get(lost.why, "no root depends on it")
 
 
+def _name_disabled(group: Sequence[LostGradient]) -> str:
+    """The modules that are called with gradients disabled, and the verb: "`encoder` is"."""
+    paths = dict.fromkeys(lost.call.path for lost in group if lost.call is not None)
+    return f"{join_words(map(name_module, paths))} {pluralize(len(paths), 'is', plural='are')}"
+
+
 def _summarize_gradless(lost: LostGradient) -> str:
     gradless = find_gradless(lost.at[0])
     assert gradless is not None
@@ -213,6 +236,8 @@ def _name_refuser(node: Node) -> str:
 def _find_source(lost: LostGradient) -> Source | None:
     if lost.refusers:
         return lost.refusers[0][0].source
+    if lost.call is not None:
+        return lost.call.source
     first = lost.at[0] if lost.at else None
     if first is None:
         return None
@@ -276,6 +301,8 @@ def _explain_lost_gradients(graph: BackwardGraph) -> Iterator[Explanation]:
 
 def _list_places(lost: LostGradient) -> tuple[Hashable, ...]:
     """Why and where it is lost: the same for those that one finding is about."""
+    if lost.call is not None:
+        return lost.why, lost.call.source or lost.call.path
     places = dict.fromkeys((fx_node.source, name_operation(fx_node), fx_node.grad_enabled) for fx_node in lost.at)
     return (lost.why, lost.refusers, *places)
 
@@ -286,8 +313,8 @@ def _explain_group(graph: BackwardGraph, group: Sequence[LostGradient]) -> Expla
     return Explanation(
         code="FXG201",
         severity="warning",
-        headline=f"no gradient reaches {_join_parameters(group)}{_name_silenced(graph, group)}: {_summarize(first)}",
-        because=" ".join(_list_loss_reasons(graph, first, _choose_pronoun(group))),
+        headline=f"no gradient reaches {_join_parameters(group)}{_name_silenced(graph, group)}: {_summarize(*group)}",
+        because=" ".join(_list_loss_reasons(graph, group)),
         fix=f"{advice}, or {freezing}" if advice else freezing,
         owner=first.parameter.name,
         source=_find_source(first),
@@ -336,11 +363,17 @@ def _advise_freezing(group: Sequence[LostGradient]) -> str:
     return f"freeze {them} with requires_grad_(False) if {they} should not be trained"
 
 
-def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> Iterator[str]:
+def _list_loss_reasons(graph: BackwardGraph, group: Sequence[LostGradient]) -> Iterator[str]:
+    lost, them = group[0], _choose_pronoun(group)
     match lost.why:
         case WhyLost.CUT:
             yield f"Forward uses {them}, but what it computes from {them} stops requiring grad on the way to the output."
             yield from map(explain_cut, lost.at[:_MOST_PLACES])
+        case WhyLost.DISABLED:
+            yield (
+                f"{begin_at(_find_source(lost))}, {_name_disabled(group)} called with gradients disabled (no_grad, "
+                f"inference_mode or set_grad_enabled(False)), so what is computed from {them} there requires no grad."
+            )
         case WhyLost.NOT_PASSED:
             for fx_node in lost.at[:_MOST_PLACES]:
                 assert may_carry_gradient(fx_node)
@@ -360,7 +393,7 @@ def _list_loss_reasons(graph: BackwardGraph, lost: LostGradient, them: str) -> I
         case _:
             yield from map(_explain_last_use, lost.at[:_MOST_PLACES])
             yield "No recorded operation leads from there to the output."
-    more = max(len(lost.at), len(lost.refusers)) - _MOST_PLACES
+    more = 0 if lost.call is not None else max(len(lost.at), len(lost.refusers)) - _MOST_PLACES
     if more > 0:
         yield f"And at {count_noun(more, 'more place')}."
     where = _ACCUMULATE_GRAD_CPP if lost.refusers else _REQUIRES_GRAD_CPP
@@ -388,6 +421,8 @@ def _advise_on_loss(graph: BackwardGraph, lost: LostGradient) -> str:
     match lost.why:
         case WhyLost.CUT:
             return advise_on_cut(lost.at[0])
+        case WhyLost.DISABLED:
+            return "make that call with gradients enabled"
         case WhyLost.NOT_PASSED:
             return f"replace {name_operation(lost.at[0])} with an operation that is differentiable in this argument"
         case WhyLost.REFUSED if lost.refusers[0][0].kind is NodeKind.CUSTOM_FUNCTION:

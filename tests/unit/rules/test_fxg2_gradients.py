@@ -147,10 +147,10 @@ FREEZE = "or freeze them with requires_grad_(False) if they should not be traine
         ),
         (
             no_grad,
-            "`linear` at HERE runs with gradients disabled",
-            f"{STOPS} At HERE, `offset = model.b(x)`, `linear` runs with gradients disabled (no_grad, inference_mode "
-            "or set_grad_enabled(False)).",
-            "run `linear` there with gradients enabled",
+            "`b` is called with gradients disabled at HERE",
+            "At HERE, `offset = model.b(x)`, `b` is called with gradients disabled (no_grad, inference_mode or "
+            "set_grad_enabled(False)), so what is computed from them there requires no grad.",
+            "make that call with gradients enabled",
         ),
         (
             integers,
