@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxgrad.graph import BackwardGraph, Gradient, HookSite
+from fxgrad.graph.hook_kinds import HookMoment
 from fxgrad.graph.records import Firing, Received
 from fxgrad.graph.text import count_noun, escape, format_brief_source, format_hook, format_shape, pluralize
 from fxgrad.predict import find_raising_nodes
@@ -166,6 +167,8 @@ def _compare_end(graph: BackwardGraph, raised: str | None) -> Iterator[Differenc
 
 
 def _compare_site(site: HookSite, seen: Sequence[Firing]) -> Iterator[Difference]:
+    if not seen and site.fires and _leaves_no_trace(site):
+        return
     if site.fires is not None and site.fires != bool(seen):
         yield Difference(site, "fires", "fires" if site.fires else "does not fire", _format_times(len(seen)))
         return
@@ -173,6 +176,12 @@ def _compare_site(site: HookSite, seen: Sequence[Firing]) -> Iterator[Difference
         yield Difference(site, "times", _format_times(site.times), _format_times(len(seen)))
     if site.node is not None:  # else it attaches while backward recomputes
         yield from dict.fromkeys([difference for firing in seen for difference in _compare_firing(site, firing)])
+
+
+def _leaves_no_trace(site: HookSite) -> bool:
+    """retain_grad is seen by what it stores, and stores nothing where no gradient comes (torch/csrc/autograd/cpp_hook.cpp)."""
+    is_retaining = site.hook.kind.moment is HookMoment.RETAIN_GRAD
+    return is_retaining and any(gradient.status != "tensor" for gradient in site.grad_output or ())
 
 
 def _compare_firing(site: HookSite, firing: Firing) -> Iterator[Difference]:

@@ -174,6 +174,11 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
         return (hook.nested_backward if hook is not None else node.nested_backward) or ()
 
     @cached_property
+    def recomputes(self) -> bool:
+        """Whether a non-reentrant checkpoint runs forward again for what one of the nodes saved."""
+        return any(node.recomputed for node in self.nodes)
+
+    @cached_property
     def nests_in_checkpoints(self) -> bool:
         """Whether all of these are reentrant checkpoints."""
         return all(node.kind is NodeKind.CHECKPOINT for node in self.nesting)

@@ -233,6 +233,7 @@ class Node(Record, frozen=True):
     ``freed``            whether an earlier backward freed what the node saved; of CopySlices, whether it may have
     ``reads_saved``      whether the node reads what it saved whenever it is executed; False if only its own code decides,
                          and of CopySlices if only backward does
+    ``recomputed``       whether a non-reentrant checkpoint runs forward again in backward for what the node saved
     ``nested_backward``  if the node's own Python code starts a backward: the slots of this graph, as (node, slot), that this
                          may enter besides the leaves that it uses; (None, 0) stands for what the roots do not reach
     ``returned``         of a custom Function: what its backward returns; None if its code does not say
@@ -263,6 +264,7 @@ class Node(Record, frozen=True):
     overwritten: tuple[str, ...] = ()
     freed: bool = False
     reads_saved: bool = True
+    recomputed: bool = False
     nested_backward: tuple[tuple[int | None, int], ...] | None = None
     returned: Returned | None = None
     saturated: bool = False

@@ -85,7 +85,8 @@ class Memory:
 
     def _add(self, tensor: torch.Tensor) -> None:
         storages = {storage._cdata: storage for storage in _storages(tensor)}
-        alias = tensor.detach() if _is_plain(tensor) or _is_sparse(tensor) else None
+        detachable = not _is_wrapped(tensor) and (_is_plain(tensor) or _is_sparse(tensor))
+        alias = tensor.detach() if detachable else None
         version = None if tensor.is_inference() else tensor._version
         self._values.append(_Values(tensor, alias, version, frozenset(storages)))
         self._uncopied |= storages

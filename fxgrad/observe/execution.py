@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.autograd.graph import Node as AutogradNode
 from torch.nn.modules import module as module_hooks
 
@@ -84,17 +84,27 @@ class EngineCall:
         return [torch.ones(meta.shape, dtype=meta.dtype, device=meta.device) for meta in metas]
 
     def _list_inputs(self) -> list[Any] | None:
-        """Leaves as tensors, others as edges. An input outside of the graph is replaced by a new leaf, as unreachable."""
+        """Leaves as tensors, others as edges. An input outside of the graph is replaced by a new leaf, as unreachable.
+
+        A leaf whose gradient goes to another AccumulateGrad since is not the input: the one in the graph is.
+        """
         call = self.graph.info.backward
         if call.inputs is None:
             return None
         leaves = dict(zip(self.observed.leaves.values(), self.observed.leaf_tensors, strict=True))
         nodes = [(self._find_node(node), slot) for node, slot in call.inputs]
-        inside = [leaves[node] if node in leaves else GradientEdge(node, slot) for node, slot in nodes]
+        inside = [
+            leaves[node] if node in leaves and _is_node_of(leaves[node], node) else GradientEdge(node, slot)
+            for node, slot in nodes
+        ]
         return [*inside, *(torch.zeros((), requires_grad=True) for _ in call.absent)]
 
     def _find_node(self, node: int) -> Any:
         return self.observed.walked.order[node]
+
+
+def _is_node_of(leaf: torch.Tensor, node: Any) -> bool:
+    return leaf.requires_grad and get_gradient_edge(leaf).node is node
 
 
 @dataclass(frozen=True)

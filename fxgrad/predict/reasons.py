@@ -366,19 +366,24 @@ def _explain_attached_again(graph: BackwardGraph, site: HookSite) -> str | None:
     """Why a non-full hook may be called twice: a non-reentrant checkpoint runs the module's call again in backward, from
     arguments with their own grad_fn (torch/utils/checkpoint.py, _CheckpointFrame.get_inputs). A module that returns its
     argument as it is has its hook attached there again. Nodes that the call makes itself are made anew, and never run."""
-    if site.node is None or site.call is None or site.hook.kind.is_full or site.hook.kind.is_full_pre:
+    if site.node is None or not site.hook.kind.is_legacy or not _may_run_again(graph, site.node, site.call):
         return None
-    if graph.calls_by_id[site.call].checkpointed != "non-reentrant":
-        return None
-    made_in = graph.nodes[site.node].call
-    while made_in is not None:
-        if made_in == site.call:
-            return None
-        made_in = graph.calls_by_id[made_in].parent
+    again = "runs this call again" if site.call is not None else "runs forward again"
     return (
-        f"the checkpoint around runs this call again during backward, which may attach the hook to "
+        f"{'the' if site.call is not None else 'a'} checkpoint around {again} during backward, which may attach the hook to "
         f"{escape(graph.nodes[site.node].label)} once more"
     )
+
+
+def _may_run_again(graph: BackwardGraph, node: int, call: str | None) -> bool:
+    """Whether a non-reentrant checkpoint may run a call again which did not make the node. Of a call that was not
+    recorded nothing is known."""
+    if call is None:
+        return graph.recomputes
+    if graph.calls_by_id[call].checkpointed != "non-reentrant":
+        return False
+    made_in = graph.nodes[node].call
+    return made_in is None or not graph.is_within(made_in, call)
 
 
 def explain_nesting(simulation: Simulation) -> str:

@@ -126,7 +126,7 @@ def test_a_backward_inside_a_non_reentrant_checkpoint_runs_again_and_is_not_fore
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
-def test_capture_does_not_see_that_a_checkpoint_attaches_a_non_full_hook_again():
+def test_how_often_a_checkpoint_attaches_a_non_full_hook_is_not_known():
     class Checkpointed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -141,7 +141,8 @@ def test_capture_does_not_see_that_a_checkpoint_attaches_a_non_full_hook_again()
     root = model(x).sum()
     (captured,) = fxgrad.capture(root, model, node_hooks=True).sites
     root.backward()
-    assert (traced.times, captured.times, len(calls)) == (None, 1, 2)
+    sees_checkpoints = hasattr(torch._C._autograd.SavedTensor, "unpack_hook")
+    assert (traced.times, captured.times, len(calls)) == (None, None if sees_checkpoints else 1, 2)
 
 
 def test_what_a_checkpoint_closes_over_is_seen_by_trace_and_not_by_capture():

@@ -23,3 +23,27 @@ def test_a_hook_on_a_leaf_inside_of_a_reentrant_checkpoint_is_left_open_and_not_
     verification = fxgrad.verify(model, (torch.randn(2, 3, requires_grad=True),))
     assert verification.ok
     assert [open_.what for open_ in verification.unknown] == ["fires"]
+
+
+def test_a_tensor_that_retains_its_gradient_and_gets_none_is_as_predicted():
+    """PyTorch calls retain_grad there, which stores nothing."""
+
+    class Halves(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1, x * 2
+
+        @staticmethod
+        def backward(ctx, first, second):
+            return None
+
+    class Model(nn.Module):
+        def forward(self, x):
+            kept = x * 1
+            kept.retain_grad()
+            return Halves.apply(kept)[0]
+
+    verification = fxgrad.verify(Model(), torch.randn(3, requires_grad=True))
+    assert verification.ok, verification
+    (site,) = verification.graph.sites
+    assert (site.fires, [entry.status for entry in site.grad_output]) == (True, ["none"])

@@ -40,13 +40,14 @@ class LostSaved(NamedTuple):
     overwritten: tuple[str, ...] = ()
     freed: bool = False
     reads_saved: bool = True
+    recomputed: bool = False
 
 
 KEPT = LostSaved()
 
 
 def find_lost_saved(walked: WalkedGraph) -> dict[int, LostSaved]:
-    """By the ids of nodes, those of which something that they saved was changed or freed."""
+    """By the ids of nodes, those of which something that they saved was changed, freed, or not kept at all."""
     found: dict[int, LostSaved] = {}
     names_of: dict[type, tuple[str, ...]] = {}
     python_function = torch._C._FunctionBase
@@ -74,7 +75,7 @@ def _list_saved(kind: type) -> tuple[str, ...]:
 
 
 def _look_at_generated(node: Any, names: tuple[str, ...]) -> LostSaved:
-    changed = []
+    changed, recomputed = [], False
     for name in names:
         try:
             raw = getattr(node, _RAW + name)
@@ -82,14 +83,17 @@ def _look_at_generated(node: Any, names: tuple[str, ...]) -> LostSaved:
                 continue
             if not may_run_unpack_hook(raw):
                 getattr(node, _SAVED + name)
-            elif _lost_arguments(raw):
-                return LostSaved((CHECKPOINT_ARGUMENTS,))
+                continue
+            frames = _list_checkpoints(raw)
+            if _lost_arguments(frames):
+                return LostSaved((CHECKPOINT_ARGUMENTS,), recomputed=True)
+            recomputed = recomputed or bool(frames)
         except RuntimeError as error:
             if _FREED in str(error):  # all that it saved was freed together
                 return LostSaved(freed=True)
             if _CHANGED in str(error):
                 changed.append(name)
-    return LostSaved(tuple(changed)) if changed else KEPT
+    return LostSaved(tuple(changed), recomputed=recomputed) if changed or recomputed else KEPT
 
 
 def _look_at_function(node: Any) -> LostSaved:
@@ -97,9 +101,10 @@ def _look_at_function(node: Any) -> LostSaved:
         raw = node._raw_saved_tensors
         if raw and not may_run_unpack_hook(raw):
             node.saved_tensors  # noqa: B018 - to see whether it raises
-        elif raw and _lost_arguments(raw):
+        elif raw and (frames := _list_checkpoints(raw)):
             reads = reads_saved_tensors(getattr(type(node), "_forward_cls", None))
-            return KEPT if reads is False else LostSaved((CHECKPOINT_ARGUMENTS,), reads_saved=reads is True)
+            lost = (CHECKPOINT_ARGUMENTS,) if reads is not False and _lost_arguments(frames) else ()
+            return LostSaved(lost, reads_saved=reads is True or not lost, recomputed=True)
     except RuntimeError as error:
         freed = _FREED in str(error)
         reads = reads_saved_tensors(getattr(type(node), "_forward_cls", None))
@@ -108,20 +113,17 @@ def _look_at_function(node: Any) -> LostSaved:
     return KEPT
 
 
-def _lost_arguments(raw: Any) -> bool:
+def _list_checkpoints(raw: Any) -> list[Any]:
+    """The frames of the non-reentrant checkpoints that run forward again for what a node saved."""
+    hooks = [getattr(one, "unpack_hook", None) for one in (raw if is_a(raw, tuple) else (raw,))]
+    own = [hook for hook in hooks if is_a(hook, FunctionType) and hook.__module__ == checkpoint.__name__]
+    cells = [cell for hook in own for cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True)]
+    return [cell.cell_contents for name, cell in cells if name == "frame"]
+
+
+def _lost_arguments(frames: list[Any]) -> bool:
     """Whether a checkpoint would have to unpack an argument that was changed in place, before it can run again."""
-    return any(_has_changed(argument) for one in _as_tuple(raw) for argument in _list_checkpoint_arguments(one))
-
-
-def _list_checkpoint_arguments(raw: Any) -> tuple[Any, ...]:
-    """What the checkpoint saved whose unpack hook this is; () if it is another hook."""
-    hook = getattr(raw, "unpack_hook", None)
-    if not is_a(hook, FunctionType) or hook.__module__ != checkpoint.__name__:
-        return ()
-    for name, cell in zip(hook.__code__.co_freevars, hook.__closure__ or (), strict=True):
-        if name == "frame":
-            return tuple(getattr(cell.cell_contents, "saved_args", ()))
-    return ()
+    return any(_has_changed(argument) for frame in frames for argument in getattr(frame, "saved_args", ()))
 
 
 def _has_changed(argument: Any) -> bool:
@@ -132,10 +134,6 @@ def _has_changed(argument: Any) -> bool:
     except RuntimeError as error:
         return _CHANGED in str(error)
     return False
-
-
-def _as_tuple(raw: Any) -> tuple[Any, ...]:
-    return raw if is_a(raw, tuple) else (raw,)
 
 
 # Where all of a gradient is zero, as the values were

@@ -176,3 +176,23 @@ def test_input_that_forward_tells_to_retain_its_gradient_retains_it() -> None:
     x = torch.ones(3, requires_grad=True) * 3
     fxgrad.trace(Retaining(), x)
     assert x.retains_grad
+
+
+class KeepsWhatVmapGave(nn.Linear):
+    """Keeps a tensor of the inside of a transform, which most functions of torch refuse when that is over."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def keep(row: torch.Tensor) -> torch.Tensor:
+            self.kept = row * 1.0
+            return self.kept * 2
+
+        return super().forward(torch.func.vmap(keep)(x))
+
+
+@pytest.mark.parametrize("verb", [fxgrad.trace, fxgrad.verify])
+def test_tensor_that_escaped_from_vmap_is_no_obstacle_and_stays(verb: Callable[..., Any]) -> None:
+    model, x = KeepsWhatVmapGave(3, 3), torch.randn(4, 3, requires_grad=True)
+    model(x)
+    kept = model.kept
+    verb(model, x)
+    assert model.kept is kept

@@ -89,20 +89,25 @@ def test_under_inputs_backward_ends_at_a_reentrant_checkpoint(notebook):
     assert site_of(predicted, "weight").reason == "this backward does not run the node that would start a nested one"
 
 
-def test_how_often_a_hook_on_what_a_checkpointed_module_passes_through_is_called_is_open(notebook):
-    """Backward runs the module again on an argument that still has its grad_fn, and attaches the hook there once more."""
+class PassesThroughInCheckpoint(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.same, self.linear = nn.Identity(), nn.Linear(3, 3)
 
-    class Checkpointed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.same, self.linear = nn.Identity(), nn.Linear(3, 3)
+    def forward(self, x):
+        return checkpoint(lambda x: self.linear(self.same(x)).tanh(), x * 2, use_reentrant=False)
 
-        def forward(self, x):
-            return checkpoint(lambda x: self.linear(self.same(x)).tanh(), x * 2, use_reentrant=False)
 
-    model, x = Checkpointed(), torch.ones(2, 3, requires_grad=True)
+def passing_through(notebook):
+    model = PassesThroughInCheckpoint()
     notebook.legacy(model.same, "passed through")
     notebook.legacy(model.linear, "made inside")
+    return model
+
+
+def test_how_often_a_hook_on_what_a_checkpointed_module_passes_through_is_called_is_open(notebook):
+    """Backward runs the module again on an argument that still has its grad_fn, and attaches the hook there once more."""
+    model, x = passing_through(notebook), torch.ones(2, 3, requires_grad=True)
     trace = fxgrad.trace(model, x)
     passed, made = site_of(trace.graph, "passed through"), site_of(trace.graph, "made inside")
     assert (passed.fires, passed.times, made.times) == (True, None, 1)
@@ -112,3 +117,22 @@ def test_how_often_a_hook_on_what_a_checkpointed_module_passes_through_is_called
     model(x).sum().backward()
     assert sorted(called.hook for called in notebook.log) == ["made inside", "passed through", "passed through"]
     assert fxgrad.verify(model, x).ok
+
+
+@pytest.mark.skipif(not hasattr(torch._C._autograd.SavedTensor, "unpack_hook"), reason="this torch hides unpack hooks")
+def test_how_often_a_captured_hook_is_called_is_open_where_a_checkpoint_runs_forward_again(notebook):
+    """Which calls the checkpoint runs again was not seen."""
+    model = passing_through(notebook)  # the hook calls it
+    result = model(torch.ones(2, 3, requires_grad=True))
+    graph = fxgrad.capture(result.sum(), node_hooks=True).graph
+    assert {node.name: node.recomputed for node in graph.nodes if node.recomputed} == {
+        "TanhBackward0": True,
+        "AddmmBackward0": True,
+    }
+    passed = site_of(graph, "passed through")
+    assert (passed.fires, passed.times) == (True, None)
+    assert passed.reason.endswith(
+        "a checkpoint around runs forward again during backward, which may attach the hook to MulBackward0_0 once more"
+    )
+    result.sum().backward()
+    assert [called.hook for called in notebook.log].count("passed through") == 2

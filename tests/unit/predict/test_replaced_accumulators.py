@@ -159,3 +159,13 @@ def test_a_leaf_that_got_another_node_after_its_last_use_gets_a_gradient_but_inp
     assert (called, model.weight.grad) == ([], None)
     loss.backward()
     assert (called, model.weight.grad is None) == (["hook"], False)
+
+
+def test_verify_takes_the_node_that_inputs_name_though_the_leaf_has_another_by_now() -> None:
+    model = Twice(set_it, "in a row")
+    earlier = fxgrad.trace(model, X).graph.variables_by_name["weight"].earlier
+    label = fxgrad.trace(model, X).graph.nodes[earlier[0]].label
+    model.weight.register_hook(nothing)
+    verification = fxgrad.verify(model, X, inputs=[f"{label}[0]"], api="grad")
+    assert verification.ok, verification
+    assert [site.node for site in verification.graph.sites if site.fires] == [earlier[0]]
