@@ -394,7 +394,8 @@ class ModelRun:
                     placeholders = calls[0].given
         self._tensor_names.add_model(self.model)
         self._tensor_names.add_attributes(self.model)
-        self._tensor_names.add_left(self._computed)
+        used = {id(seen.tensor) for seen in recorder.log.foreign}  # of others the node is not read: that could make one
+        self._tensor_names.add_left([(name, tensor) for name, tensor in self._computed if id(tensor) in used])
         return placeholders
 
     def _make_forward_graph(self, placeholders: Arguments | None, output: Any, *, with_loss: bool) -> ForwardGraph:

@@ -43,7 +43,7 @@ class WhyLost(enum.Enum):
     ``NOT_ASKED``   an output depends on it, from which backward does not start, or which the loss does not use
     ``DROPPED``     the output does not depend on what was computed from it
     ``WRITTEN``     forward puts what was computed from it into another tensor by its ``.data``
-    ``RESTARTED``   forward makes an nn.Parameter of what was computed from it: a leaf, and that has no history
+    ``RESTARTED``   forward makes a leaf, such as an nn.Parameter, of what was computed from it, and that has no history
     ``GRADLESS``    only reentrant checkpoints, or Functions like them, none of whose arguments requires grad, use it or what
                     was computed from it
     ``EARLIER``     a backward that forward runs gives it its gradient
@@ -71,8 +71,8 @@ class LostGradient(NamedTuple):
 
     For ``DROPPED``, ``at`` are the operations whose value Python took, else the last ones that used it. For ``REFUSED``,
     ``refusers`` are the nodes that return None, each with why. For ``RESTARTED``, ``made`` are the leaves that forward made
-    of the results of ``at``; for ``WRITTEN``, the fx nodes of the tensors that ``at`` write to. For ``DISABLED``, ``call``
-    is the first call of the module.
+    of the results of ``at``, ``plain`` where these are no nn.Parameters; for ``WRITTEN``, the fx nodes of the tensors that
+    ``at`` write to. For ``DISABLED``, ``call`` is the first call of the module.
     """
 
     parameter: Variable
@@ -82,6 +82,7 @@ class LostGradient(NamedTuple):
     leaf: int | None = None
     made: tuple[str, ...] = ()
     call: ModuleCall | None = None
+    plain: bool = False
 
 
 def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
@@ -144,12 +145,13 @@ def _follow_parameter(graph: BackwardGraph, flow: DataFlow, parameter: Variable,
         return LostGradient(parameter, WhyLost.NOT_PASSED, others)
     if returned:
         return LostGradient(parameter, WhyLost.NOT_ASKED)
-    new_leaves = [leaf for leaf in graph.variables if leaf.held_by == "forward" and leaf.node is not None]
+    new_leaves = [leaf for leaf in graph.variables if leaf.made_from is not None and leaf.node is not None]
     dependents = flow.find_dependents(names) if new_leaves else frozenset()
     made = {leaf.name: leaf.made_from for leaf in new_leaves if leaf.made_from in dependents}
     if made:
         at = [graph.fx_nodes_by_name[fx_node] for fx_node in dict.fromkeys(made.values()) if fx_node is not None]
-        return LostGradient(parameter, WhyLost.RESTARTED, tuple(at), made=tuple(made))
+        plain = all(graph.variables_by_name[name].held_by != "forward" for name in made)
+        return LostGradient(parameter, WhyLost.RESTARTED, tuple(at), made=tuple(made), plain=plain)
     last = flow.list_last_uses(names)
     owners = {fx_node.name: flow.find_data_owner(fx_node) for fx_node in last}
     written = tuple([fx_node for fx_node in last if owners[fx_node.name] is not None])
@@ -210,7 +212,8 @@ def _summarize(lost: LostGradient, *others: LostGradient) -> str:
         case WhyLost.DROPPED if lost.at and not may_carry_gradient(lost.at[0]):
             return summarize_cut(lost.at[0])
         case WhyLost.RESTARTED:
-            return f"the nn.Parameter made of {name_operation(lost.at[0])}{end_at(_find_source(lost))} has no history"
+            made = "leaf" if lost.plain else "nn.Parameter"
+            return f"the {made} made of {name_operation(lost.at[0])}{end_at(_find_source(lost))} has no history"
         case _:
             return _IN_FEW_WORDS.get(lost.why, "no root depends on it")
 
@@ -387,7 +390,9 @@ def _list_loss_reasons(graph: BackwardGraph, group: Sequence[LostGradient]) -> I
         case WhyLost.RESTARTED:
             at, names = begin_at(lost.at[0].source), join_words(map(quote_code, lost.made))
             yield f"{at}, {name_operation(lost.at[0])} computes from {them} what forward makes {names} of."
-            yield "nn.Parameter makes a leaf of a tensor's memory: backward ends there. (torch/nn/parameter.py)"
+            how = "(torch/csrc/autograd/python_variable.cpp)" if lost.plain else "(torch/nn/parameter.py)"
+            makes = "torch.autograd.Variable, and the like, makes" if lost.plain else "nn.Parameter makes"
+            yield f"{makes} a leaf of a tensor's memory: backward ends there. {how}"
         case WhyLost.WRITTEN:
             yield from map(explain_written, lost.at[:_MOST_PLACES])
         case _:
@@ -433,6 +438,8 @@ def _advise_on_loss(graph: BackwardGraph, lost: LostGradient) -> str:
             return "use that tensor in what you call backward on" if passes_on else ""
         case WhyLost.NOT_ASKED:
             return "use that output in what you call backward on"
+        case WhyLost.RESTARTED if lost.plain:
+            return "use the tensor itself, in place of torch.autograd.Variable(...) of it"
         case WhyLost.RESTARTED:
             return ADVICE_ON_PARAMETERS
         case WhyLost.WRITTEN:

@@ -268,8 +268,13 @@ REWRITTEN = {
     "detach": (lambda m, h: h.detach(), "remove `detach` there", lambda m, h: h),
     "Variable": (
         lambda m, h: torch.autograd.Variable(h.data, requires_grad=True),
-        "remove `.data` there",
+        "use the tensor itself, in place of torch.autograd.Variable(...) of it",
         lambda m, h: h,
+    ),
+    "Variable of a result": (
+        lambda m, h: torch.autograd.Variable(h * 2, requires_grad=True),
+        "use the tensor itself, in place of torch.autograd.Variable(...) of it",
+        lambda m, h: h * 2,
     ),
     "detach behind argmax": (straight_through, "remove `detach` there", lambda m, h: h * 2),
     "into .data": (in_data, "write to the tensor itself, without `.data`", in_itself),

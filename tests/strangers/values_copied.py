@@ -1,7 +1,7 @@
 """Question: the encoder gets no gradient, and there is no detach anywhere.
 
 Values are copied out of autograd's sight: torch.tensor([...]) of tensors (torch.stack), also with requires_grad=True, which makes
-a leaf that hides it; a write to .data; a sample of a distribution (rsample).
+a leaf that hides it; a write to .data; a Variable, which is a new leaf; a sample of a distribution (rsample).
 """
 
 import torch
@@ -49,6 +49,10 @@ def reparametrized(features):
     return torch.distributions.Normal(features, 1.0).rsample()
 
 
+def wrapped(features):
+    return torch.autograd.Variable(features, requires_grad=True)
+
+
 def make(way):
     return Net(way), (torch.randn(2, 3),)
 
@@ -67,6 +71,10 @@ def build_padded():
 
 def build_sampled():
     return make(sampled)
+
+
+def build_wrapped():
+    return make(wrapped)
 
 
 def build_mended():

@@ -238,15 +238,8 @@ class TensorNames:
 
 
 def list_computed_attributes(model: nn.Module | None) -> list[tuple[str, torch.Tensor]]:
-    """The tensors with a graph behind them that modules hold as plain attributes, or in containers, with their names.
-
-    Not views: reading the node of one could make another.
-    """
-    return [
-        (name, tensor)
-        for name, tensor in _list_attribute_tensors(model)
-        if may_have_history(tensor) and not tensor._is_view()
-    ]
+    """The tensors with a graph behind them that modules hold as plain attributes, or in containers, with their names."""
+    return [(name, tensor) for name, tensor in _list_attribute_tensors(model) if may_have_history(tensor)]
 
 
 def _list_attribute_tensors(model: nn.Module | None) -> Iterator[tuple[str, torch.Tensor]]:

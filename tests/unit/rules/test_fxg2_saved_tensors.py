@@ -387,3 +387,26 @@ def test_what_an_attribute_held_and_backward_does_not_reach_is_no_variable():
     model(x)
     model.total = model.total.detach()
     assert [each.left for each in fxgrad.trace(model, (x,)).graph.variables] == [None] * 4
+
+
+class Caches(nn.Module):
+    """Keeps a view of what it computes, in a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.cache = nn.Linear(3, 3), {}
+
+    def forward(self, x):
+        keys = torch.cat([*self.cache.values(), self.linear(x)[:1]])
+        self.cache = {"keys": keys[:]}
+        return keys.square().sum()
+
+
+def test_a_view_in_a_dict_is_named_as_well():
+    model, x = Caches(), torch.ones(2, 3)
+    model(x).backward()
+    (told,) = [each for each in explain(fxgrad.trace(model, (x,)).graph) if each.severity != "info"]
+    assert told.headline.endswith("freed what it saved, and `cache['keys']` leads there")
+    assert told.fix.startswith("detach `cache['keys']` before forward uses it again")
+    model.cache = {name: kept.detach() for name, kept in model.cache.items()}
+    assert [each for each in explain(fxgrad.trace(model, (x,)).graph) if each.severity != "info"] == []
