@@ -97,6 +97,20 @@ def find_inside_scripts(graph: GraphRecords) -> frozenset[str]:
     return frozenset(path for path in paths if any(parent in scripted for parent in list_parent_paths(path)))
 
 
+def find_module_without_call(graph: GraphRecords, node: Node) -> str | None:
+    """The path of the module that a node comes from, where no call of the module made it: it runs inside of TorchScript, or
+    torch.fx or torch.export put its operations into the graph of the model around it."""
+    if node.script is not None:
+        return node.script.module
+    return None if node.fx_node is None else graph.fx_nodes_by_name[node.fx_node].traced_in
+
+
+def list_nodes_without_call(graph: GraphRecords, path: str) -> list[Node]:
+    """The nodes that come from a module, or from one inside of it, without a call of it."""
+    origins = [(node, find_module_without_call(graph, node)) for node in graph.nodes]
+    return [node for node, origin in origins if origin is not None and f"{origin}.".startswith(f"{path}.")]
+
+
 def list_parent_paths(path: str) -> Iterator[str]:
     """The paths of the modules around a module, the nearest first, the model itself last.
 

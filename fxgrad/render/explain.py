@@ -17,7 +17,7 @@ from fxgrad.graph import (
     NodeKind,
 )
 from fxgrad.graph.backward_graph import HookSites, find_owner, find_result, group_sites
-from fxgrad.graph.lookup import find_inside_scripts, find_module_path
+from fxgrad.graph.lookup import find_inside_scripts, find_module_path, list_nodes_without_call
 from fxgrad.graph.names import describe_node_kind, join_labels
 from fxgrad.graph.text import (
     count_noun,
@@ -173,7 +173,15 @@ def _explain_absence(graph: BackwardGraph, module: str | None) -> str:
         return "no hook is registered on any module, tensor or node of this graph"
     path = find_module_path(graph, module)
     if path in find_inside_scripts(graph):
-        return _explain_inside_script(graph, path)
+        return (
+            f"{name_module(path)} runs inside of TorchScript, where no module hook can be: {_list_made_in(graph, path)}. Hooks "
+            "on its parameters (Tensor.register_hook) and on the tensors that go into the script and come out of it work"
+        )
+    if not graph.calls_per_module[path] and list_nodes_without_call(graph, path):
+        return (
+            f"{name_module(path)} is not called: its operations are in the graph that was traced before, so that no hook on "
+            f"the module is called: {_list_made_in(graph, path)}. Hooks on its parameters (Tensor.register_hook) work"
+        )
     calls = count_noun(graph.calls_per_module[path], "call")
     return (
         f"no hook is registered on {name_module(path)} or its parameters ({calls}); what one would get there: "
@@ -181,16 +189,10 @@ def _explain_absence(graph: BackwardGraph, module: str | None) -> str:
     )
 
 
-def _explain_inside_script(graph: BackwardGraph, path: str) -> str:
-    """What is known of a module that TorchScript runs."""
-    operators = [(node, node.script) for node in graph.nodes if node.script is not None]
-    inside = [node for node, script in operators if script.module == path or str(script.module).startswith(f"{path}.")]
-    are = pluralize(len(inside), "is", plural="are")
-    nodes = f"{join_labels(inside)} {are} made in it" if inside else "no node is known to be made in it"
-    return (
-        f"{name_module(path)} runs inside of TorchScript, where no module hook can be: {nodes}. Hooks on its parameters "
-        "(Tensor.register_hook) and on the tensors that go into the script and come out of it work"
-    )
+def _list_made_in(graph: BackwardGraph, path: str) -> str:
+    nodes = list_nodes_without_call(graph, path)
+    are = pluralize(len(nodes), "is", plural="are")
+    return f"{join_labels(nodes)} {are} made in it" if nodes else "no node is known to be made in it"
 
 
 def _compose_hook(subject: HookSites, explanations: Sequence[Explanation]) -> Section:

@@ -96,6 +96,20 @@ def test_each_operation_knows_the_module_of_the_model_that_it_was_in(program, x)
     }
 
 
+def test_a_module_of_the_model_is_explained_by_the_nodes_that_come_from_it(program, x):
+    trace = fxgrad.trace(program, x)
+    told = " ".join(str(trace.explain("layers.1")).split())
+    assert (
+        "`layers.1` is not called: its operations are in the graph that was traced before, so that no hook on the module is "
+        "called: AddBackward0_1, ReluBackward0_1, "
+    ) in told
+    called = []
+    module = program.module()
+    module.get_submodule("layers.1").register_full_backward_hook(lambda *_: called.append(1))
+    module(x).sum().backward()
+    assert called == []
+
+
 def test_each_operation_has_the_line_of_the_model(program, x):
     source = next(node.source for node in fxgrad.trace(program, x).graph.forward if node.name == "relu_1")
     lines, start = inspect.getsourcelines(Block.forward)

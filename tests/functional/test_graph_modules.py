@@ -86,6 +86,16 @@ def test_an_operation_knows_the_module_that_it_was_in_before(x):
     }
 
 
+def test_a_module_that_was_inlined_is_explained_by_the_nodes_that_come_from_it(x):
+    trace = fxgrad.trace(fx.symbolic_trace(Model()), x)
+    told = " ".join(str(trace.explain("layers.0")).split())
+    assert "`layers.0` is not called: its operations are in the graph that was traced before" in told
+    assert "AddBackward0_1 and ReluBackward0_1 are made in it" in told
+    assert "no hook is registered on `layers.0.linear` or its parameters (1 call)" in " ".join(
+        str(trace.explain("layers.0.linear")).split()
+    )
+
+
 def test_the_records_as_text_say_the_module_that_an_operation_was_in_before(x):
     assert "# #1  in layers.0  relu  " in str(fxgrad.trace(fx.symbolic_trace(Model()), x))
 
