@@ -79,7 +79,7 @@ def _check_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str,
 
 @contextmanager
 def _explain_errors() -> Iterator[None]:
-    """Let the errors that a rule knows say why, and what to do: FXG106, FXG108, FXG109, FXG202, FXG203, FXG302, FXG305."""
+    """Let the errors that a rule knows say why, and what to do: FXG104, FXG106, FXG108, FXG109, FXG202, FXG203, FXG302, FXG305."""
     try:
         yield
     except NothingRequiresGradError as error:

@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr
 from fxgrad.graph.hook_kinds import HookKind
 
 Path = tuple[str | int, ...]
-"""Where something sits inside a value: ``("args", 1, 0)``, ``("kwargs", "mask")``, ``("result", 0)``."""
+"""Where something sits inside a value: ``("args", 1, 0)``, ``("kwargs", "mask")``, ``("result", ".logits")``, an attribute."""
 
 Shape = tuple[int | str, ...]
 """Sizes; a str is a symbolic size."""

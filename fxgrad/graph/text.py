@@ -206,9 +206,17 @@ def format_path(path: Path) -> str:
     ('args[1][0]', "kwargs['mask']", 'result')
     >>> print(format_path(("kwargs", "it's")))
     kwargs['it\'s']
+    >>> format_path(("result", ".logits", 0))
+    'result.logits[0]'
     """
     start = "".join(escape(str(step)) for step in path[:1])
-    return start + "".join(f"[{_format_key(step)}]" for step in path[1:])
+    return start + "".join(map(_format_step, path[1:]))
+
+
+def _format_step(step: int | str) -> str:
+    if isinstance(step, str) and step.startswith(".") and step[1:].isidentifier():
+        return escape(step)
+    return f"[{_format_key(step)}]"
 
 
 def _format_key(key: int | str) -> str:

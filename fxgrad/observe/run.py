@@ -16,11 +16,12 @@ import torch
 from msgspec import structs
 from torch import nn
 from torch._C._dynamo import eval_frame
+from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
-from fxgrad.graph.text import escape, strip_addresses
+from fxgrad.graph.text import add_article, escape, strip_addresses
 from fxgrad.observe.autograd.nested_backward import starts_backward
 from fxgrad.observe.autograd.provenance import OUTSIDE
 from fxgrad.observe.autograd.walk import pause_collection
@@ -66,6 +67,10 @@ JOINED_LATER = (
     "several of its nodes"
 )
 
+_ADVICE_ON_SEARCH = (
+    "use Tensor.register_hook on the tensors in it, or return a Tensor or a tuple of Tensors: a full hook would not raise "
+    "there, and not fire"
+)
 _HOOKED_VIEW = "is a view and is being modified inplace"
 """In the message of torch/csrc/autograd/variable.cpp, handle_view_on_rebase."""
 
@@ -532,10 +537,15 @@ def locate_errors(run: ModelRun, what: str, *, alone: str) -> UserCode:
 
     def make_error(error: BaseException) -> TargetError:
         place = _format_place(run.model, run.recorder, error) + _format_hooked_view(run.model, run.recorder, error)
+        searched = _find_searched_result(run.recorder, error)
+        if searched is not None:
+            place += (
+                f", where PyTorch looks in its result, {add_article(searched)}, for a tensor to put a non-full hook on"
+            )
         return TargetError(
             f"{what} raised {escape(type(error).__name__)}{place}: {format_message(error)}",
             f"arguments with which {what} runs",
-            f"{alone} by itself{_say_what_for(error)}",
+            f"{alone} by itself{_say_what_for(error)}" if searched is None else _ADVICE_ON_SEARCH,
             format_user_traceback(error),
         )
 
@@ -558,6 +568,23 @@ def _format_place(model: nn.Module, recorder: Recorder, error: BaseException) ->
     if source is not None:
         parts.append(f" at {escape(source.file)}:{source.line}" + (f" `{escape(source.code)}`" if source.code else ""))
     return ",".join(parts)
+
+
+def _find_searched_result(recorder: Recorder, error: BaseException) -> str | None:
+    """The class of a module's result in which PyTorch found no first tensor for a non-full hook; None for other errors.
+
+    The loop in ``Module._call_impl`` (torch/nn/modules/module.py) takes result[0], or the first tensor of a dict.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None or recorder.failure is None or recorder.failure[0] is not error:
+        return None
+    frame, call = traceback.tb_frame, recorder.failure[1]
+    if frame.f_globals is not vars(module_hooks) or not {"var", "result"} <= frame.f_locals.keys():
+        return None
+    is_legacy = any(hook.kind.is_legacy for hook in call.hooks)
+    return escape(type(frame.f_locals["result"]).__name__) if is_legacy else None
 
 
 def _format_hooked_view(model: nn.Module, recorder: Recorder, error: BaseException) -> str:

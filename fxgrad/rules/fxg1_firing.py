@@ -321,6 +321,29 @@ def _join_paths(refs: Sequence[TensorRef]) -> str:
     return join_words(format_path(ref.path) for ref in refs)
 
 
+_REFUSED_TENSOR = "cannot register a hook on a tensor that doesn't require gradient"
+
+
+def _explain_refused_tensor(message: str) -> Explanation | None:
+    """Explain the RuntimeError about a hook on a tensor that requires no grad; None for any other message."""
+    if _REFUSED_TENSOR not in message:
+        return None
+    return Explanation(
+        code="FXG104",
+        severity="error",
+        headline="a hook is registered on a tensor that does not require grad",
+        because=(
+            "A tensor requires no grad where gradients are disabled (no_grad, inference_mode), where nothing that it is "
+            "computed from requires grad, after detach, and as a wrapper inside vmap or jvp of torch.func. "
+            "(torch/_tensor.py, Tensor.register_hook)"
+        ),
+        fix=(
+            "register it only `if tensor.requires_grad`; to have a gradient there, make an input or a parameter that the "
+            "tensor is computed from require grad, or hook what is outside of the transform"
+        ),
+    )
+
+
 # FXG105
 
 _FXG105 = Page(
@@ -489,7 +512,7 @@ def _explain_left_out(subject: Subject) -> Iterator[Explanation]:
 
 
 RULES = (
-    Rule(_FXG104, hook_rules=(_explain_silence,)),
+    Rule(_FXG104, hook_rules=(_explain_silence,), error_rules=(_explain_refused_tensor,)),
     Rule(_FXG105, hook_rules=(_explain_early_hook,)),
     Rule(_FXG114, hook_rules=(_explain_left_out,)),
 )

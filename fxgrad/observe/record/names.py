@@ -128,7 +128,7 @@ class ModuleNames:
         for key, holder in list(self.modules.items()):
             for attribute, value in _plain_attributes(holder):
                 for route, module in find_routes(nn.Module, value):
-                    place = format_path((attribute, *[make_path_step(step.key, step.position) for step in route]))
+                    place = format_path((attribute, *map(make_path_step, route)))
                     for inner, member in list_module_paths(module) if id(module) not in self.paths else ():
                         path = ".".join(filter(None, (self.paths[key][0], place, inner)))
                         found.setdefault(id(member), (path, member))

@@ -53,7 +53,7 @@ def find_tensors(value: Any, path: Path = ()) -> Found:
     """
     found = Found([], [])
     for route, member in _members_at_any_depth(value):
-        place = (*path, *[make_path_step(step.key, step.position) for step in route]) if route else path
+        place = (*path, *map(make_path_step, route)) if route else path
         if is_a(member, torch.Tensor):
             found.tensors.append((place, member))
         else:
@@ -117,14 +117,20 @@ def _members_of_subclass(value: Any) -> list[tuple[Step, Any]] | None:
     return None
 
 
-def make_path_step(key: Any, position: int) -> str | int:
-    """A key as a step of a Path, which is saved and shown: an exact str or int, the same in every process.
+def make_path_step(step: Step) -> str | int:
+    """A step of a Path, which is saved and shown: an exact str or int, the same in every process. Attributes have a dot.
 
-    >>> make_path_step("mask", 0), make_path_step(True, 0), make_path_step(None, 0), make_path_step((1, "a"), 0), make_path_step(object(), 3)
-    ('mask', 1, 'None', "(1, 'a')", '<object 3>')
+    >>> make_path_step(Step("mask", 0)), make_path_step(Step("mask", 0, is_attribute=True)), make_path_step(Step(True, 0))
+    ('mask', '.mask', 1)
+    >>> make_path_step(Step(None, 0)), make_path_step(Step((1, "a"), 0)), make_path_step(Step(object(), 3))
+    ('None', "(1, 'a')", '<object 3>')
     """
+    key, position = step.key, step.position
+    if step.is_attribute:
+        return f".{key}"
     if is_a(key, str):
-        return str.__str__(key)
+        text = str.__str__(key)
+        return repr(text) if text.startswith(".") else text
     if is_a(key, int):
         return int.__int__(key)
     members = key if type(key) is tuple else (key,)

@@ -142,3 +142,73 @@ def test_an_error_that_no_rule_knows_stays_as_it_is():
     with pytest.raises(TargetError) as raised:
         fxgrad.trace(nn.Linear(3, 2), torch.ones(4, 5))
     assert "FXG" not in str(raised.value)
+
+
+def hook_without_grad():
+    with torch.no_grad():
+        nn.Linear(3, 2)(torch.ones(4, 3)).register_hook(silent)
+
+
+def hook_inside_vmap():
+    def hooked(x):
+        hidden = x * 2
+        hidden.register_hook(silent)
+        return hidden
+
+    torch.func.vmap(hooked)(torch.ones(4, 3, requires_grad=True))
+
+
+@pytest.mark.parametrize("program", [hook_without_grad, hook_inside_vmap])
+def test_a_hook_on_a_tensor_that_requires_no_grad_is_recognised(program):
+    found = explain_error(message_of(program))
+    assert found is not None
+    assert (found.code, found.severity) == ("FXG104", "error")
+
+
+class Output:
+    def __init__(self, last):
+        self.last = last
+
+
+class ReturnsObject(nn.Module):
+    def forward(self, x):
+        return Output(x * 2)
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = ReturnsObject()
+
+    def forward(self, x):
+        return self.inner(x).last
+
+
+def test_a_non_full_hook_on_a_module_that_returns_an_object_is_told_to_be_why_forward_raises():
+    model, x = Around(), torch.ones(3, requires_grad=True)
+    handle = model.inner.register_backward_hook(silent)
+    with pytest.raises(TypeError, match="'Output' object is not subscriptable"):
+        model(x)
+    with pytest.raises(TargetError) as raised:
+        fxgrad.trace(model, x)
+    assert (
+        ", where PyTorch looks in its result, an Output, for a tensor to put a non-full hook on: " in raised.value.given
+    )
+    assert "use Tensor.register_hook on the tensors in it" in raised.value.suggestion
+    handle.remove()
+    model.inner._is_full_backward_hook = None
+    model.inner.register_full_backward_hook(silent)
+    assert [site.fires for site in fxgrad.trace(model, x).sites] == [False]
+
+
+def test_a_type_error_of_the_programs_own_is_not_blamed_on_a_hook():
+    class Raises(nn.Module):
+        def forward(self, x):
+            result = var = Output(x)
+            return var[0] if result else x
+
+    model = Raises()
+    model.register_backward_hook(silent)
+    with pytest.raises(TargetError) as raised:
+        fxgrad.trace(model, torch.ones(3, requires_grad=True))
+    assert "non-full hook" not in raised.value.given
