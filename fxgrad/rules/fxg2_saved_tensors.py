@@ -85,17 +85,19 @@ def _explain_when(node: Node, message: str) -> str:
 def _explain_overwritten(graph: BackwardGraph, node: Node) -> Explanation:
     if CHECKPOINT_ARGUMENTS in node.overwritten:
         return _explain_overwritten_argument(node)
-    change = _find_change_after(graph, DataFlow(graph), node)
+    flow = DataFlow(graph)
+    change = _find_change_after(graph, flow, node)
+    held = _find_changed_variable(graph, flow, node, change)
     changed_by = name_operation(change) if change else "an in-place operation"
     made_at = f", at {format_source(node.source)}," if node.source else ""
-    saved = join_words(_name_saved(graph, node, name) for name in node.overwritten)
+    saved = join_words(_name_saved(graph, node, name, held) for name in node.overwritten)
     compares = (
         "Backward compares version counters, and raises `one of the variables needed for gradient computation has "
     )
     return Explanation(
         code="FXG203",
         severity=_choose_severity(node),
-        headline=f"{_raise_at(node)}: {changed_by} changed {_summarize_saved(graph, node)}",
+        headline=f"{_raise_at(node)}: {changed_by} changed {_summarize_saved(graph, node, held)}",
         because=(
             f"{name_node_function(node)}{made_at} saved {saved} for backward. {_explain_change(graph, change)} "
             + _explain_when(node, f"{compares}been modified by an inplace operation`")
@@ -136,27 +138,40 @@ def _find_change_after(graph: BackwardGraph, flow: DataFlow, node: Node) -> FxNo
     return graph.forward[min(later)] if later else None
 
 
-def _name_saved(graph: BackwardGraph, node: Node, argument: str) -> str:
+def _find_changed_variable(graph: BackwardGraph, flow: DataFlow, node: Node, change: FxNode | None) -> str | None:
+    """The only variable among the arguments of a node's own operation that a later one changes; None: none, or several."""
+    if node.fx_node is None or change is None:
+        return None
+    inputs = [name for name in graph.fx_nodes_by_name[node.fx_node].inputs if change in flow.list_changers(name)]
+    targets = [graph.fx_nodes_by_name[name].target for name in inputs]
+    return targets[0] if len(targets) == 1 and targets[0] in graph.variables_by_name else None
+
+
+def _name_saved(graph: BackwardGraph, node: Node, argument: str, held: str | None) -> str:
     """``its result``, ```mat2`, which is critic.0.weight.t(),`` or the argument's name alone."""
     if argument.startswith("result"):
         return "its result"
     if node.schema is None:
         return "a tensor"
-    edge = next((edge for edge in node.edges if edge.argument == argument), None)
-    value = None if edge is None else graph.expression(edge, depth=1)
+    value = _name_operand(graph, node, argument, held)
     return quote_code(argument) + (f", which is {value}," if value else "")
 
 
-def _summarize_saved(graph: BackwardGraph, node: Node) -> str:
+def _name_operand(graph: BackwardGraph, node: Node, argument: str, held: str | None) -> str | None:
+    """What an argument of a node's function was: an expression, or the variable that was changed; None: not known."""
+    edge = next((edge for edge in node.edges if edge.argument == argument), None)
+    value = None if edge is None else graph.expression(edge, depth=1)
+    return value or (None if held is None or len(node.overwritten) > 1 else quote_code(held))
+
+
+def _summarize_saved(graph: BackwardGraph, node: Node, held: str | None) -> str:
     """What was changed, in a few words: ``critic.0.weight.t(), which it saved``, ``its result``."""
     if len(node.overwritten) > 1 or node.schema is None:
         return "what it saved"
     (argument,) = node.overwritten
     if argument.startswith("result"):
         return "its result, which it saved"
-    edge = next((edge for edge in node.edges if edge.argument == argument), None)
-    value = None if edge is None else graph.expression(edge, depth=1)
-    return f"{value or quote_code(argument)}, which it saved"
+    return f"{_name_operand(graph, node, argument, held) or quote_code(argument)}, which it saved"
 
 
 def _explain_change(graph: BackwardGraph, change: FxNode | None) -> str:
@@ -177,7 +192,10 @@ def _advise_on_change(graph: BackwardGraph, change: FxNode | None) -> str:
     }
     variables = [graph.variables_by_name.get(fx_node.target) for fx_node in changed if fx_node.op == "get_attr"]
     if any(variable is not None and variable.kind == "parameter" for variable in variables):
-        return "call every backward that uses the old values before that line, or run forward again after it"
+        return (
+            "call every backward that uses the old values before that line, or run forward again after it; or use a clone() of "
+            "the parameter where the old values are meant"
+        )
     return f"replace {name_operation(change)} with an out-of-place operation, or apply it to a clone"
 
 

@@ -410,3 +410,54 @@ def test_a_view_in_a_dict_is_named_as_well():
     assert told.fix.startswith("detach `cache['keys']` before forward uses it again")
     model.cache = {name: kept.detach() for name, kept in model.cache.items()}
     assert [each for each in explain(fxgrad.trace(model, (x,)).graph) if each.severity != "info"] == []
+
+
+class Centred(nn.Module):
+    """Multiplies by a buffer that it changes afterwards."""
+
+    def __init__(self, *, clone=False):
+        super().__init__()
+        self.linear, self.clone = nn.Linear(3, 3), clone
+        self.register_buffer("centre", torch.ones(3))
+
+    def forward(self, x):
+        product = self.linear(x) * (self.centre.clone() if self.clone else self.centre)
+        self.centre.mul_(0.9)
+        return product
+
+
+@needs_saved_tensors
+def test_a_changed_buffer_is_named():
+    (told,) = [each for each in explain(fxgrad.trace(Centred(), torch.ones(2, 3)).graph) if each.severity != "info"]
+    assert told.headline == "backward raises at MulBackward0_0: `mul_` changed `centre`, which it saved"
+    assert "saved `other`, which is `centre`, for backward" in told.because
+    assert told.fix == "replace `mul_` with an out-of-place operation, or apply it to a clone"
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        Centred()(torch.ones(2, 3)).sum().backward()
+    mended = Centred(clone=True)
+    assert [each for each in explain(fxgrad.trace(mended, torch.ones(2, 3)).graph) if each.severity != "info"] == []
+    mended(torch.ones(2, 3)).sum().backward()
+
+
+class Renormed(nn.Module):
+    """An embedding with max_norm changes its weight when it is called."""
+
+    def __init__(self, *, clone=False):
+        super().__init__()
+        self.embed, self.clone = nn.Embedding(3, 3, max_norm=1.0), clone
+
+    def forward(self, indices):
+        weight = self.embed.weight.clone() if self.clone else self.embed.weight
+        return weight.square().sum() + self.embed(indices).sum()
+
+
+@needs_saved_tensors
+def test_a_clone_keeps_the_old_values_of_a_parameter():
+    indices = torch.tensor([0, 1])
+    (told,) = [each for each in explain(fxgrad.trace(Renormed(), indices).graph) if each.severity != "info"]
+    assert told.headline == "backward raises at PowBackward0_0: `embedding` changed embed.weight, which it saved"
+    assert told.fix.endswith("; or use a clone() of the parameter where the old values are meant")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        Renormed()(indices).backward()
+    assert explain(fxgrad.trace(Renormed(clone=True), indices).graph) == ()
+    Renormed(clone=True)(indices).backward()
