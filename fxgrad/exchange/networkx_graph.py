@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 
+from fxgrad.collection import pause_collection
 from fxgrad.graph import BackwardGraph
 
 if TYPE_CHECKING:
     import networkx
 
 
+@pause_collection()
 def to_networkx(graph: BackwardGraph) -> networkx.MultiDiGraph[int]:
     """Answer with a ``networkx.MultiDiGraph`` of the autograd nodes; edges point the way that gradients flow.
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fxgrad.collection import pause_collection
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Hook, Source, TensorMeta
 from fxgrad.graph.check import find_structural_problems
@@ -53,6 +54,7 @@ def _format_line(record: Record) -> str:
     return _write_compact(msgspec.to_builtins(record))
 
 
+@pause_collection()
 def from_json(text: str | bytes, *, origin: str = "the text") -> BackwardGraph:
     """Read a graph that `to_json` wrote, from the text or from a file's bytes; `origin` names it in errors.
 

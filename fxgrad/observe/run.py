@@ -19,12 +19,12 @@ from torch._C._dynamo import eval_frame
 from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import is_lazy
 
+from fxgrad.collection import pause_collection
 from fxgrad.errors import FxgradError, NothingRequiresGradError, TargetError, UsageError
 from fxgrad.graph import BackwardGraph, NodeKind
 from fxgrad.graph.text import add_article, escape, strip_addresses
 from fxgrad.observe.autograd.nested_backward import starts_backward
 from fxgrad.observe.autograd.provenance import OUTSIDE
-from fxgrad.observe.autograd.walk import pause_collection
 from fxgrad.observe.build import build_graph, device_of, make_graph_info
 from fxgrad.observe.copy_on_write import Memory
 from fxgrad.observe.hooks.records import HookRecords
@@ -140,6 +140,7 @@ def finish_recording(run: ModelRun, loss: Any) -> TracedRun:
     return run.trace(loss, found)
 
 
+@pause_collection()
 def observe_tensors(outputs: Any, model: nn.Module | None, *, node_hooks: bool) -> TracedRun:
     """Walk the graph behind tensors that exist already; nothing is run."""
     if model is not None:

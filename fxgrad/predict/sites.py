@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from fxgrad.collection import pause_collection
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardCall, BackwardGraph, Gradient, HookSite, Sharding
 from fxgrad.graph.hook_kinds import HookArguments
@@ -105,6 +106,7 @@ _Entries = tuple[tuple[Gradient, ...] | None, tuple[Gradient, ...] | None]
 """grad_input and grad_output; None where their number is not known."""
 
 
+@pause_collection()
 def predict(graph: BackwardGraph, backward: BackwardCall | None = None) -> BackwardGraph:
     """Predict what every hook will receive, how often and in which order, when backward is called from the roots.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
+from fxgrad.collection import pause_collection
 from fxgrad.graph.text import escape_unprintable
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ Span(text='a', is_code=True))
     return tuple(Span(part, bool(number % 2)) for number, part in enumerate(parts) if part)
 
 
+@pause_collection()
 def format_document(document: Document, *, width: int = _WIDTH) -> str:
     """Write a document as plain text, ``width`` columns wide. Only a word that is longer makes a longer line."""
     from rich.console import Console

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from fxgrad.collection import pause_collection
 from fxgrad.graph import (
     BackwardGraph,
     Explanation,
@@ -40,6 +41,7 @@ _MOST_CHANGES = 3
 _MOST_ALIKE = 6
 
 
+@pause_collection()
 def compose_explanation(
     graph: BackwardGraph, explanations: Iterable[Explanation], *, module: str | None = None, all_hooks: bool = False
 ) -> Document:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from fxgrad.collection import pause_collection
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
 from fxgrad.graph.lookup import find_inside_scripts
@@ -31,6 +32,7 @@ _INFO = "info"
 _SEVERITIES = ("error", "warning", _INFO)
 
 
+@pause_collection()
 def compose_report(graph: BackwardGraph, explanations: Iterable[Explanation], *, all_hooks: bool = False) -> Document:
     """Everything that is known of the graph, for a reader who knows the model. Hooks of PyTorch's own are counted only,
     unless `all_hooks`."""
@@ -252,6 +254,7 @@ def _list_skipped(graph: BackwardGraph) -> Section:
 # The order of calls alone
 
 
+@pause_collection()
 def compose_order(graph: BackwardGraph, *, wanted: Callable[[HookSite], bool], all_hooks: bool = False) -> Document:
     """Every call of a hook at the sites that are `wanted`, numbered among all; then the hooks that are not called. Hooks of
     PyTorch's own are counted only, unless `all_hooks`."""

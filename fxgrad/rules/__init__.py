@@ -10,6 +10,7 @@ import difflib
 
 from msgspec.structs import replace
 
+from fxgrad.collection import pause_collection
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Explanation
 from fxgrad.graph.text import escape
@@ -53,6 +54,7 @@ ABOUT_NEXT_STEPS = ("FXG301",)
 """Rules whose infos are about what a program may do with the model next: said only to who asks, as every program may."""
 
 
+@pause_collection()
 def explain(graph: BackwardGraph, *, unasked: bool = False) -> tuple[Explanation, ...]:
     """Answer what the rules have to say about a graph; ``unasked`` leaves out the rules about what may come next.
 

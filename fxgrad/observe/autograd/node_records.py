@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.graph import Node as AutogradNode
 
+from fxgrad.collection import pause_collection
 from fxgrad.graph import Edge, Node, NodeKind
 from fxgrad.observe.autograd.argument_names import UNNAMED, EdgeName, find_signature, name_edges, name_outputs
 from fxgrad.observe.autograd.backward_code import Answers
@@ -21,7 +22,7 @@ from fxgrad.observe.autograd.operands import Operands
 from fxgrad.observe.autograd.provenance import Provenance, Timeline
 from fxgrad.observe.autograd.python_functions import read_backward, read_custom_signature
 from fxgrad.observe.autograd.saved_tensors import KEPT, LostSaved
-from fxgrad.observe.autograd.walk import WalkedGraph, pause_collection
+from fxgrad.observe.autograd.walk import WalkedGraph
 from fxgrad.observe.record.tensors import Origin
 
 NULL_CPP = "it did not require grad when it was made or used, or is not a tensor"

@@ -7,13 +7,12 @@ shows to Python), torch/csrc/autograd/function.h (topological numbers, sequence 
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from torch.autograd.graph import Node as AutogradNode
 
+from fxgrad.collection import pause_collection
 from fxgrad.graph import TensorMeta
 from fxgrad.observe.record.tensors import MetaTable
 
@@ -119,19 +118,6 @@ class WalkedGraph:
     def ids(self) -> dict[AutogradNode, int]:
         """The id of each node."""
         return dict(zip(self.nodes, self.id_of_place, strict=False))
-
-
-@contextmanager
-def pause_collection() -> Iterator[None]:
-    """Pause Python's garbage collection: looking through a million new records again and again takes longer than making
-    them, and none of them is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @pause_collection()
