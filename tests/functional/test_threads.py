@@ -16,6 +16,7 @@ import pytest
 import torch
 from changing_modules import ignored
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
@@ -257,21 +258,31 @@ def test_threads_that_train_all_the_while_do_not_disturb() -> None:
     assert totals
 
 
-class Checkpointed(nn.Module):
-    """The node of its checkpoint is tied to the call by autograd's sequence numbers alone."""
+class Meanwhile(nn.Module):
+    """The nodes of what it returns belong to no function's result: a checkpoint's, or those of a tangent."""
 
-    def __init__(self, meanwhile: Callable[[], Any] = lambda: None) -> None:
+    def __init__(self, run: Callable[..., torch.Tensor], meanwhile: Callable[[], Any] = lambda: None) -> None:
         super().__init__()
         self.a = nn.Linear(3, 3)
-        self.meanwhile = meanwhile
+        self.run, self.meanwhile = run, meanwhile
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.meanwhile()
-        return checkpoint(self.a, x, use_reentrant=True)
+        return self.run(self.a, x)
 
 
-def call_of_the_checkpoint(meanwhile: Callable[[], Any] = lambda: None) -> str | None:
-    trace = fxgrad.trace(Checkpointed(meanwhile), torch.ones(2, 3, requires_grad=True))
+def run_in_checkpoint(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return checkpoint(module, x, use_reentrant=True)
+
+
+def find_tangent(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(forward_ad.make_dual(x, torch.ones_like(x)).sin()).tangent
+
+
+def call_of(run: Callable[..., torch.Tensor], meanwhile: Callable[[], Any] = lambda: None) -> str | None:
+    """The call that the first node is told to be made in."""
+    trace = fxgrad.trace(Meanwhile(run, meanwhile), torch.ones(2, 3, requires_grad=True))
     return trace.graph.nodes[0].call
 
 
@@ -283,12 +294,23 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @needs_thread_clocks
-def test_thread_that_waits_all_the_while_leaves_nothing_unknown(pool: ThreadPoolExecutor) -> None:
-    assert call_of_the_checkpoint() == "#1"
+@pytest.mark.parametrize("run", [run_in_checkpoint, find_tangent])
+def test_thread_that_waits_all_the_while_leaves_nothing_unknown(
+    run: Callable[..., torch.Tensor], pool: ThreadPoolExecutor
+) -> None:
+    assert call_of(run) == "#1"
+
+
+def multiply_in(pool: ThreadPoolExecutor) -> Callable[[], Any]:
+    return lambda: pool.submit(lambda: torch.ones(3) * 2).result(PATIENCE)
 
 
 def test_thread_that_was_there_before_and_runs_something_may_have_made_nodes(pool: ThreadPoolExecutor) -> None:
-    assert call_of_the_checkpoint(lambda: pool.submit(lambda: torch.ones(3) * 2).result(PATIENCE)) is None
+    assert call_of(find_tangent, multiply_in(pool)) is None
+
+
+def test_node_of_a_checkpoint_was_seen_and_is_none_of_another_thread(pool: ThreadPoolExecutor) -> None:
+    assert call_of(run_in_checkpoint, multiply_in(pool)) == "#1"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -302,13 +324,13 @@ def test_child_that_is_forked_while_another_thread_traces_can_trace(repository: 
 
 def trace_in_child() -> None:
     """Fork while another thread traces: the child has no patches of that, and traces."""
-    expected, answers = call_of_the_checkpoint(), []
+    expected, answers = call_of(run_in_checkpoint), []
 
     def fork() -> None:
         child = os.fork()
         if child == 0:
             patched = nn.Module._call_impl is not call_impl or RemovableHandle.__init__ is not init
-            os._exit(1 if patched else 0 if call_of_the_checkpoint() == expected else 2)
+            os._exit(1 if patched else 0 if call_of(run_in_checkpoint) == expected else 2)
         answers.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
     call_impl, init = nn.Module._call_impl, RemovableHandle.__init__
@@ -331,5 +353,5 @@ def test_child_that_forward_itself_forks_is_inside_of_the_trace() -> None:
             os._exit(1)
         answers.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    call_of_the_checkpoint(fork)
+    call_of(run_in_checkpoint, fork)
     assert answers == [0]

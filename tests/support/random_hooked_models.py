@@ -293,7 +293,7 @@ def compared_model(source: random.Random, grammar: Grammar, way: str) -> Compari
     with ExitStack() as notebooks, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make = Maker(source, grammar, notebooks)
-        if not _is_refused(make(), way):
+        if not is_refused(make(), way):
             trace, made, output = STRANGE_WAYS[way](make)
             told = random_call(make.choices, grammar.calls, trace.graph)
             return _compared(told, way, trace, made, roots_in(output))
@@ -307,7 +307,7 @@ def verified_model(source: random.Random, grammar: Grammar) -> Verification | No
     with ExitStack() as notebooks, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make = Maker(source, grammar, notebooks)
-        if _is_refused(make(), "trace"):
+        if is_refused(make(), "trace"):
             return None
         made = make()
         told = random_call(make.choices, grammar.calls, fxgrad.trace(made.model, tuple(made.args)).graph)
@@ -323,7 +323,7 @@ def verified_model(source: random.Random, grammar: Grammar) -> Verification | No
 _FORWARD_ERRORS = (RuntimeError, TypeError, ValueError, StopIteration, ArithmeticError, LookupError, AttributeError)
 
 
-def _is_refused(made: Made, way: str) -> bool:
+def is_refused(made: Made, way: str) -> bool:
     """Whether PyTorch raises in forward, or gives nothing there for backward to start from."""
     try:
         roots = roots_in(made.model(*made.args))

@@ -55,7 +55,8 @@ class Ownership:
 
     ``upstream`` are the nodes behind the tensors that came from elsewhere: inputs with a history, tensors that were
     made before or in other threads, and `roots` that no recorded call has seen. ``earlier`` are those of them that were
-    there before the run, for certain.
+    there before the run, for certain. ``added`` are nodes that PyTorch made in this thread around what was called: of full
+    hooks, and of reentrant checkpoints.
     """
 
     def __init__(self, recorder: Recorder, roots: Iterable[AutogradNode] = ()) -> None:
@@ -63,6 +64,10 @@ class Ownership:
         self.owner: dict[AutogradNode, int] = {}
         self.earlier = _list_nodes(recorder.log.inputs)
         self.upstream = self.earlier | _list_nodes(recorder.log.foreign)
+        hook_nodes = [node for call in recorder.module_calls for node in (call.input_hook_node, call.output_hook_node)]
+        self.added = {
+            node for node in (*hook_nodes, *(nesting.node for nesting in recorder.ops.nesting)) if node is not None
+        }
         for number, seen in enumerate(self._calls):
             self._own(number, seen)
         self.earlier |= {node for node in roots if node not in self.owner and sequence_nr_of(node) < recorder.started}
@@ -206,7 +211,7 @@ class Timeline:
             return EARLIER
         if node in self._ownership.upstream:
             return EARLIER if sequence_nr < recorder.started and not recorder.other_threads else ELSEWHERE
-        if recorder.other_threads:
+        if recorder.other_threads and node not in self._ownership.added:
             return OTHER_THREAD
         if sequence_nr < recorder.started:
             return EARLIER
