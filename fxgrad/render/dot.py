@@ -27,19 +27,19 @@ HEADLINE_SIZE = 13
 BOLD = 1.14
 """How much wider bold letters are."""
 ENTRY_WIDTH = 30
-LEFT, RIGHT = ' ALIGN="LEFT"', ' ALIGN="RIGHT"'
+LEFT = ' ALIGN="LEFT"'
 LEGEND = "cluster_legend"
 LEGEND_COLUMNS = 4
 
 
-def write_dot(drawn: Picture, *, turned: frozenset[str] = frozenset()) -> str:
-    """Write a picture as DOT text. The titles of the ``turned`` clusters, by key, stand on the right."""
+def write_dot(drawn: Picture) -> str:
+    """Write a picture as DOT text, which plain dot draws."""
     import graphviz
 
     homes = {box.key: box.cluster for box in drawn.boxes}
     dot = graphviz.Digraph("backward", graph_attr=_GRAPH, node_attr=_NODE, edge_attr=_EDGE)
     _write_legend(dot, drawn)
-    _write_boxes(dot, drawn, turned)
+    _write_boxes(dot, drawn)
     for arrow in drawn.arrows:
         short = homes[arrow.tail] == homes[arrow.head] or arrow.flow is Flow.PAIR
         above, below = _order_ends(arrow)
@@ -60,29 +60,29 @@ _NODE = {"fontname": theme.FONT, "fontsize": str(BOX_SIZE), "margin": "0.12,0.06
 _EDGE = {"fontname": theme.FONT, "fontsize": str(SMALL_SIZE), "color": theme.EDGE_LINE, "arrowsize": "0.7"}
 
 
-def _write_boxes(dot: graphviz.Digraph, drawn: Picture, turned: frozenset[str]) -> None:
+def _write_boxes(dot: graphviz.Digraph, drawn: Picture) -> None:
     """Write each box into its frame and each frame into the one around it, innermost first."""
-    frames = {cluster.key: _make_frame(cluster, is_turned=cluster.key in turned) for cluster in drawn.clusters}
+    frames = {cluster.key: _make_frame(cluster) for cluster in drawn.clusters}
     for box in drawn.boxes:
         frames.get(box.cluster or "", dot).node(box.key, **_box_attributes(box))
     for cluster in sorted(drawn.clusters, key=lambda cluster: -cluster.level):
         frames.get(cluster.parent or "", dot).subgraph(frames[cluster.key])
 
 
-def _make_frame(cluster: Cluster, *, is_turned: bool) -> graphviz.Digraph:
+def _make_frame(cluster: Cluster) -> graphviz.Digraph:
     import graphviz
 
-    return graphviz.Digraph(cluster.key, graph_attr=_cluster_attributes(cluster, is_turned=is_turned))
+    return graphviz.Digraph(cluster.key, graph_attr=_cluster_attributes(cluster))
 
 
-def _cluster_attributes(cluster: Cluster, *, is_turned: bool) -> dict[str, str]:
+def _cluster_attributes(cluster: Cluster) -> dict[str, str]:
     kinds = cluster.hook_kinds
     return {
         "color": theme.HOOK_FILLS[kinds[0]] if len(kinds) == 1 else theme.MODULE_LINE,
         "fillcolor": _fill_of(cluster),
         "fontsize": str(BOX_SIZE),
-        "label": format_cluster(cluster, is_turned=is_turned),
-        "labeljust": "r" if is_turned else "l",
+        "label": format_cluster(cluster),
+        "labeljust": "l",
         "margin": "14",
         "penwidth": "3" if kinds else "1",
         "style": "rounded,filled",
@@ -218,19 +218,18 @@ def format_arrow(lines: Iterable[str]) -> str:
     return _format_table([f"<TD>{plate[1:-1]}</TD>"])
 
 
-def format_cluster(cluster: Cluster, *, is_turned: bool = False) -> str:
-    """Format the path of a module in bold, and below it its type and which call this is, on the left or the right; then
+def format_cluster(cluster: Cluster) -> str:
+    """Format the path of a module in bold, and below it its type and which call this is; then
     its hooks, each on its kind's colour.
 
     As much room again is left free beside it, where most arrows come in: they are drawn over it.
     """
-    side = RIGHT if is_turned else LEFT
     notes = " · ".join(cluster.notes)
     width = max(measure_ems(cluster.title) * BOLD, *map(measure_ems, (notes, *(line.text for line in cluster.hooks))))
-    rows = [_format_cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width * BOX_SIZE, attributes=side)]
+    rows = [_format_cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width * BOX_SIZE, attributes=LEFT)]
     if notes:
-        rows.append(_format_cell(quote_html(notes), width=0, attributes=side))
-    rows += [_format_row(line, _fill_of(cluster), attributes=side) for line in cluster.hooks]
+        rows.append(_format_cell(quote_html(notes), width=0, attributes=LEFT))
+    rows += [_format_row(line, _fill_of(cluster), attributes=LEFT) for line in cluster.hooks]
     return _format_table(rows)
 
 

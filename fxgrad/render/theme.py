@@ -7,6 +7,7 @@ and every line holds on a white page as on a dark one: tests/unit/render/test_th
 
 from __future__ import annotations
 
+import colorsys
 import enum
 from typing import NamedTuple
 
@@ -93,6 +94,11 @@ LABEL_FILL = WHITE
 EDGE_LINE = GREY
 
 
+PAGE, DARK_PAGE = WHITE, "#1E1E1E"
+_DARK_FILL, _DARK_LINE = 0.165, 0.62
+"""Lightness, of 1, of a white fill in the dark, and the least of a line."""
+
+
 class Flow(enum.Enum):
     """What goes along a line, and how it is drawn: ``style`` is Graphviz's word.
 
@@ -145,3 +151,34 @@ def pick_text_colour(fill: str) -> str:
     ('#000000', '#FFFFFF')
     """
     return max((BLACK, WHITE), key=lambda text: contrast(text, fill))
+
+
+def darken_fill(fill: str) -> str:
+    """The fill that stands for this one on a dark page: a light one becomes dark, a strong one stays.
+
+    >>> darken_fill("#FFFFFF"), darken_fill("#0072B2")
+    ('#2A2A2A', '#0072B2')
+    """
+    hue, lightness, saturation = _to_hls(fill)
+    if fill in HOOK_FILLS.values() or lightness < 0.8:  # noqa: PLR2004
+        return fill
+    return _to_colour(hue, _DARK_FILL + (1 - lightness) * 0.6, saturation * 0.5)
+
+
+def lighten_line(line: str) -> str:
+    """The colour that stands for this line's on a dark page.
+
+    >>> lighten_line("#0072B2")
+    '#3DB9FF'
+    """
+    hue, lightness, saturation = _to_hls(line)
+    return _to_colour(hue, max(lightness, _DARK_LINE), saturation)
+
+
+def _to_hls(colour: str) -> tuple[float, float, float]:
+    red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return colorsys.rgb_to_hls(red, green, blue)
+
+
+def _to_colour(hue: float, lightness: float, saturation: float) -> str:
+    return "#" + "".join(f"{round(each * 255):02X}" for each in colorsys.hls_to_rgb(hue, lightness, saturation))

@@ -1,28 +1,15 @@
-"""Reads an SVG as a reader sees it: where boxes, frames and texts are, and what overlaps, leaves its box or is cut."""
+"""Reads an SVG of fxgrad's as a reader sees it: where boxes, frames and texts are, and what overlaps or leaves its box."""
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from itertools import combinations
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from fxgrad.render.metrics import measure
+
 SVG = "{http://www.w3.org/2000/svg}"
-# advance widths of DejaVu Sans in 1/1000 em, from the space on: of the usual sans-serif fonts it is the widest
-REGULAR = (
-    "318 401 460 838 636 950 780 275 390 390 500 838 318 361 318 337 636 636 636 636 636 636 636 636 636 636 337 "
-    "337 838 838 838 531 1000 684 686 698 770 632 575 775 752 295 295 656 557 863 748 787 603 787 695 635 611 732 "
-    "684 989 685 611 685 390 337 390 838 500 500 613 635 550 635 615 352 635 634 278 278 579 278 974 634 612 635 "
-    "635 411 521 392 634 592 818 592 592 525 636 337 636 838"
-)
-BOLD = (
-    "348 456 521 838 696 1002 872 306 457 457 523 838 380 415 380 365 696 696 696 696 696 696 696 696 696 696 400 "
-    "400 838 838 838 580 1000 774 762 734 830 683 683 821 837 372 372 775 637 995 837 850 733 850 770 720 682 812 "
-    "774 1103 771 724 725 457 365 457 838 500 500 675 716 593 716 678 435 716 712 343 343 665 343 1042 712 687 716 "
-    "716 493 595 478 712 652 924 645 652 582 712 365 712 838"
-)
-ADVANCES = {name: [int(width) / 1000 for width in table.split()] for name, table in (("", REGULAR), ("bold", BOLD))}
-MARKS = {"·": 0.38, "…": 1.0}
 CAPITAL_HEIGHT, DEPTH = 0.73, 0.24
 
 
@@ -52,7 +39,6 @@ class Rect(NamedTuple):
 class Text(NamedTuple):
     words: str
     rect: Rect
-    edge: bool
 
 
 class Shape(NamedTuple):
@@ -60,31 +46,39 @@ class Shape(NamedTuple):
     rect: Rect
     points: list[tuple[float, float]]
     texts: list[Text]
+    attributes: dict[str, str]
+
+
+class Line(NamedTuple):
+    name: str
+    ends: tuple[str, str]
+    points: list[tuple[float, float]]
+    tips: list[Rect]
 
 
 class Drawing:
-    """What is in an SVG that Graphviz wrote: nodes, frames, arrows' texts, and the size of the page."""
+    """What is in an SVG of a picture: boxes, frames, lines and their labels, the headline, the legend, the page."""
 
     def __init__(self, svg: str) -> None:
         root = ET.fromstring(svg)
-        left, top, width, height = map(float, root.get("viewBox").split())
-        graph = next(g for g in root.iter(f"{SVG}g") if g.get("class") == "graph")
-        across, down = map(float, re.search(r"translate\(([-\d.]+)[ ,]([-\d.]+)\)", graph.get("transform")).groups())
-        self.page = Rect(left - across, top - down, left - across + width, top - down + height)
-        groups = [(g.get("class"), g) for g in root.iter(f"{SVG}g")]
-        self.nodes = [_shape(g) for kind, g in groups if kind == "node"]
-        self.frames = [_shape(g) for kind, g in groups if kind == "cluster"]
-        self.arrows = {_title(g): _texts(g, edge=True) for kind, g in groups if kind == "edge"}
-        self.lines = {_title(g): _line(g) for kind, g in groups if kind == "edge"}
-        self.boxes = [node for node in self.nodes if node.points]
+        left, top, width, height = map(float, root.get("viewBox", "").split())
+        self.page = Rect(left, top, left + width, top + height)
+        self._styles = dict(re.findall(r"\.(s\d+)\{([^}]*)\}", next(root.iter(f"{SVG}style")).text.split("@media")[0]))
+        groups: dict[str, list[ET.Element]] = {}
+        for group in root.iter(f"{SVG}g"):
+            groups.setdefault(group.get("class", ""), []).append(group)
+        self.boxes = [self._shape(group) for group in groups.get("box", ())]
+        self.frames = [self._shape(group) for group in groups.get("frame", ())]
+        self.lines = [_line(group) for group in groups.get("line", ())]
+        self.labels = [text for group in groups.get("label", ()) for text in self._texts(group)]
+        self.besides = [
+            text for kind in ("headline", "legend") for group in groups[kind] for text in self._texts(group)
+        ]
+        self.tooltips = [title.text or "" for title in root.iter(f"{SVG}title")]
 
     @property
     def texts(self) -> list[Text]:
-        return [text for shape in (*self.nodes, *self.frames) for text in shape.texts] + self.labels
-
-    @property
-    def labels(self) -> list[Text]:
-        return [text for texts in self.arrows.values() for text in texts]
+        return [text for shape in (*self.boxes, *self.frames) for text in shape.texts] + self.labels + self.besides
 
     def problems(self) -> list[str]:
         """Everything that a reader would stumble over, as sentences."""
@@ -97,12 +91,7 @@ class Drawing:
             ),
             *(f"boxes {one.name} and {other.name} overlap" for one, other in _overlapping(self.boxes)),
             *(f'texts "{one.words}" and "{other.words}" overlap' for one, other in _overlapping(self.texts)),
-            *(
-                f'"{text.words}" lies on box {box.name}'
-                for text in self._beside_boxes()
-                for box in self.boxes
-                if text.rect.overlaps(box.rect)
-            ),
+            *(f'"{text.words}" lies on box {box.name}' for text, box in _crossing(self._beside_boxes(), self.boxes)),
             *(
                 f'"{text.words}" leaves frame {frame.name}'
                 for frame in self.frames
@@ -114,35 +103,72 @@ class Drawing:
                 for one, other in _overlapping(self.frames)
                 if not _nested(one, other)
             ),
+            *(
+                f"box {box.name} crosses frame {frame.name}"
+                for box, frame in _crossing(self.boxes, self.frames)
+                if not frame.rect.holds(box.rect)
+            ),
             *(f"{thing} is cut" for thing, rect in self._everything() if not self.page.holds(rect)),
         ]
 
     def _beside_boxes(self) -> list[Text]:
-        return self.labels + [text for frame in self.frames for text in frame.texts]
+        return self.labels + self.besides + [text for frame in self.frames for text in frame.texts]
 
     def _everything(self) -> list[tuple[str, Rect]]:
         shapes = [(shape.name, shape.rect) for shape in (*self.boxes, *self.frames)]
-        return shapes + [(f'"{text.words}"', text.rect) for text in self.texts]
+        lines = [(f"line {line.name}", _around(line.points)) for line in self.lines]
+        return shapes + lines + [(f'"{text.words}"', text.rect) for text in self.texts]
 
     def crossed(self) -> list[str]:
-        """The frames' titles that an arrow crosses."""
+        """The frames' titles that a line crosses."""
         return [
-            f'"{text.words}" is crossed by {name}'
+            f'"{text.words}" is crossed by {line.ends[0]}->{line.ends[1]}'
             for frame in self.frames
             for text in frame.texts
-            for name, points in self.lines.items()
-            if any(text.rect.left < x < text.rect.right and text.rect.top < y < text.rect.bottom for x, y in points)
+            for line in self.lines
+            if any(
+                text.rect.left < x < text.rect.right and text.rect.top < y < text.rect.bottom for x, y in line.points
+            )
         ]
 
-    def upward(self) -> list[str]:
-        """The arrows that do not lead down."""
-        rects = {box.name: box.rect for box in self.boxes}
-        ends = [name.split("->") for name in self.arrows]
-        return [f"{tail}->{head}" for tail, head in ends if rects[tail].bottom > rects[head].top]
+    def _shape(self, group: ET.Element) -> Shape:
+        """The outline is drawn first: what lies on top of it are marks and lines of text."""
+        outline = next(each for each in group.iter() if each.tag in (f"{SVG}rect", f"{SVG}path"))
+        points = _outline(outline)
+        return Shape(group.get("id", ""), _around(points), points, self._texts(group), dict(group.attrib))
+
+    def _texts(self, group: ET.Element) -> list[Text]:
+        return [self._text(element) for element in group.iter(f"{SVG}text")]
+
+    def _text(self, element: ET.Element) -> Text:
+        words, style = "".join(element.itertext()), self._styles[element.get("class", "")]
+        x, y = float(element.get("x", "")), float(element.get("y", ""))
+        size = float(re.search(r"font-size:(\d+)", style)[1])
+        length = element.get("textLength")
+        width = float(length) if length else measure(words, size, bold="bold" in style)
+        left = x - width / 2 if "middle" in style else x
+        return Text(words, Rect(left, y - CAPITAL_HEIGHT * size, left + width, y + DEPTH * size))
 
 
 def _overlapping(things):
-    return [(one, other) for one, other in combinations(things, 2) if one.rect.overlaps(other.rect)]
+    """Pairs that overlap, found from left to right."""
+    things = sorted(things, key=lambda thing: thing.rect.left)
+    for place, one in enumerate(things):
+        for other in things[place + 1 :]:
+            if other.rect.left >= one.rect.right:
+                break
+            if one.rect.overlaps(other.rect):
+                yield one, other
+
+
+def _crossing(ones, others):
+    others = sorted(others, key=lambda thing: thing.rect.left)
+    for one in ones:
+        for other in others:
+            if other.rect.left >= one.rect.right:
+                break
+            if one.rect.overlaps(other.rect):
+                yield one, other
 
 
 def _nested(one: Shape, other: Shape) -> bool:
@@ -163,60 +189,38 @@ def _encloses(points: list[tuple[float, float]], corner: tuple[float, float]) ->
     return crossings % 2 == 1
 
 
-def _title(group: ET.Element) -> str:
-    return group.find(f"{SVG}title").text
+def _outline(element: ET.Element) -> list[tuple[float, float]]:
+    if element.tag == f"{SVG}rect":
+        x, y, width, height = (float(element.get(name, "")) for name in ("x", "y", "width", "height"))
+        return [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+    return _numbers(element.get("d", ""))
 
 
-def _shape(group: ET.Element) -> Shape:
-    points = _outline(group)
-    return Shape(_title(group), _around(points), points, _texts(group, edge=False))
+def _numbers(path: str) -> list[tuple[float, float]]:
+    numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", path)]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _outline(group: ET.Element) -> list[tuple[float, float]]:
-    """The points of the first shape drawn: what lies on top of it are marks and lines of text."""
-    for element in group.iter():
-        if element.tag in (f"{SVG}polygon", f"{SVG}path"):
-            numbers = [
-                float(number) for number in re.findall(r"-?\d+\.?\d*", element.get("points") or element.get("d"))
-            ]
-            return list(zip(numbers[::2], numbers[1::2], strict=True))
-        if element.tag == f"{SVG}text":
-            return []
-    return []
+def _line(group: ET.Element) -> Line:
+    """Points along the Bezier curves of a line, and where its tips are."""
+    curves = [path.get("d", "") for path in group.iter(f"{SVG}path")]
+    points = [
+        point
+        for corners in (_numbers(curve) for curve in curves if "C" in curve)
+        for at in range(0, len(corners) - 3, 3)
+        for point in _curve(corners[at : at + 4])
+    ]
+    tips = [_around(_numbers(curve)) for curve in curves if "C" not in curve]
+    return Line(group.get("id", ""), (group.get("data-tail", ""), group.get("data-head", "")), points, tips)
 
 
-def _line(group: ET.Element) -> list[tuple[float, float]]:
-    """Points along the Bezier curves of an arrow."""
-    path = next((element for element in group.iter(f"{SVG}path") if element.get("fill") == "none"), None)
-    numbers = [] if path is None else [float(number) for number in re.findall(r"-?\d+\.?\d*", path.get("d"))]
-    corners = list(zip(numbers[::2], numbers[1::2], strict=True))
-    return [point for at in range(0, len(corners) - 3, 3) for point in _curve(corners[at : at + 4])]
-
-
-def _curve(corners: list[tuple[float, float]], steps: int = 200) -> list[tuple[float, float]]:
-    shares = [((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3) for t in (n / steps for n in range(steps))]
-    across, down = zip(*corners, strict=True)
-    return [(sum(map(float.__mul__, share, across)), sum(map(float.__mul__, share, down))) for share in shares]
+def _curve(corners: list[tuple[float, float]], steps: int = 60) -> Iterator[tuple[float, float]]:
+    for n in range(steps + 1):
+        t = n / steps
+        shares = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+        yield tuple(sum(share * corner[axis] for share, corner in zip(shares, corners, strict=True)) for axis in (0, 1))
 
 
 def _around(points: list[tuple[float, float]]) -> Rect:
     across, down = zip(*points, strict=True) if points else ((0.0,), (0.0,))
     return Rect(min(across), min(down), max(across), max(down))
-
-
-def _texts(group: ET.Element, *, edge: bool) -> list[Text]:
-    return [_text(element, edge) for element in group.iter(f"{SVG}text")]
-
-
-def _text(element: ET.Element, edge: bool) -> Text:
-    words = "".join(element.itertext())
-    size, x, y = (float(element.get(name)) for name in ("font-size", "x", "y"))
-    width = size * sum(_advance(character, element.get("font-weight", "")) for character in words)
-    left = x - width * {"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor")]
-    return Text(words, Rect(left, y - CAPITAL_HEIGHT * size, left + width, y + DEPTH * size), edge)
-
-
-def _advance(character: str, weight: str) -> float:
-    if " " <= character <= "~":
-        return ADVANCES[weight][ord(character) - ord(" ")]
-    return MARKS.get(character, 1.0)

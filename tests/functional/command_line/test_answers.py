@@ -32,7 +32,7 @@ def test_a_report_names_the_hook_and_its_node(model, capsys):
 
 def test_a_report_writes_its_files(model, folder, capsys):
     assert main(["report", model, "--svg", "a.svg", "--json", "a.json", "--markdown", "a.md"]) == 0
-    assert (folder / "a.svg").read_text().lstrip().startswith(("<?xml", "<svg"))
+    assert (folder / "a.svg").read_text().startswith("<svg")
     assert json.loads((folder / "a.json").read_text())["info"]["schema_version"]
     assert "print\\_sizes" in (folder / "a.md").read_text()
     assert capsys.readouterr().err.splitlines() == ["wrote a.svg", "wrote a.json", "wrote a.md"]

@@ -14,8 +14,8 @@ from fxgrad.graph import BackwardGraph, FxNode, HookKind, NodeKind, Source
 from fxgrad.graph.text import escape
 from fxgrad.render import theme
 from fxgrad.render.dot import write_dot
+from fxgrad.render.engine import run_engine
 from fxgrad.render.forward import compose_forward
-from fxgrad.render.layout import render_dot
 from fxgrad.render.picture import shorten
 
 HOSTILE = [
@@ -43,6 +43,11 @@ def tooltips(svg):
     """Graphviz makes every second of several spaces unbreakable."""
     titles = (element.get("{http://www.w3.org/1999/xlink}title") for element in ET.fromstring(svg).iter())
     return [title.replace("\xa0", " ") for title in titles if title]
+
+
+def render_dot(source, format):
+    """What plain dot makes of it."""
+    return run_engine([source], format)
 
 
 def attributes(source, key):

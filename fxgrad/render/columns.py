@@ -1,0 +1,441 @@
+"""Sets a pane that is too tall, or too much for dot, in columns: cuts it where few wires cross, and leads those around the columns.
+
+Columns stand beside each other. A wire from one to another leaves its column below, goes along under the columns, up beside the
+column where it ends and into that from above. Wires to one port share their way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from fxgrad.render.pane_dot import find_rows
+from fxgrad.render.panes import BORDER, MIDDLE, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
+
+GAP = 46
+"""Of a row to the next, with the label of a wire."""
+_TALL, _RATIO = 1_500, 3.0
+"""A pane stays whole up to this height, or this much taller than wide."""
+_BEST_RATIO = 1.0
+_MOST_CHILDREN, _MOST_WIRES = 60, 150
+_MOST_CROSSING = 12
+_WINDOW = 0.35
+"""So much of a column's height it may be taller or shorter, if fewer wires cross the cut."""
+_LANE = 7
+_EDGE = 14
+
+
+class Cut(NamedTuple):
+    """A pane in parts: the children of each, and where each wire goes.
+
+    ``inner``  for each wire within a part: the part and its wire there
+    ``outer``  for each wire that leaves a part or enters one: its parts' ports, as (part, port, wire there); None at the border
+    """
+
+    parts: tuple[Pane, ...]
+    members: tuple[tuple[int, ...], ...]
+    inner: dict[int, tuple[int, int]]
+    leaving: dict[int, tuple[int, int, int]]
+    entering: dict[int, tuple[int, int, int]]
+
+
+def cut_pane(pane: Pane) -> Cut | None:
+    """Cut a pane into columns; None for one that dot can lay out whole, and that is not too tall."""
+    starts, total = _find_starts(pane)
+    width = max([1.0, *(child.width for child in pane.children)])
+    area = sum((child.width + 18) * (child.height + GAP) for child in pane.children)
+    width = max(width, area / max(total, 1.0))
+    is_hard = len(pane.children) > _MOST_CHILDREN or len(pane.wires) > _MOST_WIRES
+    if not is_hard and (total <= _TALL or total <= _RATIO * width):
+        return None
+    wanted = math.ceil(math.sqrt(total / (_BEST_RATIO * width)))
+    needed = math.ceil(max(len(pane.children) / _MOST_CHILDREN, len(pane.wires) / _MOST_WIRES)) if is_hard else 1
+    members = _choose_parts(pane, starts, total, max(wanted, needed), is_hard=is_hard)
+    return _cut(pane, members) if len(members) > 1 else None
+
+
+def _find_starts(pane: Pane) -> tuple[list[float], float]:
+    """How far down each child starts, about, if each stands right below those that lead to it; and how tall all is."""
+    order, before, after = _sort(pane)
+    starts = [0.0] * len(pane.children)
+    rows = _find_rows(pane)
+    for child in order:
+        above = (starts[each] + pane.children[each].height + GAP for each in before[child])
+        starts[child] = max(above, default=0.0) + rows.get(child, 0.0)
+    for child in reversed(order):
+        if not before[child] and after[child]:  # what nothing leads to stands right above what it leads to
+            starts[child] = max(0.0, min(starts[each] for each in after[child]) - pane.children[child].height - GAP)
+    return starts, max((start + child.height for start, child in zip(starts, pane.children, strict=True)), default=0.0)
+
+
+def _find_rows(pane: Pane) -> dict[int, float]:
+    """How far below the first row of ends those of later rows stand."""
+    found: dict[int, float] = {}
+    for rows in find_rows(pane):
+        down = 0.0
+        for row in rows:
+            found.update(dict.fromkeys(row, down))
+            down += max(pane.children[child].height for child in row) + GAP
+    return found
+
+
+def _sort(pane: Pane) -> tuple[list[int], list[set[int]], list[set[int]]]:
+    """The children so that wires lead on, as far as that is possible; and of each those before and after it in that order."""
+    count = len(pane.children)
+    before: list[set[int]] = [set() for _ in range(count)]
+    after: list[set[int]] = [set() for _ in range(count)]
+    for wire in pane.wires:
+        tail, head = wire.tail.child, wire.head.child
+        if BORDER not in (tail, head) and tail != head:
+            before[head].add(tail)
+            after[tail].add(head)
+    waiting = [len(each) for each in before]
+    ready = [child for child in range(count) if not waiting[child]][::-1]
+    order: list[int] = []
+    seen: set[int] = set()
+    rest = iter(range(count))
+    while len(order) < count:
+        if not ready:  # the wires go round in a circle: begin anywhere
+            ready.append(next(child for child in rest if child not in seen))
+        child = ready.pop()
+        if child in seen:
+            continue
+        seen.add(child)
+        order.append(child)
+        for head in sorted(after[child], reverse=True):
+            waiting[head] -= 1
+            if waiting[head] <= 0 and head not in seen:
+                ready.append(head)
+    places = {child: place for place, child in enumerate(order)}
+    for child in range(count):
+        before[child] = {each for each in before[child] if places[each] < places[child]}
+        after[child] = {each for each in after[child] if places[each] > places[child]}
+    return order, before, after
+
+
+def _choose_parts(pane: Pane, starts: Sequence[float], total: float, wanted: int, *, is_hard: bool) -> list[list[int]]:
+    """The children of each column, from the top down."""
+    order = sorted(range(len(pane.children)), key=lambda child: (starts[child], child))
+    costs = _count_crossing(pane, order)
+    parts: list[list[int]] = []
+    begin, height = 0, total / wanted
+    while begin < len(order):
+        top = starts[order[begin]]
+        limit = _find_limit(pane, order, begin) if is_hard else len(order)
+        cut = len(order)
+        if limit < len(order) or total - top > 1.35 * height:
+            away = {at: abs(starts[order[at]] - top - height) for at in range(begin + 1, limit)}
+            near = [at for at, far in away.items() if far <= _WINDOW * height] or ([limit] if limit < cut else [])
+            cut = min(near, key=lambda at: (costs[at], away.get(at, 0.0)), default=cut)
+        if cut < len(order) and costs[cut] > _MOST_CROSSING and not is_hard:
+            cut = len(order)
+        parts.append(order[begin:cut])
+        begin = cut
+    return parts
+
+
+def _find_limit(pane: Pane, order: Sequence[int], begin: int) -> int:
+    """Where a part that begins there has to end so that dot can lay it out."""
+    places = {child: place for place, child in enumerate(order)}
+    ends = Counter(
+        max(places[wire.tail.child], places[wire.head.child])
+        for wire in pane.wires
+        if BORDER not in (wire.tail.child, wire.head.child)
+        and min(places[wire.tail.child], places[wire.head.child]) >= begin
+    )
+    wires = 0
+    for at in range(begin, min(len(order), begin + _MOST_CHILDREN)):
+        wires += ends[at]
+        if wires > _MOST_WIRES and at > begin:
+            return at
+    return min(len(order), begin + _MOST_CHILDREN)
+
+
+def _count_crossing(pane: Pane, order: Sequence[int]) -> list[int]:
+    """For each place in the order, how many bundles of wires would cross a cut before it."""
+    places = {child: place for place, child in enumerate(order)}
+    spans: dict[End, tuple[int, int]] = {}
+    degrees = _count_ends(wire for wire in pane.wires if BORDER not in (wire.tail.child, wire.head.child))
+    for wire in pane.wires:
+        if BORDER in (wire.tail.child, wire.head.child):
+            continue
+        key = wire.tail if degrees[wire.tail] >= degrees[wire.head] else wire.head
+        low, high = sorted((places[wire.tail.child], places[wire.head.child]))
+        first, last = spans.get(key, (low, high))
+        spans[key] = (min(first, low), max(last, high))
+    changes = [0] * (len(order) + 2)
+    for low, high in spans.values():
+        changes[low + 1] += 1
+        changes[high + 1] -= 1
+    costs, now = [], 0
+    for change in changes[: len(order) + 1]:
+        now += change
+        costs.append(now)
+    return costs
+
+
+def _count_ends(wires: Iterable[Wire]) -> Counter[End]:
+    return Counter(end for wire in wires for end in {wire.tail, wire.head})
+
+
+# The parts
+
+
+class _Part:
+    """What is gathered for one part."""
+
+    def __init__(self, children: Sequence[int]) -> None:
+        self.numbers = {child: number for number, child in enumerate(children)}
+        self.wires: dict[tuple[Wire, int | None], int] = {}
+        self.tops: dict[tuple[str, End], int] = {}
+        self.bottoms: dict[tuple[str, End], int] = {}
+
+    def add(self, wire: Wire, apart: int | None = None) -> int:
+        """The number of the wire; wires with the same ends are one, unless they are kept apart."""
+        return self.wires.setdefault((wire, apart), len(self.wires))
+
+    def within(self, end: End) -> End:
+        return End(self.numbers[end.child], end.port)
+
+
+def _cut(pane: Pane, members: Sequence[Sequence[int]]) -> Cut:
+    parts = [_Part(children) for children in members]
+    homes = {child: number for number, children in enumerate(members) for child in children}
+    inner: dict[int, tuple[int, int]] = {}
+    leaving: dict[int, tuple[int, int, int]] = {}
+    entering: dict[int, tuple[int, int, int]] = {}
+    crossing = {
+        index: wire
+        for index, wire in enumerate(pane.wires)
+        if BORDER in (wire.tail.child, wire.head.child) or homes[wire.tail.child] != homes[wire.head.child]
+    }
+    out: Counter[tuple[int, End]] = Counter()
+    into: Counter[tuple[int, End]] = Counter()
+    for wire in crossing.values():
+        if wire.tail.child != BORDER:
+            out.update((homes[wire.tail.child], end) for end in {wire.tail, wire.head})
+        if wire.head.child != BORDER:
+            into.update((homes[wire.head.child], end) for end in {wire.tail, wire.head})
+    for index, wire in enumerate(pane.wires):
+        if index not in crossing:
+            home = homes[wire.tail.child]
+            part = parts[home]
+            apart = index if wire.tail.port == wire.head.port == MIDDLE else None
+            inner[index] = (
+                home,
+                part.add(wire._replace(tail=part.within(wire.tail), head=part.within(wire.head)), apart),
+            )
+            continue
+        if wire.tail.child != BORDER:
+            home = homes[wire.tail.child]
+            part = parts[home]
+            # an own port at the pane's border has one in the part as well
+            shares_head = wire.head.child == BORDER or out[home, wire.head] > out[home, wire.tail]
+            key = ("head", wire.head) if shares_head else ("tail", wire.tail)
+            port = part.bottoms.setdefault(key, len(part.bottoms))
+            tip = wire.tip if wire.tip < 0 else 0
+            leaving[index] = (home, port, part.add(Wire(part.within(wire.tail), End(BORDER, port), None, tip)))
+        if wire.head.child != BORDER:
+            home = homes[wire.head.child]
+            part = parts[home]
+            shares_tail = wire.tail.child == BORDER or into[home, wire.tail] > into[home, wire.head]
+            key = ("tail", wire.tail) if shares_tail else ("head", wire.head)
+            port = part.tops.setdefault(key, len(part.tops))
+            tip = max(wire.tip, 0)
+            entering[index] = (
+                home,
+                port,
+                part.add(Wire(End(BORDER, port), part.within(wire.head), wire.label, tip, wire.words)),
+            )
+    panes = tuple(
+        [
+            Pane(
+                tuple([pane.children[child] for child in children]),
+                tuple([wire for wire, _ in part.wires]),
+                len(part.tops),
+                len(part.bottoms),
+            )
+            for part, children in zip(parts, members, strict=True)
+        ]
+    )
+    return Cut(panes, tuple([tuple(children) for children in members]), inner, leaving, entering)
+
+
+# The columns
+
+
+Net = tuple[int, int]
+"""The part where wires end, and the port on its upper side."""
+
+
+class _Columns(NamedTuple):
+    """Where the columns stand: their left sides, and where under and above them the lanes are."""
+
+    lefts: list[float]
+    top: float
+    below: float
+    gutter_lanes: dict[Net, float]
+    top_lanes: dict[Net, float]
+    low_lanes: dict[Net, float]
+    width: float
+    height: float
+
+
+def arrange(pane: Pane, cut: Cut, plans: Sequence[Plan]) -> Plan:
+    """Set the parts beside each other and lead the wires around them."""
+    nets = _find_nets(cut)
+    columns = _measure_columns(plans, nets)
+    places: list[Point] = [(0, 0)] * len(pane.children)
+    for left, plan, children in zip(columns.lefts, plans, cut.members, strict=True):
+        for child, (x, y) in zip(children, plan.places, strict=True):
+            places[child] = (left + x, columns.top + y)
+    tops, bottoms = _find_borders(pane, cut, plans, columns)
+    strokes = _lead(pane, cut, plans, columns, nets, tops, bottoms)
+    labels = list(_find_labels(pane, cut, plans, columns))
+    return Plan(columns.width, columns.height, tuple(places), strokes, tuple(labels), tuple(tops), tuple(bottoms))
+
+
+def _find_nets(cut: Cut) -> dict[Net, list[Net]]:
+    """For each port above a part, the ports below parts that wires lead to it from."""
+    nets: dict[Net, dict[Net, None]] = {}
+    for index, (part, port, _) in cut.entering.items():
+        if index in cut.leaving:
+            nets.setdefault((part, port), {})[cut.leaving[index][:2]] = None
+    return {net: list(sources) for net, sources in nets.items()}
+
+
+def _measure_columns(plans: Sequence[Plan], nets: dict[Net, list[Net]]) -> _Columns:
+    per_part = Counter(part for part, _ in nets)
+    top = 2 * _EDGE + _LANE * max(per_part.values(), default=0)
+    lefts, x = [], 0.0
+    for part, plan in enumerate(plans):
+        x += (_EDGE if part else 0) + _LANE * per_part[part] + (_EDGE if per_part[part] else 0)
+        lefts.append(x)
+        x += plan.width
+    gutter: dict[Net, float] = {}
+    above: dict[Net, float] = {}
+    for part, plan in enumerate(plans):
+        ports = sorted((port for home, port in nets if home == part), key=lambda port: plan.tops[port])
+        for place, port in enumerate(ports):
+            gutter[part, port] = lefts[part] - _EDGE - _LANE * place
+            above[part, port] = top - _EDGE - _LANE * place
+    low = top + max(plan.height for plan in plans)
+    lanes = _share_lanes(nets, plans, lefts, gutter)
+    below = {net: low + _EDGE + _LANE * lane for net, lane in lanes.items()}
+    height = low + 2 * _EDGE + _LANE * (max(lanes.values(), default=-1) + 1)
+    return _Columns(lefts, top, low, gutter, above, below, x, height)
+
+
+def _share_lanes(
+    nets: dict[Net, list[Net]], plans: Sequence[Plan], lefts: Sequence[float], gutter: dict[Net, float]
+) -> dict[Net, int]:
+    """A lane under the columns for each net, so that those that overlap have different ones."""
+    spans = []
+    for net, sources in nets.items():
+        xs = [gutter[net], *(lefts[part] + plans[part].bottoms[port] for part, port in sources)]
+        spans.append((min(xs), max(xs), net))
+    lanes: dict[Net, int] = {}
+    ends: list[float] = []
+    for low, high, net in sorted(spans):
+        lane = next((lane for lane, end in enumerate(ends) if end + _LANE < low), len(ends))
+        if lane == len(ends):
+            ends.append(0.0)
+        ends[lane] = high
+        lanes[net] = lane
+    return lanes
+
+
+def _find_borders(pane: Pane, cut: Cut, plans: Sequence[Plan], columns: _Columns) -> tuple[list[float], list[float]]:
+    """A port of the border stands where the first part that it leads to has its own."""
+    tops, bottoms = [0.0] * pane.tops, [0.0] * pane.bottoms
+    for index, wire in reversed(list(enumerate(pane.wires))):
+        if wire.tail.child == BORDER:
+            part, port, _ = cut.entering[index]
+            tops[wire.tail.port] = columns.lefts[part] + plans[part].tops[port]
+        if wire.head.child == BORDER:
+            part, port, _ = cut.leaving[index]
+            bottoms[wire.head.port] = columns.lefts[part] + plans[part].bottoms[port]
+    return tops, bottoms
+
+
+def _lead(
+    pane: Pane,
+    cut: Cut,
+    plans: Sequence[Plan],
+    columns: _Columns,
+    nets: dict[Net, list[Net]],
+    tops: Sequence[float],
+    bottoms: Sequence[float],
+) -> tuple[tuple[Stroke, ...], ...]:
+    """What is drawn of each wire: what others have drawn already is not."""
+    drawn: set[tuple[object, ...]] = set()
+    found = []
+
+    def draw_once(*name: object) -> bool:
+        if name in drawn:
+            return False
+        drawn.add(name)
+        return True
+
+    def at_bottom(part: int, port: int) -> Point:
+        return (columns.lefts[part] + plans[part].bottoms[port], columns.top + plans[part].height)
+
+    def at_top(part: int, port: int) -> Point:
+        return (columns.lefts[part] + plans[part].tops[port], columns.top)
+
+    def inside(part: int, wire: int) -> Iterator[Stroke]:
+        if draw_once("inside", part, wire):
+            yield from (shift(stroke, columns.lefts[part], columns.top) for stroke in plans[part].strokes[wire])
+
+    for index, wire in enumerate(pane.wires):
+        strokes: list[Stroke] = []
+        if index in cut.inner:
+            strokes += inside(*cut.inner[index])
+        if wire.tail.child == BORDER:
+            part, port, number = cut.entering[index]
+            x, (end_x, end_y) = tops[wire.tail.port], at_top(part, port)
+            if draw_once("enter", part, port):
+                strokes.append(Stroke(_bend((x, 0.0), (end_x, end_y), end_y - _EDGE / 2)))
+            strokes += inside(part, number)
+        elif wire.head.child == BORDER:
+            part, port, number = cut.leaving[index]
+            (start_x, start_y), x = at_bottom(part, port), bottoms[wire.head.port]
+            strokes += inside(part, number)
+            if draw_once("leave", part, port):
+                strokes.append(Stroke(_bend((start_x, start_y), (x, columns.height), columns.height - _EDGE / 2)))
+        elif index in cut.leaving:
+            (part, port, number), (home, goal, last) = cut.leaving[index], cut.entering[index]
+            net, start = (home, goal), at_bottom(part, port)
+            strokes += inside(part, number)
+            lane, gutter = columns.low_lanes[net], columns.gutter_lanes[net]
+            far = max((at_bottom(*source) for source in nets[net]), key=lambda at: abs(at[0] - gutter))
+            if draw_once("net", net):
+                end, above = at_top(home, goal), columns.top_lanes[net]
+                way = (far, (far[0], lane), (gutter, lane), (gutter, above), (end[0], above), end)
+                strokes.append(Stroke(make_line(*way)))
+            if start != far and draw_once("tap", part, port, net):
+                is_beside = (start[0] < gutter) == (far[0] < gutter)
+                join = start[0] + math.copysign(12, gutter - start[0]) if is_beside else gutter
+                strokes.append(Stroke(make_line(start, (start[0], lane), (join, lane))))
+            strokes += inside(home, last)
+        found.append(tuple(strokes))
+    return tuple(found)
+
+
+def _bend(start: Point, end: Point, turn: float) -> tuple[Point, ...]:
+    """Straight down, or with a step to the side."""
+    if abs(start[0] - end[0]) < 1:
+        return make_line(start, end)
+    return make_line(start, (start[0], turn), (end[0], turn), end)
+
+
+def _find_labels(pane: Pane, cut: Cut, plans: Sequence[Plan], columns: _Columns) -> Iterator[Point | None]:
+    """The label of a wire between parts stands where it ends; wires that are one there have it once."""
+    seen: set[tuple[int, int]] = set()
+    for index in range(len(pane.wires)):
+        part, number = cut.inner.get(index) or cut.entering.get(index, (-1, -1, -1))[::2]
+        place = None if part < 0 or (part, number) in seen else plans[part].labels[number]
+        seen.add((part, number))
+        yield None if place is None else (place[0] + columns.lefts[part], place[1] + columns.top)
