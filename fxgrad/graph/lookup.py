@@ -111,6 +111,16 @@ def list_nodes_without_call(graph: GraphRecords, path: str) -> list[Node]:
     return [node for node, origin in origins if origin is not None and f"{origin}.".startswith(f"{path}.")]
 
 
+def find_traced_away(graph: GraphRecords) -> frozenset[str]:
+    """The paths of the modules that are not called, as torch.fx or torch.export put their operations into the graph of the
+    model around them."""
+    inside = {fx_node.traced_in for fx_node in graph.forward if fx_node.traced_in is not None}
+    around = {path for path in inside for path in (path, *list_parent_paths(path))}
+    return frozenset(
+        module.path for module in graph.modules if module.path in around and not graph.calls_per_module[module.path]
+    )
+
+
 def list_parent_paths(path: str) -> Iterator[str]:
     """The paths of the modules around a module, the nearest first, the model itself last.
 

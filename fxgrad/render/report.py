@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fxgrad.collection import pause_collection
 from fxgrad.graph import BackwardGraph, Explanation, HookSite
 from fxgrad.graph.backward_graph import HookSites, find_owner, group_sites
-from fxgrad.graph.lookup import find_inside_scripts
+from fxgrad.graph.lookup import find_inside_scripts, find_traced_away
 from fxgrad.graph.names import join_labels
 from fxgrad.graph.text import count_noun, escape, format_meta, join_words, quote_code
 from fxgrad.predict import find_order_caveat, find_unreached_nodes
@@ -70,8 +70,9 @@ def _summarize_graph(graph: BackwardGraph) -> Section:
     kinds = Counter(node.kind.value for node in graph.nodes)
     shown = [f"{number:,} {kind}" for kind, number in kinds.most_common()]
     modules = {call.path for call in graph.calls}
-    unseen = len(find_inside_scripts(graph))
+    unseen, inlined = len(find_inside_scripts(graph)), len(find_traced_away(graph))
     inside = f", {unseen:,} inside of TorchScript, which calls them unseen" if unseen else ""
+    inside += f", {inlined:,} traced before, whose operations run without them" if inlined else ""
     rows = [
         ("nodes", f"{len(graph.nodes):,}" + (f": {join_words(shown, most=_MOST_KINDS)}" if shown else "")),
         ("roots", f"{len(graph.roots):,}: {join_words(escape(graph.nodes[root.node].label) for root in graph.roots)}"),
