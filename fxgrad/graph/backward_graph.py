@@ -57,7 +57,7 @@ class BackwardGraph(GraphRecords, frozen=True, dict=True, gc=True):
             for edge in node.edges
             if edge.next_node is not None and edge.next_node <= end
         )
-        came_from = dict(networkx.bfs_predecessors(between, start))
+        came_from = {target: source for source, target in networkx.bfs_edges(between, start)}
         steps = [end]
         while steps[-1] in came_from:
             steps.append(came_from[steps[-1]])
