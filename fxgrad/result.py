@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -300,24 +300,35 @@ class Trace:
         depth: int | None = None,
         hooks_only: bool = False,
         module: Any = None,
+        expand: Any = (),
+        all: bool = False,  # the word of the command line
         forward: bool = False,
         both: bool = False,
     ) -> str:
         """Draw the graph, with the hooked nodes coloured. Returns the SVG text; with a path ending in .svg, .png, .pdf
         or .dot, writes that file and returns its path.
 
-        ``depth`` collapses modules nested deeper, ``hooks_only`` keeps only nodes with hooks, ``module`` only one
-        module's part. ``forward`` draws the recorded forward instead, with its hooked modules coloured. ``both`` draws
-        them side by side, with each call joined to the node where its backward begins. Raises UsageError for an unknown
-        format, without a recorded forward, and for ``both`` of a graph too large to follow; OutputError if the file
-        cannot be drawn or written.
+        A small graph is drawn whole. Of a larger one, equal modules and steps are drawn once with their number, then modules
+        are closed until the picture can be read; those with hooks, and what lies between them and the roots, stay open as
+        long as that fits. ``expand`` is a module to open, or a list of them, ``all`` draws everything. ``depth`` closes
+        modules nested deeper, whatever that makes, ``hooks_only`` keeps only nodes with hooks, ``module`` only one module's
+        part.
+
+        ``forward`` draws the recorded forward instead, with its hooked modules coloured. ``both`` draws them side by side,
+        with each call joined to the node where its backward begins. Raises UsageError for an unknown format, an unknown
+        module, contradicting options, without a recorded forward, and for ``both`` of a graph too large to follow;
+        OutputError if the file cannot be drawn or written.
         """
         from fxgrad.render.files import find_format, write_file
         from fxgrad.render.layout import draw_picture
 
         kind = "svg" if path is None else find_format(path)
         inside = None if module is None else self._find_path(module)
-        drawn = self._compose(module=inside, hooks_only=hooks_only, depth=depth, forward=forward, both=both)
+        opened = expand if isinstance(expand, (list, tuple)) else [expand]
+        paths = tuple(self._find_path(each) for each in opened)
+        drawn = self._compose(
+            module=inside, hooks_only=hooks_only, depth=depth, expand=paths, everything=all, forward=forward, both=both
+        )
         content = draw_picture(drawn, kind)
         if path is None:
             return content.decode()
@@ -325,7 +336,15 @@ class Trace:
         return os.fspath(path)
 
     def _compose(
-        self, *, module: str | None, hooks_only: bool, depth: int | None, forward: bool, both: bool
+        self,
+        *,
+        module: str | None,
+        hooks_only: bool,
+        depth: int | None,
+        expand: Sequence[str],
+        everything: bool,
+        forward: bool,
+        both: bool,
     ) -> Picture:
         from fxgrad.render.forward import compose_both, compose_forward
         from fxgrad.render.picture import compose_picture
@@ -333,13 +352,16 @@ class Trace:
         if forward and both:
             raise UsageError("forward with both", "one of them", "both, which draws the forward too")
         if not forward and not both:
-            return compose_picture(self.graph, module=module, hooks_only=hooks_only, depth=depth)
-        if hooks_only:
-            raise UsageError(
-                f"hooks_only with {'both' if both else 'forward'}",
-                "hooks_only for the backward graph alone",
-                "depth or module, for a smaller picture",
+            return compose_picture(
+                self.graph, module=module, hooks_only=hooks_only, depth=depth, expand=expand, everything=everything
             )
+        for name, given in (("hooks_only", hooks_only), ("expand", expand), ("all", everything)):
+            if given:
+                raise UsageError(
+                    f"{name} with {'both' if both else 'forward'}",
+                    f"{name} for the backward graph alone",
+                    "depth or module, for a smaller picture",
+                )
         return (compose_both if both else compose_forward)(self.graph, module=module, depth=depth)
 
     def to_networkx(self) -> networkx.MultiDiGraph[int]:

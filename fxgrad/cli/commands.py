@@ -192,14 +192,17 @@ def explain_hooks(
 Examples:
   fxgrad draw model.py -o graph.svg
   fxgrad draw model.py -o layer.png --module layers.3
+  fxgrad draw model.py -o graph.svg --expand layers.3
   fxgrad draw trace.json -o hooks.pdf --hooks-only --depth 1
   fxgrad draw model.py -o both.svg --both --module layers.3
 """
 )
 @target_argument
 @click.option("-o", "--output", metavar="FILE", required=True, help=f"Output file: {name_formats('.')}.")
-@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Expand modules down to this depth only.")
+@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Open modules down to this depth, no others.")
 @click.option("--module", metavar="PATH", help="Draw only this module's part.")
+@click.option("--expand", metavar="PATH", multiple=True, help="Open this module; repeat for more.")
+@click.option("--all", "everything", is_flag=True, help="Draw everything; close nothing, join nothing.")
 @click.option("--hooks-only", is_flag=True, help="Draw only nodes with hooks, and the paths between them.")
 @click.option("--forward", is_flag=True, help="Draw the recorded forward instead, with hooked modules in colour.")
 @click.option("--both", is_flag=True, help="Draw forward and backward side by side; for small graphs.")
@@ -210,11 +213,18 @@ def draw(
     output: str,
     depth: int | None,
     module: str | None,
+    expand: tuple[str, ...],
+    everything: bool,
     hooks_only: bool,
     forward: bool,
     both: bool,
 ) -> int:
-    """Draw the graph, with hooked nodes in colour."""
+    """Draw the graph, with hooked nodes in colour.
+
+    A small graph is drawn whole. Of a larger one, equal modules are drawn once,
+    and modules are closed until the picture can be read; its first lines say
+    what was folded.
+    """
     from fxgrad import api
     from fxgrad.render.files import check_folder, find_format
 
@@ -224,7 +234,16 @@ def draw(
     with contain_user_code("tracing", options):
         trace = api.trace_target(options)
     with progress(f"drawing {output}"):
-        trace.draw(output, depth=depth, hooks_only=hooks_only, module=module, forward=forward, both=both)
+        trace.draw(
+            output,
+            depth=depth,
+            hooks_only=hooks_only,
+            module=module,
+            expand=expand,
+            all=everything,
+            forward=forward,
+            both=both,
+        )
     announce_file(output)
     return 0
 

@@ -74,7 +74,7 @@ def compose_both(graph: BackwardGraph, *, module: str | None = None, depth: int 
     Raises `UsageError` as `compose_forward` does, and where there are too many boxes.
     """
     before = _look_at_forward(graph, module, depth)
-    after = look_at(graph, module=module, depth=depth)
+    after = look_at(graph, module=module, depth=depth, everything=depth is None)
     forward, backward = _compose_forward(before), compose_view(after)
     boxes = len(forward.boxes) + len(backward.boxes)
     if boxes > MOST_BOXES_OF_BOTH:

@@ -5,12 +5,15 @@ DOT is one notation (`fxgrad.render.dot`). All text is one printable line each.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Edge, Hook, HookKind, HookSite, ModuleCall, Node, Root, Source
+from fxgrad.graph.records import Shape
 from fxgrad.graph.text import (
     count_noun,
     escape,
@@ -24,7 +27,8 @@ from fxgrad.graph.text import (
 )
 from fxgrad.predict import predict_nodes
 from fxgrad.render import scope, theme
-from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, make_view, pick_strongest
+from fxgrad.render.folding import Group, Wish
+from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, find_dead_ends, make_view, pick_strongest
 from fxgrad.render.sentences import qualify_place
 from fxgrad.render.theme import Flow, Look
 
@@ -151,27 +155,51 @@ class Picture:
 
 
 def compose_picture(
-    graph: BackwardGraph, *, module: str | None = None, hooks_only: bool = False, depth: int | None = None
+    graph: BackwardGraph,
+    *,
+    module: str | None = None,
+    hooks_only: bool = False,
+    depth: int | None = None,
+    expand: Iterable[str] = (),
+    everything: bool = False,
 ) -> Picture:
     """Decide what to draw of a graph, from the roots at the top to the leaves at the bottom.
 
-    ``module`` draws only what belongs to the module of that path, with its direct neighbours as stubs. ``hooks_only``
-    draws only the nodes that carry hooks, the roots and the leaves, joined by the paths between them. ``depth`` makes
-    one box of each module call whose path has more than that many components.
+    A small graph is drawn whole, of a larger one what `fxgrad.render.folding` leaves open. ``module`` draws only what belongs
+    to the module of that path, with its direct neighbours as stubs. ``hooks_only`` draws only the nodes that carry hooks, the
+    roots and the leaves, joined by the paths between them. ``depth`` makes one box of each module call whose path has more
+    than that many components. ``expand`` are paths of modules that are open whatever comes. ``everything`` folds nothing.
 
-    Raises `UsageError` for a negative depth and for a module that was not called.
+    Raises `UsageError` for a negative depth, for a module that was not called, and for everything with depth or expand.
     """
-    return compose_view(look_at(graph, module=module, hooks_only=hooks_only, depth=depth))
+    view = look_at(
+        graph, module=module, hooks_only=hooks_only, depth=depth, expand=tuple(expand), everything=everything
+    )
+    return compose_view(view)
 
 
 def look_at(
-    graph: BackwardGraph, *, module: str | None = None, hooks_only: bool = False, depth: int | None = None
+    graph: BackwardGraph,
+    *,
+    module: str | None = None,
+    hooks_only: bool = False,
+    depth: int | None = None,
+    expand: Sequence[str] = (),
+    everything: bool = False,
 ) -> View:
     """Decide which nodes are drawn and in which boxes; the options are those of `compose_picture`."""
     check_depth(depth)
+    if everything and (depth is not None or expand):
+        raise UsageError(
+            f"all with {'expand' if depth is None else 'depth'}",
+            "one of them",
+            "all alone, which opens every module",
+        )
+    opened = [scope.find_called_path(graph, path) for path in (*expand, *([] if module is None else [module]))]
     predictions = predict_nodes(graph)
     drawn = scope.select_all(graph, predictions) if module is None else scope.select_module(graph, predictions, module)
-    return make_view(graph, predictions, scope.select_hooked(graph, drawn) if hooks_only else drawn, depth)
+    drawn = scope.select_hooked(graph, drawn) if hooks_only else drawn
+    return make_view(graph, predictions, drawn, Wish(everything, depth, frozenset(opened)), {})
 
 
 def check_depth(depth: int | None) -> None:
@@ -184,7 +212,7 @@ def compose_view(view: View) -> Picture:
     """The boxes, arrows and frames of what is in sight."""
     drawn_boxes = _make_boxes(view)
     return Picture(
-        headline=tuple(_format_headline(view.graph, shown=len(view.scope.nodes))),
+        headline=tuple(_format_headline(view)),
         boxes=drawn_boxes,
         arrows=_make_arrows(view),
         clusters=_make_clusters(view, drawn_boxes),
@@ -195,34 +223,37 @@ def compose_view(view: View) -> Picture:
 
 
 def _make_boxes(view: View) -> tuple[Box, ...]:
-    """Every box: the roots, the nodes in id order, collapsed module calls, and where no gradient goes on."""
-    alone = [view.graph.nodes[node] for node in view.scope.nodes if node not in view.groups]
+    """Every box: the roots, the nodes in id order, what stands for several, and where no gradient goes on."""
+    groups = view.folding.groups.values()
+    alone = [group for group in groups if group.kind == "node"]
     return (
         *_make_root_boxes(view),
-        *(_make_node_box(view, node) for node in alone),
-        *_make_group_boxes(view),
-        *(_make_dead_end(view, node) for node in alone if _find_dead_ends(view, node)),
+        *(_make_node_box(view, group) for group in alone),
+        *(_make_group_box(view, group) for group in groups if group.kind != "node"),
+        *(_make_dead_end(view, group) for group in alone if _find_dead_ends(view, group)),
     )
 
 
 def _make_clusters(view: View, drawn: Iterable[Box]) -> tuple[Cluster, ...]:
     """The module calls that have a box in them, each before those in it."""
     needed = {box.cluster for box in drawn}
-    calls = [call for call in view.graph.calls if view.cluster_key(call.id) in needed]
-    around = {one for call in calls for one in view.lineages[call.id]}
+    calls = [call for call in view.folding.frames if view.cluster_key(call) in needed]
+    around = {one for call in calls for one in view.lineages[call]}
     frames = sorted(around, key=lambda call: (len(view.lineages[call]), view.call_ranks[call]))
-    return tuple(_make_cluster(view, view.graph.calls_by_id[call]) for call in frames)
+    return tuple(_make_cluster(view, call) for call in frames)
 
 
-def _make_cluster(view: View, call: ModuleCall) -> Cluster:
+def _make_cluster(view: View, shown: str) -> Cluster:
+    frame, call = view.folding.frames[shown], view.graph.calls_by_id[shown]
     return Cluster(
-        key=f"cluster{view.call_ranks[call.id]}",
+        key=f"cluster{view.call_ranks[shown]}",
         parent=view.cluster_key(call.parent),
-        level=len(view.lineages[call.id]) - 1,
-        title=title_call(call),
-        notes=tuple(note_call(call, times=view.graph.calls_per_module[call.path])),
-        tooltip=tuple(describe_call(view.graph, call)),
+        level=len(view.lineages[shown]) - 1,
+        title=_title_calls(view, frame.calls, call.parent, times=frame.times),
+        notes=tuple(_note_calls(view.graph, frame.calls, times=frame.times)),
+        tooltip=tuple(_describe_calls(view.graph, call, frame.calls)),
         identity=identify_call(call),
+        times=frame.times,
     )
 
 
@@ -257,45 +288,69 @@ def _dead_end_key(node: int) -> str:
     return f"x{node}"
 
 
-def _find_dead_ends(view: View, node: Node) -> tuple[int, ...]:
-    """Find the edges of a node that are drawn as leading nowhere.
-
-    A hook on the node gets a None for each. Elsewhere only those are worth ink behind which a tensor is known to stand:
-    the others are mostly Python numbers and absent optional arguments.
-    """
-    if node.id in view.scope.stubs:
-        return ()
-    hooked = node.id in view.graph.sites_by_node
-    return tuple(
-        index
-        for index, edge in enumerate(node.edges)
-        if edge.next_node is None and (hooked or (edge.operand is not None and edge.operand.shape != ()))
-    )
+def _find_dead_ends(view: View, group: Group) -> tuple[int, ...]:
+    """The edges of a node that are drawn as leading nowhere; none of a neighbour's."""
+    return () if group.shown in view.scope.stubs else find_dead_ends(view.graph, view.graph.nodes[group.shown])
 
 
 def _make_root_boxes(view: View) -> Iterator[Box]:
-    for rank, root in view.roots:
-        title = _title_root(root)
-        yield Box(
-            _root_key(rank),
-            theme.ROOT,
-            (Line(title, bold=True),),
-            (f"root: {title}",),
-            None,
-            Identity("root", format_path(root.path)),
-        )
+    for rank, group in _group_roots(view):
+        paths = [_title_root(root) for root in group]
+        title = paths[0] if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
+        lines = [Line(title, bold=True), *([Line(f"{len(paths)} roots")] if len(paths) > 1 else [])]
+        tooltip = tuple(f"root: {path}" for path in _cut(paths))
+        identity = Identity("root", format_path(group[0].path))
+        yield Box(_root_key(rank), theme.ROOT, tuple(lines), tooltip, None, identity, len(paths))
 
 
-def _make_node_box(view: View, node: Node) -> Box:
-    sites = view.graph.sites_by_node.get(node.id, ())
+def _group_roots(view: View) -> list[tuple[int, list[Root]]]:
+    """The roots that have a box together, with the rank of the first: many at one box, or of many all."""
+    roots = view.roots
+    alike: dict[str, list[tuple[int, Root]]] = {}
+    for rank, root in roots:
+        alike.setdefault("" if len(roots) > _MOST_ROOTS else view.key(root.node), []).append((rank, root))
+    split = [
+        part
+        for group in alike.values()
+        for part in ([group] if len(group) > _FEW_ROOTS else [[each] for each in group])
+    ]
+    return [(part[0][0], [root for _, root in part]) for part in sorted(split, key=lambda part: part[0][0])]
+
+
+_FEW_ROOTS, _MOST_ROOTS = 3, 16
+
+
+def _make_node_box(view: View, group: Group) -> Box:
+    node = view.graph.nodes[group.shown]
+    sites = [site for each in group.nodes for site in view.graph.sites_by_node.get(each, ())]
     identity = _identify_node(view, node)
     tooltip = tuple(_describe_node(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
     if node.id in view.scope.stubs:
         lines = (*_format_node(view.graph, node), *_format_home(view, node))
-        return Box(view.key(node.id), theme.STUB, lines, tooltip, None, identity)
-    lines = (*_format_node(view.graph, node), *format_hooks(sites))
-    cluster = view.cluster_key(view.homes[node.id])
-    return Box(view.key(node.id), theme.NODE_LOOKS[node.kind], lines, tooltip, cluster, identity)
+        return Box(group.key, theme.STUB, lines, tooltip, None, identity)
+    lines = (
+        *_format_node(view.graph, node, title=_title_group(view, group)),
+        *_count_equal(group),
+        *format_hooks(sites),
+    )
+    cluster = view.cluster_key(group.home)
+    return Box(group.key, theme.NODE_LOOKS[node.kind], lines, tooltip, cluster, identity, group.times)
+
+
+def _title_group(view: View, group: Group) -> str | None:
+    """The names of equal leaves, or the name that a leaf has in each of the equal modules around it."""
+    names = [view.graph.nodes[node].variable for node in group.nodes]
+    if len(names) == 1 or names[0] is None:
+        return None
+    if group.times == 1:
+        return escape(_shorten_name(view, view.graph.nodes[group.shown].variable or "", group.home))
+    ends = sorted({escape(name) for name in names if name is not None}, key=_split_numbers)
+    return f"{ends[0]} … {ends[-1]}"
+
+
+def _count_equal(group: Group) -> Iterator[Line]:
+    if group.times > 1:
+        yield Line(f"× {group.times:,}, equal")
 
 
 def _format_home(view: View, node: Node) -> Iterator[Line]:
@@ -305,19 +360,118 @@ def _format_home(view: View, node: Node) -> Iterator[Line]:
         yield Line(format_place(call, times=view.graph.calls_per_module[call.path]))
 
 
-def _make_group_boxes(view: View) -> Iterator[Box]:
-    members: dict[str, list[int]] = {}
-    for node in view.scope.nodes:
-        if node in view.groups:
-            members.setdefault(view.groups[node], []).append(node)
-    for group, nodes in members.items():
-        yield _make_group_box(view, view.graph.calls_by_id[group], nodes)
+def _make_group_box(view: View, group: Group) -> Box:
+    """The box of a closed module, or of nodes that are drawn as one without being equal."""
+    graph = view.graph
+    calls = [graph.calls_by_id[call] for call in group.calls]
+    sites = [site for node in group.nodes for site in graph.sites_by_node.get(node, ())]
+    if group.kind == "module":
+        title = _title_calls(view, group.calls, group.home, times=group.times)
+        notes = list(_note_calls(graph, group.calls, times=group.times))
+        tooltip = list(_describe_calls(graph, calls[0], group.calls))
+        identity = identify_call(calls[0])
+    else:
+        title = _title_part(group, calls)
+        notes = [count_noun(len(calls), "module call")] if calls else []
+        tooltip, identity = [], _identify_node(view, graph.nodes[group.shown])._replace(kind=group.kind)
+    tooltip += _cut([escape(graph.nodes[node].label) for node in group.nodes])
+    notes += _count_contents(graph, group)
+    return Box(
+        key=group.key,
+        look=theme.COLLAPSED,
+        lines=(
+            Line(title, bold=True),
+            Line(" · ".join(notes)),
+            *([Line(_list_functions(graph, group))] if group.kind != "module" else []),
+            *format_hooks(sites),
+        ),
+        tooltip=tuple(tooltip),
+        cluster=view.cluster_key(group.home),
+        identity=identity,
+        times=group.times,
+    )
 
 
-def _make_group_box(view: View, call: ModuleCall, nodes: list[int]) -> Box:
-    sites = [site for node in nodes for site in view.graph.sites_by_node.get(node, ())]
-    key, cluster = view.group_key(call.id), view.cluster_key(call.parent)
-    return make_call_box(view.graph, call, key, cluster, sites, count_noun(len(nodes), "node", zero="0"))
+def _title_part(group: Group, calls: Sequence[ModuleCall]) -> str:
+    paths = list(dict.fromkeys(title_call(call) for call in calls))
+    if len(paths) > 1:
+        return f"{paths[0]} … {paths[-1]}"
+    return paths[0] if paths else "nodes in a row" if group.kind == "row" else "nodes near each other"
+
+
+def _count_contents(graph: BackwardGraph, group: Group) -> Iterator[str]:
+    """How many nodes and leaves there are, of equal ones in each."""
+    leaves = sum(graph.nodes[node].kind.is_leaf for node in group.nodes)
+    equal = len(group.calls) if group.kind == "module" else 1
+    each = " each" if group.times > 1 else ""
+    if len(group.nodes) > leaves or not leaves:
+        yield count_noun((len(group.nodes) - leaves) // equal, "node", zero="0") + each
+    if leaves:
+        yield count_noun(leaves // equal, "leaf", plural="leaves") + each
+
+
+def _list_functions(graph: BackwardGraph, group: Group) -> str:
+    """The functions of the nodes in it, the most frequent first."""
+    names = Counter(escape(graph.nodes[node].short_name) for node in group.nodes if not graph.nodes[node].kind.is_leaf)
+    parts = [name if count == 1 else f"{count:,} {name}" for name, count in names.most_common(_MOST_FUNCTIONS)]
+    return ", ".join([*parts, *(["…"] if len(names) > _MOST_FUNCTIONS else [])])
+
+
+_MOST_FUNCTIONS = 2
+
+
+def _cut(lines: Sequence[str]) -> list[str]:
+    """The first of many lines of a tooltip, and how many more there are."""
+    more = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+_MOST_LINES = 12
+
+
+def _title_calls(view: View, calls: Sequence[str], around: str | None, *, times: int) -> str:
+    """The path of a module, of equal modules the first and the last; in a frame for equal ones the path in each of them."""
+    graph = view.graph
+    if times == 1 and len(calls) > 1:
+        shown = view.folding.shown_calls.get(calls[0], calls[0])
+        return shorten(escape(_shorten_name(view, graph.calls_by_id[shown].path, around)), NAME_WIDTH)
+    paths = list(dict.fromkeys(title_call(graph.calls_by_id[call]) for call in calls))
+    ends = sorted({paths[0], paths[-1]}, key=_split_numbers)
+    return paths[0] if len(paths) == 1 else f"{ends[0]} … {ends[-1]}"
+
+
+def _shorten_name(view: View, name: str, around: str | None) -> str:
+    """A name as it is in each of the equal modules around it."""
+    repeated = [call for call in view.lineages.get(around or "", ()) if view.folding.frames[call].times > 1]
+    return name.removeprefix(f"{view.graph.calls_by_id[repeated[-1]].path}.") if repeated else name
+
+
+def _split_numbers(text: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in texts by their size."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", text)]
+
+
+def _note_calls(graph: BackwardGraph, calls: Sequence[str], *, times: int) -> Iterator[str]:
+    """The module's type, which of its calls these are where there are several, and how many equal ones are drawn as one."""
+    first = graph.calls_by_id[calls[0]]
+    if len(calls) == 1:
+        yield from note_call(first, times=graph.calls_per_module[first.path])
+        return
+    if first.path:
+        yield shorten(escape(first.type_name), PART_WIDTH)
+    same = {graph.calls_by_id[call].path for call in calls} == {first.path}
+    if same:
+        indices = sorted(graph.calls_by_id[call].index for call in calls)
+        yield f"calls {format_ranges(indices)} of {graph.calls_per_module[first.path]}"
+    if times > 1:
+        yield f"× {times:,}, equal"
+
+
+def _describe_calls(graph: BackwardGraph, shown: ModuleCall, calls: Sequence[str]) -> Iterator[str]:
+    yield from describe_call(graph, shown)
+    if len(calls) > 1:
+        yield "drawn for the equal calls:"
+        yield from _cut([escape(call) for call in calls])
 
 
 def make_call_box(
@@ -335,14 +489,15 @@ def make_call_box(
     )
 
 
-def _make_dead_end(view: View, node: Node) -> Box:
-    reasons = dict.fromkeys(node.edges[index].null_reason or "" for index in _find_dead_ends(view, node))
+def _make_dead_end(view: View, group: Group) -> Box:
+    node = view.graph.nodes[group.shown]
+    reasons = dict.fromkeys(node.edges[index].null_reason or "" for index in _find_dead_ends(view, group))
     return Box(
         key=_dead_end_key(node.id),
         look=theme.NO_GRADIENT,
         lines=(Line("needs no gradient"),),
         tooltip=tuple(escape(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
-        cluster=view.cluster_key(view.homes[node.id]),
+        cluster=view.cluster_key(group.home),
         identity=_identify_node(view, node)._replace(kind="dead end"),
     )
 
@@ -356,32 +511,89 @@ def _make_arrows(view: View) -> tuple[Arrow, ...]:
 
 
 def _make_root_arrows(view: View) -> Iterator[Arrow]:
-    for rank, root in view.roots:
-        lines = tuple(_format_root(view.graph, root))
-        yield Arrow(_root_key(rank), view.key(root.node), lines, (theme.ROOT.meaning,), Flow.GRADIENT)
+    for rank, roots in _group_roots(view):
+        heads: dict[str, list[Root]] = {}
+        for root in roots:
+            heads.setdefault(view.key(root.node), []).append(root)
+        for head, group in heads.items():
+            shapes = [view.graph.nodes[root.node].grad_outputs[root.slot].shape for root in group]
+            lines = tuple(_format_root(view.graph, group[0]) if len(group) == 1 else _list_shapes(shapes))
+            yield Arrow(_root_key(rank), head, lines, (theme.ROOT.meaning,), Flow.GRADIENT, gradients=len(group))
 
 
 def _make_link_arrows(view: View) -> Iterator[Arrow]:
-    bundles: dict[tuple[str, str], list[Link]] = {}
+    bundles: dict[tuple[str, str, bool], list[Link]] = {}
     for link in view.scope.links:
-        bundles.setdefault((view.key(link.tail), view.key(link.head)), []).append(link)
-    for (tail, head), links in bundles.items():
-        if tail == head:
-            continue
-        if len(links) > 1 and (links[0].tail in view.groups or links[0].head in view.groups):
-            yield _make_bundle(view, tail, head, links)
+        tail, head, loop = view.key(link.tail), view.key(link.head), view.leads_on(link.tail, link.head)
+        if tail != head or loop:
+            bundles.setdefault((tail, head, loop), []).append(link)
+    for (tail, head, loop), links in bundles.items():
+        if len(links) > 1 and any(_stands_for_several(view, link) for link in links):
+            yield from _make_bundles(view, tail, head, links, loop=loop)
         else:
-            yield from (_make_arrow(view, tail, head, link) for link in links)
+            yield from (_make_arrow(view, tail, head, link, loop=loop) for link in links)
 
 
-def _make_bundle(view: View, tail: str, head: str, links: list[Link]) -> Arrow:
-    tooltip = tuple(line for link in links for line in _describe_link(view, link))
+def _stands_for_several(view: View, link: Link) -> bool:
+    return any(view.group(node).kind != "node" or view.is_repeated(node) for node in (link.tail, link.head))
+
+
+def _make_bundles(view: View, tail: str, head: str, links: list[Link], *, loop: bool) -> Iterator[Arrow]:
+    """One arrow for all links between two boxes; between two nodes drawn for equal ones one for each of their edges."""
+    kinds = {view.group(link.tail).kind for link in links} | {view.group(link.head).kind for link in links}
+    if kinds != {"node"}:
+        yield _make_bundle(view, tail, head, links, loop=loop)
+        return
+    alike: dict[Hashable, list[Link]] = {}
+    for link in links:
+        edge = None if link.edge is None else view.graph.nodes[link.tail].edges[link.edge]
+        name = None if edge is None else edge.group or edge.argument
+        alike.setdefault((name, None if edge is None else edge.input_nr), []).append(link)
+    for equal in alike.values():
+        arrow = _make_bundle(view, tail, head, equal, loop=loop)
+        text = tuple(_format_link(view, equal[0]))
+        edge = None if equal[0].edge is None else view.graph.nodes[equal[0].tail].edges[equal[0].edge]
+        if len(equal) > 1 and edge is not None and edge.group is not None:
+            text = (shorten(escape(edge.group), PART_WIDTH), *text[1:])
+        yield arrow._replace(lines=(*text, *_count_in_frame(view, equal)))
+
+
+def _count_in_frame(view: View, links: Sequence[Link]) -> Iterator[str]:
+    """How many gradients an arrow stands for, where that is not one in each of the equal ones around it."""
+    tail, head = view.group(links[0].tail), view.group(links[0].head)
+    if len(links) > 1 and not len(links) == len(tail.nodes) == len(head.nodes):
+        yield f"× {len(links):,}"
+
+
+def _make_bundle(view: View, tail: str, head: str, links: list[Link], *, loop: bool) -> Arrow:
+    tooltip = _cut([line for link in links[: _MOST_LINES + 1] for line in _describe_link(view, link)])
     flow = pick_strongest(*(link.flow for link in links))
-    return Arrow(tail, head, (count_noun(len(links), "edge"),), tooltip, flow, gradients=len(links))
+    lines = () if any(link.edge is None for link in links) else tuple(_list_shapes(_find_shape(view, x) for x in links))
+    return Arrow(tail, head, lines, tuple(tooltip), flow, gradients=len(links), loop=loop)
 
 
-def _make_arrow(view: View, tail: str, head: str, link: Link) -> Arrow:
-    return Arrow(tail, head, tuple(_format_link(view, link)), tuple(_describe_link(view, link)), link.flow)
+def _find_shape(view: View, link: Link) -> Shape | None:
+    """The shape of the gradient that goes along a link between two nodes."""
+    edge = view.graph.nodes[link.tail].edges[link.edge or 0]
+    return view.graph.nodes[link.head].grad_outputs[edge.input_nr].shape
+
+
+def _list_shapes(shapes: Iterable[Shape | None]) -> Iterator[str]:
+    """How many gradients of which shapes, the most frequent first."""
+    counts = Counter(shapes).most_common()
+    for shape, count in counts[:_MOST_SHAPES]:
+        yield f"{count:,} × {format_shape(shape)}" if count > 1 else format_shape(shape)
+    rest = sum(count for _, count in counts[_MOST_SHAPES:])
+    if rest:
+        yield f"and {rest:,} of other shapes"
+
+
+_MOST_SHAPES = 3
+
+
+def _make_arrow(view: View, tail: str, head: str, link: Link, *, loop: bool) -> Arrow:
+    lines, tooltip = tuple(_format_link(view, link)), tuple(_describe_link(view, link))
+    return Arrow(tail, head, lines, tooltip, link.flow, loop=loop)
 
 
 def _format_link(view: View, link: Link) -> Iterator[str]:
@@ -390,7 +602,8 @@ def _format_link(view: View, link: Link) -> Iterator[str]:
         return
     edge = view.graph.nodes[link.tail].edges[link.edge]
     # an argument is its node's: without the node in sight its name says nothing
-    yield from (_format_edge_shape if link.tail in view.groups else _format_edge)(view.graph, edge)
+    closed = view.group(link.tail).kind != "node"
+    yield from (_format_edge_shape if closed else _format_edge)(view.graph, edge)
 
 
 def _describe_link(view: View, link: Link) -> Iterator[str]:
@@ -401,21 +614,21 @@ def _describe_link(view: View, link: Link) -> Iterator[str]:
 
 
 def _make_dead_end_arrows(view: View) -> Iterator[Arrow]:
-    for node_id in view.scope.nodes:
-        node = view.graph.nodes[node_id]
-        for index in () if node_id in view.groups else _find_dead_ends(view, node):
+    for group in view.folding.groups.values():
+        node = view.graph.nodes[group.shown]
+        for index in _find_dead_ends(view, group) if group.kind == "node" else ():
             lines = tuple(_format_edge(view.graph, node.edges[index]))
             tooltip = tuple(_describe_edge(node, index))
-            flow = FLOW_OF_STATUS[view.predictions[node_id].grad_inputs[index]]
-            yield Arrow(view.key(node_id), _dead_end_key(node_id), lines, tooltip, flow)
+            flow = FLOW_OF_STATUS[view.predictions[node.id].grad_inputs[index]]
+            yield Arrow(group.key, _dead_end_key(node.id), lines, tooltip, flow, gradients=len(group.nodes))
 
 
 # Texts of boxes, arrows and tooltips. Lines in boxes are cut to a width, those of tooltips are not
 
 
-def _format_node(graph: BackwardGraph, node: Node) -> Iterator[Line]:
+def _format_node(graph: BackwardGraph, node: Node, *, title: str | None = None) -> Iterator[Line]:
     """What a node is: its label, or for a leaf the variable's name and shape."""
-    yield Line(shorten(_title_node(node), NAME_WIDTH), bold=True)
+    yield Line(shorten(title or _title_node(node), NAME_WIDTH), bold=True)
     if node.kind.is_leaf:
         yield Line(_format_leaf(graph, node))
 
@@ -572,16 +785,44 @@ def describe_call(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
         yield escape(f"{call.source.file}:{call.source.line}  {call.source.code}".rstrip())
 
 
-def _format_headline(graph: BackwardGraph, *, shown: int) -> Iterator[str]:
+def _format_headline(view: View) -> Iterator[str]:
     """What the picture is of, and how it is read."""
-    yield " · ".join(_list_headline_parts(graph, shown))
+    graph = view.graph
+    yield " · ".join(_list_headline_parts(graph, len(view.scope.nodes)))
     yield "Backward runs from the roots at the top down to the leaves."
+    yield from _tell_folding(view)
     yield f"roots: {shorten(escape_unprintable(graph.info.root_rule), _HEADLINE_WIDTH)}"
     call = format_backward_call(graph.info.backward)
     if call:
         yield f"predicted for {shorten(call, _HEADLINE_WIDTH)}"
     placed = {site.hook.id for site in graph.sites if site.node is not None}
     yield from list_hooks_left_out(graph, placed, where="on no node of this graph")
+
+
+def _tell_folding(view: View) -> Iterator[str]:
+    """What shares a box, and how to see it."""
+    groups = view.folding.groups.values()
+    closed = [group for group in groups if group.kind == "module"]
+    counts = (
+        (len({view.graph.calls_by_id[call].path for group in closed for call in group.calls}), "module", "closed"),
+        (sum(group.kind == "row" for group in groups), "row", "of nodes drawn as one box"),
+        (sum(group.kind == "part" for group in groups), "part", "of the graph drawn as one box"),
+        (sum(frame.times > 1 for frame in view.folding.frames.values()), "frame", "drawn for equal module calls"),
+        (sum(group.kind == "node" and group.times > 1 for group in groups), "box", "drawn for equal nodes"),
+    )
+    parts = [
+        f"{count_noun(count, noun, plural='boxes' if noun == 'box' else None)} {words}"
+        for count, noun, words in counts
+        if count
+    ]
+    path = next((view.graph.calls_by_id[group.calls[0]].path for group in closed if group.calls), None)
+    how = (
+        f"--expand {shorten(escape(path), PART_WIDTH)} opens one, --all everything"
+        if path
+        else "--all opens everything"
+    )
+    if parts:
+        yield f"Folded: {', '.join(parts)}; {how}"
 
 
 def _list_headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Root
-from fxgrad.graph.lookup import find_inside_scripts
+from fxgrad.graph import BackwardGraph, Explanation, Node, Root
+from fxgrad.graph.lookup import find_inside_scripts, list_parent_paths
 from fxgrad.graph.text import escape
 from fxgrad.predict import NodePrediction
+from fxgrad.render.folding import Folding, Group, Thing, Wire, Wish, count_steps, fold
 from fxgrad.render.theme import Flow
 
 # Where gradients flow
@@ -57,8 +58,9 @@ def find_lineages(graph: BackwardGraph) -> dict[str, Lineage]:
 def find_homes(graph: BackwardGraph) -> tuple[str | None, ...]:
     """For each node, by id, the module call that it is drawn in; None for a node outside of all.
 
-    A node is at home in the call that made it. The nodes that a full hook puts around a module belong to its call,
-    and a leaf to the innermost call that holds everything that sends gradients to it.
+    A node is at home in the call that made it. The nodes that a full hook puts around a module belong to its call. A leaf
+    belongs to the module that owns it, where that, or the module around it that was, was called once; else to the innermost
+    call that holds everything that sends gradients to it. An input belongs to none.
     """
     around = find_lineages(graph)
     homes = [node.call for node in graph.nodes]
@@ -72,8 +74,21 @@ def find_homes(graph: BackwardGraph) -> tuple[str | None, ...]:
             if leaf is not None and homes[leaf] is None and graph.nodes[leaf].kind.is_leaf:
                 shared[leaf] = find_common_calls(shared.get(leaf, lineage), lineage)
     for leaf, lineage in shared.items():
-        homes[leaf] = lineage[-1] if lineage else None
+        name = graph.nodes[leaf].variable
+        variable = graph.variables_by_name.get(name or "")
+        if variable is None or variable.kind != "input":
+            homes[leaf] = find_owning_call(graph, name) or (lineage[-1] if lineage else None)
     return tuple(homes)
+
+
+def find_owning_call(graph: BackwardGraph, variable: str | None) -> str | None:
+    """The only call of the module that a variable belongs to, or of the nearest one around that was called, if not the
+    model itself; None where there are several."""
+    for path in list_parent_paths(variable or ""):
+        called = graph.calls_by_path.get(path, ()) if path else ()
+        if called:
+            return called[0].id if len(called) == 1 else None
+    return None
 
 
 def find_common_calls(one: Lineage, other: Lineage) -> Lineage:
@@ -90,11 +105,7 @@ def find_common_calls(one: Lineage, other: Lineage) -> Lineage:
 
 def find_collapsed_call(graph: BackwardGraph, lineage: Iterable[str], depth: int) -> str | None:
     """The outermost of the calls whose module lies deeper than ``depth`` path components, if one does."""
-    return next((call for call in lineage if len(_split_path(graph.calls_by_id[call].path)) > depth), None)
-
-
-def _split_path(path: str) -> list[str]:
-    return path.split(".") if path else []
+    return next((call for call in lineage if count_steps(graph.calls_by_id[call].path) > depth), None)
 
 
 # Which nodes are drawn
@@ -262,7 +273,8 @@ class View:
 
     ``homes``       for each node the id of the module call that it is drawn in
     ``lineages``    for each module call the calls around it and itself
-    ``groups``      for each node drawn in one box with others, the id of the call that the box stands for
+    ``folding``     which of them share a box, and the frames
+    ``findings``    what rules say of each node
     ``call_ranks``  for each module call its place among all
     """
 
@@ -271,7 +283,8 @@ class View:
     scope: Scope
     homes: tuple[str | None, ...]
     lineages: Mapping[str, Lineage]
-    groups: Mapping[int, str]
+    folding: Folding
+    findings: Mapping[int, tuple[Explanation, ...]]
     call_ranks: Mapping[str, int]
 
     @property
@@ -282,36 +295,108 @@ class View:
 
     def key(self, node: int) -> str:
         """The key of the box that a node is drawn in."""
-        return self.group_key(self.groups[node]) if node in self.groups else f"n{node}"
+        return self.folding.keys[node]
 
-    def group_key(self, call: str) -> str:
-        """The key of the one box that stands for a module call."""
-        return f"c{self.call_ranks[call]}"
+    def group(self, node: int) -> Group:
+        """What that box stands for."""
+        return self.folding.groups[self.folding.keys[node]]
 
     def cluster_key(self, call: str | None) -> str | None:
         """The key of the frame that a module call is drawn as."""
         return None if call is None else f"cluster{self.call_ranks[call]}"
 
+    def is_repeated(self, node: int) -> bool:
+        """Whether its box, or a frame around that, stands for several equal ones."""
+        group = self.group(node)
+        around = () if group.home is None else self.lineages[group.home]
+        return group.times > 1 or any(self.folding.frames[call].times > 1 for call in around)
 
-def make_view(graph: BackwardGraph, predictions: Predictions, scope: Scope, depth: int | None) -> View:
-    """Look up everything; calls deeper than ``depth`` path components become one box each."""
-    home, around = find_homes(graph), find_lineages(graph)
+    def leads_on(self, tail: int, head: int) -> bool:
+        """Whether a link between two nodes leads from one of equal ones, drawn as one, to another of them."""
+        shown = self.folding.shown_calls
+        pairs = zip(self._list_around(tail), self._list_around(head), strict=False)
+        for one, other in pairs:
+            if shown.get(one, one) != shown.get(other, other):
+                break
+            if one != other:
+                return True
+        after = self.group(tail).shown >= self.group(head).shown
+        return after and self.group(tail).times > 1 and self.group(head).times > 1
+
+    def _list_around(self, node: int) -> Lineage:
+        home = self.homes[node]
+        return () if home is None else self.lineages[home]
+
+
+def make_view(
+    graph: BackwardGraph,
+    predictions: Predictions,
+    scope: Scope,
+    wish: Wish,
+    findings: Mapping[int, tuple[Explanation, ...]],
+) -> View:
+    """Look up everything, and decide which nodes share a box."""
+    homes, lineages = find_homes(graph), find_lineages(graph)
+    things = {
+        node: _describe(graph, predictions, graph.nodes[node], homes[node], findings.get(node, ()))
+        if node not in scope.stubs
+        else Thing(None, None, (0, ""), mark=node)
+        for node in scope.nodes
+    }
+    wires = [Wire(link.tail, link.head, _label(graph, link)) for link in scope.links]
+    roots = {root.node for root in graph.roots}
     return View(
         graph=graph,
         predictions=predictions,
         scope=scope,
-        homes=home,
-        lineages=around,
-        groups={} if depth is None else dict(_group_nodes(graph, scope, home, around, depth)),
+        homes=homes,
+        lineages=lineages,
+        folding=fold(things, wires, graph.calls_by_id, lineages, roots=roots, wish=wish),
+        findings=findings,
         call_ranks={call.id: rank for rank, call in enumerate(graph.calls)},
     )
 
 
-def _group_nodes(
-    graph: BackwardGraph, scope: Scope, home: tuple[str | None, ...], around: Mapping[str, Lineage], depth: int
-) -> Iterator[tuple[int, str]]:
-    for node in scope.nodes:
-        call = home[node]
-        group = find_collapsed_call(graph, around[call], depth) if call is not None else None
-        if group is not None:
-            yield node, group
+def _label(graph: BackwardGraph, link: Link) -> Hashable:
+    edge = None if link.edge is None else graph.nodes[link.tail].edges[link.edge]
+    return (link.edge, link.flow.name, link.between, 0 if edge is None else edge.input_nr)
+
+
+def _describe(
+    graph: BackwardGraph,
+    predictions: Predictions,
+    node: Node,
+    home: str | None,
+    findings: Sequence[Explanation],
+) -> Thing:
+    """What equal nodes have in common: what is drawn of them, and what they receive and send."""
+    predicted = predictions[node.id]
+    edges = tuple((edge.argument, edge.next_node is None, edge.operand) for edge in node.edges)
+    look = (node.name, node.grad_outputs, predicted.grad_outputs, predicted.grad_inputs, edges)
+    sites = graph.sites_by_node.get(node.id, ())
+    hooks = tuple((site.hook.function, site.hook.kind.value, site.fires) for site in sites)
+    is_leaf = node.kind.is_leaf
+    leaf = (node.variable or node.label) if is_leaf else None
+    return Thing(
+        home=home,
+        look=look,
+        place=(1, leaf) if leaf is not None else (-(node.sequence_nr or 0), node.name),
+        line=None if node.source is None else (node.source.file, node.source.line),
+        leaf=leaf,
+        mark=(hooks, tuple(finding.code for finding in findings)) if hooks or findings else None,
+        boxes=2 if find_dead_ends(graph, node) else 1,
+    )
+
+
+def find_dead_ends(graph: BackwardGraph, node: Node) -> tuple[int, ...]:
+    """Find the edges of a node that are drawn as leading nowhere.
+
+    A hook on the node gets a None for each. Elsewhere only those are worth ink behind which a tensor is known to stand:
+    the others are mostly Python numbers and absent optional arguments.
+    """
+    hooked = node.id in graph.sites_by_node
+    return tuple(
+        index
+        for index, edge in enumerate(node.edges)
+        if edge.next_node is None and (hooked or (edge.operand is not None and edge.operand.shape != ()))
+    )

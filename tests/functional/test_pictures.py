@@ -110,7 +110,8 @@ def many_outputs():
 
 
 MODELS = (lstm_stack, residual_block, transformer, many_outputs)
-BACKWARD = {"whole": {}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}, "depth 0": {"depth": 0}}
+BACKWARD = {"default": {}, "whole": {"all": True}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}}
+BACKWARD |= {"depth 0": {"depth": 0}}
 OPTIONS = BACKWARD | {"forward": {"forward": True}, "forward, depth 1": {"forward": True, "depth": 1}}
 
 
@@ -205,12 +206,23 @@ def test_a_capture_has_no_forward_to_draw():
 
 
 @pytest.mark.parametrize("which", ["forward", "both"])
-def test_hooks_only_is_of_the_backward_graph(which):
+@pytest.mark.parametrize("option", ["hooks_only", "all"])
+def test_some_options_are_of_the_backward_graph(which, option):
     trace = fxgrad.trace(nn.Linear(2, 3), (torch.ones(2),))
-    with pytest.raises(
-        UsageError, match=f"hooks_only with {which}\n  allowed: hooks_only for the backward graph alone"
-    ):
-        trace.draw(hooks_only=True, **{which: True})
+    with pytest.raises(UsageError, match=f"{option} with {which}\n  allowed: {option} for the backward graph alone"):
+        trace.draw(**{option: True, which: True})
+
+
+def test_modules_are_opened_by_path_or_by_the_module_itself():
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(size, size + 1), nn.Tanh()) for size in range(2, 40)))
+    trace = fxgrad.trace(model, (torch.ones(2, 2),))
+    assert "TanhBackward0_5" not in list_words(trace.draw())
+    for wanted in ("32", [model[32], "31"]):
+        assert "TanhBackward0_5" in list_words(trace.draw(expand=wanted))
+
+
+def list_words(svg):
+    return {text.words for text in Drawing(svg).texts}
 
 
 def test_forward_alone_and_both_are_two_pictures():
@@ -219,13 +231,18 @@ def test_forward_alone_and_both_are_two_pictures():
 
 
 @pytest.fixture(scope="module", params=OPTIONS.values(), ids=OPTIONS)
-def drawing(trace, request):
-    return Drawing(trace.draw(**request.param))
+def options(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def drawing(trace, options):
+    return Drawing(trace.draw(**options))
 
 
 @pytest.fixture(scope="module")
 def whole(trace):
-    return Drawing(trace.draw())
+    return Drawing(trace.draw(all=True))
 
 
 def test_nothing_overlaps_or_is_cut(drawing):
@@ -244,6 +261,6 @@ def test_every_call_of_the_forward_is_a_box_or_the_arrow_from_what_it_picks_from
 
 
 def test_every_edge_is_drawn(trace):
-    drawn = {(arrow.tail, arrow.head) for arrow in compose_picture(trace.graph).arrows}
+    drawn = {(arrow.tail, arrow.head) for arrow in compose_picture(trace.graph, everything=True).arrows}
     edges = [(node.id, edge.next_node) for node in trace.graph.nodes for edge in node.edges]
     assert {(f"n{tail}", f"n{head}") for tail, head in edges if head is not None} <= drawn

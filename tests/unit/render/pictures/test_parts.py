@@ -14,7 +14,7 @@ from fxgrad.render.theme import Flow
 class TestDepth:
     def test_calls_deeper_than_depth_are_one_box_each(self, encoder):
         drawn = compose_picture(encoder.graph(), depth=1)
-        assert texts(box_of(drawn, "encoder.0")) == ["encoder.0", "Layer · 2 nodes"]
+        assert texts(box_of(drawn, "encoder.0")) == ["encoder.0", "Layer · 1 node · 1 leaf"]
         assert frame_of(drawn, "encoder.0") == ["Model", "encoder"]
 
     def test_depth_0_leaves_the_nodes_of_the_model_itself(self, encoder):
@@ -37,14 +37,14 @@ class TestDepth:
             "(4,)",
         )
 
-    def test_several_edges_between_boxes_are_one_arrow_that_counts_them(self, program):
+    def test_several_edges_between_boxes_are_one_arrow_with_their_number_and_shape(self, program):
         program.call("a", "A")
         program.call("b", "B")
         program.node(
             "MulBackward0_0", (3,), arguments=[("self", "AddBackward0_0"), ("other", "AddBackward0_0")], call="a#1"
         )
         program.node("AddBackward0_0", (3,), call="b#1")
-        assert arrow_between(compose_picture(program.graph(), depth=0), "a", "b").lines == ("2 edges",)
+        assert arrow_between(compose_picture(program.graph(), depth=0), "a", "b").lines == ("2 × (3,)",)
 
     def test_a_negative_depth_is_refused(self, encoder):
         with pytest.raises(UsageError, match="depth -1\n  allowed: a depth of 0 or more\n  try: omit depth"):
