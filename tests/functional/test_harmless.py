@@ -116,3 +116,21 @@ def test_a_kept_trace_lets_parameters_be_swapped() -> None:
         torch.__future__.set_swap_module_params_on_conversion(False)
     assert model[0].weight.dtype is torch.float64
     assert trace.predict(inputs=[model[0].weight]).graph.info.backward.names == ("0.weight",)
+
+
+@pytest.mark.parametrize("node_hooks", [False, True])
+def test_what_capture_costs_does_not_grow_with_what_else_is_alive(node_hooks, monkeypatch) -> None:
+    """It goes from the graph, the model and the hooks to what they lead to: it never asks for every object."""
+    layers = [nn.Linear(8, 8) for _ in range(40)]
+    model = nn.Sequential(*layers)
+    layers[0].register_full_backward_hook(lambda *_: None)
+    layers[1].weight.register_hook(lambda _: None)
+    layers[2].weight.register_post_accumulate_grad_hook(lambda _: None)
+    loss = model(torch.ones(2, 8)).sum()
+    loss.grad_fn.register_hook(lambda *_: None)
+    looks: list[str] = []
+    for name in ("get_objects", "get_referrers", "collect"):
+        monkeypatch.setattr(gc, name, lambda *_, name=name: looks.append(name) or [])
+    kinds = {site.hook.kind.name for site in fxgrad.capture(loss, model, node_hooks=node_hooks).sites}
+    assert kinds == {"MODULE_FULL_BACKWARD", "TENSOR", "POST_ACCUMULATE_GRAD", *(["NODE"] if node_hooks else [])}
+    assert looks == []
