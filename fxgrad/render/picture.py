@@ -6,13 +6,15 @@ DOT is one notation (`fxgrad.render.dot`). All text is one printable line each.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Edge, Hook, HookKind, HookSite, ModuleCall, Node, Root, Source
+from fxgrad.graph import BackwardGraph, Edge, Explanation, Hook, HookKind, HookSite, ModuleCall, Node, Root, Source
+from fxgrad.graph.names import format_expression
 from fxgrad.graph.records import Shape
 from fxgrad.graph.text import (
     count_noun,
@@ -28,14 +30,17 @@ from fxgrad.graph.text import (
 from fxgrad.predict import predict_nodes
 from fxgrad.render import scope, theme
 from fxgrad.render.folding import Group, Wish
-from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, find_dead_ends, make_view, pick_strongest
+from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, find_dead_ends, find_owning_call, make_view, pick_strongest
 from fxgrad.render.sentences import qualify_place
 from fxgrad.render.theme import Flow, Look
+from fxgrad.rules import explain
+from fxgrad.rules.fxg2_gradients import LostGradient, describe_lost_gradient, find_lost_gradients
 
 NAME_WIDTH = 44
 PART_WIDTH = 32
 _HEADLINE_WIDTH = 100
 _MOST_HOOKS = 8
+_REASON_WIDTH = 64
 _MOST_UNPLACED = 5
 
 
@@ -199,7 +204,18 @@ def look_at(
     predictions = predict_nodes(graph)
     drawn = scope.select_all(graph, predictions) if module is None else scope.select_module(graph, predictions, module)
     drawn = scope.select_hooked(graph, drawn) if hooks_only else drawn
-    return make_view(graph, predictions, drawn, Wish(everything, depth, frozenset(opened)), {})
+    wish = Wish(everything, depth, frozenset(opened))
+    return make_view(graph, predictions, drawn, wish, _find_findings(graph))
+
+
+def _find_findings(graph: BackwardGraph) -> dict[int, tuple[Explanation, ...]]:
+    """The warnings and errors about the hooks on each node."""
+    found: dict[int, tuple[Explanation, ...]] = {}
+    for finding in explain(graph, unasked=True):
+        if finding.severity != "info" and finding.site is not None and finding.site.node is not None:
+            node = finding.site.node
+            found[node] = (*found.get(node, ()), finding)
+    return found
 
 
 def check_depth(depth: int | None) -> None:
@@ -231,7 +247,37 @@ def _make_boxes(view: View) -> tuple[Box, ...]:
         *(_make_node_box(view, group) for group in alone),
         *(_make_group_box(view, group) for group in groups if group.kind != "node"),
         *(_make_dead_end(view, group) for group in alone if _find_dead_ends(view, group)),
+        *_make_lost_boxes(view),
     )
+
+
+def _make_lost_boxes(view: View) -> Iterator[Box]:
+    """The parameters that no node of the graph belongs to, with why no gradient reaches them: no edge leads there."""
+    alike: dict[tuple[str | None, str], list[LostGradient]] = {}
+    inside = {box.home for box in view.folding.groups.values()}
+    if view.scope.stubs or not view.scope.covers(view.graph):
+        return  # a part of the graph is drawn
+    for lost in find_lost_gradients(view.graph):
+        if view.graph.find_gradient_node(lost.parameter) is None:
+            owner = find_owning_call(view.graph, lost.parameter.name)
+            home = owner if owner in inside else None
+            alike.setdefault((home, describe_lost_gradient(view.graph, lost)), []).append(lost)
+    for rank, ((home, why), group) in enumerate(alike.items()):
+        names = [escape(lost.parameter.name) for lost in group]
+        shown = [shorten(name, NAME_WIDTH) for name in names[:_MOST_LOST]]
+        more = [f"and {len(names) - _MOST_LOST:,} more parameters"] if len(names) > _MOST_LOST else []
+        reason = [Line(line) for line in textwrap.wrap(why, NAME_WIDTH, break_long_words=False)[:_MOST_REASON_LINES]]
+        yield Box(
+            key=f"l{rank}",
+            look=theme.LOST,
+            lines=(*(Line(line, bold=True) for line in [*shown, *more]), *reason),
+            tooltip=(f"no gradient reaches {', '.join(_cut(names))}", why),
+            cluster=view.cluster_key(home),
+            identity=Identity("lost", group[0].parameter.name, group[0].parameter.name.rpartition(".")[0]),
+        )
+
+
+_MOST_LOST, _MOST_REASON_LINES = 4, 4
 
 
 def _make_clusters(view: View, drawn: Iterable[Box]) -> tuple[Cluster, ...]:
@@ -328,13 +374,29 @@ def _make_node_box(view: View, group: Group) -> Box:
     if node.id in view.scope.stubs:
         lines = (*_format_node(view.graph, node), *_format_home(view, node))
         return Box(group.key, theme.STUB, lines, tooltip, None, identity)
+    findings = _list_findings(view, group)
     lines = (
         *_format_node(view.graph, node, title=_title_group(view, group)),
         *_count_equal(group),
+        *([Line("backward raises here", bold=True)] if node.always_raises else []),
         *format_hooks(sites),
+        *_name_findings(findings),
     )
+    tooltip += tuple(f"{finding.code}: {finding.headline}" for finding in findings[:_MOST_LINES])
     cluster = view.cluster_key(group.home)
-    return Box(group.key, theme.NODE_LOOKS[node.kind], lines, tooltip, cluster, identity, group.times)
+    return Box(group.key, theme.NODE_LOOKS[node.kind], lines, tooltip, cluster, identity, group.times, findings)
+
+
+def _list_findings(view: View, group: Group) -> tuple[Finding, ...]:
+    """What rules say of the nodes in a box, each once."""
+    found = (finding for node in group.nodes for finding in view.findings.get(node, ()))
+    return tuple(dict.fromkeys(Finding(finding.code, escape_unprintable(finding.headline)) for finding in found))
+
+
+def _name_findings(findings: Iterable[Finding]) -> Iterator[Line]:
+    codes = list(dict.fromkeys(finding.code for finding in findings))
+    if codes:
+        yield Line(" · ".join(codes))
 
 
 def _title_group(view: View, group: Group) -> str | None:
@@ -362,7 +424,7 @@ def _format_home(view: View, node: Node) -> Iterator[Line]:
 
 def _make_group_box(view: View, group: Group) -> Box:
     """The box of a closed module, or of nodes that are drawn as one without being equal."""
-    graph = view.graph
+    graph, findings = view.graph, _list_findings(view, group)
     calls = [graph.calls_by_id[call] for call in group.calls]
     sites = [site for node in group.nodes for site in graph.sites_by_node.get(node, ())]
     if group.kind == "module":
@@ -383,13 +445,20 @@ def _make_group_box(view: View, group: Group) -> Box:
             Line(title, bold=True),
             Line(" · ".join(notes)),
             *([Line(_list_functions(graph, group))] if group.kind != "module" else []),
+            *([Line("backward raises inside", bold=True)] if _raises_inside(graph, group) else []),
             *format_hooks(sites),
+            *_name_findings(findings),
         ),
-        tooltip=tuple(tooltip),
+        tooltip=(*tooltip, *(f"{finding.code}: {finding.headline}" for finding in findings[:_MOST_LINES])),
         cluster=view.cluster_key(group.home),
         identity=identity,
         times=group.times,
+        findings=findings,
     )
+
+
+def _raises_inside(graph: BackwardGraph, group: Group) -> bool:
+    return any(graph.nodes[node].always_raises for node in group.nodes)
 
 
 def _title_part(group: Group, calls: Sequence[ModuleCall]) -> str:
@@ -495,11 +564,23 @@ def _make_dead_end(view: View, group: Group) -> Box:
     return Box(
         key=_dead_end_key(node.id),
         look=theme.NO_GRADIENT,
-        lines=(Line("needs no gradient"),),
+        lines=tuple(_name_dead_ends(view, node, _find_dead_ends(view, group))),
         tooltip=tuple(escape(reason) for reason in reasons if reason) or (theme.NO_GRADIENT.meaning,),
         cluster=view.cluster_key(group.home),
         identity=_identify_node(view, node)._replace(kind="dead end"),
     )
+
+
+def _name_dead_ends(view: View, node: Node, edges: Iterable[int]) -> Iterator[Line]:
+    """The names of the tensors that need no gradient, where all of them are known."""
+    names = [format_expression(view.graph, node.edges[index], call=node.call) for index in edges]
+    known = [name for name in dict.fromkeys(names) if name is not None]
+    if len(known) == len(set(names)) and len(known) <= _MOST_DEAD_ENDS:
+        yield from (Line(shorten(name, PART_WIDTH)) for name in known)
+    yield Line("needs no gradient" if len(known) < 2 else "need no gradient")  # noqa: PLR2004
+
+
+_MOST_DEAD_ENDS = 3
 
 
 # Arrows
@@ -659,7 +740,10 @@ def format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
     for group in groups[:_MOST_HOOKS]:
         times = [f"{len(group)} times"] if len(group) > 1 else []
         text = " · ".join([format_hook_name(group[0].hook), *times, _format_order(group)])
-        yield Line(text, hook=group[0].hook.kind)
+        never = all(site.fires is False for site in group)
+        yield Line(text, hook=None if never else group[0].hook.kind)
+        if never and group[0].reason:
+            yield Line(shorten(escape_unprintable(group[0].reason), _REASON_WIDTH))
     if len(groups) > _MOST_HOOKS:
         yield Line(f"and {len(groups) - _MOST_HOOKS} more hooks")
 
@@ -866,6 +950,7 @@ LOOKS = (
     theme.COLLAPSED,
     theme.STUB,
     theme.NO_GRADIENT,
+    theme.LOST,
     *theme.FORWARD_LOOKS,
 )
 

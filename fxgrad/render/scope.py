@@ -138,6 +138,10 @@ class Scope:
     links: tuple[Link, ...]
     stubs: frozenset[int] = frozenset()
 
+    def covers(self, graph: BackwardGraph) -> bool:
+        """Whether no node of the graph is left out."""
+        return len(self.nodes) == len(graph.nodes)
+
 
 def select_all(graph: BackwardGraph, predictions: Predictions) -> Scope:
     """Every node."""
@@ -338,7 +342,7 @@ def make_view(
     """Look up everything, and decide which nodes share a box."""
     homes, lineages = find_homes(graph), find_lineages(graph)
     things = {
-        node: _describe(graph, predictions, graph.nodes[node], homes[node], findings.get(node, ()))
+        node: _describe(graph, predictions, graph.nodes[node], homes[node])
         if node not in scope.stubs
         else Thing(None, None, (0, ""), mark=node)
         for node in scope.nodes
@@ -367,7 +371,6 @@ def _describe(
     predictions: Predictions,
     node: Node,
     home: str | None,
-    findings: Sequence[Explanation],
 ) -> Thing:
     """What equal nodes have in common: what is drawn of them, and what they receive and send."""
     predicted = predictions[node.id]
@@ -383,7 +386,7 @@ def _describe(
         place=(1, leaf) if leaf is not None else (-(node.sequence_nr or 0), node.name),
         line=None if node.source is None else (node.source.file, node.source.line),
         leaf=leaf,
-        mark=(hooks, tuple(finding.code for finding in findings)) if hooks or findings else None,
+        mark=(hooks, node.always_raises) if hooks or node.always_raises else None,
         boxes=2 if find_dead_ends(graph, node) else 1,
     )
 

@@ -54,6 +54,7 @@ ROOT = Look("invhouse", "filled", "#0B7A75", "#DDF1EF", "backward starts here")
 COLLAPSED = Look("box", "bold,filled", GREY, "#ECEFF3", "module call, its nodes not drawn")
 STUB = Look("box", "dotted,filled", GREY, "#F7F7F7", "outside of the module drawn")
 NO_GRADIENT = Look("box", "dashed,filled", GREY, WHITE, "a tensor that needs no gradient")
+LOST = Look("box", "dashed,filled", "#CC3D3D", WHITE, "parameters that no gradient reaches, and why")
 HOOKED = Look("box", "rounded,filled", GREY, WHITE, "")
 """The box of a hook kind's legend entry; its fill is the kind's."""
 

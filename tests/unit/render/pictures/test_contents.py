@@ -68,7 +68,7 @@ class TestHooks:
     def test_a_hook_is_named_on_its_node_by_function_kind_and_owner(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "layers.3", "print_sizes"), "#1", "AddmmBackward0_0")
         box = box_of(compose_picture(linear.graph()), "AddmmBackward0_0")
-        assert texts(box)[1:] == ["print_sizes · register_backward_hook · layers.3 · no. 1"]
+        assert texts(box)[1:2] == ["print_sizes · register_backward_hook · layers.3 · no. 1"]
         assert box.hook_kinds == (HookKind.MODULE_BACKWARD,)
 
     def test_kinds_whose_short_names_are_the_same_are_named_in_full(self, linear):
@@ -90,22 +90,22 @@ class TestHooks:
         for _ in range(2):
             linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0")
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:] == ["show · register_backward_hook · fc · 2 times · no. 1 and 2"]
+        assert lines[1:2] == ["show · register_backward_hook · fc · 2 times · no. 1 and 2"]
 
     def test_a_hook_that_never_fires_says_so(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0", fires=False)
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:] == ["show · register_backward_hook · fc · never fires"]
+        assert lines[1:2] == ["show · register_backward_hook · fc · never fires"]
 
     def test_a_hook_that_may_fire_has_its_place_if_it_does(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0", fires=None, order=0)
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:] == ["show · register_backward_hook · fc · no. 1, if it fires"]
+        assert lines[1:2] == ["show · register_backward_hook · fc · no. 1, if it fires"]
 
     def test_a_global_hook_belongs_to_every_module(self, linear):
         linear.site(linear.hook(HookKind.GLOBAL_BACKWARD, ""), "#1", "AddmmBackward0_0")
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:] == ["show · register_module_backward_hook · every module · no. 1"]
+        assert lines[1:2] == ["show · register_module_backward_hook · every module · no. 1"]
 
     def test_of_many_hooks_the_first_are_named_and_the_rest_counted(self, linear):
         for number in range(10):
@@ -126,6 +126,46 @@ class TestHooks:
             *(f"f · register_backward_hook · unused{number}" for number in range(1, 5)),
             "and 2 more hooks",
         )
+
+    def test_a_hook_that_never_fires_is_not_coloured_and_says_why(self, linear):
+        hook = linear.hook(HookKind.MODULE_BACKWARD, "fc")
+        linear.site(hook, "#1", "AddmmBackward0_0", fires=False, reason="no gradient arrives")
+        box = box_of(compose_picture(linear.graph()), "AddmmBackward0_0")
+        assert (box.hook_kinds, texts(box)[2]) == ((), "no gradient arrives")
+
+
+class TestFindings:
+    def test_a_box_names_the_codes_of_what_rules_say_there_and_tells_it_in_its_tooltip(self, linear):
+        linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0")
+        box = box_of(compose_picture(linear.graph()), "AddmmBackward0_0")
+        (finding,) = box.findings
+        assert (finding.code, texts(box)[-1]) == ("FXG101", "FXG101")
+        assert box.tooltip[-1] == f"FXG101: {finding.headline}"
+
+    def test_where_backward_raises_it_says_so(self, program):
+        program.node("Error_0", (3,), arguments=[("x", "AccumulateGrad_0")], kind=NodeKind.ERROR)
+        program.leaf("AccumulateGrad_0", "x", 3)
+        assert texts(box_of(compose_picture(program.graph()), "Error_0"))[1] == "backward raises here"
+
+    def test_a_closed_module_says_that_backward_raises_inside(self, program):
+        program.call("fc", "Linear")
+        program.node("Error_0", (3,), kind=NodeKind.ERROR, call="fc#1")
+        assert "backward raises inside" in texts(box_of(compose_picture(program.graph(), depth=0), "fc"))
+
+    def test_parameters_that_no_gradient_reaches_are_drawn_with_the_reason_though_no_edge_leads_there(self, linear):
+        linear.variable("scale", 3)
+        box = box_of(compose_picture(linear.graph()), "scale")
+        assert (box.look, texts(box)) == (theme.LOST, ["scale", "no root depends on it"])
+
+    def test_many_of_them_are_one_box(self, linear):
+        for number in range(30):
+            linear.variable(f"scale{number}", 3)
+        drawn = compose_picture(linear.graph())
+        assert texts(box_of(drawn, "scale0"))[3:] == ["scale3", "and 26 more parameters", "no root depends on it"]
+
+    def test_in_the_picture_of_a_part_they_are_left_out(self, encoder):
+        encoder.variable("scale", 3)
+        assert "scale" not in by_title(compose_picture(encoder.graph(), module="encoder.1"))
 
 
 class TestArrows:

@@ -26,7 +26,7 @@ class TestDepth:
     def test_a_box_names_the_hooks_inside(self, encoder):
         encoder.site(encoder.hook(HookKind.MODULE_BACKWARD, "encoder.0"), "encoder.0#1", "MulBackward0_1")
         box = box_of(compose_picture(encoder.graph(), depth=0), "encoder")
-        assert texts(box)[2:] == ["show · register_backward_hook · encoder.0 · no. 1"]
+        assert texts(box)[2:] == ["show · register_backward_hook · encoder.0 · no. 1", "FXG101"]
 
     def test_one_edge_out_of_a_box_shows_its_shape_but_not_the_argument_of_a_node_out_of_sight(self, encoder):
         assert arrow_between(compose_picture(encoder.graph(), depth=1), "encoder.1", "bias").lines == ("(4,)",)
