@@ -100,12 +100,22 @@ def fill_cluster(cluster: Cluster) -> str:
     return theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)]
 
 
+STACK = 4
+"""How far each box behind another stands out."""
+
+
+def count_behind(box: Box) -> int:
+    """How many boxes are drawn behind one that stands for several."""
+    return min(box.times - 1, 2)
+
+
 def measure_box(box: Box) -> tuple[int, int]:
     """The width and height of a box."""
     block = make_box_block(box)
     left, top, right, bottom = find_insets(box.look)
-    width = max(_LEAST_WIDTH, block.width + 2 * _PAD_X) + left + right
-    height = max(_LEAST_HEIGHT, block.height + 2 * _PAD_Y) + top + bottom
+    behind = count_behind(box) * STACK
+    width = max(_LEAST_WIDTH, block.width + 2 * _PAD_X) + left + right + behind
+    height = max(_LEAST_HEIGHT, block.height + 2 * _PAD_Y) + top + bottom + behind
     return (2 * math.ceil(width / 2), 2 * math.ceil(height / 2))
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.render.pane_dot import find_rows
+from fxgrad.render.pane_dot import find_stars
 from fxgrad.render.panes import BORDER, MIDDLE, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
 
 GAP = 46
@@ -47,7 +47,8 @@ def cut_pane(pane: Pane) -> Cut | None:
     width = max([1.0, *(child.width for child in pane.children)])
     area = sum((child.width + 18) * (child.height + GAP) for child in pane.children)
     width = max(width, area / max(total, 1.0))
-    is_hard = len(pane.children) > _MOST_CHILDREN or len(pane.wires) > _MOST_WIRES
+    in_rows = sum(len(row) for star in find_stars(pane) for row in star.rows)
+    is_hard = len(pane.children) - in_rows > _MOST_CHILDREN or len(pane.wires) - in_rows > _MOST_WIRES
     if not is_hard and (total <= _TALL or total <= _RATIO * width):
         return None
     wanted = math.ceil(math.sqrt(total / (_BEST_RATIO * width)))
@@ -73,9 +74,9 @@ def _find_starts(pane: Pane) -> tuple[list[float], float]:
 def _find_rows(pane: Pane) -> dict[int, float]:
     """How far below the first row of ends those of later rows stand."""
     found: dict[int, float] = {}
-    for rows in find_rows(pane):
+    for star in find_stars(pane):
         down = 0.0
-        for row in rows:
+        for row in star.rows:
             found.update(dict.fromkeys(row, down))
             down += max(pane.children[child].height for child in row) + GAP
     return found
@@ -127,8 +128,10 @@ def _choose_parts(pane: Pane, starts: Sequence[float], total: float, wanted: int
         cut = len(order)
         if limit < len(order) or total - top > 1.35 * height:
             away = {at: abs(starts[order[at]] - top - height) for at in range(begin + 1, limit)}
-            near = [at for at, far in away.items() if far <= _WINDOW * height] or ([limit] if limit < cut else [])
-            cut = min(near, key=lambda at: (costs[at], away.get(at, 0.0)), default=cut)
+            away[limit] = away.get(limit, abs(starts[order[limit]] - top - height)) if limit < cut else math.inf
+            near = [at for at, far in away.items() if far <= _WINDOW * height]
+            best = min(away, key=lambda at: (away[at], at))
+            cut = min(near, key=lambda at: (costs[at], away[at]), default=best)
         if cut < len(order) and costs[cut] > _MOST_CROSSING and not is_hard:
             cut = len(order)
         parts.append(order[begin:cut])

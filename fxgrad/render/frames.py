@@ -25,12 +25,13 @@ Key = tuple[str, str, Flow]
 
 
 class Line(NamedTuple):
-    """What is drawn for some arrows: whole, or the part of them that they share."""
+    """What is drawn for some arrows: between the two, or what leads there, which they may share with others."""
 
     arrows: tuple[int, ...]
     strokes: tuple[Stroke, ...]
     words: tuple[str, ...] = ()
     label: Point | None = None
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ def _move_lines(frame: _Frame, labels: Sequence[tuple[str, ...]], framed: _Frame
             moved[-1] = _lead_out(moved[-1], (at, corner[1] + framed.child.height))
         place = None if label is None else (label[0] + x, label[1] + y)
         if moved:
-            yield Line(tuple(members), tuple(moved), words, place)
+            yield Line(tuple(members), tuple(moved), words, place, BORDER in (bundle[0].child, bundle[1].child))
 
 
 def _lead_in(stroke: Stroke, start: Point) -> Stroke:

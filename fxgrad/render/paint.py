@@ -14,7 +14,9 @@ from fxgrad.render import theme
 from fxgrad.render.blocks import (
     HEADLINE_SIZE,
     LABEL_PAD,
+    STACK,
     Block,
+    count_behind,
     draw_shape,
     fill_box,
     fill_cluster,
@@ -44,12 +46,13 @@ class Area(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A line of Bezier curves."""
+    """A line of Bezier curves; with a ``tip``, the corners of an arrow's head at its end."""
 
     points: tuple[Point, ...]
     line: str
     width: float = 1.0
     dash: str = "solid"
+    tip: tuple[Point, ...] = ()
 
 
 class Trace(NamedTuple):
@@ -58,13 +61,6 @@ class Trace(NamedTuple):
     points: tuple[Point, ...]
     line: str
     width: float = 1.0
-
-
-class Tip(NamedTuple):
-    """The head of an arrow."""
-
-    points: tuple[Point, ...]
-    fill: str
 
 
 class Words(NamedTuple):
@@ -80,7 +76,7 @@ class Words(NamedTuple):
     centred: bool = True
 
 
-Part = Area | Curve | Trace | Tip | Words
+Part = Area | Curve | Trace | Words
 
 
 class Item(NamedTuple):
@@ -103,7 +99,7 @@ class Painting(NamedTuple):
 
 
 _PAGE_MARGIN = 12
-_TIP_LENGTH, _TIP_HALF = 7.0, 3.2
+TIP_LENGTH, TIP_HALF = 7.0, 3.2
 _SAMPLE = (30, 18)
 _ENTRY_GAP, _ENTRY_WIDTH = 20, 34
 _QUARTER = 4
@@ -141,7 +137,7 @@ def _paint_graph(picture: Picture, placement: Placement) -> Iterator[Item]:
         yield _paint_box(box, placement.boxes[box.key], sizes[box.key])
     for number, line in enumerate(placement.lines):
         if line.label is not None:
-            yield Item("label", f"t{number}", tuple(_paint_label(line)), _list_tooltip(line, arrows))
+            yield Item("label", f"t{number}", tuple(_paint_label(line)))
 
 
 def _paint_frame(cluster: Cluster, placement: Placement) -> Item:
@@ -158,12 +154,14 @@ def _rectangle(left: float, top: float, width: float, height: float) -> tuple[Po
 
 
 def _paint_box(box: Box, corner: Point, size: tuple[int, int]) -> Item:
-    kinds = box.hook_kinds
-    parts = _paint_shape(box.look, fill_box(box), corner, size, 2 if kinds else 1.2)
+    line_width, fill, behind = 2 if box.hook_kinds else 1.2, fill_box(box), count_behind(box)
+    own = (size[0] - behind * STACK, size[1] - behind * STACK)
+    places = [(corner[0] + number * STACK, corner[1] + number * STACK) for number in range(behind, -1, -1)]
+    parts = [part for place in places for part in _paint_shape(box.look, fill, place, own, line_width)]
     block = make_box_block(box)
     left, top, right, bottom = find_insets(box.look)
-    x = corner[0] + (left + size[0] - right) / 2
-    y = corner[1] + (top + size[1] - bottom - block.height) / 2
+    x = corner[0] + (left + own[0] - right) / 2
+    y = corner[1] + (top + own[1] - bottom - block.height) / 2
     return Item("box", box.key, (*parts, *_write_rows(block, x, y, centred=True)), box.tooltip, box.identity)
 
 
@@ -197,7 +195,8 @@ _MOST_LINES = 12
 def _paint_line(number: int, line: PlacedLine, arrows: Sequence[Arrow]) -> Item:
     arrow = arrows[line.arrows[0]]
     parts = tuple(part for stroke in line.strokes for part in _paint_stroke(stroke, arrow.flow))
-    return Item("line", f"a{number}", parts, _list_tooltip(line, arrows), ends=(arrow.tail, arrow.head))
+    tooltip = () if line.is_shared else _list_tooltip(line, arrows)
+    return Item("line", f"a{number}", parts, tooltip, ends=(arrow.tail, arrow.head))
 
 
 def _paint_stroke(stroke: Stroke, flow: Flow) -> Iterator[Part]:
@@ -205,8 +204,7 @@ def _paint_stroke(stroke: Stroke, flow: Flow) -> Iterator[Part]:
     if stroke.tip:
         backward = points[::-1] if stroke.tip < 0 else points
         shortened, tip = _put_tip(backward)
-        yield Curve(shortened, flow.colour, 1.1, flow.style)
-        yield Tip(tip, flow.colour)
+        yield Curve(shortened, flow.colour, 1.1, flow.style, tip)
     else:
         yield Curve(points, flow.colour, 1.1, flow.style)
 
@@ -216,9 +214,9 @@ def _put_tip(points: tuple[Point, ...]) -> tuple[tuple[Point, ...], tuple[Point,
     (x, y), before = points[-1], next((point for point in points[-2::-1] if point != points[-1]), points[-1])
     length = math.dist((x, y), before) or 1.0
     along, across = (x - before[0]) / length, (y - before[1]) / length
-    base = (x - along * _TIP_LENGTH, y - across * _TIP_LENGTH)
-    sides = [(base[0] + side * across * _TIP_HALF, base[1] - side * along * _TIP_HALF) for side in (1, -1)]
-    third = points[-2] if math.dist(points[-2], points[-1]) > _TIP_LENGTH else base
+    base = (x - along * TIP_LENGTH, y - across * TIP_LENGTH)
+    sides = [(base[0] + side * across * TIP_HALF, base[1] - side * along * TIP_HALF) for side in (1, -1)]
+    third = points[-2] if math.dist(points[-2], points[-1]) > TIP_LENGTH else base
     return (*points[:-2], third, base), (sides[0], (x, y), sides[1])
 
 
@@ -322,4 +320,9 @@ def _go(start: Point, end: Point) -> tuple[Point, ...]:
 def _move(part: Part, x: float, y: float) -> Part:
     if isinstance(part, Words):
         return part._replace(x=part.x + x, y=part.y + y)
-    return part._replace(points=tuple([(left + x, top + y) for left, top in part.points]))
+    moved = part._replace(points=_shift(part.points, x, y))
+    return moved._replace(tip=_shift(moved.tip, x, y)) if isinstance(moved, Curve) else moved
+
+
+def _shift(points: tuple[Point, ...], x: float, y: float) -> tuple[Point, ...]:
+    return tuple([(left + x, top + y) for left, top in points])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from fxgrad.render.panes import BORDER, MIDDLE, Child, End, Pane, Plan, Point, Stroke, Wire, shift
 
@@ -28,6 +28,8 @@ def write_pane(pane: Pane) -> str:
     t0:s->0[id=0]
     }
     """
+    points = _find_points(pane)
+    gathered = {child: number for number, point in enumerate(points) for child in point.row}
     limits = " nslimit=2 nslimit1=2 mclimit=0.3" if len(pane.wires) > _MANY_WIRES else ""
     lines = [
         f"digraph{{graph[nodesep={_inches(NODE_GAP)} ranksep={_inches(RANK_GAP)}{limits}]"
@@ -35,8 +37,8 @@ def write_pane(pane: Pane) -> str:
         *(_write_child(number, child) for number, child in enumerate(pane.children)),
         *_write_border("t", "source", pane.tops),
         *_write_border("b", "sink", pane.bottoms),
-        *_write_rows(pane),
-        *(_write_wire(number, wire, pane) for number, wire in enumerate(pane.wires)),
+        *_write_points(points, pane),
+        *(_write_wire(number, wire, pane, gathered.get(wire.head.child)) for number, wire in enumerate(pane.wires)),
         "}",
     ]
     return "\n".join(lines)
@@ -80,15 +82,15 @@ def _write_border(side: str, rank: str, ports: int) -> Iterator[str]:
         yield "".join(f"{name}[shape=point width=0.01]" for name in names) + f"{{rank={rank};{';'.join(names)}}}"
 
 
-def _write_rows(pane: Pane) -> Iterator[str]:
-    """Have many children at which the wires of one sender end stand in several rows."""
-    for rows in find_rows(pane):
-        for upper, lower in pairwise(rows):
-            yield from (f"{above}->{below}[style=invis]" for above, below in zip(upper, lower, strict=False))
+class Star(NamedTuple):
+    """Many children at which the wires of one sender end: they stand in rows, each with a point that gathers its wires."""
+
+    sender: End
+    rows: tuple[tuple[int, ...], ...]
 
 
-def find_rows(pane: Pane) -> list[list[list[int]]]:
-    """The rows of those that one sender leads to and that lead nowhere, for each sender of more than one row."""
+def find_stars(pane: Pane) -> list[Star]:
+    """The children that one sender alone leads to and that lead nowhere, of each sender with more than one row of them."""
     leading = {wire.tail.child for wire in pane.wires}
     fed: dict[int, set[End]] = {}
     for wire in pane.wires:
@@ -98,30 +100,63 @@ def find_rows(pane: Pane) -> list[list[list[int]]]:
         if child != BORDER and child not in leading and len(tails) == 1:
             senders.setdefault(next(iter(tails)), []).append(child)
     found = []
-    for ends in senders.values():
+    for sender, ends in senders.items():
         row = max(_LONGEST_ROW, round(len(ends) ** 0.5))
         if len(ends) > row:
-            found.append([ends[at : at + row] for at in range(0, len(ends), row)])
+            found.append(Star(sender, tuple([tuple(ends[at : at + row]) for at in range(0, len(ends), row)])))
     return found
 
 
-def _write_wire(number: int, wire: Wire, pane: Pane) -> str:
+class _Point(NamedTuple):
+    """A point that gathers the wires to a row: what leads to it, another point by its number or an end, and what stands above."""
+
+    before: int | End
+    above: int
+    row: frozenset[int]
+
+
+def _find_points(pane: Pane) -> list[_Point]:
+    """The points of all rows below the first."""
+    points: list[_Point] = []
+    for star in find_stars(pane):
+        before: int | End = star.sender
+        for upper, lower in pairwise(star.rows):
+            points.append(_Point(before, upper[len(upper) // 2], frozenset(lower)))
+            before = len(points) - 1
+    return points
+
+
+def _write_points(points: Sequence[_Point], pane: Pane) -> Iterator[str]:
+    for number, point in enumerate(points):
+        before = (
+            _name_point(point.before) if isinstance(point.before, int) else _write_end(point.before, pane, is_tail=True)
+        )
+        name = _name_point(number)
+        yield f"{name}[shape=point width=0.01]{before}->{name}[id={len(pane.wires) + number}]{point.above}->{name}[style=invis]"
+
+
+def _name_point(number: int) -> str:
+    return f"p{number}"
+
+
+def _write_wire(number: int, wire: Wire, pane: Pane, point: int | None) -> str:
     label = ""
     if wire.label is not None:
         width, height = wire.label
         cell = f'<TR><TD FIXEDSIZE="TRUE" WIDTH="{width}" HEIGHT="{height}"></TD></TR>'
         label = f" label=<{_TABLE}{cell}</TABLE>>"
-    tail = _write_end(wire.tail, pane, "t", "b", "s")
-    head = _write_end(wire.head, pane, "b", "t", "n")
-    return f"{tail}->{head}[id={number}{label}]"
+    tail = _write_end(wire.tail, pane, is_tail=True) if point is None else _name_point(point)
+    return f"{tail}->{_write_end(wire.head, pane, is_tail=False)}[id={number}{label}]"
 
 
-def _write_end(end: End, pane: Pane, border: str, side: str, way: str) -> str:
+def _write_end(end: End, pane: Pane, *, is_tail: bool) -> str:
+    way = "s" if is_tail else "n"
     if end.child == BORDER:
-        return f"{border}{end.port}:{way}"
+        return f"{'t' if is_tail else 'b'}{end.port}:{way}"
     if end.port == MIDDLE:
         return str(end.child)
-    return f"{end.child}:{side}{end.port}:{way}" if _has_ports(pane.children[end.child]) else f"{end.child}:{way}"
+    port = f"{'b' if is_tail else 't'}{end.port}:"
+    return f"{end.child}:{port if _has_ports(pane.children[end.child]) else ''}{way}"
 
 
 # What dot makes of it
@@ -154,12 +189,24 @@ def read_plan(pane: Pane, layout: Any) -> Plan:
     edges = {int(edge["id"]): edge for edge in layout.get("edges", ()) if "id" in edge}
     tops = tuple([middles[f"t{port}"][0] for port in range(pane.tops)])
     bottoms = tuple([middles[f"b{port}"][0] for port in range(pane.bottoms)])
-    strokes = []
+    strokes: list[tuple[Stroke, ...]] = []
+    points = _find_points(pane)
+    gathered = {child: number for number, point in enumerate(points) for child in point.row}
+    undrawn = set(range(len(points)))
     for number, wire in enumerate(pane.wires):
-        points = _read_curves(edges[number]["pos"], height)
-        start = _find_port(wire.tail, pane, places, tops, is_tail=True, height=height)
+        point = gathered.get(wire.head.child)
+        curves = _read_curves(edges[number]["pos"], height)
+        start = _find_port(wire.tail, pane, places, tops, is_tail=True, height=height) if point is None else None
         end = _find_port(wire.head, pane, places, bottoms, is_tail=False, height=height)
-        strokes.append((Stroke(_snap(points, start, end), wire.tip),))
+        stroke = Stroke(_snap(curves, start, end), wire.tip)
+        if point is None or point not in undrawn:
+            strokes.append((stroke,))
+            continue
+        undrawn.remove(point)
+        before = points[point].before
+        port = None if isinstance(before, int) else _find_port(before, pane, places, tops, is_tail=True, height=height)
+        trunk = _snap(_read_curves(edges[len(pane.wires) + point]["pos"], height), port, None)
+        strokes.append((Stroke(trunk), stroke))
     labels = tuple(
         [_flip(edges[number]["lp"], height) if wire.label else None for number, wire in enumerate(pane.wires)]
     )

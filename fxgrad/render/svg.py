@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fxgrad.graph.text import escape
 from fxgrad.render import theme
 from fxgrad.render.metrics import is_measured
-from fxgrad.render.paint import Area, Curve, Item, Painting, Part, Tip, Trace, Words
+from fxgrad.render.paint import TIP_HALF, TIP_LENGTH, Area, Curve, Item, Painting, Part, Trace, Words
 
 _DASHES = {"solid": "", "dashed": "6 3", "dotted": "1.5 3"}
 _FONTS = "Helvetica,Arial,'Liberation Sans','DejaVu Sans',sans-serif"
@@ -21,6 +21,7 @@ class _Style(NamedTuple):
     fill: str | None = None
     line: str | None = None
     text_on: str | None = None
+    tip: str | None = None
     rest: str = ""
 
 
@@ -29,9 +30,20 @@ class _Styles:
 
     def __init__(self) -> None:
         self.names: dict[_Style, str] = {}
+        self.tips: dict[str, int] = {}
 
     def name(self, style: _Style) -> str:
         return self.names.setdefault(style, f"s{len(self.names)}")
+
+    def write_tips(self) -> Iterator[str]:
+        """The heads of arrows, one of each colour: they begin where a line ends."""
+        size = (
+            f'markerUnits="userSpaceOnUse" markerWidth="{TIP_LENGTH}" markerHeight="{2 * TIP_HALF}" refY="{TIP_HALF}"'
+        )
+        shape = f"M0 0L{TIP_LENGTH} {TIP_HALF}L0 {2 * TIP_HALF}z"
+        for line, number in self.tips.items():
+            name = self.name(_Style(tip=line))
+            yield f'<marker id="tip{number}" {size} orient="auto"><path class="{name}" d="{shape}"/></marker>'
 
     def write(self) -> Iterator[str]:
         """The style sheet."""
@@ -45,17 +57,15 @@ class _Styles:
 def _write_colours(style: _Style, *, is_dark: bool = False) -> str:
     parts = []
     if style.text_on is not None:
-        on = _darken(style.text_on) if is_dark else style.text_on
+        on = theme.darken_fill(style.text_on) if is_dark else style.text_on
         parts.append(f"fill:{theme.pick_text_colour(on)}")
     if style.fill is not None:
-        parts.append(f"fill:{_darken(style.fill) if is_dark else style.fill}")
+        parts.append(f"fill:{theme.darken_fill(style.fill) if is_dark else style.fill}")
     if style.line is not None:
         parts.append(f"stroke:{theme.lighten_line(style.line) if is_dark else style.line}")
+    if style.tip is not None:
+        parts.append(f"fill:{theme.lighten_line(style.tip) if is_dark else style.tip}")
     return ";".join(parts)
-
-
-def _darken(fill: str) -> str:
-    return theme.darken_fill(fill)
 
 
 def write_svg(painting: Painting, *, link_base: str | None = None) -> str:
@@ -67,9 +77,10 @@ def write_svg(painting: Painting, *, link_base: str | None = None) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" class="fxgrad" '
         f'width="{width}pt" height="{height}pt" viewBox="0 0 {width} {height}">'
     )
+    tips = f"<defs>{''.join(styles.write_tips())}</defs>"
     sheet = f"<style>{''.join(styles.write())}</style>"
     page = f'<rect class="page" width="{width}" height="{height}"/>'
-    return "\n".join([head, sheet, page, *groups, "</svg>", ""])
+    return "\n".join([head, sheet, tips, page, *groups, "</svg>", ""])
 
 
 def _write_item(item: Item, styles: _Styles, link_base: str | None) -> str:
@@ -123,18 +134,10 @@ def _write_part(part: Part, styles: _Styles) -> str:
         return _write_words(part, styles)
     if isinstance(part, Area):
         return _write_area(part, styles)
-    if isinstance(part, Tip):
-        # an arrow's head has the colour of its line, in the dark as well
-        name = styles.name(_Style(line=part.fill, rest=";stroke-width:1"))
-        return f'<path class="{name} {_fill_tip(part.fill, styles)}" d="{_join_points(part.points)}z"/>'
     if isinstance(part, Trace):
         name = styles.name(_Style(line=part.line, rest=f";stroke-width:{_number(part.width)}"))
         return f'<path class="{name}" d="{_join_points(part.points)}"/>'
     return _write_curve(part, styles)
-
-
-def _fill_tip(colour: str, styles: _Styles) -> str:
-    return styles.name(_Style(text_on=None, fill=None, line=None, rest=f"fill:{colour}"))
 
 
 def _join_points(points: tuple[tuple[float, float], ...]) -> str:
@@ -156,9 +159,16 @@ def _write_area(part: Area, styles: _Styles) -> str:
 
 
 def _write_curve(part: Curve, styles: _Styles) -> str:
-    name = styles.name(_Style(line=part.line, rest=f";stroke-width:{_number(part.width)}{_write_dash(part.dash)}"))
-    first, *others = (f"{_number(x)} {_number(y)}" for x, y in part.points)
+    rest = f";stroke-width:{_number(part.width)}{_write_dash(part.dash)}"
+    name = styles.name(_Style(line=part.line, rest=rest + (_point(part.line, styles) if part.tip else "")))
+    first, *others = (f"{x:.0f} {y:.0f}" for x, y in part.points)
     return f'<path class="{name}" d="M{first}C{" ".join(others)}"/>'
+
+
+def _point(line: str, styles: _Styles) -> str:
+    """Put the tip of an arrow of that colour at the end."""
+    number = styles.tips.setdefault(line, len(styles.tips))
+    return f";marker-end:url(#tip{number})"
 
 
 def _write_dash(dash: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fxgrad.render import theme
-from fxgrad.render.paint import Area, Painting, Part, Tip, Trace, Words
+from fxgrad.render.paint import Area, Painting, Part, Trace, Words
 from fxgrad.render.panes import Point
 
 _FONT = "Helvetica,Arial,sans-serif"
@@ -63,12 +63,12 @@ def _write_part(part: Part, height: float) -> Iterator[tuple[str, str]]:
         yield from _set_line(part.line or part.fill, part.width if part.line else 0, part.dash)
         yield _set("C", part.fill)
         yield _list_points("b", _round(part), height) if part.round else _list_points("P", part.points, height)
-    elif isinstance(part, Tip):
-        yield from (*_set_line(part.fill, 1), _set("C", part.fill), _list_points("P", part.points, height))
     elif isinstance(part, Trace):
         yield from (*_set_line(part.line, part.width), _list_points("L", part.points, height))
     else:
         yield from (*_set_line(part.line, part.width, part.dash), _list_points("B", part.points, height))
+        if part.tip:
+            yield from (*_set_line(part.line, 1), _set("C", part.line), _list_points("P", part.tip, height))
 
 
 def _write_words(part: Words, height: float) -> Iterator[tuple[str, str]]:

@@ -53,7 +53,7 @@ class Line(NamedTuple):
     name: str
     ends: tuple[str, str]
     points: list[tuple[float, float]]
-    tips: list[Rect]
+    tips: int
 
 
 class Drawing:
@@ -69,7 +69,7 @@ class Drawing:
             groups.setdefault(group.get("class", ""), []).append(group)
         self.boxes = [self._shape(group) for group in groups.get("box", ())]
         self.frames = [self._shape(group) for group in groups.get("frame", ())]
-        self.lines = [_line(group) for group in groups.get("line", ())]
+        self.lines = [self._line(group) for group in groups.get("line", ())]
         self.labels = [text for group in groups.get("label", ()) for text in self._texts(group)]
         self.besides = [
             text for kind in ("headline", "legend") for group in groups[kind] for text in self._texts(group)
@@ -137,6 +137,18 @@ class Drawing:
         points = _outline(outline)
         return Shape(group.get("id", ""), _around(points), points, self._texts(group), dict(group.attrib))
 
+    def _line(self, group: ET.Element) -> Line:
+        """Points along the Bezier curves of a line, and how many tips it has."""
+        paths = list(group.iter(f"{SVG}path"))
+        points = [
+            point
+            for corners in (_numbers(path.get("d", "")) for path in paths)
+            for at in range(0, len(corners) - 3, 3)
+            for point in _curve(corners[at : at + 4])
+        ]
+        tips = sum("marker-end" in self._styles[path.get("class", "")] for path in paths)
+        return Line(group.get("id", ""), (group.get("data-tail", ""), group.get("data-head", "")), points, tips)
+
     def _texts(self, group: ET.Element) -> list[Text]:
         return [self._text(element) for element in group.iter(f"{SVG}text")]
 
@@ -199,19 +211,6 @@ def _outline(element: ET.Element) -> list[tuple[float, float]]:
 def _numbers(path: str) -> list[tuple[float, float]]:
     numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", path)]
     return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _line(group: ET.Element) -> Line:
-    """Points along the Bezier curves of a line, and where its tips are."""
-    curves = [path.get("d", "") for path in group.iter(f"{SVG}path")]
-    points = [
-        point
-        for corners in (_numbers(curve) for curve in curves if "C" in curve)
-        for at in range(0, len(corners) - 3, 3)
-        for point in _curve(corners[at : at + 4])
-    ]
-    tips = [_around(_numbers(curve)) for curve in curves if "C" not in curve]
-    return Line(group.get("id", ""), (group.get("data-tail", ""), group.get("data-head", "")), points, tips)
 
 
 def _curve(corners: list[tuple[float, float]], steps: int = 60) -> Iterator[tuple[float, float]]:

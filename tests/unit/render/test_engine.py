@@ -1,6 +1,8 @@
 """Running the layout engine: which one, what it is asked, how it fails, and that it ends when it should."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -95,3 +97,38 @@ def test_an_engine_that_is_too_slow_is_ended(engine_on_path, tmp_path, waiting):
     assert time.monotonic() - started < 10
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+CALLER = "from fxgrad.render.engine import run_engine; run_engine(['digraph {}'], 'svg')"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_engine_ends_with_its_caller(engine_on_path, tmp_path, by):
+    note = tmp_path / "pid"
+    engine_on_path(f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)")
+    caller = subprocess.Popen([sys.executable, "-c", CALLER], stderr=subprocess.DEVNULL)
+    try:
+        _wait_until(lambda: note.exists() and note.read_text())
+        caller.send_signal(by)
+        caller.wait(30)
+        engine = int(note.read_text())
+        _wait_until(lambda: not _is_running(engine))
+    finally:
+        caller.kill()
+        caller.wait()
+
+
+def _wait_until(is_so):
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _is_running(process):
+    """An ended one may wait for whoever inherits it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
