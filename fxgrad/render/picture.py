@@ -12,9 +12,22 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fxgrad.collection import pause_collection
 from fxgrad.errors import UsageError
-from fxgrad.graph import BackwardGraph, Edge, Explanation, Hook, HookKind, HookSite, ModuleCall, Node, Root, Source
-from fxgrad.graph.names import format_expression
+from fxgrad.graph import (
+    BackwardGraph,
+    Edge,
+    Explanation,
+    Hook,
+    HookKind,
+    HookSite,
+    ModuleCall,
+    Node,
+    NodeKind,
+    Root,
+    Source,
+)
+from fxgrad.graph.names import format_expression, name_node_function
 from fxgrad.graph.records import Shape
 from fxgrad.graph.text import (
     count_noun,
@@ -159,6 +172,7 @@ class Picture:
     clusters: tuple[Cluster, ...]
 
 
+@pause_collection()
 def compose_picture(
     graph: BackwardGraph,
     *,
@@ -211,7 +225,7 @@ def look_at(
 def _find_findings(graph: BackwardGraph) -> dict[int, tuple[Explanation, ...]]:
     """The warnings and errors about the hooks on each node."""
     found: dict[int, tuple[Explanation, ...]] = {}
-    for finding in explain(graph, unasked=True):
+    for finding in explain(graph, unasked=True) if graph.sites else ():
         if finding.severity != "info" and finding.site is not None and finding.site.node is not None:
             node = finding.site.node
             found[node] = (*found.get(node, ()), finding)
@@ -708,10 +722,20 @@ def _make_dead_end_arrows(view: View) -> Iterator[Arrow]:
 
 
 def _format_node(graph: BackwardGraph, node: Node, *, title: str | None = None) -> Iterator[Line]:
-    """What a node is: its label, or for a leaf the variable's name and shape."""
+    """What a node is: its function and its label, or for a leaf the variable's name and shape."""
+    if node.schema is not None or node.kind is NodeKind.CUSTOM_FUNCTION:
+        yield Line(shorten(_name_function(node), NAME_WIDTH), bold=True)
+        yield Line(shorten(escape(node.label), NAME_WIDTH))
+        return
     yield Line(shorten(title or _title_node(node), NAME_WIDTH), bold=True)
     if node.kind.is_leaf:
         yield Line(_format_leaf(graph, node))
+
+
+def _name_function(node: Node) -> str:
+    """The function as people write it: ``addmm``, without namespace and overload."""
+    name = name_node_function(node)
+    return name.removeprefix("aten::").partition(".")[0] if node.schema is not None else name.removesuffix(".forward")
 
 
 def _title_node(node: Node) -> str:

@@ -16,8 +16,8 @@ def texts(box):
 
 
 def by_title(drawn):
-    """The boxes by their first line."""
-    return {box.lines[0].text: box for box in drawn.boxes}
+    """The boxes of nodes by their labels, all others by their first line."""
+    return {box.identity.label if box.identity.kind == "node" else box.lines[0].text: box for box in drawn.boxes}
 
 
 def box_of(drawn, title):

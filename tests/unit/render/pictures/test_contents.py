@@ -10,9 +10,18 @@ from fxgrad.render.theme import Flow
 
 
 class TestNodes:
-    def test_a_node_shows_its_label(self, linear):
+    def test_a_node_shows_its_function_and_its_label(self, linear):
         box = box_of(compose_picture(linear.graph()), "AddmmBackward0_0")
-        assert (texts(box), box.look) == (["AddmmBackward0_0"], theme.NODE_LOOKS[NodeKind.FUNCTION])
+        assert (texts(box), box.look) == (["addmm", "AddmmBackward0_0"], theme.NODE_LOOKS[NodeKind.FUNCTION])
+
+    def test_a_custom_function_shows_its_class(self, program):
+        program.node("ScaleBackward_0", (3,), kind=NodeKind.CUSTOM_FUNCTION)
+        box = box_of(compose_picture(program.graph()), "ScaleBackward_0")
+        assert texts(box) == ["Scale", "ScaleBackward_0"]
+
+    def test_a_node_without_a_schema_shows_its_label_alone(self, program):
+        program.node("CopySlices_0", (3,), kind=NodeKind.COPY_SLICES)
+        assert texts(box_of(compose_picture(program.graph()), "CopySlices_0")) == ["CopySlices_0"]
 
     def test_a_parameter_shows_its_name_and_shape(self, linear):
         assert texts(box_of(compose_picture(linear.graph()), "weight")) == ["weight", "(20, 10)"]
@@ -68,14 +77,14 @@ class TestHooks:
     def test_a_hook_is_named_on_its_node_by_function_kind_and_owner(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "layers.3", "print_sizes"), "#1", "AddmmBackward0_0")
         box = box_of(compose_picture(linear.graph()), "AddmmBackward0_0")
-        assert texts(box)[1:2] == ["print_sizes · register_backward_hook · layers.3 · no. 1"]
+        assert texts(box)[2:3] == ["print_sizes · register_backward_hook · layers.3 · no. 1"]
         assert box.hook_kinds == (HookKind.MODULE_BACKWARD,)
 
     def test_kinds_whose_short_names_are_the_same_are_named_in_full(self, linear):
         linear.site(linear.hook(HookKind.TENSOR, "y", "look"), None, "AddmmBackward0_0", slot=0)
         linear.site(linear.hook(HookKind.NODE, "AddmmBackward0_0", "look"), None, "AddmmBackward0_0")
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:] == [
+        assert lines[2:] == [
             "look · Tensor.register_hook · y · no. 1",
             "look · Node.register_hook · AddmmBackward0_0 · no. 2",
         ]
@@ -90,28 +99,28 @@ class TestHooks:
         for _ in range(2):
             linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0")
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:2] == ["show · register_backward_hook · fc · 2 times · no. 1 and 2"]
+        assert lines[2:3] == ["show · register_backward_hook · fc · 2 times · no. 1 and 2"]
 
     def test_a_hook_that_never_fires_says_so(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0", fires=False)
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:2] == ["show · register_backward_hook · fc · never fires"]
+        assert lines[2:3] == ["show · register_backward_hook · fc · never fires"]
 
     def test_a_hook_that_may_fire_has_its_place_if_it_does(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "fc"), "#1", "AddmmBackward0_0", fires=None, order=0)
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:2] == ["show · register_backward_hook · fc · no. 1, if it fires"]
+        assert lines[2:3] == ["show · register_backward_hook · fc · no. 1, if it fires"]
 
     def test_a_global_hook_belongs_to_every_module(self, linear):
         linear.site(linear.hook(HookKind.GLOBAL_BACKWARD, ""), "#1", "AddmmBackward0_0")
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert lines[1:2] == ["show · register_module_backward_hook · every module · no. 1"]
+        assert lines[2:3] == ["show · register_module_backward_hook · every module · no. 1"]
 
     def test_of_many_hooks_the_first_are_named_and_the_rest_counted(self, linear):
         for number in range(10):
             linear.site(linear.hook(HookKind.NODE, "AddmmBackward0_0", f"f{number}"), None, "AddmmBackward0_0")
         lines = texts(box_of(compose_picture(linear.graph()), "AddmmBackward0_0"))
-        assert (len(lines), lines[-1]) == (10, "and 2 more hooks")
+        assert (len(lines), lines[-1]) == (11, "and 2 more hooks")
 
     def test_hooks_without_a_place_are_named_in_the_headline(self, linear):
         linear.site(linear.hook(HookKind.MODULE_BACKWARD, "unused", "print_sizes"), fires=False)
@@ -131,7 +140,7 @@ class TestHooks:
         hook = linear.hook(HookKind.MODULE_BACKWARD, "fc")
         linear.site(hook, "#1", "AddmmBackward0_0", fires=False, reason="no gradient arrives")
         box = box_of(compose_picture(linear.graph()), "AddmmBackward0_0")
-        assert (box.hook_kinds, texts(box)[2]) == ((), "no gradient arrives")
+        assert (box.hook_kinds, texts(box)[3]) == ((), "no gradient arrives")
 
 
 class TestFindings:
