@@ -420,8 +420,7 @@ def _title_group(view: View, group: Group) -> str | None:
         return None
     if group.times == 1:
         return escape(_shorten_name(view, view.graph.nodes[group.shown].variable or "", group.home))
-    ends = sorted({escape(name) for name in names if name is not None}, key=_split_numbers)
-    return f"{ends[0]} … {ends[-1]}"
+    return _join_names(escape(name) for name in names if name is not None)
 
 
 def _count_equal(group: Group) -> Iterator[Line]:
@@ -451,14 +450,15 @@ def _make_group_box(view: View, group: Group) -> Box:
         notes = [count_noun(len(calls), "module call")] if calls else []
         tooltip, identity = [], _identify_node(view, graph.nodes[group.shown])._replace(kind=group.kind)
     tooltip += _cut([escape(graph.nodes[node].label) for node in group.nodes])
-    notes += _count_contents(graph, group)
+    copies = _count_copies(view, group.home)
+    notes += _count_contents(graph, group, copies)
     return Box(
         key=group.key,
         look=theme.COLLAPSED,
         lines=(
             Line(title, bold=True),
             Line(" · ".join(notes)),
-            *([Line(_list_functions(graph, group))] if group.kind != "module" else []),
+            *([Line(_list_functions(graph, group, copies))] if group.kind != "module" else []),
             *([Line("backward raises inside", bold=True)] if _raises_inside(graph, group) else []),
             *format_hooks(sites),
             *_name_findings(findings),
@@ -482,10 +482,10 @@ def _title_part(group: Group, calls: Sequence[ModuleCall]) -> str:
     return paths[0] if paths else "nodes in a row" if group.kind == "row" else "nodes near each other"
 
 
-def _count_contents(graph: BackwardGraph, group: Group) -> Iterator[str]:
+def _count_contents(graph: BackwardGraph, group: Group, copies: int) -> Iterator[str]:
     """How many nodes and leaves there are, of equal ones in each."""
     leaves = sum(graph.nodes[node].kind.is_leaf for node in group.nodes)
-    equal = len(group.calls) if group.kind == "module" else 1
+    equal = len(group.calls) if group.kind == "module" else copies
     each = " each" if group.times > 1 else ""
     if len(group.nodes) > leaves or not leaves:
         yield count_noun((len(group.nodes) - leaves) // equal, "node", zero="0") + each
@@ -493,10 +493,16 @@ def _count_contents(graph: BackwardGraph, group: Group) -> Iterator[str]:
         yield count_noun(leaves // equal, "leaf", plural="leaves") + each
 
 
-def _list_functions(graph: BackwardGraph, group: Group) -> str:
+def _count_copies(view: View, frame: str | None) -> int:
+    """How many equal calls the frame of a call stands for."""
+    return 1 if frame is None else len(view.folding.frames[frame].calls)
+
+
+def _list_functions(graph: BackwardGraph, group: Group, copies: int) -> str:
     """The functions of the nodes in it, the most frequent first."""
     names = Counter(escape(graph.nodes[node].short_name) for node in group.nodes if not graph.nodes[node].kind.is_leaf)
-    parts = [name if count == 1 else f"{count:,} {name}" for name, count in names.most_common(_MOST_FUNCTIONS)]
+    most = [(name, count // copies) for name, count in names.most_common(_MOST_FUNCTIONS)]
+    parts = [name if count == 1 else f"{count:,} {name}" for name, count in most]
     return ", ".join([*parts, *(["…"] if len(names) > _MOST_FUNCTIONS else [])])
 
 
@@ -518,9 +524,23 @@ def _title_calls(view: View, calls: Sequence[str], around: str | None, *, times:
     if times == 1 and len(calls) > 1:
         shown = view.folding.shown_calls.get(calls[0], calls[0])
         return shorten(escape(_shorten_name(view, graph.calls_by_id[shown].path, around)), NAME_WIDTH)
-    paths = list(dict.fromkeys(title_call(graph.calls_by_id[call]) for call in calls))
-    ends = sorted({paths[0], paths[-1]}, key=_split_numbers)
-    return paths[0] if len(paths) == 1 else f"{ends[0]} … {ends[-1]}"
+    return _join_names(dict.fromkeys(title_call(graph.calls_by_id[call]) for call in calls))
+
+
+def _join_names(names: Iterable[str]) -> str:
+    """One name for those that differ in a number: ``layers.0 … layers.11``, or, with gaps, ``layers.0 to 4 and 6 to 11``."""
+    ordered = sorted(set(names), key=_split_numbers)
+    first, last = ordered[0], ordered[-1]
+    if len(ordered) == 1:
+        return first
+    split = [re.split("([0-9]+)", name) for name in ordered]
+    places = [place for place, parts in enumerate(zip(*split, strict=False)) if len(set(parts)) > 1]
+    differing = [parts[places[0]] for parts in split] if len(places) == 1 else []
+    numbers = [int(part) for part in differing if part.isdecimal()]  # a name that was cut may differ elsewhere
+    if len(numbers) == len(ordered) and numbers[-1] - numbers[0] + 1 != len(numbers):
+        text = f"{''.join(split[0][: places[0]])}{format_ranges(numbers)}{''.join(split[0][places[0] + 1 :])}"
+        return text if len(text) <= NAME_WIDTH else f"{len(ordered):,} of {first} … {last}"
+    return f"{first} … {last}"
 
 
 def _shorten_name(view: View, name: str, around: str | None) -> str:
@@ -663,7 +683,8 @@ def _count_in_frame(view: View, links: Sequence[Link]) -> Iterator[str]:
 def _make_bundle(view: View, tail: str, head: str, links: list[Link], *, loop: bool) -> Arrow:
     tooltip = _cut([line for link in links[: _MOST_LINES + 1] for line in _describe_link(view, link)])
     flow = pick_strongest(*(link.flow for link in links))
-    lines = () if any(link.edge is None for link in links) else tuple(_list_shapes(_find_shape(view, x) for x in links))
+    shapes = [] if any(link.edge is None for link in links) else [_find_shape(view, link) for link in links]
+    lines = tuple(_list_shapes(shapes, copies=1 if loop else _count_around(view, links[0])))
     return Arrow(tail, head, lines, tuple(tooltip), flow, gradients=len(links), loop=loop)
 
 
@@ -673,9 +694,18 @@ def _find_shape(view: View, link: Link) -> Shape | None:
     return view.graph.nodes[link.head].grad_outputs[edge.input_nr].shape
 
 
-def _list_shapes(shapes: Iterable[Shape | None]) -> Iterator[str]:
-    """How many gradients of which shapes, the most frequent first."""
+def _count_around(view: View, link: Link) -> int:
+    """How many equal calls the innermost frame around both ends stands for."""
+    tail, head = (view.lineages.get(view.group(node).home or "", ()) for node in (link.tail, link.head))
+    common = scope.find_common_calls(tail, head)
+    return _count_copies(view, common[-1]) if common else 1
+
+
+def _list_shapes(shapes: Iterable[Shape | None], *, copies: int = 1) -> Iterator[str]:
+    """How many gradients of which shapes, the most frequent first; in each of equal calls, where it is as many in each."""
     counts = Counter(shapes).most_common()
+    if all(count % copies == 0 for _, count in counts):
+        counts = [(shape, count // copies) for shape, count in counts]
     for shape, count in counts[:_MOST_SHAPES]:
         yield f"{count:,} × {format_shape(shape)}" if count > 1 else format_shape(shape)
     rest = sum(count for _, count in counts[_MOST_SHAPES:])

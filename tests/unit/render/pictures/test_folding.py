@@ -53,15 +53,28 @@ class TestEqualModules:
         drawn = compose_picture(add_layers(program, 12).graph("MulBackward0_0"))
         assert frame_of(drawn, "weight") == ["Model", "layers", "layers.0 … layers.11"]
 
+    def test_equal_ones_with_names_that_were_cut_are_drawn_as_well(self, program):
+        for number in (1, 2, 30):
+            program.call("block" * 10 + f".{number}." + "layer" * 10, "Layer")
+        for number in (1, 2, 30):
+            path = "block" * 10 + f".{number}." + "layer" * 10
+            for index in range(30):
+                program.node(f"F{index}Backward0_{number}", (3,), call=f"{path}#1")
+        starts = [f"F{index}Backward0_{number}" for index in range(30) for number in (1, 2, 30)]
+        assert len(compose_picture(program.graph(*starts)).clusters) == 1
+
     def test_other_shapes_are_not_equal(self, program):
         drawn = compose_picture(add_layers(program, 12, sizes=(4, 5)).graph("MulBackward0_0"))
-        assert {frame.times for frame in drawn.clusters if "…" in frame.title} == {6}
+        assert {frame.title: frame.times for frame in drawn.clusters if frame.times > 1} == {
+            "layers.0, 2, 4, 6, 8 and 10": 6,
+            "layers.1, 3, 5, 7, 9 and 11": 6,
+        }
 
     def test_a_hook_keeps_its_module_apart(self, program):
         add_layers(program, 12)
         program.site(program.hook(HookKind.MODULE_BACKWARD, "layers.5"), "layers.5#1", "MulBackward0_6")
         drawn = compose_picture(program.graph("MulBackward0_0"))
-        assert frames(drawn)["layers.0 … layers.11"].times == 11
+        assert frames(drawn)["layers.0 to 4 and 6 to 11"].times == 11
         assert frame_of(drawn, "MulBackward0_6") == ["Model", "layers", "layers.5"]
 
     def test_the_same_hook_on_each_keeps_none_apart(self, program):
@@ -106,7 +119,7 @@ class TestClosedModules:
 
     def test_an_equal_one_that_was_asked_for_stands_apart(self, program):
         drawn = compose_picture(add_layers(program, 12).graph("MulBackward0_0"), expand=["layers.5"])
-        assert (frames(drawn)["layers.5"].times, frames(drawn)["layers.0 … layers.11"].times) == (1, 11)
+        assert (frames(drawn)["layers.5"].times, frames(drawn)["layers.0 to 4 and 6 to 11"].times) == (1, 11)
 
     def test_the_module_of_a_hook_is_open(self, program):
         add_layers(program, 12, sizes=range(4, 16))
