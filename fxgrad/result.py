@@ -304,6 +304,8 @@ class Trace:
         all: bool = False,  # the word of the command line
         forward: bool = False,
         both: bool = False,
+        timeout: float | None = 10.0,
+        link_base: str | None = None,
     ) -> str:
         """Draw the graph, with the hooked nodes coloured. Returns the SVG text; with a path ending in .svg, .png, .pdf
         or .dot, writes that file and returns its path.
@@ -315,21 +317,30 @@ class Trace:
         part.
 
         ``forward`` draws the recorded forward instead, with its hooked modules coloured. ``both`` draws them side by side,
-        with each call joined to the node where its backward begins. Raises UsageError for an unknown format, an unknown
+        with each call joined to the node where its backward begins.
+
+        A layout that takes more than ``timeout`` seconds is left, and more modules are closed, which the picture says; None
+        waits for ever. In an SVG, what comes from a line of a file links to it below the address ``link_base``.
+
+        Raises UsageError for an unknown format, an unknown
         module, contradicting options, without a recorded forward, and for ``both`` of a graph too large to follow;
         OutputError if the file cannot be drawn or written.
         """
+        from fxgrad.render.engine import LayoutTooSlow
         from fxgrad.render.files import find_format, write_file
-        from fxgrad.render.layout import draw_picture
+        from fxgrad.render.layout import draw_picture, say_closed
 
         kind = "svg" if path is None else find_format(path)
         inside = None if module is None else self._find_path(module)
         opened = expand if isinstance(expand, (list, tuple)) else [expand]
         paths = tuple(self._find_path(each) for each in opened)
-        drawn = self._compose(
-            module=inside, hooks_only=hooks_only, depth=depth, expand=paths, everything=all, forward=forward, both=both
-        )
-        content = draw_picture(drawn, kind)
+        compose = partial(self._compose, module=inside, hooks_only=hooks_only, forward=forward, both=both)
+        drawn = compose(depth=depth, expand=paths, everything=all)
+        try:
+            content = draw_picture(drawn, kind, timeout=timeout, link_base=link_base)
+        except LayoutTooSlow as error:
+            closed = compose(depth=None if all or depth or paths else 0, expand=(), everything=False)
+            content = draw_picture(say_closed(closed, error), kind, timeout=timeout, link_base=link_base)
         if path is None:
             return content.decode()
         write_file(content, path)

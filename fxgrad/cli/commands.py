@@ -206,6 +206,14 @@ Examples:
 @click.option("--hooks-only", is_flag=True, help="Draw only nodes with hooks, and the paths between them.")
 @click.option("--forward", is_flag=True, help="Draw the recorded forward instead, with hooked modules in colour.")
 @click.option("--both", is_flag=True, help="Draw forward and backward side by side; for small graphs.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=10.0,
+    help="Draw fewer boxes if the layout takes longer; 10 if not given.",
+)
+@click.option("--link-base", metavar="URL", help="Link what an SVG shows to its lines below this address.")
 @with_target
 def draw(
     options: TargetOptions,
@@ -218,6 +226,8 @@ def draw(
     hooks_only: bool,
     forward: bool,
     both: bool,
+    timeout: float,
+    link_base: str | None,
 ) -> int:
     """Draw the graph, with hooked nodes in colour.
 
@@ -243,6 +253,8 @@ def draw(
             all=everything,
             forward=forward,
             both=both,
+            timeout=timeout,
+            link_base=link_base,
         )
     announce_file(output)
     return 0

@@ -59,7 +59,7 @@ def run_engine(sources: Sequence[str], format: str, *, prog: str = "dot", timeou
         )
     except subprocess.TimeoutExpired:
         raise LayoutTooSlow(
-            f"the layout took longer than {timeout:g} s",
+            "the layout took too long",
             "a picture that is laid out in time",
             "a smaller depth (depth, --depth), one module (module, --module), or a longer timeout (timeout, --timeout)",
         ) from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape
 from fxgrad.render.blocks import make_title, measure_box, measure_label
 from fxgrad.render.columns import arrange, cut_pane
 from fxgrad.render.dot import write_dot
-from fxgrad.render.engine import run_engine
+from fxgrad.render.engine import LayoutTooSlow, run_engine
 from fxgrad.render.files import FORMATS, name_formats
 from fxgrad.render.frames import Placement, lay_out
 from fxgrad.render.paint import paint
@@ -41,6 +42,12 @@ def draw_picture(
     if format == "svg":
         return write_svg(painting, link_base=link_base).encode()
     return run_engine([write_xdot(painting)], format, prog="nop2")
+
+
+def say_closed(picture: Picture, why: LayoutTooSlow) -> Picture:
+    """A picture whose headline says that it is drawn in the place of one that would have taken too long."""
+    line = f"Closed further than asked for: {why.given}; a longer timeout (timeout, --timeout) draws more"
+    return replace(picture, headline=(*picture.headline, line))
 
 
 def place_picture(picture: Picture, *, timeout: float | None = TIMEOUT) -> Placement:
@@ -77,7 +84,7 @@ def _round_up(size: Sequence[float]) -> tuple[int, int]:
 def _run_dot(panes: Sequence[Pane], end: float | None) -> Iterator[Plan]:
     if not panes:
         return
-    left = None if end is None else max(0.01, end - time.monotonic())
+    left = None if end is None else max(0.0, end - time.monotonic())
     made = run_engine([write_pane(pane) for pane in panes], "json0", timeout=left).decode()
     for pane, layout in zip(panes, read_layouts(made), strict=True):
         yield read_plan(pane, layout)

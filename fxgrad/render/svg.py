@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import quote
 
+from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape
 from fxgrad.render import theme
 from fxgrad.render.metrics import is_measured
@@ -69,7 +72,12 @@ def _write_colours(style: _Style, *, is_dark: bool = False) -> str:
 
 
 def write_svg(painting: Painting, *, link_base: str | None = None) -> str:
-    """Write a painting as SVG; with a ``link_base``, what comes from a line of a file links to that line below it."""
+    """Write a painting as SVG; with a ``link_base``, what comes from a line of a file links to that line below it.
+
+    Raises `UsageError` for an address of another kind than https and http.
+    """
+    if link_base is not None:
+        check_address(link_base)
     styles = _Styles()
     groups = [_write_item(item, styles, link_base) for item in painting.items]
     width, height = _number(painting.width), _number(painting.height)
@@ -106,12 +114,22 @@ def _list_attributes(item: Item) -> Iterator[str]:
 
 def _link(item: Item, content: str, base: str | None) -> str:
     source = item.identity.source
-    if base is None or source is None:
+    if (
+        base is None or source is None or os.path.isabs(source)
+    ):  # it is outside of the folder that the address stands for
         return content
-    from urllib.parse import quote
-
     address = f"{base.rstrip('/')}/{quote(source)}#L{item.identity.line}"
-    return f'<a href="{html.escape(address)}">{content}</a>'
+    return f'<a href="{_quote(address)}">{content}</a>'
+
+
+def check_address(link_base: str) -> None:
+    """Raise `UsageError` for an address that a link in a picture should not lead to."""
+    if not link_base.startswith(("https://", "http://")):
+        raise UsageError(
+            f'link_base "{escape(link_base)}"',
+            "an address that begins with https:// or http://",
+            '"https://github.com/owner/name/blob/COMMIT"',
+        )
 
 
 def _quote(text: str) -> str:

@@ -3,7 +3,9 @@
 import pytest
 
 import fxgrad
+from fxgrad.errors import UsageError
 from fxgrad.render import layout
+from fxgrad.render.engine import LayoutTooSlow
 from fxgrad.render.picture import compose_picture
 from tests.support import large_models
 from tests.support.svg_extents import Drawing
@@ -34,3 +36,38 @@ def test_it_is_neither_a_tower_nor_a_ribbon(drawing):
     width, height = drawing.page.right, drawing.page.bottom
     assert height < 4 * width
     assert width < 4 * height
+
+
+@pytest.fixture
+def blocks():
+    return fxgrad.trace(*large_models.residual(1, 1))
+
+
+def test_a_layout_that_takes_too_long_is_closed_further_and_says_so(blocks, monkeypatch):
+    run, asked = layout.run_engine, []
+
+    def fail_first(sources, format, **options):
+        asked.append(options["timeout"])
+        if len(asked) == 1:
+            raise LayoutTooSlow("the layout took too long", "time", "wait")
+        return run(sources, format, timeout=60)
+
+    monkeypatch.setattr(layout, "run_engine", fail_first)
+    drawing = Drawing(blocks.draw(all=True))
+    assert 9 < asked[0] <= 10
+    assert "Closed further than asked for: the layout took too long" in "".join(text.words for text in drawing.texts)
+
+
+def test_a_layout_that_never_ends_in_time_is_an_error(blocks):
+    with pytest.raises(LayoutTooSlow, match="the layout took too long"):
+        blocks.draw(timeout=0.001)
+
+
+def test_what_comes_from_a_line_links_to_it(blocks):
+    assert 'href="https://host/tree/tests/support/large_models.py#L' in blocks.draw(link_base="https://host/tree/")
+    assert "href" not in blocks.draw()
+
+
+def test_a_link_leads_to_a_page_and_runs_nothing(blocks):
+    with pytest.raises(UsageError, match='link_base "javascript:alert'):
+        blocks.draw(link_base="javascript:alert(1)//")

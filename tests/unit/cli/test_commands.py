@@ -224,6 +224,7 @@ def test_strict_fails_for_a_warning_or_an_error(api, command, severities, status
 def test_draw_passes_what_to_draw(api, capsys):
     assert main(["draw", "model.py", "-o", "a.png", "--depth", "2", "--module", "layers.3", "--hooks-only"]) == 0
     options = {"depth": 2, "hooks_only": True, "module": "layers.3", "forward": False, "both": False}
+    options |= {"expand": (), "all": False, "timeout": 10.0, "link_base": None}
     assert api.calls[1] == ("draw", "a.png", options)
     assert capsys.readouterr() == ("", "wrote a.png\n")
 

@@ -92,7 +92,7 @@ def test_several_graphs_are_laid_out_by_one_process_in_their_order(no_engine_on_
 def test_an_engine_that_is_too_slow_is_ended(engine_on_path, tmp_path, waiting):
     engine_on_path(f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {waiting}")
     started = time.monotonic()
-    with pytest.raises(LayoutTooSlow, match=r"the layout took longer than 0\.5 s"):
+    with pytest.raises(LayoutTooSlow, match="the layout took too long"):
         run_engine([SOURCE], "svg", timeout=0.5)
     assert time.monotonic() - started < 10
     with pytest.raises(ProcessLookupError):
