@@ -43,6 +43,7 @@ from fxgrad.graph.text import (
 from fxgrad.predict import predict_nodes
 from fxgrad.render import scope, theme
 from fxgrad.render.folding import Group, Wish
+from fxgrad.render.inner_modules import add_inner_modules
 from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, find_dead_ends, find_owning_call, make_view, pick_strongest
 from fxgrad.render.sentences import qualify_place
 from fxgrad.render.theme import Flow, Look
@@ -214,12 +215,13 @@ def look_at(
             "one of them",
             "all alone, which opens every module",
         )
+    predictions, findings = predict_nodes(graph), _find_findings(graph)
+    graph = add_inner_modules(graph)
     opened = [scope.find_called_path(graph, path) for path in (*expand, *([] if module is None else [module]))]
-    predictions = predict_nodes(graph)
     drawn = scope.select_all(graph, predictions) if module is None else scope.select_module(graph, predictions, module)
     drawn = scope.select_hooked(graph, drawn) if hooks_only else drawn
     wish = Wish(everything, depth, frozenset(opened))
-    return make_view(graph, predictions, drawn, wish, _find_findings(graph))
+    return make_view(graph, predictions, drawn, wish, findings)
 
 
 def _find_findings(graph: BackwardGraph) -> dict[int, tuple[Explanation, ...]]:
