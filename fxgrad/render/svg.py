@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import quote
@@ -19,12 +20,16 @@ _FONTS = "Helvetica,Arial,'Liberation Sans','DejaVu Sans',sans-serif"
 
 
 class _Style(NamedTuple):
-    """What a class stands for: colours on a light page, and what else is equal in the dark."""
+    """What a class stands for: colours on a light page, and what else is equal in the dark.
+
+    ``tip`` is the colour of an arrow's head, ``end`` the number of the head at a line's end.
+    """
 
     fill: str | None = None
     line: str | None = None
     text_on: str | None = None
     tip: str | None = None
+    end: int | None = None
     rest: str = ""
 
 
@@ -38,23 +43,27 @@ class _Styles:
     def name(self, style: _Style) -> str:
         return self.names.setdefault(style, f"s{len(self.names)}")
 
-    def write_tips(self) -> Iterator[str]:
-        """The heads of arrows, one of each colour: they begin where a line ends."""
+    def write_tips(self, name: str) -> Iterator[str]:
+        """The heads of arrows of the picture of that name, one of each colour: they begin where a line ends."""
         size = (
             f'markerUnits="userSpaceOnUse" markerWidth="{TIP_LENGTH}" markerHeight="{2 * TIP_HALF}" refY="{TIP_HALF}"'
         )
         shape = f"M0 0L{TIP_LENGTH} {TIP_HALF}L0 {2 * TIP_HALF}z"
         for line, number in self.tips.items():
-            name = self.name(_Style(tip=line))
-            yield f'<marker id="tip{number}" {size} orient="auto"><path class="{name}" d="{shape}"/></marker>'
+            colour = self.name(_Style(tip=line))
+            yield f'<marker id="{name}-tip{number}" {size} orient="auto"><path class="{colour}" d="{shape}"/></marker>'
 
-    def write(self) -> Iterator[str]:
-        """The style sheet."""
-        yield f"text{{font-family:{_FONTS}}}path,rect{{fill:none}}"
-        yield f".page{{fill:{theme.PAGE}}}"
-        yield from (f".{name}{{{_write_colours(style)}{style.rest}}}" for style, name in self.names.items())
-        dark = "".join(f".{name}{{{_write_colours(style, is_dark=True)}}}" for style, name in self.names.items())
-        yield f"@media (prefers-color-scheme:dark){{.page{{fill:{theme.DARK_PAGE}}}{dark}}}"
+    def write(self, name: str) -> Iterator[str]:
+        """The style sheet of the picture of that name. A sheet inside a page is for the whole page: other pictures have other
+        names, and what is no picture has none."""
+        of = f".{name} "
+        yield f"{of}text{{font-family:{_FONTS}}}{of}path,{of}rect{{fill:none}}"
+        yield f"{of}.page{{fill:{theme.PAGE}}}"
+        for style, each in self.names.items():
+            end = "" if style.end is None else f";marker-end:url(#{name}-tip{style.end})"
+            yield f"{of}.{each}{{{_write_colours(style)}{style.rest}{end}}}"
+        dark = "".join(f"{of}.{each}{{{_write_colours(style, is_dark=True)}}}" for style, each in self.names.items())
+        yield f"@media (prefers-color-scheme:dark){{{of}.page{{fill:{theme.DARK_PAGE}}}{dark}}}"
 
 
 def _write_colours(style: _Style, *, is_dark: bool = False) -> str:
@@ -81,12 +90,13 @@ def write_svg(painting: Painting, *, link_base: str | None = None) -> str:
     styles = _Styles()
     groups = [_write_item(item, styles, link_base) for item in painting.items]
     width, height = _number(painting.width), _number(painting.height)
+    name = f"f{zlib.crc32(''.join(groups).encode()):08x}"
     head = (
-        '<svg xmlns="http://www.w3.org/2000/svg" class="fxgrad" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="fxgrad {name}" '
         f'width="{width}pt" height="{height}pt" viewBox="0 0 {width} {height}">'
     )
-    tips = f"<defs>{''.join(styles.write_tips())}</defs>"
-    sheet = f"<style>{''.join(styles.write())}</style>"
+    tips = f"<defs>{''.join(styles.write_tips(name))}</defs>"
+    sheet = f"<style>{''.join(styles.write(name))}</style>"
     page = f'<rect class="page" width="{width}" height="{height}"/>'
     return "\n".join([head, sheet, tips, page, *groups, "</svg>", ""])
 
@@ -178,15 +188,11 @@ def _write_area(part: Area, styles: _Styles) -> str:
 
 def _write_curve(part: Curve, styles: _Styles) -> str:
     rest = f";stroke-width:{_number(part.width)}{_write_dash(part.dash)}"
-    name = styles.name(_Style(line=part.line, rest=rest + (_point(part.line, styles) if part.tip else "")))
+    # the tip of an arrow of that colour is at its end
+    end = styles.tips.setdefault(part.line, len(styles.tips)) if part.tip else None
+    name = styles.name(_Style(line=part.line, rest=rest, end=end))
     first, *others = (f"{x:.0f} {y:.0f}" for x, y in part.points)
     return f'<path class="{name}" d="M{first}C{" ".join(others)}"/>'
-
-
-def _point(line: str, styles: _Styles) -> str:
-    """Put the tip of an arrow of that colour at the end."""
-    number = styles.tips.setdefault(line, len(styles.tips))
-    return f";marker-end:url(#tip{number})"
 
 
 def _write_dash(dash: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 import fxgrad
 
 EVIL = "<script>alert(1)</script>&amp;\"'<img src=x onerror=alert(2)>"
-SVG_ELEMENTS = {"svg", "g", "a", "title", "path", "polygon", "polyline", "ellipse", "text"}
+SVG_ELEMENTS = {"svg", "style", "defs", "marker", "g", "title", "path", "rect", "text"}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,24 @@ def test_evil_names_are_in_what_is_shown(trace):
     assert "<script>alert(1)</script>&amp;" in str(trace.report())
 
 
-def test_svg_has_graphvizs_elements_only(trace):
+def test_svg_has_elements_that_show_something_only(trace):
     root = ET.fromstring(trace._repr_svg_())
     assert {element.tag.rpartition("}")[2] for element in root.iter()} <= SVG_ELEMENTS
     names = {name.rpartition("}")[2] for element in root.iter() for name in element.attrib}
     assert not {name for name in names if name.startswith("on") or name == "href"}
+
+
+def test_svg_styles_nothing_else_of_the_page(trace):
+    """A browser applies the style sheet of a picture inside a page to all of the page."""
+    root = ET.fromstring(trace._repr_svg_())
+    (sheet,) = root.iter("{http://www.w3.org/2000/svg}style")
+    name = root.get("class").split()[-1]
+    light, dark = sheet.text.split("@media (prefers-color-scheme:dark){")
+    selectors = [each for rule in (light + dark).split("}") if "{" in rule for each in rule.split("{")[0].split(",")]
+    assert len(selectors) > 10
+    assert all(each.startswith(f".{name} ") for each in selectors)
+    other = fxgrad.trace(nn.Linear(3, 3), torch.ones(3))._repr_svg_()
+    assert name not in other
 
 
 def test_svg_shows_evil_names_as_text(trace):
