@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fxgrad.render.document import Document
-    from fxgrad.render.picture import Picture
+    from fxgrad.render.pictures.picture import Picture
 
 _NO_FORWARD = (
     "the recorded forward holds functions of the process that traced it, so a saved or captured trace has none"
@@ -326,9 +326,9 @@ class Trace:
         module, contradicting options, without a recorded forward, and for ``both`` of a graph too large to follow;
         OutputError if the file cannot be drawn or written.
         """
-        from fxgrad.render.engine import LayoutTooSlow
+        from fxgrad.render.drawing.engine import LayoutTooSlow
+        from fxgrad.render.drawing.layout import draw_picture, say_closed
         from fxgrad.render.files import find_format, write_file
-        from fxgrad.render.layout import draw_picture, say_closed
 
         kind = "svg" if path is None else find_format(path)
         inside = None if module is None else self._find_path(module)
@@ -357,8 +357,8 @@ class Trace:
         forward: bool,
         both: bool,
     ) -> Picture:
-        from fxgrad.render.forward import compose_both, compose_forward
-        from fxgrad.render.picture import compose_picture
+        from fxgrad.render.pictures.forward import compose_both, compose_forward
+        from fxgrad.render.pictures.picture import compose_picture
 
         if forward and both:
             raise UsageError("forward with both", "one of them", "both, which draws the forward too")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fxgrad
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.pictures.picture import compose_picture
 from tests.benchmarks.shapes import MODELS
 
 MOST_BOXES = 120

@@ -4,9 +4,9 @@ import pytest
 
 import fxgrad
 from fxgrad.errors import UsageError
-from fxgrad.render import layout
-from fxgrad.render.engine import LayoutTooSlow
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.drawing import layout
+from fxgrad.render.drawing.engine import LayoutTooSlow
+from fxgrad.render.pictures.picture import compose_picture
 from tests.support import large_models
 from tests.support.svg_extents import Drawing
 

@@ -15,7 +15,7 @@ from fxgrad.cli import main
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind
 from fxgrad.graph.text import name_registering_function
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.pictures.picture import compose_picture
 from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
 from tests.support.svg_extents import Drawing

@@ -19,9 +19,9 @@ from fxgrad.graph import HookKind
 PROGRAM = """
 import contextlib, json, sys
 from fxgrad import api
-from fxgrad.render.forward import compose_forward
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.pictures.forward import compose_forward
+from fxgrad.render.drawing.layout import draw_picture
+from fxgrad.render.pictures.picture import compose_picture
 from fxgrad.target_options import TargetOptions
 written = {}
 for target in sys.argv[1:]:

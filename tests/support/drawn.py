@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.drawing.layout import draw_picture
+from fxgrad.render.pictures.picture import compose_picture
 
 
 def dot_source(graph, **options):

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fxgrad.render.metrics import measure
+from fxgrad.render.drawing.metrics import measure
 
 SVG = "{http://www.w3.org/2000/svg}"
 CAPITAL_HEIGHT, DEPTH = 0.73, 0.24

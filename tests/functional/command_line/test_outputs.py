@@ -68,7 +68,7 @@ def test_the_second_of_two_outputs_fails(model, folder, capsys):
 
 def test_a_file_that_was_there_is_as_it_was_when_drawing_fails(model, folder, fails, monkeypatch):
     (folder / "graph.svg").write_text("before")
-    monkeypatch.setattr("fxgrad.render.engine._find_engine", lambda *_: ["/bin/false"])
+    monkeypatch.setattr("fxgrad.render.drawing.engine._find_engine", lambda *_: ["/bin/false"])
     status, _ = fails("draw", model, "-o", "graph.svg")
     assert status == 4
     assert (folder / "graph.svg").read_text() == "before"

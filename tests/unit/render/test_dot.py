@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from fxgrad.graph import BackwardGraph, FxNode, HookKind, NodeKind, Source
 from fxgrad.graph.text import escape
-from fxgrad.render import theme
-from fxgrad.render.dot import write_dot
-from fxgrad.render.engine import run_engine
-from fxgrad.render.forward import compose_forward
-from fxgrad.render.picture import shorten
+from fxgrad.render.drawing.dot import write_dot
+from fxgrad.render.drawing.engine import run_engine
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.forward import compose_forward
+from fxgrad.render.pictures.picture import shorten
 
 HOSTILE = [
     'a "quoted" name',
@@ -154,8 +154,8 @@ spec = importlib.util.spec_from_file_location("builders", {conftest!r})
 builders = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(builders)
 from fxgrad.graph import HookKind
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.drawing.layout import draw_picture
+from fxgrad.render.pictures.picture import compose_picture
 
 program = builders.Program()
 program.call("", "Model")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fxgrad.errors import OutputError
-from fxgrad.render.engine import LayoutTooSlow, run_engine
+from fxgrad.render.drawing.engine import LayoutTooSlow, run_engine
 
 SOURCE = 'digraph { a [label="x"]; a -> b }'
 BEGINS = {"svg": b"<?xml", "png": b"\x89PNG\r\n", "pdf": b"%PDF-", "json0": b"{"}
@@ -99,7 +99,7 @@ def test_an_engine_that_is_too_slow_is_ended(engine_on_path, tmp_path, waiting):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-CALLER = "from fxgrad.render.engine import run_engine; run_engine(['digraph {}'], 'svg')"
+CALLER = "from fxgrad.render.drawing.engine import run_engine; run_engine(['digraph {}'], 'svg')"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")

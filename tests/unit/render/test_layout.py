@@ -5,10 +5,10 @@ import re
 import pytest
 
 from fxgrad.errors import UsageError
-from fxgrad.render import engine
+from fxgrad.render.drawing import engine
+from fxgrad.render.drawing.layout import draw_picture
 from fxgrad.render.files import FORMATS
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.pictures.picture import compose_picture
 from tests.support.svg_extents import Drawing
 
 BEGINS = {"svg": b"<svg", "png": b"\x89PNG\r\n", "pdf": b"%PDF-", "dot": b"digraph"}

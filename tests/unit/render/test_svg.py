@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from fxgrad.graph import FxNode, HookKind, Source
 from fxgrad.graph.text import escape
-from fxgrad.render.forward import compose_forward
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.picture import compose_picture
-from fxgrad.render.theme import DARK_PAGE, PAGE, contrast, darken_fill, lighten_line, pick_text_colour
+from fxgrad.render.drawing.layout import draw_picture
+from fxgrad.render.pictures.forward import compose_forward
+from fxgrad.render.pictures.picture import compose_picture
+from fxgrad.render.pictures.theme import DARK_PAGE, PAGE, contrast, darken_fill, lighten_line, pick_text_colour
 
 HOSTILE = [
     'a "quoted" name',

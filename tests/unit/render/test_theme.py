@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from fxgrad.graph import HookKind, NodeKind
-from fxgrad.render import theme
+from fxgrad.render.pictures import theme
 
 READABLE = 4.5
 """WCAG 2, 1.4.3: contrast of text."""

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from fxgrad.render import theme
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.picture import Arrow, Box, Cluster, Line, Picture
-from fxgrad.render.theme import Flow
+from fxgrad.render.drawing.layout import draw_picture
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import Arrow, Box, Cluster, Line, Picture
+from fxgrad.render.pictures.theme import Flow
 from tests.support.svg_extents import Drawing
 
 LOOK = next(iter(theme.NODE_LOOKS.values()))

@@ -4,9 +4,9 @@ from drawn import arrow_between, arrows_between, box_of, by_title, frame_of, tex
 from msgspec.structs import replace
 
 from fxgrad.graph import HookKind, NodeKind, TensorMeta
-from fxgrad.render import theme
-from fxgrad.render.picture import compose_picture
-from fxgrad.render.theme import Flow
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import compose_picture
+from fxgrad.render.pictures.theme import Flow
 
 
 class TestNodes:

@@ -5,7 +5,7 @@ from drawn import arrow_between, arrows_between, box_of, by_title, frame_of, tex
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind, NodeKind, Source
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.pictures.picture import compose_picture
 
 
 def add_layers(program, count, *, sizes=(4,), functions=("Mul", "Add", "Relu", "Sin", "Cos", "Tanh")):

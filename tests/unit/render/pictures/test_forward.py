@@ -6,10 +6,10 @@ from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import FxNode, HookKind, Source, TensorMeta, TensorRef
-from fxgrad.render import forward, theme
-from fxgrad.render.forward import compose_both, compose_forward
-from fxgrad.render.layout import draw_picture
-from fxgrad.render.theme import Flow
+from fxgrad.render.drawing.layout import draw_picture
+from fxgrad.render.pictures import forward, theme
+from fxgrad.render.pictures.forward import compose_both, compose_forward
+from fxgrad.render.pictures.theme import Flow
 
 MODEL, LAYER = ("#1",), ("#1", "fc#1")
 

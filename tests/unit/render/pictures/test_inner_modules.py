@@ -8,7 +8,7 @@ from torch import fx, nn
 
 import fxgrad
 from fxgrad.errors import UsageError
-from fxgrad.render.picture import compose_picture
+from fxgrad.render.pictures.picture import compose_picture
 
 
 class Block(nn.Module):

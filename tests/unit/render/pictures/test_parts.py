@@ -6,9 +6,9 @@ from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind, NodeKind
-from fxgrad.render import theme
-from fxgrad.render.picture import compose_picture
-from fxgrad.render.theme import Flow
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import compose_picture
+from fxgrad.render.pictures.theme import Flow
 
 
 class TestDepth:

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.render.pane_dot import find_stars
-from fxgrad.render.panes import BORDER, MIDDLE, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
+from fxgrad.render.drawing.pane_dot import find_stars
+from fxgrad.render.drawing.panes import BORDER, MIDDLE, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
 
 GAP = 46
 """Of a row to the next, with the label of a wire."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fxgrad.graph.text import count_noun
-from fxgrad.render.panes import BORDER, MIDDLE, Child, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
-from fxgrad.render.picture import Arrow, Cluster, Picture
-from fxgrad.render.theme import Flow
+from fxgrad.render.drawing.panes import BORDER, MIDDLE, Child, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
+from fxgrad.render.pictures.picture import Arrow, Cluster, Picture
+from fxgrad.render.pictures.theme import Flow
 
 MARGIN = 12
 TITLE_GAP = 10
@@ -24,7 +24,7 @@ Key = tuple[str, str, Flow]
 """Of a port: whether it is of the upper or the lower end of its arrows, that box, and what goes along."""
 
 
-class Line(NamedTuple):
+class PlacedLine(NamedTuple):
     """What is drawn for some arrows: between the two, or what leads there, which they may share with others."""
 
     arrows: tuple[int, ...]
@@ -44,7 +44,7 @@ class Placement:
     height: float
     boxes: Mapping[str, Point]
     frames: Mapping[str, tuple[Point, Size, Point]]
-    lines: tuple[Line, ...]
+    lines: tuple[PlacedLine, ...]
 
 
 @dataclass
@@ -282,7 +282,7 @@ def _place(
     corners: dict[str, Point] = {ROOT: (0, 0)}
     boxes: dict[str, Point] = {}
     outlines: dict[str, tuple[Point, Size, Point]] = {}
-    lines: list[Line] = []
+    lines: list[PlacedLine] = []
     for key in (ROOT, *(cluster.key for cluster in picture.clusters)):
         framed, (left, top) = done[key], corners[key]
         x, y = left + framed.across, top + framed.down
@@ -296,7 +296,9 @@ def _place(
     return Placement(outer.width, outer.height, boxes, outlines, tuple(lines))
 
 
-def _move_lines(frame: _Frame, labels: Sequence[tuple[str, ...]], framed: _Framed, corner: Point) -> Iterator[Line]:
+def _move_lines(
+    frame: _Frame, labels: Sequence[tuple[str, ...]], framed: _Framed, corner: Point
+) -> Iterator[PlacedLine]:
     x, y = corner[0] + framed.across, corner[1] + framed.down
     plan = framed.plan
     for (bundle, members), words, strokes, label in zip(
@@ -311,7 +313,7 @@ def _move_lines(frame: _Frame, labels: Sequence[tuple[str, ...]], framed: _Frame
             moved[-1] = _lead_out(moved[-1], (at, corner[1] + framed.child.height))
         place = None if label is None else (label[0] + x, label[1] + y)
         if moved:
-            yield Line(tuple(members), tuple(moved), words, place, BORDER in (bundle[0].child, bundle[1].child))
+            yield PlacedLine(tuple(members), tuple(moved), words, place, BORDER in (bundle[0].child, bundle[1].child))
 
 
 def _lead_in(stroke: Stroke, start: Point) -> Stroke:

@@ -52,7 +52,7 @@ class Thing(NamedTuple):
     boxes: int = 1
 
 
-class Wire(NamedTuple):
+class Tie(NamedTuple):
     """What leads from a thing to another; ``label`` is compared, never shown."""
 
     tail: int
@@ -121,7 +121,7 @@ class Folding:
 
 def fold(
     things: Mapping[int, Thing],
-    wires: Sequence[Wire],
+    wires: Sequence[Tie],
     calls: Mapping[str, ModuleCall],
     lineages: Mapping[str, tuple[str, ...]],
     *,
@@ -254,7 +254,7 @@ class _Equals:
             number = self._things[number]
         return number
 
-    def roll_up(self, wires: Sequence[Wire], wish: Wish) -> None:
+    def roll_up(self, wires: Sequence[Tie], wish: Wish) -> None:
         """Find what is equal: calls by their insides, then nodes that one line made, then leaves."""
         tree = self.tree
         looks = _find_looks(tree, wires, wish.opened)
@@ -292,7 +292,7 @@ class _Equals:
                     self._calls.update(pairs)
                     self._things.update(zip(self.tree.list_inside(call), self.tree.list_inside(shown), strict=True))
 
-    def _join_nodes(self, inside: Sequence[int], leaving: Mapping[int, Sequence[Wire]]) -> None:
+    def _join_nodes(self, inside: Sequence[int], leaving: Mapping[int, Sequence[Tie]]) -> None:
         """Join what the same line made and what leads to the same, or to equal ones: the steps of a loop."""
         things = self.tree.things
         first = {number: (things[number].line, things[number].look) for number in inside}
@@ -315,7 +315,7 @@ class _Equals:
         thing = self.tree.things[end]
         return (_mask_numbers(thing.leaf), thing.look) if thing.leaf is not None else first.get(end, end)
 
-    def _join_leaves(self, inside: Sequence[int], arriving: Mapping[int, Sequence[Wire]]) -> None:
+    def _join_leaves(self, inside: Sequence[int], arriving: Mapping[int, Sequence[Tie]]) -> None:
         alike: dict[Hashable, list[int]] = {}
         for number in inside:
             thing = self.tree.things[number]
@@ -330,17 +330,17 @@ def _mask_numbers(path: str) -> str:
     return re.sub("[0-9]+", "#", path)
 
 
-def _index(wires: Iterable[Wire]) -> tuple[dict[int, list[Wire]], dict[int, list[Wire]]]:
+def _index(wires: Iterable[Tie]) -> tuple[dict[int, list[Tie]], dict[int, list[Tie]]]:
     """Links by tail, and by head."""
-    leaving: dict[int, list[Wire]] = {}
-    arriving: dict[int, list[Wire]] = {}
+    leaving: dict[int, list[Tie]] = {}
+    arriving: dict[int, list[Tie]] = {}
     for wire in wires:
         leaving.setdefault(wire.tail, []).append(wire)
         arriving.setdefault(wire.head, []).append(wire)
     return leaving, arriving
 
 
-def _find_looks(tree: _Tree, wires: Iterable[Wire], apart: frozenset[str]) -> dict[str, int]:
+def _find_looks(tree: _Tree, wires: Iterable[Tie], apart: frozenset[str]) -> dict[str, int]:
     """For each call a number that equal ones share: those with equal things inside, joined in the same way.
 
     A link counts for the innermost call around both of its ends, by the places of these in the call; what leads out of a
@@ -435,7 +435,7 @@ def _join_rows(
     tree: _Tree,
     equals: _Equals,
     items: dict[str | None, list[_Item]],
-    wires: Iterable[Wire],
+    wires: Iterable[Tie],
     roots: frozenset[int],
 ) -> None:
     """Put nodes in one box each of which gets gradients from one alone and sends to one alone, itself of the row."""
@@ -516,7 +516,7 @@ def _choose_open(
     tree: _Tree,
     equals: _Equals,
     items: Mapping[str | None, Sequence[_Item]],
-    wires: Sequence[Wire],
+    wires: Sequence[Tie],
     roots: frozenset[int],
     forced: set[str],
     wish: Wish,
@@ -596,7 +596,7 @@ def _open_levels(tree: _Tree, room: _Room) -> None:
         level = [call for call in inner if call in room.opened]
 
 
-def _list_on_the_way(tree: _Tree, equals: _Equals, wires: Sequence[Wire], roots: frozenset[int]) -> Iterator[int]:
+def _list_on_the_way(tree: _Tree, equals: _Equals, wires: Sequence[Tie], roots: frozenset[int]) -> Iterator[int]:
     """What has hooks or findings, then what is on the way to the nearest leaves, then on the way from the roots."""
     marked = [number for number, thing in tree.things.items() if thing.mark and equals.show(number) == number]
     yield from marked

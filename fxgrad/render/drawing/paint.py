@@ -1,6 +1,6 @@
 """What is drawn, in order, as outlines, lines and words with their places and colours: of the graph, its headline, its legend.
 
-Every notation for pictures (`fxgrad.render.svg`, `fxgrad.render.xdot`) draws the same.
+Every notation for pictures (`fxgrad.render.drawing.svg`, `fxgrad.render.drawing.xdot`) draws the same.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fxgrad.render import theme
-from fxgrad.render.blocks import (
+from fxgrad.render.drawing.blocks import (
     HEADLINE_SIZE,
     LABEL_PAD,
     STACK,
@@ -27,11 +26,11 @@ from fxgrad.render.blocks import (
     make_title,
     measure_box,
 )
-from fxgrad.render.frames import Line as PlacedLine
-from fxgrad.render.frames import Placement
-from fxgrad.render.panes import Point, Stroke
-from fxgrad.render.picture import NOTHING, Arrow, Box, Cluster, Entry, Identity, Line, Picture, list_legend
-from fxgrad.render.theme import Flow, Look
+from fxgrad.render.drawing.frames import PlacedLine, Placement
+from fxgrad.render.drawing.panes import Point, Stroke
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import NOTHING, Arrow, Box, Cluster, Entry, Identity, Line, Picture, list_legend
+from fxgrad.render.pictures.theme import Flow, Look
 
 
 class Area(NamedTuple):
@@ -55,7 +54,7 @@ class Curve(NamedTuple):
     tip: tuple[Point, ...] = ()
 
 
-class Trace(NamedTuple):
+class Polyline(NamedTuple):
     """A line through points."""
 
     points: tuple[Point, ...]
@@ -76,7 +75,7 @@ class Words(NamedTuple):
     centred: bool = True
 
 
-Part = Area | Curve | Trace | Words
+Part = Area | Curve | Polyline | Words
 
 
 class Item(NamedTuple):
@@ -173,7 +172,7 @@ def _paint_shape(look: Look, fill: str, corner: Point, size: tuple[float, float]
     points = tuple([(x + across, y + down) for across, down in shape.outline])
     yield Area(points, fill, look.line, width, dash, 6 if shape.is_rounded else 0)
     for mark in shape.marks:
-        yield Trace(tuple([(x + across, y + down) for across, down in mark]), look.line, line_width)
+        yield Polyline(tuple([(x + across, y + down) for across, down in mark]), look.line, line_width)
 
 
 def _write_rows(block: Block, x: float, y: float, *, centred: bool) -> Iterator[Part]:

@@ -8,18 +8,18 @@ from dataclasses import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape
-from fxgrad.render.blocks import make_title, measure_box, measure_label
-from fxgrad.render.columns import arrange, cut_pane
-from fxgrad.render.dot import write_dot
-from fxgrad.render.engine import LayoutTooSlow, run_engine
+from fxgrad.render.drawing.blocks import make_title, measure_box, measure_label
+from fxgrad.render.drawing.columns import arrange, cut_pane
+from fxgrad.render.drawing.dot import write_dot
+from fxgrad.render.drawing.engine import LayoutTooSlow, run_engine
+from fxgrad.render.drawing.frames import Placement, lay_out
+from fxgrad.render.drawing.paint import paint
+from fxgrad.render.drawing.pane_dot import read_layouts, read_plan, write_pane
+from fxgrad.render.drawing.panes import Pane, Plan
+from fxgrad.render.drawing.svg import write_svg
+from fxgrad.render.drawing.xdot import write_xdot
 from fxgrad.render.files import FORMATS, name_formats
-from fxgrad.render.frames import Placement, lay_out
-from fxgrad.render.paint import paint
-from fxgrad.render.pane_dot import read_layouts, read_plan, write_pane
-from fxgrad.render.panes import Pane, Plan
-from fxgrad.render.picture import Picture
-from fxgrad.render.svg import write_svg
-from fxgrad.render.xdot import write_xdot
+from fxgrad.render.pictures.picture import Picture
 
 TIMEOUT = 10.0
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, FxNode, HookSite, ModuleCall, Node, TensorMeta, TensorRef
 from fxgrad.graph.text import count_noun, escape, format_meta, format_shape, join_words
-from fxgrad.render import theme
-from fxgrad.render.picture import (
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import (
     NAME_WIDTH,
     PART_WIDTH,
     Arrow,
@@ -39,7 +39,7 @@ from fxgrad.render.picture import (
     shorten,
     title_call,
 )
-from fxgrad.render.scope import (
+from fxgrad.render.pictures.scope import (
     Lineage,
     View,
     find_called_path,
@@ -47,7 +47,7 @@ from fxgrad.render.scope import (
     find_common_calls,
     find_lineages,
 )
-from fxgrad.render.theme import Flow, Look
+from fxgrad.render.pictures.theme import Flow, Look
 
 MOST_BOXES_OF_BOTH = 120
 """In a larger picture of both nobody can follow the lines that join them."""

@@ -12,8 +12,8 @@ from fxgrad.graph import BackwardGraph, Explanation, Node, Root
 from fxgrad.graph.lookup import find_inside_scripts, list_parent_paths
 from fxgrad.graph.text import escape
 from fxgrad.predict import NodePrediction
-from fxgrad.render.folding import Folding, Group, Thing, Wire, Wish, count_steps, fold
-from fxgrad.render.theme import Flow
+from fxgrad.render.pictures.folding import Folding, Group, Thing, Tie, Wish, count_steps, fold
+from fxgrad.render.pictures.theme import Flow
 
 # Where gradients flow
 
@@ -347,7 +347,7 @@ def make_view(
         else Thing(None, None, (0, ""), mark=node)
         for node in scope.nodes
     }
-    wires = [Wire(link.tail, link.head, _label(graph, link)) for link in scope.links]
+    wires = [Tie(link.tail, link.head, _label(graph, link)) for link in scope.links]
     roots = {root.node for root in graph.roots}
     return View(
         graph=graph,

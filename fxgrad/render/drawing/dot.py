@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
-from fxgrad.render import theme
-from fxgrad.render.picture import Arrow, Box, Cluster, Entry, Line, Picture, list_legend
-from fxgrad.render.theme import Flow, Look
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import Arrow, Box, Cluster, Entry, Line, Picture, list_legend
+from fxgrad.render.pictures.theme import Flow, Look
 
 if TYPE_CHECKING:
     import graphviz

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from fxgrad.render import theme
-from fxgrad.render.metrics import measure
-from fxgrad.render.panes import Point
-from fxgrad.render.picture import Box, Cluster, Line
-from fxgrad.render.theme import Look
+from fxgrad.render.drawing.metrics import measure
+from fxgrad.render.drawing.panes import Point
+from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.picture import Box, Cluster, Line
+from fxgrad.render.pictures.theme import Look
 
 TEXT_SIZE = 11
 SMALL_SIZE = 10

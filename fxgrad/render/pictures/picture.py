@@ -1,6 +1,6 @@
 """The boxes, arrows and frames that show a graph, before any notation for them.
 
-DOT is one notation (`fxgrad.render.dot`). All text is one printable line each.
+DOT is one notation (`fxgrad.render.drawing.dot`). All text is one printable line each.
 """
 
 from __future__ import annotations
@@ -41,12 +41,20 @@ from fxgrad.graph.text import (
     name_registering_function,
 )
 from fxgrad.predict import predict_nodes
-from fxgrad.render import scope, theme
-from fxgrad.render.folding import Group, Wish
-from fxgrad.render.inner_modules import add_inner_modules
-from fxgrad.render.scope import FLOW_OF_STATUS, Link, View, find_dead_ends, find_owning_call, make_view, pick_strongest
+from fxgrad.render.pictures import scope, theme
+from fxgrad.render.pictures.folding import Group, Wish
+from fxgrad.render.pictures.inner_modules import add_inner_modules
+from fxgrad.render.pictures.scope import (
+    FLOW_OF_STATUS,
+    Link,
+    View,
+    find_dead_ends,
+    find_owning_call,
+    make_view,
+    pick_strongest,
+)
+from fxgrad.render.pictures.theme import Flow, Look
 from fxgrad.render.sentences import qualify_place
-from fxgrad.render.theme import Flow, Look
 from fxgrad.rules import explain
 from fxgrad.rules.fxg2_gradients import LostGradient, describe_lost_gradient, find_lost_gradients
 
@@ -94,7 +102,7 @@ NOTHING = Identity("frame", "")
 """Of a frame that stands for no part of a model."""
 
 
-class Finding(NamedTuple):
+class Remark(NamedTuple):
     """What a rule says there: its code and its headline."""
 
     code: str
@@ -114,7 +122,7 @@ class Box(NamedTuple):
     cluster: str | None
     identity: Identity = NOTHING
     times: int = 1
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Remark, ...] = ()
 
     @property
     def hook_kinds(self) -> tuple[HookKind, ...]:
@@ -155,7 +163,7 @@ class Cluster(NamedTuple):
     hooks: tuple[Line, ...] = ()
     identity: Identity = NOTHING
     times: int = 1
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Remark, ...] = ()
 
     @property
     def hook_kinds(self) -> tuple[HookKind, ...]:
@@ -185,7 +193,7 @@ def compose_picture(
 ) -> Picture:
     """Decide what to draw of a graph, from the roots at the top to the leaves at the bottom.
 
-    A small graph is drawn whole, of a larger one what `fxgrad.render.folding` leaves open. ``module`` draws only what belongs
+    A small graph is drawn whole, of a larger one what `fxgrad.render.pictures.folding` leaves open. ``module`` draws only what belongs
     to the module of that path, with its direct neighbours as stubs. ``hooks_only`` draws only the nodes that carry hooks, the
     roots and the leaves, joined by the paths between them. ``depth`` makes one box of each module call whose path has more
     than that many components. ``expand`` are paths of modules that are open whatever comes. ``everything`` folds nothing.
@@ -403,13 +411,13 @@ def _make_node_box(view: View, group: Group) -> Box:
     return Box(group.key, theme.NODE_LOOKS[node.kind], lines, tooltip, cluster, identity, group.times, findings)
 
 
-def _list_findings(view: View, group: Group) -> tuple[Finding, ...]:
+def _list_findings(view: View, group: Group) -> tuple[Remark, ...]:
     """What rules say of the nodes in a box, each once."""
     found = (finding for node in group.nodes for finding in view.findings.get(node, ()))
-    return tuple(dict.fromkeys(Finding(finding.code, escape_unprintable(finding.headline)) for finding in found))
+    return tuple(dict.fromkeys(Remark(finding.code, escape_unprintable(finding.headline)) for finding in found))
 
 
-def _name_findings(findings: Iterable[Finding]) -> Iterator[Line]:
+def _name_findings(findings: Iterable[Remark]) -> Iterator[Line]:
     codes = list(dict.fromkeys(finding.code for finding in findings))
     if codes:
         yield Line(" · ".join(codes))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from fxgrad.render import theme
-from fxgrad.render.paint import Area, Painting, Part, Trace, Words
-from fxgrad.render.panes import Point
+from fxgrad.render.drawing.paint import Area, Painting, Part, Polyline, Words
+from fxgrad.render.drawing.panes import Point
+from fxgrad.render.pictures import theme
 
 _FONT = "Helvetica,Arial,sans-serif"
 _BOLD = 1
@@ -63,7 +63,7 @@ def _write_part(part: Part, height: float) -> Iterator[tuple[str, str]]:
         yield from _set_line(part.line or part.fill, part.width if part.line else 0, part.dash)
         yield _set("C", part.fill)
         yield _list_points("b", _round(part), height) if part.round else _list_points("P", part.points, height)
-    elif isinstance(part, Trace):
+    elif isinstance(part, Polyline):
         yield from (*_set_line(part.line, part.width), _list_points("L", part.points, height))
     else:
         yield from (*_set_line(part.line, part.width, part.dash), _list_points("B", part.points, height))

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from fxgrad.errors import UsageError
 from fxgrad.graph.text import escape
-from fxgrad.render import theme
-from fxgrad.render.metrics import is_measured
-from fxgrad.render.paint import TIP_HALF, TIP_LENGTH, Area, Curve, Item, Painting, Part, Trace, Words
+from fxgrad.render.drawing.metrics import is_measured
+from fxgrad.render.drawing.paint import TIP_HALF, TIP_LENGTH, Area, Curve, Item, Painting, Part, Polyline, Words
+from fxgrad.render.pictures import theme
 
 _DASHES = {"solid": "", "dashed": "6 3", "dotted": "1.5 3"}
 _FONTS = "Helvetica,Arial,'Liberation Sans','DejaVu Sans',sans-serif"
@@ -162,7 +162,7 @@ def _write_part(part: Part, styles: _Styles) -> str:
         return _write_words(part, styles)
     if isinstance(part, Area):
         return _write_area(part, styles)
-    if isinstance(part, Trace):
+    if isinstance(part, Polyline):
         name = styles.name(_Style(line=part.line, rest=f";stroke-width:{_number(part.width)}"))
         return f'<path class="{name}" d="{_join_points(part.points)}"/>'
     return _write_curve(part, styles)

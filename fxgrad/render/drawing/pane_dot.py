@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fxgrad.render.panes import BORDER, MIDDLE, Child, End, Pane, Plan, Point, Stroke, Wire, shift
+from fxgrad.render.drawing.panes import BORDER, MIDDLE, Child, End, Pane, Plan, Point, Stroke, Wire, shift
 
 NODE_GAP, RANK_GAP = 18, 26
 _POINTS_PER_INCH = 72
