@@ -99,7 +99,12 @@ def test_an_engine_that_is_too_slow_is_ended(engine_on_path, tmp_path, waiting):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-CALLER = "from fxgrad.render.drawing.engine import run_engine; run_engine(['digraph {}'], 'svg')"
+CALLER = """
+import signal
+from fxgrad.render.drawing.engine import run_engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it from the start
+run_engine(['digraph {}'], 'svg')
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
