@@ -65,6 +65,9 @@ _SIZES = frozenset(
     )
 )
 """Functions of sympy, and of torch/utils/_sympy/functions.py, that stand in the text of a size."""
+_ONE_LINE = re.compile(r"[^\n\r\f\\#\"]*")
+"""An expression that means the same wherever its text is put: torch joins the lines of a guard, which changes what is a
+comment and what a string, and then writes it between double quotes without escaping it."""
 _PYTHONS = ("abs", "bool", "cast_symbool_to_symint_guardless", "float", "int", "max", "min", "round")
 _OPERATORS = (
     *(ast.Expression, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop),
@@ -218,7 +221,10 @@ def _quote(text: object) -> str:
 
 
 def _is_operator(target: object) -> bool:
-    """Whether a node calls an operator of torch's dispatcher, one that takes graphs, or what computes sizes."""
+    """Whether a node calls an operator of torch's dispatcher, one that takes graphs, or what computes sizes.
+
+    Not one that opens a file, as ``aten::from_file``, which makes the file, and makes it longer.
+    """
     if not is_a(target, str):
         return False
     if _SYMBOLIC.fullmatch(target):
@@ -230,8 +236,10 @@ def _is_operator(target: object) -> bool:
         found = getattr(found, name, None)
     if is_a(found, torch._ops.HigherOrderOperator):
         return True
+    if not is_a(found, torch._ops.OpOverload) or any(given.name == "filename" for given in found._schema.arguments):
+        return False
     # TorchScript's own operators, as aten::save, are no dispatcher's
-    return is_a(found, torch._ops.OpOverload) and torch._C._dispatch_has_kernel(str(found._name))
+    return torch._C._dispatch_has_kernel(str(found._name))
 
 
 def _find_in_tree(text: object) -> str | None:
@@ -299,6 +307,8 @@ def _is_guard(text: object) -> bool:
     (True, True)
     >>> _is_guard("L['x'].__class__"), _is_guard("L['x']()"), _is_guard("torch.hub.load('a', 'b')")
     (False, False, False)
+    >>> _is_guard("L['x'].dim() == 2 # "), _is_guard('L["x"].dim() == 2')
+    (False, False)
     """
 
     def is_call(node: ast.Call) -> bool:
@@ -315,7 +325,7 @@ def _is_expression(
     text: object, is_call: Callable[[ast.Call], bool], others: Mapping[type[ast.AST], Callable[[Any], object]]
 ) -> bool:
     try:
-        tree = ast.parse(text, mode="eval") if is_a(text, str) else None
+        tree = ast.parse(text, mode="eval") if is_a(text, str) and _ONE_LINE.fullmatch(text) else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     if tree is None:

@@ -19,6 +19,8 @@ from fxgrad.cli import main
 
 PICKLE = "which has a pickle of more than tensors in it"
 EVIL = "__import__('os').mkdir('ran')"
+COMMENTED = f"""(1 or ""\n"a" < \\\nx22 # "+str({EVIL.replace("'", '"')})\n< "b"\n"")"""
+"""Nothing but a comparison with a comment; when its lines are joined, the comment is code."""
 
 
 class Block(nn.Module):
@@ -95,6 +97,10 @@ def in_a_guard(path):
     change(path, model=lambda content: content["guards_code"].append(f"{EVIL} is None"))
 
 
+def in_a_comment_of_a_guard(path):
+    change(path, model=lambda content: content["guards_code"].append(COMMENTED))
+
+
 def in_a_size(path):
     def edit(content):
         content["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0]["as_expr"]["expr_str"] = EVIL
@@ -136,6 +142,31 @@ def in_what_a_node_calls(path):
     change(path, model=edit)
 
 
+def in_a_file_that_a_node_opens(path):
+    def edit(content):
+        node = content["graph_module"]["graph"]["nodes"][1]
+        node["target"] = "torch.ops.aten.from_file.default"
+        node["inputs"] = [
+            {"name": "filename", "arg": {"as_string": "ran"}, "kind": 1},
+            {"name": "shared", "arg": {"as_bool": True}, "kind": 1},
+            {"name": "size", "arg": {"as_int": 64}, "kind": 1},
+        ]
+
+    change(path, model=edit)
+
+
+def in_sample_inputs_under_a_name_in_capitals(path):
+    """PyTorchFileReader finds a member whatever the case of its name."""
+    with zipfile.ZipFile(path) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in found.items():
+            if name.endswith("data/sample_inputs/model.pt"):
+                archive.writestr(name.replace("model.pt", "model.PT"), pickled(((RunsWhenLoaded(),), {})))
+            else:
+                archive.writestr(name, data)
+
+
 def in_members_of_the_older_format(path):
     with zipfile.ZipFile(path) as archive:
         model = next(archive.read(name) for name in archive.namelist() if name.endswith("model.json"))
@@ -152,10 +183,13 @@ PLACES = [
     (in_a_pickled_weight, f"error: block.pt2, {PICKLE} (linear.bias): loading it could run code from the file\n"),
     (in_a_pickled_constant, "error: block.pt2, which holds an object that is no tensor (object): "),
     (in_a_guard, f"error: block.pt2, which checks arguments by `{EVIL} is None`: "),
+    (in_a_comment_of_a_guard, "error: block.pt2, which checks arguments by `"),
     (in_a_size, f"error: block.pt2, which has `{EVIL}` as a size: "),
     (in_a_size_under_the_name_metadata, f"error: block.pt2, which has `{EVIL}` as a size: "),
     (in_the_name_of_an_argument, f"error: block.pt2, which has `x={EVIL}` as a name: "),
     (in_members_of_the_older_format, "error: RuntimeError while reading block.pt2"),
+    (in_a_file_that_a_node_opens, "error: block.pt2, whose graph calls `torch.ops.aten.from_file.default`: "),
+    (in_sample_inputs_under_a_name_in_capitals, "error: UnpicklingError while loading block.pt2"),
     (in_what_a_node_calls, "error: block.pt2, whose graph calls `torch.os.mkdir`: "),
 ]
 
