@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fxgrad.render.document import Document
-    from fxgrad.render.pictures.picture import Picture
+    from fxgrad.render.pictures.parts import Picture
 
 _NO_FORWARD = (
     "the recorded forward holds functions of the process that traced it, so a saved or captured trace has none"

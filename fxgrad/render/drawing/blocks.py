@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fxgrad.render.drawing.metrics import measure
 from fxgrad.render.drawing.panes import Point
 from fxgrad.render.pictures import theme
-from fxgrad.render.pictures.picture import Box, Cluster, Line
+from fxgrad.render.pictures.parts import Box, Cluster, Line
 from fxgrad.render.pictures.theme import Look
 
 TEXT_SIZE = 11

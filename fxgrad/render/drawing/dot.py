@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
 from fxgrad.render.pictures import theme
-from fxgrad.render.pictures.picture import Arrow, Box, Cluster, Entry, Line, Picture, list_legend
+from fxgrad.render.pictures.parts import Arrow, Box, Cluster, Entry, Line, Picture, list_legend
 from fxgrad.render.pictures.theme import Flow, Look
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fxgrad.graph.text import count_noun
 from fxgrad.render.drawing.panes import BORDER, MIDDLE, Child, End, Pane, Plan, Point, Stroke, Wire, make_line, shift
-from fxgrad.render.pictures.picture import Arrow, Cluster, Picture
+from fxgrad.render.pictures.parts import Arrow, Cluster, Picture
 from fxgrad.render.pictures.theme import Flow
 
 MARGIN = 12

@@ -19,7 +19,7 @@ from fxgrad.render.drawing.panes import Pane, Plan
 from fxgrad.render.drawing.svg import write_svg
 from fxgrad.render.drawing.xdot import write_xdot
 from fxgrad.render.files import FORMATS, name_formats
-from fxgrad.render.pictures.picture import Picture
+from fxgrad.render.pictures.parts import Picture
 
 TIMEOUT = 10.0
 

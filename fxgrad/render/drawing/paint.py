@@ -29,7 +29,7 @@ from fxgrad.render.drawing.blocks import (
 from fxgrad.render.drawing.frames import PlacedLine, Placement
 from fxgrad.render.drawing.panes import Point, Stroke
 from fxgrad.render.pictures import theme
-from fxgrad.render.pictures.picture import NOTHING, Arrow, Box, Cluster, Entry, Identity, Line, Picture, list_legend
+from fxgrad.render.pictures.parts import NOTHING, Arrow, Box, Cluster, Entry, Identity, Line, Picture, list_legend
 from fxgrad.render.pictures.theme import Flow, Look
 
 

@@ -15,17 +15,9 @@ from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, FxNode, HookSite, ModuleCall, Node, TensorMeta, TensorRef
 from fxgrad.graph.text import count_noun, escape, format_meta, format_shape, join_words
 from fxgrad.render.pictures import theme
-from fxgrad.render.pictures.picture import (
+from fxgrad.render.pictures.captions import (
     NAME_WIDTH,
     PART_WIDTH,
-    Arrow,
-    Box,
-    Cluster,
-    Identity,
-    Line,
-    Picture,
-    check_depth,
-    compose_view,
     describe_call,
     describe_variable,
     format_hooks,
@@ -33,12 +25,12 @@ from fxgrad.render.pictures.picture import (
     identify_call,
     list_hooks_left_out,
     locate,
-    look_at,
-    make_call_box,
     note_call,
     shorten,
     title_call,
 )
+from fxgrad.render.pictures.parts import Arrow, Box, Cluster, Identity, Line, Picture
+from fxgrad.render.pictures.picture import check_depth, compose_view, look_at, make_call_box
 from fxgrad.render.pictures.scope import (
     Lineage,
     View,

@@ -1,33 +1,23 @@
-"""The boxes, arrows and frames that show a graph, before any notation for them.
-
-DOT is one notation (`fxgrad.render.drawing.dot`). All text is one printable line each.
-"""
+"""The boxes, arrows and frames that show a backward graph."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from fxgrad.collection import pause_collection
 from fxgrad.errors import UsageError
 from fxgrad.graph import (
     BackwardGraph,
-    Edge,
     Explanation,
-    Hook,
-    HookKind,
     HookSite,
     ModuleCall,
     Node,
-    NodeKind,
     Root,
-    Source,
 )
-from fxgrad.graph.names import format_expression, name_node_function
+from fxgrad.graph.names import format_expression
 from fxgrad.graph.records import Shape
 from fxgrad.graph.text import (
     count_noun,
@@ -36,14 +26,41 @@ from fxgrad.graph.text import (
     format_backward_call,
     format_path,
     format_ranges,
-    format_script,
     format_shape,
-    name_registering_function,
 )
 from fxgrad.predict import predict_nodes
 from fxgrad.render.pictures import scope, theme
+from fxgrad.render.pictures.captions import (
+    NAME_WIDTH,
+    PART_WIDTH,
+    describe_call,
+    describe_edge,
+    describe_node,
+    format_edge,
+    format_edge_shape,
+    format_hooks,
+    format_node,
+    format_place,
+    format_root,
+    identify_call,
+    list_hooks_left_out,
+    locate,
+    note_call,
+    shorten,
+    title_call,
+    title_root,
+)
 from fxgrad.render.pictures.folding import Group, Wish
 from fxgrad.render.pictures.inner_modules import add_inner_modules
+from fxgrad.render.pictures.parts import (
+    Arrow,
+    Box,
+    Cluster,
+    Identity,
+    Line,
+    Picture,
+    Remark,
+)
 from fxgrad.render.pictures.scope import (
     FLOW_OF_STATUS,
     Link,
@@ -53,132 +70,11 @@ from fxgrad.render.pictures.scope import (
     make_view,
     pick_strongest,
 )
-from fxgrad.render.pictures.theme import Flow, Look
-from fxgrad.render.sentences import qualify_place
+from fxgrad.render.pictures.theme import Flow
 from fxgrad.rules import explain
 from fxgrad.rules.fxg2_gradients import LostGradient, describe_lost_gradient, find_lost_gradients
 
-NAME_WIDTH = 44
-PART_WIDTH = 32
 _HEADLINE_WIDTH = 100
-_MOST_HOOKS = 8
-_REASON_WIDTH = 64
-_MOST_UNPLACED = 5
-
-
-# What a picture is made of
-
-
-class Line(NamedTuple):
-    """One line of a box; ``hook`` is the kind of the hook that it names."""
-
-    text: str
-    bold: bool = False
-    hook: HookKind | None = None
-
-
-def _list_kinds(lines: Iterable[Line]) -> tuple[HookKind, ...]:
-    return tuple(dict.fromkeys(line.hook for line in lines if line.hook is not None))
-
-
-class Identity(NamedTuple):
-    """What a box or a frame stands for: nothing here is cut or escaped.
-
-    ``kind``    "root", "node", "leaf", "module" (one call, or several), "dead end", "call" (a function call of the forward),
-                "argument", "attribute" or "result"
-    ``label``   the node's label, the variable's name, the module call's id or the fx node's name
-    ``module``  path of the module that it is in, or is; None outside of every module
-    ``source``  file of the user's line that made it, and ``line``; None where that is not known
-    """
-
-    kind: str
-    label: str
-    module: str | None = None
-    source: str | None = None
-    line: int | None = None
-
-
-NOTHING = Identity("frame", "")
-"""Of a frame that stands for no part of a model."""
-
-
-class Remark(NamedTuple):
-    """What a rule says there: its code and its headline."""
-
-    code: str
-    headline: str
-
-
-class Box(NamedTuple):
-    """One box: ``cluster`` is the key of the cluster that it is drawn in, ``tooltip`` is shown line by line.
-
-    ``times`` is how many equal things it stands for, ``findings`` are what rules say of them.
-    """
-
-    key: str
-    look: Look
-    lines: tuple[Line, ...]
-    tooltip: tuple[str, ...]
-    cluster: str | None
-    identity: Identity = NOTHING
-    times: int = 1
-    findings: tuple[Remark, ...] = ()
-
-    @property
-    def hook_kinds(self) -> tuple[HookKind, ...]:
-        """The kinds of the hooks named in it, each once."""
-        return _list_kinds(self.lines)
-
-
-class Arrow(NamedTuple):
-    """One arrow between the boxes of these keys; an ``upward`` one has its head above its tail.
-
-    ``gradients`` is how many it stands for. A ``loop`` leads on to the next of the equal ones that its boxes, or the frame
-    around them, stand for: back up, or from a box to itself.
-    """
-
-    tail: str
-    head: str
-    lines: tuple[str, ...]
-    tooltip: tuple[str, ...]
-    flow: Flow
-    upward: bool = False
-    gradients: int = 1
-    loop: bool = False
-
-
-class Cluster(NamedTuple):
-    """A frame around boxes: ``parent`` is the key of the frame around it, ``level`` how many there are around it.
-
-    ``hooks`` are lines that name the hooks on what the frame stands for. ``times`` is how many equal things it stands for,
-    of which it shows one; ``findings`` are what rules say of them.
-    """
-
-    key: str
-    parent: str | None
-    level: int
-    title: str
-    notes: tuple[str, ...]
-    tooltip: tuple[str, ...]
-    hooks: tuple[Line, ...] = ()
-    identity: Identity = NOTHING
-    times: int = 1
-    findings: tuple[Remark, ...] = ()
-
-    @property
-    def hook_kinds(self) -> tuple[HookKind, ...]:
-        """The kinds of the hooks named at it, each once."""
-        return _list_kinds(self.hooks)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What is drawn; each cluster stands before those in it."""
-
-    headline: tuple[str, ...]
-    boxes: tuple[Box, ...]
-    arrows: tuple[Arrow, ...]
-    clusters: tuple[Cluster, ...]
 
 
 @pause_collection()
@@ -327,11 +223,6 @@ def _make_cluster(view: View, shown: str) -> Cluster:
     )
 
 
-def identify_call(call: ModuleCall) -> Identity:
-    """A frame or a box that stands for a module call."""
-    return Identity("module", call.id, call.path, *locate(call.source))
-
-
 def _identify_node(view: View, node: Node) -> Identity:
     home = view.homes[node.id]
     module = None if home is None else view.graph.calls_by_id[home].path
@@ -341,11 +232,6 @@ def _identify_node(view: View, node: Node) -> Identity:
         module,
         *locate(node.source),
     )
-
-
-def locate(source: Source | None) -> tuple[str | None, int | None]:
-    """The file and the line, for an `Identity`."""
-    return (None, None) if source is None else (source.file, source.line)
 
 
 def _root_key(rank: int) -> str:
@@ -365,7 +251,7 @@ def _find_dead_ends(view: View, group: Group) -> tuple[int, ...]:
 
 def _make_root_boxes(view: View) -> Iterator[Box]:
     for rank, group in _group_roots(view):
-        paths = [_title_root(root) for root in group]
+        paths = [title_root(root) for root in group]
         title = paths[0] if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
         lines = [Line(title, bold=True), *([Line(f"{len(paths)} roots")] if len(paths) > 1 else [])]
         tooltip = tuple(f"root: {path}" for path in _cut(paths))
@@ -394,13 +280,13 @@ def _make_node_box(view: View, group: Group) -> Box:
     node = view.graph.nodes[group.shown]
     sites = [site for each in group.nodes for site in view.graph.sites_by_node.get(each, ())]
     identity = _identify_node(view, node)
-    tooltip = tuple(_describe_node(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
+    tooltip = tuple(describe_node(view.graph, node, sites, received=view.predictions[node.id].grad_outputs))
     if node.id in view.scope.stubs:
-        lines = (*_format_node(view.graph, node), *_format_home(view, node))
+        lines = (*format_node(view.graph, node), *_format_home(view, node))
         return Box(group.key, theme.STUB, lines, tooltip, None, identity)
     findings = _list_findings(view, group)
     lines = (
-        *_format_node(view.graph, node, title=_title_group(view, group)),
+        *format_node(view.graph, node, title=_title_group(view, group)),
         *_count_equal(group),
         *([Line("backward raises here", bold=True)] if node.always_raises else []),
         *format_hooks(sites),
@@ -642,7 +528,7 @@ def _make_root_arrows(view: View) -> Iterator[Arrow]:
             heads.setdefault(view.key(root.node), []).append(root)
         for head, group in heads.items():
             shapes = [view.graph.nodes[root.node].grad_outputs[root.slot].shape for root in group]
-            lines = tuple(_format_root(view.graph, group[0]) if len(group) == 1 else _list_shapes(shapes))
+            lines = tuple(format_root(view.graph, group[0]) if len(group) == 1 else _list_shapes(shapes))
             yield Arrow(_root_key(rank), head, lines, (theme.ROOT.meaning,), Flow.GRADIENT, gradients=len(group))
 
 
@@ -738,199 +624,27 @@ def _format_link(view: View, link: Link) -> Iterator[str]:
     edge = view.graph.nodes[link.tail].edges[link.edge]
     # an argument is its node's: without the node in sight its name says nothing
     closed = view.group(link.tail).kind != "node"
-    yield from (_format_edge_shape if closed else _format_edge)(view.graph, edge)
+    yield from (format_edge_shape if closed else format_edge)(view.graph, edge)
 
 
 def _describe_link(view: View, link: Link) -> Iterator[str]:
     if link.edge is None:
         yield from _format_link(view, link)
     else:
-        yield from _describe_edge(view.graph.nodes[link.tail], link.edge)
+        yield from describe_edge(view.graph.nodes[link.tail], link.edge)
 
 
 def _make_dead_end_arrows(view: View) -> Iterator[Arrow]:
     for group in view.folding.groups.values():
         node = view.graph.nodes[group.shown]
         for index in _find_dead_ends(view, group) if group.kind == "node" else ():
-            lines = tuple(_format_edge(view.graph, node.edges[index]))
-            tooltip = tuple(_describe_edge(node, index))
+            lines = tuple(format_edge(view.graph, node.edges[index]))
+            tooltip = tuple(describe_edge(node, index))
             flow = FLOW_OF_STATUS[view.predictions[node.id].grad_inputs[index]]
             yield Arrow(group.key, _dead_end_key(node.id), lines, tooltip, flow, gradients=len(group.nodes))
 
 
-# Texts of boxes, arrows and tooltips. Lines in boxes are cut to a width, those of tooltips are not
-
-
-def _format_node(graph: BackwardGraph, node: Node, *, title: str | None = None) -> Iterator[Line]:
-    """What a node is: its function and its label, or for a leaf the variable's name and shape."""
-    if node.schema is not None or node.kind is NodeKind.CUSTOM_FUNCTION:
-        yield Line(shorten(_name_function(node), NAME_WIDTH), bold=True)
-        yield Line(shorten(escape(node.label), NAME_WIDTH))
-        return
-    yield Line(shorten(title or _title_node(node), NAME_WIDTH), bold=True)
-    if node.kind.is_leaf:
-        yield Line(_format_leaf(graph, node))
-
-
-def _name_function(node: Node) -> str:
-    """The function as people write it: ``addmm``, without namespace and overload."""
-    name = name_node_function(node)
-    return name.removeprefix("aten::").partition(".")[0] if node.schema is not None else name.removesuffix(".forward")
-
-
-def _title_node(node: Node) -> str:
-    if node.kind.is_leaf and node.variable is not None:
-        return escape(node.variable)
-    return escape(node.label)
-
-
-def _format_leaf(graph: BackwardGraph, node: Node) -> str:
-    shape = format_shape(node.grad_outputs[0].shape) if node.grad_outputs else "shape unknown"
-    variable = graph.variables_by_name.get(node.variable or "")
-    return f"{shape} · {escape(variable.kind)}" if variable and variable.kind != "parameter" else shape
-
-
-def format_place(call: ModuleCall, *, times: int) -> str:
-    """The module call that a neighbour is in."""
-    return f"in {title_call(call)}" + (f", call {call.index} of {times}" if times > 1 else "")
-
-
-def format_hooks(sites: Iterable[HookSite]) -> Iterator[Line]:
-    """One line for each different hook: ``print_sizes · register_backward_hook · layers.3``."""
-    alike: dict[tuple[str, HookKind, str], list[HookSite]] = {}
-    for site in sites:
-        alike.setdefault((site.hook.function, site.hook.kind, site.hook.owner), []).append(site)
-    groups = list(alike.values())
-    for group in groups[:_MOST_HOOKS]:
-        times = [f"{len(group)} times"] if len(group) > 1 else []
-        text = " · ".join([format_hook_name(group[0].hook), *times, _format_order(group)])
-        never = all(site.fires is False for site in group)
-        yield Line(text, hook=None if never else group[0].hook.kind)
-        if never and group[0].reason:
-            yield Line(shorten(escape_unprintable(group[0].reason), _REASON_WIDTH))
-    if len(groups) > _MOST_HOOKS:
-        yield Line(f"and {len(groups) - _MOST_HOOKS} more hooks")
-
-
-def _format_order(alike: Sequence[HookSite]) -> str:
-    """The place in the firing order, from 1 as in the report."""
-    orders = sorted(site.order + 1 for site in alike if site.order is not None)
-    if not orders:
-        return "never fires"
-    if not any(site.fires for site in alike):
-        return f"no. {format_ranges(orders)}, if it fires"
-    return f"no. {format_ranges(orders)}{qualify_place(alike)}"
-
-
-def format_hook_name(hook: Hook) -> str:
-    """Name a hook by its function, kind and owner."""
-    owner = "every module" if hook.kind.is_global else escape(hook.owner) or "the model"
-    function = shorten(escape(hook.function) or "hook", PART_WIDTH)
-    return " · ".join([function, name_registering_function(hook.kind), shorten(owner, PART_WIDTH)])
-
-
-def _describe_node(
-    graph: BackwardGraph, node: Node, sites: Iterable[HookSite], *, received: Sequence[str]
-) -> Iterator[str]:
-    """Everything known of a node that its box has no room for; ``received`` holds a status per gradient it gets."""
-    yield escape(node.label)
-    if node.variable is not None:
-        yield from describe_variable(graph, node.variable)
-    yield f"schema: {escape(node.schema)}" if node.schema else f"no schema: {node.kind.value}"
-    yield f"sequence number: {'none' if node.sequence_nr is None else node.sequence_nr}"
-    yield f"receives: {', '.join(_format_received(node, received)) or 'nothing'}"
-    if node.call is not None:
-        yield f"made in the module call {escape(node.call)}"
-    traced_in = node.fx_node and graph.fx_nodes_by_name[node.fx_node].traced_in
-    if traced_in:
-        yield f"before the model was traced, in the module {escape(traced_in)}"
-    if node.source is not None:
-        yield escape(f"{node.source.file}:{node.source.line}  {node.source.code}".rstrip())
-    if node.script is not None:
-        yield f"TorchScript: {format_script(node.script)}"
-    yield from (f"hook: {_describe_hook(site)}" for site in sites)
-
-
-def describe_variable(graph: BackwardGraph, name: str) -> Iterator[str]:
-    """What sort of variable it is, and its other names."""
-    variable = graph.variables_by_name.get(name)
-    yield f"leaf: {escape(name)}" if variable is None else f"{escape(variable.kind)}: {escape(name)}"
-    if variable is not None and variable.aliases:
-        yield f"also called: {', '.join(map(escape, variable.aliases))}"
-
-
-def _format_received(node: Node, statuses: Sequence[str]) -> Iterator[str]:
-    for slot, (meta, status) in enumerate(zip(node.grad_outputs, statuses, strict=True)):
-        known = {"tensor": format_shape(meta.shape), "none": "None", "unknown": f"{format_shape(meta.shape)} or None"}
-        yield f"{_name_slot(node, slot)} {known[status]}"
-
-
-def _describe_hook(site: HookSite) -> str:
-    hook = site.hook
-    return escape(f"{hook.function} · {hook.kind.value} · {hook.owner}".removesuffix(" · "))
-
-
-def _format_edge(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
-    """The argument's name, the shape of its gradient, and which gradient of the next node it adds to, of several."""
-    if edge.argument is not None:
-        yield shorten(escape(edge.argument), PART_WIDTH)
-    yield from _format_edge_shape(graph, edge)
-
-
-def _format_edge_shape(graph: BackwardGraph, edge: Edge) -> Iterator[str]:
-    """The shape of an edge's gradient, and which gradient of the next node it adds to, of several."""
-    return iter(()) if edge.next_node is None else _format_slot(graph.nodes[edge.next_node], edge.input_nr)
-
-
-def _format_slot(node: Node, slot: int) -> Iterator[str]:
-    yield format_shape(node.grad_outputs[slot].shape)
-    if len(node.grad_outputs) > 1:
-        yield f"to {_name_slot(node, slot)}"
-
-
-def _name_slot(node: Node, slot: int) -> str:
-    return escape(node.output_names[slot]) if slot < len(node.output_names) else f"result {slot}"
-
-
-def _describe_edge(node: Node, index: int) -> Iterator[str]:
-    """Which entry of grad_input goes along the edge, and why none does where none does."""
-    edge = node.edges[index]
-    name = f": {escape(edge.argument)}" if edge.argument else ""
-    yield f"grad_input[{index}] of {escape(node.label)}{name}"
-    if edge.next_node is None:
-        yield escape(edge.null_reason or "no gradient goes there")
-
-
-def _format_root(graph: BackwardGraph, root: Root) -> Iterator[str]:
-    """The shape of the gradient that backward starts with, and which gradient of the node it is, of several."""
-    return _format_slot(graph.nodes[root.node], root.slot)
-
-
-def _title_root(root: Root) -> str:
-    """Where the root was found: ``result[0]``."""
-    return shorten(format_path(root.path) or "the output", NAME_WIDTH)
-
-
-def title_call(call: ModuleCall) -> str:
-    """The path of the called module; the model itself has none and goes by its type."""
-    return shorten(escape(call.path or call.type_name), NAME_WIDTH)
-
-
-def note_call(call: ModuleCall, *, times: int) -> Iterator[str]:
-    """The module's type, and which of its calls this is where there are several."""
-    if call.path:
-        yield shorten(escape(call.type_name), PART_WIDTH)
-    if times > 1:
-        yield f"call {call.index} of {times}"
-
-
-def describe_call(graph: BackwardGraph, call: ModuleCall) -> Iterator[str]:
-    """Everything known of a module call that its frame has no room for."""
-    yield f"module call {escape(call.id)}"
-    module = graph.modules_by_path.get(call.path)
-    yield escape(module.description if module is not None and module.description else call.type_name)
-    if call.source is not None:
-        yield escape(f"{call.source.file}:{call.source.line}  {call.source.code}".rstrip())
+# The headline
 
 
 def _format_headline(view: View) -> Iterator[str]:
@@ -981,61 +695,3 @@ def _list_headline_parts(graph: BackwardGraph, shown: int) -> Iterator[str]:
     if graph.hooks:
         yield count_noun(len(graph.hooks), "hook")
     yield f"emulated {escape(graph.info.device)}" if graph.info.emulated else escape(graph.info.device)
-
-
-def list_hooks_left_out(graph: BackwardGraph, shown: Collection[int], *, where: str) -> Iterator[str]:
-    """Name the hooks that are not among the ids ``shown``: a picture that left them out would keep silent about them."""
-    names = [format_hook_name(hook) for hook in graph.hooks if hook.id not in shown]
-    if names:
-        yield f"{count_noun(len(names), 'hook')} {where}: {names[0]}"
-        yield from names[1:_MOST_UNPLACED]
-    if len(names) > _MOST_UNPLACED:
-        yield f"and {count_noun(len(names) - _MOST_UNPLACED, 'more hook')}"
-
-
-def shorten(text: str, width: int) -> str:
-    """Cut the text to at most that many characters; the middle is left out, because both ends of a name matter.
-
-    >>> shorten("encoder.layers.0.self_attn.out_proj.weight", 20)
-    'encoder.la…oj.weight'
-    """
-    if len(text) <= width:
-        return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
-
-
-# The legend
-
-
-LOOKS = (
-    theme.ROOT,
-    *theme.NODE_LOOKS.values(),
-    theme.COLLAPSED,
-    theme.STUB,
-    theme.NO_GRADIENT,
-    theme.LOST,
-    *theme.FORWARD_LOOKS,
-)
-
-
-class Entry(NamedTuple):
-    """A sample and what it means: a box, filled in a hook kind's colour or not, or a line."""
-
-    meaning: str
-    look: Look
-    hook: HookKind | None = None
-    flow: Flow | None = None
-
-
-def list_legend(picture: Picture) -> Iterator[Entry]:
-    """Of everything that a picture can show, what this one does: boxes, then hooks, then lines."""
-    looks = {box.look for box in picture.boxes}
-    yield from (Entry(look.meaning, look) for look in LOOKS if look in looks)
-    hooked: tuple[Box | Cluster, ...] = (*picture.boxes, *picture.clusters)
-    hooks = {hook for each in hooked for hook in each.hook_kinds}
-    yield from (Entry(f"carries a hook: {kind.value}", theme.HOOKED, hook=kind) for kind in HookKind if kind in hooks)
-    if any(len(each.hook_kinds) > 1 for each in hooked):
-        yield Entry("carries hooks of several kinds: one coloured line each", theme.HOOKED)
-    flows = {arrow.flow for arrow in picture.arrows}
-    yield from (Entry(flow.meaning, theme.PLAIN, flow=flow) for flow in Flow if flow in flows)

@@ -15,8 +15,8 @@ from fxgrad.graph.text import escape
 from fxgrad.render.drawing.dot import write_dot
 from fxgrad.render.drawing.engine import run_engine
 from fxgrad.render.pictures import theme
+from fxgrad.render.pictures.captions import shorten
 from fxgrad.render.pictures.forward import compose_forward
-from fxgrad.render.pictures.picture import shorten
 
 HOSTILE = [
     'a "quoted" name',

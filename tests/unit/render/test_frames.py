@@ -8,7 +8,7 @@ from fxgrad.render.drawing.columns import arrange, cut_pane
 from fxgrad.render.drawing.frames import lay_out
 from fxgrad.render.drawing.panes import BORDER, Child, End, Pane, Plan, Stroke, Wire, make_line
 from fxgrad.render.pictures import theme
-from fxgrad.render.pictures.picture import Arrow, Box, Cluster, Line, Picture
+from fxgrad.render.pictures.parts import Arrow, Box, Cluster, Line, Picture
 from fxgrad.render.pictures.theme import Flow
 
 LOOK = next(iter(theme.NODE_LOOKS.values()))

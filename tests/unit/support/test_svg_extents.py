@@ -6,7 +6,7 @@ import pytest
 
 from fxgrad.render.drawing.layout import draw_picture
 from fxgrad.render.pictures import theme
-from fxgrad.render.pictures.picture import Arrow, Box, Cluster, Line, Picture
+from fxgrad.render.pictures.parts import Arrow, Box, Cluster, Line, Picture
 from fxgrad.render.pictures.theme import Flow
 from tests.support.svg_extents import Drawing
 

@@ -4,7 +4,8 @@ from drawn import box_of
 from msgspec.structs import replace
 
 from fxgrad.graph import Source
-from fxgrad.render.pictures.picture import Identity, compose_picture
+from fxgrad.render.pictures.parts import Identity
+from fxgrad.render.pictures.picture import compose_picture
 
 
 def test_a_node_has_its_label_its_module_and_its_line(encoder):

@@ -68,6 +68,15 @@ def test_a_module_that_torch_fx_has_inlined_has_a_frame_around_those_that_are_ca
         "TanhBackward0_1",
     ]
     assert frames["first.linear"].notes == ("Linear",)
+    assert frames["first.linear"].parent == frames["first"].key
+
+
+def test_a_tooltip_says_that_it_is_no_call():
+    picture = compose_picture(fxgrad.trace(symbolically_traced(), X).graph, everything=True)
+    frame = next(frame for frame in picture.clusters if frame.title == "first")
+    box = next(box for box in picture.boxes if box.identity.label == "TanhBackward0_1")
+    assert frame.tooltip[0] == "module first (traced away, in #1)"
+    assert "made in the module first (traced away, in #1)" in box.tooltip
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
