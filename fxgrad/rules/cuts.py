@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from fxgrad.graph import FxNode
 from fxgrad.graph.text import quote_code
 from fxgrad.rules.data_flow import (
@@ -35,63 +37,65 @@ _ARRAYS = ("__array__", "numpy")
 # The result does not require grad, or is a leaf
 
 
+class _Cut(NamedTuple):
+    """An operation at which gradients end: ``why`` as a sentence that begins after its line, ``in_short`` what it does in a few
+    words, and what to change."""
+
+    why: str
+    in_short: str
+    advice: str
+
+
 def explain_cut(fx_node: FxNode) -> str:
     """Why autograd does not go back through an operation, though an argument of it required grad."""
-    at, name = begin_at(fx_node.source), name_operation(fx_node)
-    if not fx_node.grad_enabled:
-        return f"{at}, {name} runs with gradients disabled (no_grad, inference_mode or set_grad_enabled(False))."
-    if cannot_require_grad(fx_node):
-        return f"{at}, {name} returns {fx_node.meta[0].dtype}, which cannot require grad."
-    if fx_node.target == _GRAD:
-        return f"{at}, {name} runs without create_graph=True, so what it returns has no history."
-    if fx_node.target in _COPYING:
-        return f"{at}, {name} copies the values that it gets, without their history."
-    if makes_leaf(fx_node):
-        return f"{at}, {name} returns a new leaf: it requires grad and has no history."
-    if is_custom_function(fx_node):
-        return (
-            f"{at}, the result of {name} does not require grad: forward gives it to ctx.mark_non_differentiable, or what "
-            "requires grad is inside a list, tuple or dict, where a Function does not look. (torch/autograd/function.py)"
-        )
-    return f"{at}, the result of {name} does not require grad."
+    return f"{begin_at(fx_node.source)}, {_describe_cut(fx_node).why}"
 
 
 def summarize_cut(fx_node: FxNode) -> str:
     """The same as `explain_cut` in a few words."""
-    at, name = end_at(fx_node.source), name_operation(fx_node)
-    if not fx_node.grad_enabled:
-        return f"{name}{at} runs with gradients disabled"
-    if cannot_require_grad(fx_node):
-        return f"{name}{at} returns {fx_node.meta[0].dtype}"
-    if fx_node.target == _GRAD:
-        return f"{name}{at} runs without create_graph=True"
-    if fx_node.target in _COPYING:
-        return f"{name}{at} copies values without their history"
-    return f"{name}{at} cuts it off"
+    return f"{name_operation(fx_node)}{end_at(fx_node.source)} {_describe_cut(fx_node).in_short}"
 
 
 def advise_on_cut(fx_node: FxNode) -> str:
     """What to change so that autograd goes back through the operation."""
+    instead = _INSTEAD.get(fx_node.target)
+    return _describe_cut(fx_node).advice if instead is None else f"write {instead}"
+
+
+def _describe_cut(fx_node: FxNode) -> _Cut:
     name = name_operation(fx_node)
-    if fx_node.target in _INSTEAD:
-        return f"write {_INSTEAD[fx_node.target]}"
     if not fx_node.grad_enabled:
-        return f"run {name} there with gradients enabled"
-    if cannot_require_grad(fx_node) and picks_result(fx_node):
-        return f"use a floating point result in place of {name}"
+        what = "runs with gradients disabled"
+        modes = "(no_grad, inference_mode or set_grad_enabled(False))"
+        return _Cut(f"{name} {what} {modes}.", what, f"run {name} there with gradients enabled")
     if cannot_require_grad(fx_node):
-        return f"use the floating point values that {name} got"
+        what = f"returns {fx_node.meta[0].dtype}"
+        picked = f"a floating point result in place of {name}"
+        use = picked if picks_result(fx_node) else f"the floating point values that {name} got"
+        return _Cut(f"{name} {what}, which cannot require grad.", what, f"use {use}")
     if fx_node.target == _GRAD:
-        return f"pass create_graph=True to {name}"
+        what = "runs without create_graph=True"
+        return _Cut(f"{name} {what}, so what it returns has no history.", what, f"pass create_graph=True to {name}")
     if fx_node.target in _COPYING:
-        return _advise_on_copy(fx_node)
-    if is_custom_function(fx_node):
-        return f"pass tensors to {name} one by one, and mark no result as non-differentiable that is to pass a gradient"
-    return f"remove {name} there"
+        why = f"{name} copies the values that it gets, without their history."
+        return _Cut(why, "copies values without their history", _advise_on_copy(fx_node))
+    if is_custom_function(fx_node) and not makes_leaf(fx_node):
+        why = (
+            f"the result of {name} does not require grad: forward gives it to ctx.mark_non_differentiable, or what requires "
+            "grad is inside a list, tuple or dict, where a Function does not look. (torch/autograd/function.py)"
+        )
+        advice = (
+            f"pass tensors to {name} one by one, and mark no result as non-differentiable that is to pass a gradient"
+        )
+        return _Cut(why, "cuts it off", advice)
+    leaf = f"{name} returns a new leaf: it requires grad and has no history."
+    why = leaf if makes_leaf(fx_node) else f"the result of {name} does not require grad."
+    return _Cut(why, "cuts it off", f"remove {name} there")
 
 
 def _advise_on_copy(fx_node: FxNode) -> str:
-    """
+    """What to write for a function that copies the values of tensors.
+
     >>> from fxgrad.graph import FxNode
     >>> stacked = FxNode("tensor", "call_function", "torch.tensor", "[mean, std]", (), None, (), None)
     >>> _advise_on_copy(stacked)
