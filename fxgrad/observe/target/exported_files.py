@@ -236,10 +236,19 @@ def _is_operator(target: object) -> bool:
         found = getattr(found, name, None)
     if is_a(found, torch._ops.HigherOrderOperator):
         return True
-    if not is_a(found, torch._ops.OpOverload) or any(given.name == "filename" for given in found._schema.arguments):
+    if not is_a(found, torch._ops.OpOverload) or opens_file(found._schema):
         return False
     # TorchScript's own operators, as aten::save, are no dispatcher's
     return torch._C._dispatch_has_kernel(str(found._name))
+
+
+def opens_file(schema: torch._C.FunctionSchema) -> bool:
+    """Whether an operator writes or makes the file that an argument names: ``aten::save``, ``aten::from_file``.
+
+    >>> opens_file(torch.ops.aten.from_file.default._schema), opens_file(torch.ops.aten.relu.default._schema)
+    (True, False)
+    """
+    return any(argument.name == "filename" for argument in schema.arguments)
 
 
 def _find_in_tree(text: object) -> str | None:

@@ -7,17 +7,19 @@ known. One function per form makes the model.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
 
 from fxgrad.errors import UsageError
-from fxgrad.graph.text import escape
+from fxgrad.graph.text import escape, quote_code
 from fxgrad.observe.record.frames import format_message, user_code
-from fxgrad.observe.target.exported_files import Loaded, load_exported
+from fxgrad.observe.target.exported_files import Loaded, load_exported, opens_file
 
 _PICKLE = b"\x80"
 """How a pickle begins, as ``torch.save`` wrote them before torch 1.6; since then it writes a zip archive around one."""
@@ -74,20 +76,38 @@ def load_torchscript(path: str, device: str | None) -> Loaded:
     """The model in an archive of TorchScript, on the device on which it was saved, or on another.
 
     ``torch.jit.load`` reads it in C++, which makes objects of TorchScript alone: it runs no pickle of Python's
-    (torch/csrc/jit/serialization/import.cpp).
+    (torch/csrc/jit/serialization/import.cpp). But loading runs ``__setstate__``, and TorchScript has operators that write
+    files: code with one of their names in it is refused.
     """
-    with (
-        user_code(
-            f"loading {escape(path)}",
-            allowed="an archive of TorchScript that torch.jit.load can read",
-            advice=lambda error: _suggest_load(error, path),
-        ),
-        warnings.catch_warnings(),
-    ):
+    with _loading(path):
+        writing = _find_file_operator(path)
+    if writing is not None:
+        raise UsageError(
+            f"{escape(path)}, whose code has {quote_code(writing)} in it: running it could write a file",
+            "a program without functions of TorchScript that open files",
+            "load it yourself, if you trust it: def build(): return torch.jit.load(path), (x,) in a file.py",
+        )
+    with _loading(path), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # of torch.jit itself
             warnings.simplefilter("ignore", category)
         model: torch.nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
         return model, (), {}
+
+
+def _loading(path: str) -> AbstractContextManager[object]:
+    return user_code(
+        f"loading {escape(path)}",
+        allowed="an archive of TorchScript that torch.jit.load can read",
+        advice=lambda error: _suggest_load(error, path),
+    )
+
+
+def _find_file_operator(path: str) -> str | None:
+    """The name of an operator that opens a file, if it stands in the code of an archive, even as another's name."""
+    names = {schema.name.rpartition("::")[2] for schema in torch._C._jit_get_all_schemas() if opens_file(schema)}
+    reader = torch._C.PyTorchFileReader(path)
+    sources = (reader.get_record(member).decode() for member in reader.get_all_records() if member.endswith(".py"))
+    return next((word for source in sources for word in re.findall(r"\w+", source) if word in names), None)
 
 
 def _suggest_load(error: BaseException, path: str) -> str:

@@ -103,3 +103,48 @@ def test_what_an_archive_does_not_take(archive, fails, arguments, problem):
     status, err = fails("report", *arguments)
     assert status == 2
     assert err.startswith(f"error: {problem}\n")
+
+
+class Saves(nn.Linear):
+    def forward(self, x):
+        torch.save(x, "written")
+        return nn.functional.linear(x, self.weight)
+
+
+class Maps(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight) + torch.from_file("written", True, 4).sum()
+
+
+class SavesWhenLoaded(nn.Linear):
+    @torch.jit.export
+    def __getstate__(self):
+        return self.weight, self.bias, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, torch.Tensor, bool]):
+        torch.save(state[0], "written")
+        self.weight, self.bias, self.training = state
+
+
+class SavesInFunction(nn.Linear):
+    def forward(self, x):
+        save_it(x)
+        return nn.functional.linear(x, self.weight)
+
+
+def save_it(x: torch.Tensor) -> None:
+    torch.save(x, "written")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", [Saves, Maps, SavesWhenLoaded, SavesInFunction])
+def test_an_archive_that_would_write_a_file_is_refused_before_anything_of_it_runs(kind, folder, fails):
+    torch.jit.script(kind(3, 3)).save(folder / "model.pt")
+    status, err = fails("report", "model.pt", "--input", "f32[3]")
+    word = "from_file" if kind is Maps else "save"
+    assert status == 2
+    assert err.startswith(f"error: model.pt, whose code has `{word}` in it: running it could write a file\n")
+    assert not (folder / "written").exists()
+    torch.jit.load(folder / "model.pt")(torch.ones(3))
+    assert (folder / "written").exists()
