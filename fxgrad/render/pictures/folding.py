@@ -121,7 +121,7 @@ class Folding:
 
 def fold(
     things: Mapping[int, Thing],
-    wires: Sequence[Tie],
+    ties: Sequence[Tie],
     calls: Mapping[str, ModuleCall],
     lineages: Mapping[str, tuple[str, ...]],
     *,
@@ -137,14 +137,14 @@ def fold(
     forced = {call for call in tree.calls if _is_forced(calls[call].path, wish)}
     forced |= {around for call in forced for around in lineages[call]}
     if wish.depth is None or _count_boxes(tree, forced) > DRAWN_WHOLE:
-        equals.roll_up(wires, wish)
+        equals.roll_up(ties, wish)
     items = {scope: _list_items(tree, equals, scope) for scope in equals.scopes}
     if wish.depth is None or _count_items(items, forced) > DRAWN_WHOLE:
-        _join_rows(tree, equals, items, wires, frozenset(roots))
+        _join_rows(tree, equals, items, ties, frozenset(roots))
     shown_forced = {equals.show_call(call) for call in forced}
     for scope, inside in items.items():
         items[scope] = _join_parts(inside, shown_forced)
-    opened = _choose_open(tree, equals, items, wires, frozenset(roots), shown_forced, wish)
+    opened = _choose_open(tree, equals, items, ties, frozenset(roots), shown_forced, wish)
     return _emit(tree, equals, items, opened)
 
 
@@ -254,10 +254,10 @@ class _Equals:
             number = self._things[number]
         return number
 
-    def roll_up(self, wires: Sequence[Tie], wish: Wish) -> None:
+    def roll_up(self, ties: Sequence[Tie], wish: Wish) -> None:
         """Find what is equal: calls by their insides, then nodes that one line made, then leaves."""
         tree = self.tree
-        looks = _find_looks(tree, wires, wish.opened)
+        looks = _find_looks(tree, ties, wish.opened)
         firsts = {call: min(tree.list_inside(call)) for call in tree.calls}
         self.scopes = []
         waiting: list[str | None] = [None]
@@ -265,7 +265,7 @@ class _Equals:
             scope = waiting.pop()
             self.scopes.append(scope)
             waiting += self._join_calls(tree.children.get(scope, []), looks, firsts)
-        leaving, arriving = _index(wires)
+        leaving, arriving = _index(ties)
         for scope in self.scopes:
             inside = [number for number in tree.direct.get(scope, ()) if not tree.things[number].mark]
             self._join_nodes([number for number in inside if tree.things[number].leaf is None], leaving)
@@ -299,13 +299,13 @@ class _Equals:
         alike: dict[Hashable, list[int]] = {}
         for number in inside:
             if things[number].line is not None:
-                ends = tuple(self._name_end(self.show(wire.head), first) for wire in leaving.get(number, ()))
+                ends = tuple(self._name_end(self.show(tie.head), first) for tie in leaving.get(number, ()))
                 alike.setdefault((first[number], ends), []).append(number)
         joined = {
             number: min(equal) for equal in alike.values() if len(equal) >= FEWEST_EQUAL_NODES for number in equal
         }
         pairs = {
-            (joined[number], joined.get(wire.head, wire.head)) for number in joined for wire in leaving.get(number, ())
+            (joined[number], joined.get(tie.head, tie.head)) for number in joined for tie in leaving.get(number, ())
         }
         inner = {pair for pair in pairs if pair[1] in first}
         if len(inner) <= MOST_ARROWS * len({*joined.values(), *(head for _, head in inner)}):
@@ -319,7 +319,7 @@ class _Equals:
         alike: dict[Hashable, list[int]] = {}
         for number in inside:
             thing = self.tree.things[number]
-            users = frozenset((self.show(wire.tail), wire.label) for wire in arriving.get(number, ()))
+            users = frozenset((self.show(tie.tail), tie.label) for tie in arriving.get(number, ()))
             alike.setdefault((_mask_numbers(thing.leaf or ""), thing.look, users), []).append(number)
         for equal in alike.values():
             if len(equal) >= FEWEST_EQUAL:
@@ -330,30 +330,30 @@ def _mask_numbers(path: str) -> str:
     return re.sub("[0-9]+", "#", path)
 
 
-def _index(wires: Iterable[Tie]) -> tuple[dict[int, list[Tie]], dict[int, list[Tie]]]:
-    """Links by tail, and by head."""
+def _index(ties: Iterable[Tie]) -> tuple[dict[int, list[Tie]], dict[int, list[Tie]]]:
+    """Ties by tail, and by head."""
     leaving: dict[int, list[Tie]] = {}
     arriving: dict[int, list[Tie]] = {}
-    for wire in wires:
-        leaving.setdefault(wire.tail, []).append(wire)
-        arriving.setdefault(wire.head, []).append(wire)
+    for tie in ties:
+        leaving.setdefault(tie.tail, []).append(tie)
+        arriving.setdefault(tie.head, []).append(tie)
     return leaving, arriving
 
 
-def _find_looks(tree: _Tree, wires: Iterable[Tie], apart: frozenset[str]) -> dict[str, int]:
+def _find_looks(tree: _Tree, ties: Iterable[Tie], apart: frozenset[str]) -> dict[str, int]:
     """For each call a number that equal ones share: those with equal things inside, joined in the same way.
 
-    A link counts for the innermost call around both of its ends, by the places of these in the call; what leads out of a
+    A tie counts for the innermost call around both of its ends, by the places of these in the call; what leads out of a
     call is part of its things' looks.
     """
     inner: dict[str | None, list[tuple[int, int, Hashable]]] = {}
     commons: dict[tuple[str | None, str | None], str | None] = {}
-    for wire in wires:
-        homes = tree.things[wire.tail].home, tree.things[wire.head].home
+    for tie in ties:
+        homes = tree.things[tie.tail].home, tree.things[tie.head].home
         if homes not in commons:
-            commons[homes] = _find_common(tree.find_around(wire.tail), tree.find_around(wire.head))
-        ends = tree.positions[wire.tail], tree.positions[wire.head]
-        inner.setdefault(commons[homes], []).append((*ends, wire.label))
+            commons[homes] = _find_common(tree.find_around(tie.tail), tree.find_around(tie.head))
+        ends = tree.positions[tie.tail], tree.positions[tie.head]
+        inner.setdefault(commons[homes], []).append((*ends, tie.label))
     known: dict[Hashable, int] = {}
     looks: dict[str, int] = {}
     for call in reversed(tree.calls):
@@ -372,8 +372,8 @@ def _find_looks(tree: _Tree, wires: Iterable[Tie], apart: frozenset[str]) -> dic
     return looks
 
 
-def _ends(wire: tuple[int, int, Hashable]) -> tuple[int, int]:
-    return wire[:2]
+def _ends(tie: tuple[int, int, Hashable]) -> tuple[int, int]:
+    return tie[:2]
 
 
 def _end_of_direct(tree: _Tree, call: str) -> int:
@@ -435,14 +435,14 @@ def _join_rows(
     tree: _Tree,
     equals: _Equals,
     items: dict[str | None, list[_Item]],
-    wires: Iterable[Tie],
+    ties: Iterable[Tie],
     roots: frozenset[int],
 ) -> None:
     """Put nodes in one box each of which gets gradients from one alone and sends to one alone, itself of the row."""
     before: dict[int, set[int]] = {}
     after: dict[int, set[int]] = {}
-    for wire in wires:
-        tail, head = equals.show(wire.tail), equals.show(wire.head)
+    for tie in ties:
+        tail, head = equals.show(tie.tail), equals.show(tie.head)
         after.setdefault(tail, set()).add(head)
         before.setdefault(head, set()).add(tail)
     starts = {equals.show(root) for root in roots}
@@ -470,13 +470,18 @@ def _join_rows(
                 goes_on = source in rows and after[source] == {number}
                 rows[number] = rows.pop(source) if goes_on else []
                 rows[number].append(number)
-        joined = {number: row for row in rows.values() if len(row) >= SHORTEST_ROW for number in row}
-        items[scope] = [
-            item if item.rank not in joined or item.kind != "node" else _Item("row", tuple(row), (), row[0], False)
-            for item in inside
-            for row in [joined.get(item.rank, [item.rank])]
-            if item.kind != "node" or row[0] == item.rank
-        ]
+        items[scope] = list(_put_rows(inside, [row for row in rows.values() if len(row) >= SHORTEST_ROW]))
+
+
+def _put_rows(inside: Iterable[_Item], rows: Iterable[list[int]]) -> Iterator[_Item]:
+    """Each row in the place of its first node."""
+    row_of = {number: row for row in rows for number in row}
+    for item in inside:
+        row = row_of.get(item.rank) if item.kind == "node" else None
+        if row is None:
+            yield item
+        elif row[0] == item.rank:
+            yield _Item("row", tuple(row), (), item.rank, False)
 
 
 def _join_parts(items: list[_Item], forced: set[str]) -> list[_Item]:
@@ -516,7 +521,7 @@ def _choose_open(
     tree: _Tree,
     equals: _Equals,
     items: Mapping[str | None, Sequence[_Item]],
-    wires: Sequence[Tie],
+    ties: Sequence[Tie],
     roots: frozenset[int],
     forced: set[str],
     wish: Wish,
@@ -533,7 +538,7 @@ def _choose_open(
     for path in wish.opened:
         for call in (call for call in tree.calls if _is_inside(tree.modules[call].path, path)):
             room.open(equals.show_call(call), most=MOST_BOXES)
-    for number in _list_on_the_way(tree, equals, wires, roots):
+    for number in _list_on_the_way(tree, equals, ties, roots):
         for call in tree.find_around(number):
             room.open(equals.show_call(call), most=MOST_BOXES)
     _open_levels(tree, room)
@@ -596,28 +601,28 @@ def _open_levels(tree: _Tree, room: _Room) -> None:
         level = [call for call in inner if call in room.opened]
 
 
-def _list_on_the_way(tree: _Tree, equals: _Equals, wires: Sequence[Tie], roots: frozenset[int]) -> Iterator[int]:
+def _list_on_the_way(tree: _Tree, equals: _Equals, ties: Sequence[Tie], roots: frozenset[int]) -> Iterator[int]:
     """What has hooks or findings, then what is on the way to the nearest leaves, then on the way from the roots."""
     marked = [number for number, thing in tree.things.items() if thing.mark and equals.show(number) == number]
     yield from marked
     if not marked:
         return
-    leaving, _ = _index(wires)
+    leaving, _ = _index(ties)
     steps: dict[int, tuple[int, int | None]] = {}  # to the nearest leaf: how many, and the next on the way
     for number in sorted(tree.things, reverse=True):
-        ends = [(steps[wire.head][0] + 1, wire.head) for wire in leaving.get(number, ()) if wire.head in steps]
+        ends = [(steps[tie.head][0] + 1, tie.head) for tie in leaving.get(number, ()) if tie.head in steps]
         steps[number] = (0, None) if tree.things[number].leaf is not None or not ends else min(ends)
     down = {number: step for number, (_, step) in steps.items() if step is not None}
     seen: set[int] = set()
-    for start in (wire.head for number in marked for wire in leaving.get(number, ())):
+    for start in (tie.head for number in marked for tie in leaving.get(number, ())):
         yield from _follow(start, down, seen)
     sources: dict[int, int] = {}
     found = sorted(roots & tree.things.keys())
     for number in found:  # grows
-        for wire in leaving.get(number, ()):
-            if wire.head not in sources and wire.head not in roots:
-                sources[wire.head] = number
-                found.append(wire.head)
+        for tie in leaving.get(number, ()):
+            if tie.head not in sources and tie.head not in roots:
+                sources[tie.head] = number
+                found.append(tie.head)
     seen = set()
     for number in marked:
         yield from _follow(number, sources, seen)

@@ -347,7 +347,7 @@ def make_view(
         else Thing(None, None, (0, ""), mark=node)
         for node in scope.nodes
     }
-    wires = [Tie(link.tail, link.head, _label(graph, link)) for link in scope.links]
+    ties = [Tie(link.tail, link.head, _label(graph, link)) for link in scope.links]
     roots = {root.node for root in graph.roots}
     return View(
         graph=graph,
@@ -355,7 +355,7 @@ def make_view(
         scope=scope,
         homes=homes,
         lineages=lineages,
-        folding=fold(things, wires, graph.calls_by_id, lineages, roots=roots, wish=wish),
+        folding=fold(things, ties, graph.calls_by_id, lineages, roots=roots, wish=wish),
         findings=findings,
         call_ranks={call.id: rank for rank, call in enumerate(graph.calls)},
     )
