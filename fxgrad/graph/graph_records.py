@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fxgrad.graph.records import (
     FxNode,
@@ -22,6 +22,9 @@ from fxgrad.graph.records import (
     UnrecordedCall,
     Variable,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # new in typing of Python 3.11
 
 _Key = TypeVar("_Key")
 _Entry = TypeVar("_Entry")
@@ -43,6 +46,14 @@ class GraphRecords(Record, frozen=True, dict=True, gc=True):
     forward: tuple[FxNode, ...]
     info: GraphInfo
     unrecorded_calls: tuple[UnrecordedCall, ...] = ()
+
+    def remember(self, make: Callable[[Self], _Entry]) -> _Entry:
+        """What a function of a layer above makes of the graph, which never changes: made when first asked for."""
+        name = f"{make.__module__}.{make.__qualname__}"
+        known: dict[str, _Entry] = self.__dict__
+        if name not in known:
+            known[name] = make(self)
+        return known[name]
 
     # Module calls
 

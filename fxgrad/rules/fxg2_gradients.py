@@ -87,6 +87,10 @@ class LostGradient(NamedTuple):
 
 def find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     """Every parameter that requires grad and gets none from the roots, in the order of the variables."""
+    return graph.remember(_find_lost_gradients)
+
+
+def _find_lost_gradients(graph: BackwardGraph) -> tuple[LostGradient, ...]:
     refused = find_refused_leaves(graph)
     gathered = {parameter.unsharded for parameter in graph.parameters}  # count as the sharded ones
     wanted = [each for each in graph.parameters if each.requires_grad and each.name not in gathered]

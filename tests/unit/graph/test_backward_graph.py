@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from fxgrad.errors import UsageError
 from fxgrad.graph import BackwardGraph, Edge, GraphInfo, Node, NodeKind, TensorMeta
@@ -87,3 +88,18 @@ def test_an_id_out_of_range_is_refused(wanted):
 def test_a_graph_without_nodes_has_no_ids():
     with pytest.raises(UsageError, match="nothing: the graph has no nodes"):
         graph_of().path(0, 0)
+
+
+def test_what_a_layer_above_makes_of_a_graph_is_made_once_and_anew_for_a_changed_one():
+    asked = []
+
+    def count_nodes(graph):
+        asked.append(graph)
+        return len(graph.nodes)
+
+    graph = graph_of((1,), ())
+    changed = replace(graph, nodes=graph.nodes[:1])
+    assert [graph.remember(count_nodes), graph.remember(count_nodes), changed.remember(count_nodes)] == [2, 2, 1]
+    assert len(asked) == 2
+    assert changed != graph
+    assert graph == graph_of((1,), ())
