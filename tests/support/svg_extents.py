@@ -131,6 +131,16 @@ class Drawing:
             )
         ]
 
+    def backward(self) -> list[tuple[str, str]]:
+        """The ends of lines that lead neither down nor on to a column on the right."""
+        boxes = {box.name: box.rect for box in self.boxes}
+        joined = [line.ends for line in self.lines if boxes.keys() >= set(line.ends)]
+        return [
+            (tail, head)
+            for tail, head in joined
+            if boxes[head].top < boxes[tail].bottom and boxes[head].left < boxes[tail].right
+        ]
+
     def _shape(self, group: ET.Element) -> Shape:
         """The outline is drawn first: what lies on top of it are marks and lines of text."""
         outline = next(each for each in group.iter() if each.tag in (f"{SVG}rect", f"{SVG}path"))

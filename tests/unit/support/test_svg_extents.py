@@ -131,3 +131,9 @@ def test_a_line_through_a_frames_title_is_found(good):
         f'{x + 3} {2 * y}"/></g></svg>',
     )
     assert Drawing(spoilt).crossed() == ['"frame" is crossed by one->two']
+
+
+def test_a_line_that_leads_up_is_found(good):
+    assert Drawing(good).backward() == []
+    turned = good.replace('data-tail="upper" data-head="lower"', 'data-tail="lower" data-head="upper"')
+    assert Drawing(turned).backward() == [("lower", "upper")]
