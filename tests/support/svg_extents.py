@@ -134,7 +134,8 @@ class Drawing:
     def backward(self) -> list[tuple[str, str]]:
         """The ends of lines that lead neither down nor on to a column on the right."""
         boxes = {box.name: box.rect for box in self.boxes}
-        joined = [line.ends for line in self.lines if boxes.keys() >= set(line.ends)]
+        # an arrow is drawn in several lines where it crosses the border of a frame
+        joined = dict.fromkeys(line.ends for line in self.lines if boxes.keys() >= set(line.ends))
         return [
             (tail, head)
             for tail, head in joined
