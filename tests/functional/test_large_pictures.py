@@ -6,6 +6,7 @@ import fxgrad
 from fxgrad.errors import UsageError
 from fxgrad.render.drawing import layout
 from fxgrad.render.drawing.engine import LayoutTooSlow
+from fxgrad.render.pictures.forward import compose_forward
 from fxgrad.render.pictures.picture import compose_picture
 from tests.support import large_models
 from tests.support.svg_extents import Drawing
@@ -22,14 +23,49 @@ MODELS = {
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
-def drawing(request):
-    model, args = request.param()
-    picture = compose_picture(fxgrad.trace(model, args).graph, everything=True)
+def graph(request):
+    return fxgrad.trace(*request.param()).graph
+
+
+@pytest.fixture(scope="module")
+def drawing(graph):
+    return draw(compose_picture(graph, everything=True))
+
+
+def draw(picture):
     return Drawing(layout.draw_picture(picture, "svg", timeout=120).decode())
 
 
 def test_nothing_overlaps_or_is_cut(drawing):
     assert drawing.problems() == []
+
+
+def test_no_line_crosses_the_title_of_a_module(drawing):
+    assert drawing.crossed() == []
+
+
+def test_no_line_of_a_folded_picture_crosses_the_title_of_a_module(graph):
+    assert draw(compose_picture(graph)).crossed() == []
+
+
+def test_no_line_of_a_forward_crosses_the_title_of_a_module():
+    """Of an encoder: the arrow of what is added again comes in from far to the side."""
+    model, args = large_models.attention(4)
+    assert draw(compose_forward(fxgrad.trace(model, args).graph)).crossed() == []
+
+
+def test_every_edge_is_drawn(graph, drawing):
+    edges = {
+        (f"n{node.id}", f"n{edge.next_node}")
+        for node in graph.nodes
+        for edge in node.edges
+        if edge.next_node is not None
+    }
+    assert edges <= {line.ends for line in drawing.lines}
+
+
+def test_every_line_leads_down_or_on_to_the_next_column(drawing):
+    assert drawing.backward() == []
 
 
 def test_it_is_neither_a_tower_nor_a_ribbon(drawing):

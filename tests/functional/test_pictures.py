@@ -15,6 +15,7 @@ from fxgrad.cli import main
 from fxgrad.errors import UsageError
 from fxgrad.graph import HookKind
 from fxgrad.graph.text import name_registering_function
+from fxgrad.render.drawing import layout
 from fxgrad.target_options import TargetOptions
 from tests.support.needs import needs_emulation
 from tests.support.svg_extents import Drawing
@@ -109,9 +110,8 @@ def many_outputs():
 
 
 MODELS = (lstm_stack, residual_block, transformer, many_outputs)
-BACKWARD = {"default": {}, "whole": {"all": True}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}}
-BACKWARD |= {"depth 0": {"depth": 0}}
-OPTIONS = BACKWARD | {"forward": {"forward": True}, "forward, depth 1": {"forward": True, "depth": 1}}
+OPTIONS = {"default": {}, "whole": {"all": True}, "hooks only": {"hooks_only": True}, "depth 1": {"depth": 1}}
+OPTIONS |= {"depth 0": {"depth": 0}, "forward": {"forward": True}, "forward, depth 1": {"forward": True, "depth": 1}}
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda build: build.__name__)
@@ -144,7 +144,7 @@ def test_the_picture_of_a_sample_can_be_read(sample, options):
     assert drawing.problems() == []
 
 
-@pytest.mark.parametrize("options", BACKWARD.values(), ids=BACKWARD)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_no_line_of_a_sample_crosses_the_title_of_a_module(sample, options):
     assert Drawing(sample.draw(**options)).crossed() == []
 
@@ -246,6 +246,18 @@ def whole(trace):
 
 def test_nothing_overlaps_or_is_cut(drawing):
     assert drawing.problems() == []
+
+
+def test_no_line_crosses_the_title_of_a_module(drawing):
+    assert drawing.crossed() == []
+
+
+def test_every_line_leads_down_in_a_picture_without_columns(trace, options, monkeypatch):
+    monkeypatch.setattr(layout, "cut_pane", lambda pane: None)
+    drawing = Drawing(trace.draw(**options))
+    heights = {box.name: box.rect for box in drawing.boxes}
+    ends = {line.ends for line in drawing.lines if line.ends[0] != line.ends[1]}
+    assert {(tail, head) for tail, head in ends if heights[tail].bottom > heights[head].top} == set()
 
 
 def test_every_line_leads_down_or_on_to_the_next_column(trace, options):

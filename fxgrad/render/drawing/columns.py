@@ -414,11 +414,13 @@ def _lead(
             strokes += inside(part, number)
             lane, gutter = columns.low_lanes[net], columns.gutter_lanes[net]
             far = max((at_bottom(*source) for source in nets[net]), key=lambda at: abs(at[0] - gutter))
-            if draw_once("net", net):
-                end, above = at_top(home, goal), columns.top_lanes[net]
-                way = (far, (far[0], lane), (gutter, lane), (gutter, above), (end[0], above), end)
-                strokes.append(Stroke(make_line(*way)))
-            if start != far and draw_once("tap", part, port, net):
+            if start == far:
+                # drawn by a wire from there: of each two ends that are joined, one wire draws something
+                if draw_once("net", net):
+                    end, above = at_top(home, goal), columns.top_lanes[net]
+                    way = (start, (start[0], lane), (gutter, lane), (gutter, above), (end[0], above), end)
+                    strokes.append(Stroke(make_line(*way)))
+            elif draw_once("tap", part, port, net):
                 is_beside = (start[0] < gutter) == (far[0] < gutter)
                 join = start[0] + math.copysign(12, gutter - start[0]) if is_beside else gutter
                 strokes.append(Stroke(make_line(start, (start[0], lane), (join, lane))))

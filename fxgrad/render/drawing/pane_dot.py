@@ -265,9 +265,14 @@ def _find_port(
 
 
 def _snap(points: list[Point], start: Point | None, end: Point | None) -> tuple[Point, ...]:
-    """End the curves exactly at the ports; they leave and arrive straight."""
+    """End the curves exactly at the ports; they leave and arrive straight.
+
+    What leads down stays between the heights of its ends: dot's curves to a port far to the side dip below its frame's edge,
+    where the title is, and Bezier curves stay within the hull of their points.
+    """
     if start is not None:
         points = [start, (start[0], points[1][1]), *points[2:]]
     if end is not None:
         points = [*points[:-2], (end[0], points[-2][1]), end]
-    return tuple(points)
+    top, bottom = points[0][1], points[-1][1]
+    return tuple([(x, min(max(y, top), bottom)) for x, y in points] if top <= bottom else points)

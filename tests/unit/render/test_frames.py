@@ -211,6 +211,13 @@ def test_wires_to_one_child_share_their_way():
     assert len(cut.parts) - 1 <= len(long) <= 2 * len(cut.parts)
 
 
+def test_of_all_wires_between_two_children_in_different_columns_one_draws_something():
+    """All else of a way may be shared: a picture says of each line between which two it leads."""
+    pairs = [Wire(End(low), End(high), None, 1) for high in range(39, 0, -1) for low in reversed(range(high))]
+    _, plan = set_in_columns(Pane(tuple([Child(100, 200)] * 40), tuple(pairs)))
+    assert [wire for wire, strokes in zip(pairs, plan.strokes, strict=True) if not strokes] == []
+
+
 def test_what_dot_cannot_do_in_time_is_cut_into_what_it_can():
     pairs = [Wire(End(low), End(high), None, 1) for low in range(49) for high in range(low + 1, 49)]
     cut = cut_pane(Pane(tuple([Child(100, 40)] * 49), tuple(pairs)))
