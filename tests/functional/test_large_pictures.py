@@ -48,9 +48,10 @@ def test_no_line_of_a_folded_picture_crosses_the_title_of_a_module(graph):
     assert draw(compose_picture(graph)).crossed() == []
 
 
-def test_no_line_of_a_forward_crosses_the_title_of_a_module():
-    """Of an encoder: the arrow of what is added again comes in from far to the side."""
-    model, args = large_models.attention(4)
+@pytest.mark.parametrize("build", [lambda: large_models.attention(4), lambda: large_models.dense(12)])
+def test_no_line_of_a_forward_crosses_the_title_of_a_module(build):
+    """An arrow comes in from far to the side; many come into a frame whose inside is set in columns."""
+    model, args = build()
     assert draw(compose_forward(fxgrad.trace(model, args).graph)).crossed() == []
 
 

@@ -305,10 +305,11 @@ def _move_lines(
         frame.bundles.items(), labels, plan.strokes, plan.labels, strict=True
     ):
         moved = [shift(stroke, x, y) for stroke in strokes]
-        if bundle[0].child == BORDER and moved:
+        # where another line has the way from the border, this one begins on that
+        if bundle[0].child == BORDER and strokes and strokes[0].points[0][1] <= 0:
             at = corner[0] + framed.child.tops[bundle[0].port]
             moved[0] = _lead_in(moved[0], (at, corner[1]))
-        if bundle[1].child == BORDER and moved:
+        if bundle[1].child == BORDER and strokes and strokes[-1].points[-1][1] >= plan.height:
             at = corner[0] + framed.child.bottoms[bundle[1].port]
             moved[-1] = _lead_out(moved[-1], (at, corner[1] + framed.child.height))
         place = None if label is None else (label[0] + x, label[1] + y)

@@ -39,13 +39,13 @@ def stack(pane):
     return Plan(width, y, tuple(places), tuple(strokes), tuple(labels), tops, bottoms)
 
 
-def place(boxes, arrows, frames=()):
+def place(boxes, arrows, frames=(), *, solve_one=stack):
     """Boxes are "name" or "frame/name", arrows "tail head", frames "name" or "parent/name"."""
     asked = []
 
     def solve(panes):
         asked.extend(panes)
-        return [stack(pane) for pane in panes]
+        return [solve_one(pane) for pane in panes]
 
     clusters = [
         Cluster(
@@ -216,6 +216,27 @@ def test_of_all_wires_between_two_children_in_different_columns_one_draws_someth
     pairs = [Wire(End(low), End(high), None, 1) for high in range(39, 0, -1) for low in reversed(range(high))]
     _, plan = set_in_columns(Pane(tuple([Child(100, 200)] * 40), tuple(pairs)))
     assert [wire for wire, strokes in zip(pairs, plan.strokes, strict=True) if not strokes] == []
+
+
+def stack_in_columns(pane):
+    cut = cut_pane(pane)
+    return arrange(pane, cut, [stack(part) for part in cut.parts]) if cut else stack(pane)
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["into", "out of"])
+def test_one_line_for_each_column_meets_the_border_of_the_frame(leaves):
+    """The others begin or end on it, or they would lead right across boxes to the border."""
+    chain_of = [f"{at} {at + 1}" for at in range(79)]
+    many = [f"{at} end" if leaves else f"start {at}" for at in range(0, 80, 2)]
+    placement, _ = place(
+        ["start", "end", *(f"one/{at}" for at in range(80))], [*chain_of, *many], ["one"], solve_one=stack_in_columns
+    )
+    end, (_, top), (_, height) = -1 if leaves else 0, *placement.frames["one"][:2]
+    border = top + height if leaves else top
+    strokes = [stroke for line in placement.lines if line.is_shared for stroke in line.strokes]
+    columns = {placement.boxes[str(at)][0] for at in range(80)}
+    assert len(columns) > 1
+    assert len([stroke for stroke in strokes if stroke.points[end][1] == border]) == len(columns)
 
 
 def test_what_dot_cannot_do_in_time_is_cut_into_what_it_can():
