@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from fxgrad.render.drawing.paint import Area, Painting, Part, Polyline, Words
@@ -38,21 +39,15 @@ def _leave_out_repeated(ops: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 _SETTING = frozenset(["F", "t", "c", "C", "width", "dash"])
-_LONGEST = 8_000
-"""Graphviz's scanner takes 16,384 bytes between quotation marks; longer strings are written in pieces, joined by ``+``."""
+_PIECE = re.compile(r"(?s).{0,3998}(?:[^\\]|\\+[^\\])")
+"""Graphviz's scanner takes 16,384 bytes between quotation marks, and 4,000 letters have no more; longer strings are written in
+pieces, joined by ``+``. None ends in a backslash, which would take the mark's meaning away.
+"""
 
 
 def _quote(ops: Iterable[str]) -> Iterator[str]:
-    piece: list[str] = []
-    length = 0
-    for op in ops:
-        written = op.replace('"', '\\"') + " "
-        if piece and length + len(written.encode()) > _LONGEST:
-            yield f'"{"".join(piece)}"'
-            piece, length = [], 0
-        piece.append(written)
-        length += len(written.encode())
-    yield f'"{"".join(piece)}"'
+    for piece in _PIECE.findall("".join(f"{op} " for op in ops)) or [""]:
+        yield '"' + piece.replace('"', '\\"') + '"'
 
 
 def _write_part(part: Part, height: float) -> Iterator[tuple[str, str]]:

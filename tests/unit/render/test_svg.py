@@ -10,8 +10,18 @@ from fxgrad.graph import FxNode, HookKind, Source
 from fxgrad.graph.text import escape
 from fxgrad.render.drawing.layout import draw_picture
 from fxgrad.render.pictures.forward import compose_forward
+from fxgrad.render.pictures.parts import Box, Line, Picture
 from fxgrad.render.pictures.picture import compose_picture
-from fxgrad.render.pictures.theme import DARK_PAGE, PAGE, contrast, darken_fill, lighten_line, pick_text_colour
+from fxgrad.render.pictures.theme import (
+    DARK_PAGE,
+    NODE_LOOKS,
+    PAGE,
+    contrast,
+    darken_fill,
+    lighten_line,
+    pick_text_colour,
+)
+from tests.support.svg_extents import Drawing
 
 HOSTILE = [
     'a "quoted" name',
@@ -93,3 +103,39 @@ def test_the_engine_draws_what_is_longer_than_its_longest_string(draw):
     long = picture.headline[0] * 40
     drawn = draw_picture(picture.__class__((long,) * 20, picture.boxes, picture.arrows, picture.clusters), "pdf")
     assert drawn.startswith(b"%PDF-")
+
+
+LONG = {
+    "one word": "x" * 10_000,
+    "wide letters": "\u65e5" * 10_000,
+    "quotation marks": 'a"' * 5_000,
+    "backslashes": "a" * 3_995 + "\\" * 100 + "b" * 4_000,
+    "combining marks": "e\u0301\u0323" * 2_000,
+    "right to left": "\u05d0\u05d1 " * 2_000,
+    "a family": "\N{MAN}\u200d\N{GIRL}" * 500,
+}
+
+
+@pytest.mark.parametrize("format", ["svg", "pdf"])
+@pytest.mark.parametrize("name", LONG.values(), ids=LONG)
+def test_a_box_may_have_a_long_line(name, format):
+    look = next(iter(NODE_LOOKS.values()))
+    box = Box("n0", look, (Line(escape(name)),), (), None)
+    drawn = draw_picture(Picture(("headline",), (box,), (), ()), format)
+    if format == "svg":
+        assert escape(name) in {element.text for element in ET.fromstring(drawn).iter()}
+    else:
+        assert drawn.startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize("lines", [0, 1, 500])
+def test_a_box_may_have_any_number_of_lines(lines):
+    box = Box("n0", next(iter(NODE_LOOKS.values())), tuple(Line(f"line {at}") for at in range(lines)), (), None)
+    drawing = Drawing(draw_picture(Picture(("headline",), (box,), (), ()), "svg").decode())
+    assert len(drawing.boxes[0].texts) == lines
+    assert drawing.problems() == []
+
+
+@pytest.mark.parametrize("format", ["svg", "pdf", "dot"])
+def test_a_picture_may_be_empty(format):
+    assert draw_picture(Picture((), (), (), ()), format)
