@@ -12,7 +12,7 @@ from torch import nn
 import fxgrad
 from fxgrad.api import trace_target
 from fxgrad.cli import main
-from fxgrad.errors import UsageError
+from fxgrad.errors import OutputError, UsageError
 from fxgrad.graph import HookKind
 from fxgrad.graph.text import name_registering_function
 from fxgrad.render.drawing import layout
@@ -196,6 +196,19 @@ def test_a_saved_trace_draws_its_forward_as_well(sample, tmp_path):
     sample.to_json(tmp_path / "trace.json")
     loaded = fxgrad.load(tmp_path / "trace.json")
     assert loaded.draw(both=True, depth=0) == sample.draw(both=True, depth=0)
+
+
+def test_a_layout_that_fails_leaves_the_file_as_it_was(repository, tmp_path, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise OutputError("the layout engine failed", "one that works", "another one")
+
+    monkeypatch.setattr(layout, "run_engine", fail)
+    (tmp_path / "old.svg").write_text("old")
+    for name in ("old.svg", "new.svg", "new.png"):
+        assert main(["draw", str(repository / "samples" / "linear_function.py"), "-o", str(tmp_path / name)]) != 0
+        assert "the layout engine failed" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old.svg"]
+    assert (tmp_path / "old.svg").read_text() == "old"
 
 
 def test_a_capture_has_no_forward_to_draw():

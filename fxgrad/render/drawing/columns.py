@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fxgrad.render.drawing.pane_dot import find_stars
@@ -199,8 +199,37 @@ class _Part:
         """The number of the wire; wires with the same ends are one, unless they are kept apart."""
         return self.wires.setdefault((wire, apart), len(self.wires))
 
-    def within(self, end: End) -> End:
+    def keep(self, wire: Wire, index: int) -> int:
+        """Take a wire of the pane with both ends in the part; those between ports may be one."""
+        apart = index if wire.tail.port == wire.head.port == MIDDLE else None
+        return self.add(wire._replace(tail=self._find(wire.tail), head=self._find(wire.head)), apart)
+
+    def let_out(self, wire: Wire, meeting: _Meeting) -> tuple[int, int]:
+        """The port below through which a wire of the pane leaves the part, and the wire that leads there."""
+        # an own port at the pane's border has one in the part as well
+        shares_head = wire.head.child == BORDER or meeting[wire.head] > meeting[wire.tail]
+        key = ("head", wire.head) if shares_head else ("tail", wire.tail)
+        port = self.bottoms.setdefault(key, len(self.bottoms))
+        return port, self.add(Wire(self._find(wire.tail), End(BORDER, port), None, min(wire.tip, 0)))
+
+    def let_in(self, wire: Wire, meeting: _Meeting) -> tuple[int, int]:
+        """The port above through which a wire of the pane enters the part, and the wire that leads on from there."""
+        shares_tail = wire.tail.child == BORDER or meeting[wire.tail] > meeting[wire.head]
+        key = ("tail", wire.tail) if shares_tail else ("head", wire.head)
+        port = self.tops.setdefault(key, len(self.tops))
+        return port, self.add(Wire(End(BORDER, port), self._find(wire.head), wire.label, max(wire.tip, 0), wire.words))
+
+    def _find(self, end: End) -> End:
         return End(self.numbers[end.child], end.port)
+
+    def make_pane(self, pane: Pane) -> Pane:
+        """The part as a pane of its own."""
+        children = tuple([pane.children[child] for child in self.numbers])
+        return Pane(children, tuple([wire for wire, _ in self.wires]), len(self.tops), len(self.bottoms))
+
+
+_Meeting = Counter[End]
+"""How many of the wires that leave a part, or that enter it, meet at an end."""
 
 
 def _cut(pane: Pane, members: Sequence[Sequence[int]]) -> Cut:
@@ -209,61 +238,31 @@ def _cut(pane: Pane, members: Sequence[Sequence[int]]) -> Cut:
     inner: dict[int, tuple[int, int]] = {}
     leaving: dict[int, tuple[int, int, int]] = {}
     entering: dict[int, tuple[int, int, int]] = {}
-    crossing = {
-        index: wire
-        for index, wire in enumerate(pane.wires)
-        if BORDER in (wire.tail.child, wire.head.child) or homes[wire.tail.child] != homes[wire.head.child]
-    }
-    out: Counter[tuple[int, End]] = Counter()
-    into: Counter[tuple[int, End]] = Counter()
-    for wire in crossing.values():
-        if wire.tail.child != BORDER:
-            out.update((homes[wire.tail.child], end) for end in {wire.tail, wire.head})
-        if wire.head.child != BORDER:
-            into.update((homes[wire.head.child], end) for end in {wire.tail, wire.head})
+    out, into = _count_meeting(pane, homes, len(parts))
     for index, wire in enumerate(pane.wires):
-        if index not in crossing:
-            home = homes[wire.tail.child]
-            part = parts[home]
-            apart = index if wire.tail.port == wire.head.port == MIDDLE else None
-            inner[index] = (
-                home,
-                part.add(wire._replace(tail=part.within(wire.tail), head=part.within(wire.head)), apart),
-            )
+        above, below = homes.get(wire.tail.child), homes.get(wire.head.child)
+        if above is not None and above == below:
+            inner[index] = (above, parts[above].keep(wire, index))
             continue
-        if wire.tail.child != BORDER:
-            home = homes[wire.tail.child]
-            part = parts[home]
-            # an own port at the pane's border has one in the part as well
-            shares_head = wire.head.child == BORDER or out[home, wire.head] > out[home, wire.tail]
-            key = ("head", wire.head) if shares_head else ("tail", wire.tail)
-            port = part.bottoms.setdefault(key, len(part.bottoms))
-            tip = wire.tip if wire.tip < 0 else 0
-            leaving[index] = (home, port, part.add(Wire(part.within(wire.tail), End(BORDER, port), None, tip)))
-        if wire.head.child != BORDER:
-            home = homes[wire.head.child]
-            part = parts[home]
-            shares_tail = wire.tail.child == BORDER or into[home, wire.tail] > into[home, wire.head]
-            key = ("tail", wire.tail) if shares_tail else ("head", wire.head)
-            port = part.tops.setdefault(key, len(part.tops))
-            tip = max(wire.tip, 0)
-            entering[index] = (
-                home,
-                port,
-                part.add(Wire(End(BORDER, port), part.within(wire.head), wire.label, tip, wire.words)),
-            )
-    panes = tuple(
-        [
-            Pane(
-                tuple([pane.children[child] for child in children]),
-                tuple([wire for wire, _ in part.wires]),
-                len(part.tops),
-                len(part.bottoms),
-            )
-            for part, children in zip(parts, members, strict=True)
-        ]
-    )
+        if above is not None:
+            leaving[index] = (above, *parts[above].let_out(wire, out[above]))
+        if below is not None:
+            entering[index] = (below, *parts[below].let_in(wire, into[below]))
+    panes = tuple([part.make_pane(pane) for part in parts])
     return Cut(panes, tuple([tuple(children) for children in members]), inner, leaving, entering)
+
+
+def _count_meeting(pane: Pane, homes: Mapping[int, int], parts: int) -> tuple[list[_Meeting], list[_Meeting]]:
+    """For each part, of the wires that leave it and of those that enter it."""
+    out: list[_Meeting] = [Counter() for _ in range(parts)]
+    into: list[_Meeting] = [Counter() for _ in range(parts)]
+    for wire in pane.wires:
+        above, below = homes.get(wire.tail.child), homes.get(wire.head.child)
+        if above is not None and above != below:
+            out[above].update({wire.tail, wire.head})
+        if below is not None and above != below:
+            into[below].update({wire.tail, wire.head})
+    return out, into
 
 
 # The columns
