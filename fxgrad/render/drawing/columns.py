@@ -294,7 +294,7 @@ def arrange(pane: Pane, cut: Cut, plans: Sequence[Plan]) -> Plan:
         for child, (x, y) in zip(children, plan.places, strict=True):
             places[child] = (left + x, columns.top + y)
     tops, bottoms = _find_borders(pane, cut, plans, columns)
-    strokes = _lead(pane, cut, plans, columns, nets, tops, bottoms)
+    strokes = tuple(_lead(pane, cut, plans, columns, nets, tops, bottoms))
     labels = list(_find_labels(pane, cut, plans, columns))
     return Plan(columns.width, columns.height, tuple(places), strokes, tuple(labels), tuple(tops), tuple(bottoms))
 
@@ -370,62 +370,86 @@ def _lead(
     nets: dict[Net, list[Net]],
     tops: Sequence[float],
     bottoms: Sequence[float],
-) -> tuple[tuple[Stroke, ...], ...]:
-    """What is drawn of each wire: what others have drawn already is not."""
-    drawn: set[tuple[object, ...]] = set()
-    found = []
+) -> Iterator[tuple[Stroke, ...]]:
+    """What is drawn of each wire."""
+    ways = _Ways(cut, plans, columns, nets)
+    for index, wire in enumerate(pane.wires):
+        if index in cut.inner:
+            strokes = ways.draw_inside(*cut.inner[index])
+        elif wire.tail.child == BORDER:
+            strokes = ways.enter(index, tops[wire.tail.port])
+        elif wire.head.child == BORDER:
+            strokes = ways.leave(index, bottoms[wire.head.port])
+        else:
+            strokes = ways.go_between(index)
+        yield tuple(strokes)
 
-    def draw_once(*name: object) -> bool:
-        if name in drawn:
+
+class _Ways:
+    """Draws wires one after the other: what one has drawn, those after it that share it do not."""
+
+    def __init__(self, cut: Cut, plans: Sequence[Plan], columns: _Columns, nets: dict[Net, list[Net]]) -> None:
+        self._cut, self._plans, self._columns, self._nets = cut, plans, columns, nets
+        self._drawn: set[tuple[object, ...]] = set()
+
+    def draw_inside(self, part: int, wire: int) -> Iterator[Stroke]:
+        """A wire of a part, by its number there."""
+        if self._is_first("inside", part, wire):
+            for stroke in self._plans[part].strokes[wire]:
+                yield shift(stroke, self._columns.lefts[part], self._columns.top)
+
+    def enter(self, index: int, x: float) -> Iterator[Stroke]:
+        """From the pane's upper border."""
+        part, port, number = self._cut.entering[index]
+        end = self._find_top(part, port)
+        if self._is_first("enter", part, port):
+            yield Stroke(_bend((x, 0.0), end, end[1] - _EDGE / 2))
+        yield from self.draw_inside(part, number)
+
+    def leave(self, index: int, x: float) -> Iterator[Stroke]:
+        """To the pane's lower border."""
+        part, port, number = self._cut.leaving[index]
+        yield from self.draw_inside(part, number)
+        if self._is_first("leave", part, port):
+            height = self._columns.height
+            yield Stroke(_bend(self._find_bottom(part, port), (x, height), height - _EDGE / 2))
+
+    def go_between(self, index: int) -> Iterator[Stroke]:
+        """From one part to another."""
+        part, port, number = self._cut.leaving[index]
+        home, goal, last = self._cut.entering[index]
+        yield from self.draw_inside(part, number)
+        yield from self._join_net((part, port), (home, goal))
+        yield from self.draw_inside(home, last)
+
+    def _join_net(self, source: Net, net: Net) -> Iterator[Stroke]:
+        """All the way for the farthest of those that lead there, and for the others what leads to that."""
+        start, columns = self._find_bottom(*source), self._columns
+        lane, gutter = columns.low_lanes[net], columns.gutter_lanes[net]
+        far = max((self._find_bottom(*each) for each in self._nets[net]), key=lambda at: abs(at[0] - gutter))
+        if start == far:
+            # drawn by a wire from there: of each two ends that are joined, one wire draws something
+            if self._is_first("net", net):
+                end, above = self._find_top(*net), columns.top_lanes[net]
+                way = (start, (start[0], lane), (gutter, lane), (gutter, above), (end[0], above), end)
+                yield Stroke(make_line(*way))
+        elif self._is_first("tap", source, net):
+            is_beside = (start[0] < gutter) == (far[0] < gutter)
+            join = start[0] + math.copysign(12, gutter - start[0]) if is_beside else gutter
+            yield Stroke(make_line(start, (start[0], lane), (join, lane)))
+
+    def _is_first(self, *name: object) -> bool:
+        if name in self._drawn:
             return False
-        drawn.add(name)
+        self._drawn.add(name)
         return True
 
-    def at_bottom(part: int, port: int) -> Point:
-        return (columns.lefts[part] + plans[part].bottoms[port], columns.top + plans[part].height)
+    def _find_bottom(self, part: int, port: int) -> Point:
+        plan = self._plans[part]
+        return (self._columns.lefts[part] + plan.bottoms[port], self._columns.top + plan.height)
 
-    def at_top(part: int, port: int) -> Point:
-        return (columns.lefts[part] + plans[part].tops[port], columns.top)
-
-    def inside(part: int, wire: int) -> Iterator[Stroke]:
-        if draw_once("inside", part, wire):
-            yield from (shift(stroke, columns.lefts[part], columns.top) for stroke in plans[part].strokes[wire])
-
-    for index, wire in enumerate(pane.wires):
-        strokes: list[Stroke] = []
-        if index in cut.inner:
-            strokes += inside(*cut.inner[index])
-        if wire.tail.child == BORDER:
-            part, port, number = cut.entering[index]
-            x, (end_x, end_y) = tops[wire.tail.port], at_top(part, port)
-            if draw_once("enter", part, port):
-                strokes.append(Stroke(_bend((x, 0.0), (end_x, end_y), end_y - _EDGE / 2)))
-            strokes += inside(part, number)
-        elif wire.head.child == BORDER:
-            part, port, number = cut.leaving[index]
-            (start_x, start_y), x = at_bottom(part, port), bottoms[wire.head.port]
-            strokes += inside(part, number)
-            if draw_once("leave", part, port):
-                strokes.append(Stroke(_bend((start_x, start_y), (x, columns.height), columns.height - _EDGE / 2)))
-        elif index in cut.leaving:
-            (part, port, number), (home, goal, last) = cut.leaving[index], cut.entering[index]
-            net, start = (home, goal), at_bottom(part, port)
-            strokes += inside(part, number)
-            lane, gutter = columns.low_lanes[net], columns.gutter_lanes[net]
-            far = max((at_bottom(*source) for source in nets[net]), key=lambda at: abs(at[0] - gutter))
-            if start == far:
-                # drawn by a wire from there: of each two ends that are joined, one wire draws something
-                if draw_once("net", net):
-                    end, above = at_top(home, goal), columns.top_lanes[net]
-                    way = (start, (start[0], lane), (gutter, lane), (gutter, above), (end[0], above), end)
-                    strokes.append(Stroke(make_line(*way)))
-            elif draw_once("tap", part, port, net):
-                is_beside = (start[0] < gutter) == (far[0] < gutter)
-                join = start[0] + math.copysign(12, gutter - start[0]) if is_beside else gutter
-                strokes.append(Stroke(make_line(start, (start[0], lane), (join, lane))))
-            strokes += inside(home, last)
-        found.append(tuple(strokes))
-    return tuple(found)
+    def _find_top(self, part: int, port: int) -> Point:
+        return (self._columns.lefts[part] + self._plans[part].tops[port], self._columns.top)
 
 
 def _bend(start: Point, end: Point, turn: float) -> tuple[Point, ...]:
