@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
+from fxgrad.render.drawing.blocks import fill_box, fill_cluster
+from fxgrad.render.drawing.frames import order_ends
 from fxgrad.render.pictures import theme
 from fxgrad.render.pictures.parts import Arrow, Box, Cluster, Entry, Line, Picture, list_legend
 from fxgrad.render.pictures.theme import Flow, Look
@@ -42,7 +44,7 @@ def write_dot(drawn: Picture) -> str:
     _write_boxes(dot, drawn)
     for arrow in drawn.arrows:
         short = homes[arrow.tail] == homes[arrow.head] or arrow.flow is Flow.PAIR
-        above, below = _order_ends(arrow)
+        above, below = order_ends(arrow)
         dot.edge(above, below, weight="8" if short else "1", **_arrow_attributes(arrow))
     return str(dot.source)
 
@@ -79,7 +81,7 @@ def _cluster_attributes(cluster: Cluster) -> dict[str, str]:
     kinds = cluster.hook_kinds
     return {
         "color": theme.HOOK_FILLS[kinds[0]] if len(kinds) == 1 else theme.MODULE_LINE,
-        "fillcolor": _fill_of(cluster),
+        "fillcolor": fill_cluster(cluster),
         "fontsize": str(BOX_SIZE),
         "label": format_cluster(cluster),
         "labeljust": "l",
@@ -90,17 +92,12 @@ def _cluster_attributes(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def _fill_of(cluster: Cluster) -> str:
-    return theme.MODULE_FILLS[cluster.level % len(theme.MODULE_FILLS)]
-
-
 def _box_attributes(box: Box) -> dict[str, str]:
-    kinds = box.hook_kinds
-    fill = theme.HOOK_FILLS[kinds[0]] if len(kinds) == 1 else box.look.fill
+    fill = fill_box(box)
     return {
         **_look_attributes(box.look, fill),
         "label": format_box(box.lines, fill),
-        "penwidth": "2" if kinds else "1.2",
+        "penwidth": "2" if box.hook_kinds else "1.2",
         "tooltip": _format_tooltip(box.tooltip),
     }
 
@@ -114,11 +111,6 @@ def _look_attributes(look: Look, fill: str) -> dict[str, str]:
         "shape": look.shape,
         "style": look.style,
     }
-
-
-def _order_ends(arrow: Arrow) -> tuple[str, str]:
-    """The upper and the lower end: Graphviz places the tail of an edge above its head."""
-    return (arrow.head, arrow.tail) if arrow.upward else (arrow.tail, arrow.head)
 
 
 def _arrow_attributes(arrow: Arrow) -> dict[str, str]:
@@ -181,7 +173,7 @@ def _entry_attributes(entry: Entry) -> dict[str, str]:
 
 
 def _find_tops(drawn: Picture) -> Iterator[str]:
-    below = {_order_ends(arrow)[1] for arrow in drawn.arrows}
+    below = {order_ends(arrow)[1] for arrow in drawn.arrows}
     return (box.key for box in drawn.boxes if box.key not in below)
 
 
@@ -229,7 +221,7 @@ def format_cluster(cluster: Cluster) -> str:
     rows = [_format_cell(f"<B>{quote_html(cluster.title)}</B>", width=2 * width * BOX_SIZE, attributes=LEFT)]
     if notes:
         rows.append(_format_cell(quote_html(notes), width=0, attributes=LEFT))
-    rows += [_format_row(line, _fill_of(cluster), attributes=LEFT) for line in cluster.hooks]
+    rows += [_format_row(line, fill_cluster(cluster), attributes=LEFT) for line in cluster.hooks]
     return _format_table(rows)
 
 
